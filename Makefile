@@ -1,0 +1,43 @@
+# Everything sets itself up: Python 3.10 or later and make are all that is needed.
+PYTHON ?= python3
+VENV ?= .venv
+RUN := $(VENV)/bin/
+
+.PHONY: demo test lint examples wheel lowest soak clean
+
+demo: $(VENV)/ready  ## sweep through a local IAP, with tokens that expire during it
+	$(RUN)mlflow-iap local --token-lifetime 2 $$([ -t 0 ] && [ -t 1 ] && echo --stay) \
+	  -- $(RUN)python examples/lightgbm_sweep.py
+
+test: $(VENV)/ready  ## all tests but the soak tests
+	$(RUN)python -m pytest -n 2 -m "not soak"
+
+soak: $(VENV)/ready  ## the slow ones
+	$(RUN)python -m pytest -m soak
+
+lint: $(VENV)/ready
+	$(RUN)ruff check .
+	$(RUN)ruff format --check .
+	$(RUN)mypy
+
+wheel: $(VENV)/ready  ## build it, install it alone, import it
+	rm -rf build dist
+	$(RUN)python -m pip wheel -q --no-deps -w dist .
+	$(PYTHON) -m venv --clear build/wheel
+	build/wheel/bin/python -m pip install -q dist/*.whl
+	cd build && wheel/bin/python ../tests/import_wheel.py && wheel/bin/mlflow-iap --version
+
+lowest: $(VENV)/ready  ## the tests on the lowest versions that pyproject.toml allows
+	$(PYTHON) -m venv --clear build/lowest
+	$(RUN)uv pip install -q --python build/lowest/bin/python --resolution lowest-direct \
+	  -e . pytest pytest-timeout pytest-xdist 'scikit-learn>=1.5'
+	build/lowest/bin/python -m pytest -n 2 -m "not soak"
+
+clean:
+	rm -rf $(VENV) build dist
+
+$(VENV)/ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(RUN)python -m pip install -q --upgrade pip
+	$(RUN)python -m pip install -q -e . --group dev
+	touch $@

@@ -1,0 +1,160 @@
+"""The command ``mlflow-iap``."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from .local import LocalCloud
+
+_console = Console(highlight=False)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="mlflow-iap-callbacks")
+def main() -> None:
+    """MLflow behind Google's Identity-Aware Proxy: try it here, look into it there."""
+
+
+@main.command()
+@click.option("--raw", is_flag=True, help="Print the token itself, and nothing else.")
+def token(raw: bool) -> None:
+    """Show which credentials and which kind of token are in use.
+
+    For the server of MLFLOW_TRACKING_URI. The token itself is printed with --raw only:
+
+        curl -H "Authorization: Bearer $(mlflow-iap token --raw)" $MLFLOW_TRACKING_URI/version
+    """
+    from .credentials import IAPCredentials
+    from .errors import IAPError
+    from .iap_auth import IAPAuth
+
+    try:
+        credentials = IAPAuth(_tracking_uri(), IAPCredentials()).credentials
+        if raw:
+            click.echo(credentials.token())
+            return
+        described = credentials.describe()
+    except IAPError as error:
+        raise click.ClickException(error.message) from None
+    table = Table(box=None, show_header=False)
+    for name, value in described.items():
+        table.add_row(f"[bold]{name}", value)
+    _console.print(table)
+
+
+@main.command()
+def doctor() -> None:
+    """Walk from the environment to a real API call and say at each step what is there."""
+    from .doctor import examine
+
+    table = Table(box=None, show_header=False, padding=(0, 1))
+    is_good = True
+    for finding in examine(_tracking_uri()):
+        mark = "[green]ok[/]" if finding.is_good else "[red]no[/]"
+        table.add_row(mark, f"[bold]{finding.step}", finding.saw)
+        is_good = finding.is_good
+    _console.print(table)
+    if not is_good:
+        sys.exit(1)
+
+
+@main.command(context_settings={"ignore_unknown_options": True})
+@click.option(
+    "--folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Keeps runs, artifacts and keys. Default: a temporary folder, removed at the end.",
+)
+@click.option("--port", default=0, help="IAP's port. Default: a free one.")
+@click.option(
+    "--token-lifetime",
+    default=3600.0,
+    metavar="SECONDS",
+    help="How long tokens are good for. Default: Google's hour.",
+)
+@click.option("--stay", is_flag=True, help="Go on serving when COMMAND has ended.")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+def local(
+    folder: Path | None, port: int, token_lifetime: float, stay: bool, command: Sequence[str]
+) -> None:
+    """Start Google's side and an MLflow server behind IAP on this machine.
+
+    Prints the variables to export. With -- COMMAND runs it under them, tells what IAP saw and ends
+    with COMMAND's status. Listens on loopback only.
+    """
+    from .local import LocalCloud, MlflowServer
+
+    with ExitStack() as stack:
+        if folder is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mlflow-iap-")))
+        folder.mkdir(parents=True, exist_ok=True)
+        with _console.status("starting an MLflow server"):
+            server = stack.enter_context(MlflowServer(folder / "mlflow"))
+        cloud = stack.enter_context(
+            LocalCloud(
+                server.url, token_lifetime=token_lifetime, folder=folder / "google", port=port
+            )
+        )
+        status = 0
+        if command:
+            status = subprocess.run(  # noqa: S603 - the user's own command, without a shell
+                list(command), env={**os.environ, **cloud.environment()}, check=False
+            ).returncode
+            _console.print(_summary(cloud))
+        if stay or not command:
+            _console.print(f"\nMLflow behind IAP: [bold]{cloud.url}[/]  (Ctrl-C ends it)\n")
+            for name, value in cloud.environment().items():
+                click.echo(f"export {name}={shlex.quote(value)}")
+            _wait_for_signal()
+    sys.exit(status)
+
+
+def _summary(cloud: LocalCloud) -> Table:
+    requests = [seen for seen in cloud.requests if seen.reached_upstream]
+    rejected = [seen for seen in cloud.requests if seen.iap_answer and seen.status == 401]
+    challenges = [seen for seen in rejected if seen.credential_header is None]
+    answers = Counter(seen.status for seen in cloud.requests)
+    table = Table(box=None, show_header=False, title="What IAP saw", title_justify="left")
+    rows = {
+        "requests that reached MLflow": len(requests),
+        "tokens fetched": len(cloud.tokens),
+        "401s on an expired token, healed": len(rejected) - len(challenges),
+        "answers by status": ", ".join(f"{n} x {status}" for status, n in sorted(answers.items())),
+    }
+    for name, value in rows.items():
+        table.add_row(name, str(value))
+    return table
+
+
+def _wait_for_signal() -> None:
+    # SIGTERM as Ctrl-C, so that the servers are ended whichever comes.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        _console.print("ending")
+
+
+def _tracking_uri() -> str:
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if not uri:
+        raise click.ClickException(
+            "MLFLOW_TRACKING_URI is not set. Set it to https://HOST, or try "
+            "`mlflow-iap local` on this machine."
+        )
+    return uri

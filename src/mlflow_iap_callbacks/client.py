@@ -1,0 +1,195 @@
+"""``IAPMlflowClient``: MLflow's client, through IAP."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial, wraps
+from typing import Any, TypeVar
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities import Run, ViewType
+from mlflow.environment_variables import MLFLOW_TRACKING_AUTH
+from mlflow.exceptions import MlflowException
+from mlflow.tracking.request_auth.registry import fetch_auth
+
+from .credentials import IAPCredentials
+from .errors import IAPConfigurationError, IAPError, IAPUnknownOutcomeError
+from .mlflow_plugin import NAME, auth_for
+from .retry import RetryPolicy, TryAgain
+
+RUN_KEY_TAG = "mlflow_iap.run_key"
+
+_C = TypeVar("_C", bound=type)
+
+
+@contextmanager
+def _errors_of_ours() -> Iterator[None]:
+    """MLflow wraps whatever its transport raises into an MlflowException without a cause."""
+    try:
+        yield
+    except MlflowException as error:
+        inner: BaseException | None = error
+        while inner is not None and not isinstance(inner, IAPError):
+            inner = inner.__context__
+        if inner is None or inner is error:
+            raise
+        raise inner from None
+
+
+def _with_errors_of_ours(cls: _C) -> _C:
+    def telling(method: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(method)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with _errors_of_ours():
+                return method(*args, **kwargs)
+
+        return call
+
+    for name, method in inspect.getmembers(cls, inspect.isfunction):
+        if not name.startswith("_"):
+            setattr(cls, name, telling(method))
+    return cls
+
+
+@_with_errors_of_ours
+class IAPMlflowClient(MlflowClient):
+    """An ``mlflow.MlflowClient`` whose every method works through Google's Identity-Aware Proxy.
+
+    Tokens are fetched when IAP asks for one, kept until shortly before their end and fetched again
+    when IAP rejects them. Against a server without IAP, or a database or file URI, it is its
+    parent.
+
+    One effect reaches beyond the object: MLflow picks its authentication by the environment
+    variable MLFLOW_TRACKING_AUTH, which is set to ``iap`` where it is unset. From then on the
+    fluent API, autolog, artifacts and the model registry of this process pass through IAP too. A
+    process has one identity and one retry policy per server: the last ones given.
+
+    Args:
+        tracking_uri: ``https://HOST`` of the tracking server. Default: MLflow's own
+            (``mlflow.set_tracking_uri``, MLFLOW_TRACKING_URI).
+        registry_uri: of the model registry. Default: the tracking server.
+        credentials: who to be. Default: Application Default Credentials.
+        audience: the OAuth client id that IAP accepts; short for
+            ``credentials=IAPCredentials(audience)``.
+        max_attempts: of one request, at least 1.
+        deadline: seconds after which a request is not sent again.
+
+    Raises:
+        IAPConfigurationError: no URI is set, it is no URL, it is plain http to another machine,
+            the audience is empty, or MLFLOW_TRACKING_AUTH names another authentication.
+
+    All methods raise ``IAPError`` and its subclasses where IAP or Google is the matter.
+    """
+
+    def __init__(
+        self,
+        tracking_uri: str | os.PathLike[str] | None = None,
+        registry_uri: str | None = None,
+        *,
+        credentials: IAPCredentials | None = None,
+        audience: str | None = None,
+        max_attempts: int = RetryPolicy.max_attempts,
+        deadline: float = RetryPolicy.deadline,
+    ) -> None:
+        if audience is not None:
+            if credentials is not None:
+                raise IAPConfigurationError(
+                    "Both credentials and audience were given. Give the audience to the "
+                    "credentials: IAPCredentials(audience)."
+                )
+            credentials = IAPCredentials(audience)
+        tracking_uri = _checked_uri(tracking_uri)
+        self._retry = RetryPolicy(max_attempts, deadline)
+        self._is_remote = False
+        for uri in filter(None, {tracking_uri, registry_uri}):
+            if uri.startswith(("http://", "https://")):
+                auth_for(uri, credentials, self._retry)
+                self._is_remote = True
+        if self._is_remote:
+            _choose_iap()
+        self._rebuild = partial(
+            type(self),
+            tracking_uri,
+            registry_uri,
+            credentials=credentials,
+            max_attempts=max_attempts,
+            deadline=deadline,
+        )
+        super().__init__(tracking_uri, registry_uri)
+
+    def create_run(
+        self,
+        experiment_id: str,
+        start_time: int | None = None,
+        tags: dict[str, Any] | None = None,
+        run_name: str | None = None,
+    ) -> Run:
+        """As the parent's, and one run whatever answer is lost: the run carries a key of ours as
+        tag ``mlflow_iap.run_key`` (given in ``tags`` or made here), by which it is looked up
+        before it is created again."""
+        if not self._is_remote:
+            return super().create_run(experiment_id, start_time, tags, run_name)
+        tags = {RUN_KEY_TAG: uuid.uuid4().hex, **(tags or {})}
+        created_before = False
+
+        def attempt() -> Run:
+            nonlocal created_before
+            if created_before and (run := self._find_run(experiment_id, tags[RUN_KEY_TAG])):
+                return run
+            created_before = True
+            try:
+                with _errors_of_ours():
+                    return super(IAPMlflowClient, self).create_run(
+                        experiment_id, start_time, tags, run_name
+                    )
+            except IAPUnknownOutcomeError as error:
+                raise TryAgain(error) from None
+
+        return self._retry(attempt)
+
+    def _find_run(self, experiment_id: str, key: str) -> Run | None:
+        runs: Sequence[Run] = self.search_runs(
+            [experiment_id], f"tags.`{RUN_KEY_TAG}` = '{key}'", ViewType.ALL, max_results=1
+        )
+        return runs[0] if runs else None
+
+    def __reduce__(self) -> tuple[Callable[[], IAPMlflowClient], tuple[()]]:
+        return self._rebuild, ()
+
+
+def _checked_uri(given: str | os.PathLike[str] | None) -> str:
+    if given is None:
+        if not mlflow.is_tracking_uri_set():
+            raise IAPConfigurationError(
+                "No tracking URI is set. Set MLFLOW_TRACKING_URI to https://HOST, or give it as "
+                "the first argument."
+            )
+        return str(mlflow.get_tracking_uri())
+    uri = os.fspath(given)
+    is_bare_host = re.fullmatch(r"(localhost|[\w-]+(\.[\w-]+)+)(:\d+)?(/.*)?", uri)
+    if not uri.strip() or (is_bare_host and not os.path.exists(uri)):
+        raise IAPConfigurationError(
+            f"{uri!r} is no URL of a server. Give it with its scheme, as https://HOST."
+        )
+    return uri
+
+
+def _choose_iap() -> None:
+    chosen = MLFLOW_TRACKING_AUTH.get()
+    if chosen not in (None, "", NAME):
+        raise IAPConfigurationError(
+            f"MLFLOW_TRACKING_AUTH is {chosen!r}, so MLflow would authenticate in another way. "
+            f"Unset it, or set it to {NAME!r}."
+        )
+    MLFLOW_TRACKING_AUTH.set(NAME)
+    if fetch_auth(NAME) is None:
+        raise IAPConfigurationError(
+            "MLflow does not know the authentication 'iap', so this package is importable and not "
+            "installed. Install it: `pip install mlflow-iap-callbacks`."
+        )

@@ -1,0 +1,132 @@
+"""From the environment to a real API call, one step at a time: what is there, what to do."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from urllib.parse import parse_qs, urlsplit
+
+import requests
+from mlflow.exceptions import MlflowException
+
+from . import iap_answers
+from .client import IAPMlflowClient
+from .credentials import IAPCredentials
+from .errors import IAPError, IAPRefusedError
+from .iap_auth import IAPAuth, IAPTransport
+from .retry import RetryPolicy
+
+_ONCE = RetryPolicy(max_attempts=3, deadline=20.0)
+_TIMEOUT = 10.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One step's result.
+
+    Attributes:
+        step: what was looked at.
+        saw: what was found, in words.
+        is_good: False when the step stops the way to MLflow.
+    """
+
+    step: str
+    saw: str
+    is_good: bool = True
+
+
+def examine(uri: str) -> Iterator[Finding]:
+    """Walk the way of a request; ends behind the first step that stops it.
+
+    Args:
+        uri: the tracking URI.
+    """
+    yield _environment()
+    try:
+        auth = IAPAuth(uri, retry=_ONCE)
+    except IAPError as error:
+        yield Finding("address", error.message, is_good=False)
+        return
+    yield Finding("address", auth.origin)
+    steps: list[Callable[[IAPAuth], Finding]] = [_server, _credentials, _token, _mlflow]
+    for step in steps:
+        try:
+            finding = step(auth)
+        except (MlflowException, requests.RequestException) as error:
+            finding = Finding(step.__name__.strip("_"), _one_line(error), is_good=False)
+        yield finding
+        if not finding.is_good:
+            return
+
+
+def _environment() -> Finding:
+    names = (
+        *("MLFLOW_TRACKING_AUTH", "MLFLOW_IAP_CLIENT_ID", "MLFLOW_OAUTH2_CLIENT_ID"),
+        *("MLFLOW_IAP_IMPERSONATE", "GOOGLE_APPLICATION_CREDENTIALS", "HTTPS_PROXY"),
+    )
+    saw = [f"{name}={os.environ[name]}" for name in names if os.environ.get(name)]
+    if os.environ.get("MLFLOW_TRACKING_TOKEN"):
+        saw.append("MLFLOW_TRACKING_TOKEN is set too; it is not sent to IAP")
+    if os.environ.get("MLFLOW_TRACKING_AUTH") != "iap":
+        saw.append(
+            "MLFLOW_TRACKING_AUTH is not iap: MLflow's own command and fluent API will not pass "
+            "(IAPMlflowClient and the callbacks will)"
+        )
+    return Finding("environment", "\n".join(saw))
+
+
+def _server(auth: IAPAuth) -> Finding:
+    """Is it IAP that answers, and whose OAuth client does it send people to?"""
+    response = requests.get(auth.origin, allow_redirects=False, timeout=_TIMEOUT)
+    if not iap_answers.is_from_iap(response):
+        return Finding("server", f"no IAP: {response.status_code} without a token")
+    query = parse_qs(urlsplit(response.headers.get("Location", "")).query)
+    client_id = query.get("client_id", ["no client"])[0]
+    return Finding("server", f"IAP; its OAuth client is {client_id}, {_whose(auth, client_id)}")
+
+
+def _whose(auth: IAPAuth, client_id: str) -> str:
+    """IAP takes ID tokens for a project's own client, and none for a Google-managed one."""
+    try:
+        trial = IAPAuth(auth.origin, IAPCredentials(client_id, kind="id_token"), _ONCE)
+        _get(trial, "/version")
+    except IAPRefusedError as error:
+        if error.reason in ("audience", "allowlist"):
+            return "Google-managed (it refuses ID tokens for it; signed JWTs pass)"
+        return "your own"
+    except (IAPError, requests.RequestException):
+        return "Google-managed or your own (no ID token could be had to find out)"
+    return "your own"
+
+
+def _credentials(auth: IAPAuth) -> Finding:
+    described = auth.credentials.describe()
+    return Finding("credentials", "\n".join(f"{name}: {v}" for name, v in described.items()))
+
+
+def _token(auth: IAPAuth) -> Finding:
+    """Does the token pass, and has the account the role?"""
+    _get(auth, "/version")
+    if not auth.is_asked:
+        return Finding("token", "not needed here")
+    return Finding("token", "IAP takes it, and the account has the role (IAP-secured Web App User)")
+
+
+def _mlflow(auth: IAPAuth) -> Finding:
+    version = _get(auth, "/version").text.strip()
+    client = IAPMlflowClient(auth.origin, max_attempts=_ONCE.max_attempts, deadline=_ONCE.deadline)
+    found = client.search_experiments(max_results=1)
+    return Finding("MLflow", f"version {version} answers; {len(found)} experiment read")
+
+
+def _get(auth: IAPAuth, path: str) -> requests.Response:
+    with requests.Session() as session:
+        session.mount(auth.origin, IAPTransport(auth, requests.adapters.HTTPAdapter()))
+        response = session.get(auth.origin + path, auth=auth, timeout=_TIMEOUT)
+    response.raise_for_status()
+    return response
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,192 @@
+"""A run that is written to while it happens, and the experiment that it belongs to.
+
+Callbacks only append; what is appended leaves in few requests. Nothing here raises into a training:
+what cannot be delivered is kept and sent with what follows, and is told once.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import math
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+
+from .names import mlflow_name
+
+_logger = logging.getLogger(__name__)
+
+# The server's limits for one log_batch: mlflow.org/docs/latest/rest-api.html#log-batch
+_MOST_METRICS, _MOST_PARAMS, _MOST_TAGS = 1000, 100, 100
+_LONGEST_PARAM, _LONGEST_TAG = 6000, 8000
+# Often enough to watch a training, seldom enough not to be felt in one.
+_SECONDS_BETWEEN = 5.0
+
+
+def now_ms() -> int:
+    """Milliseconds since 1970, UTC, as MLflow counts time."""
+    return time.time_ns() // 1_000_000
+
+
+def experiment_id(client: MlflowClient, name: str) -> str:
+    """The id of the experiment called ``name``, made by whoever comes first.
+
+    Raises:
+        MlflowException: the server cannot be reached, or the experiment is deleted.
+    """
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return str(client.create_experiment(name))
+        except MlflowException:  # another was first, or the answer was lost
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
+    return str(found.experiment_id)
+
+
+class RunWriter:
+    """One run: made at the first delivery, written to from any thread, finished once.
+
+    Args:
+        client: delivers.
+        experiment_name: of the run; made if there is none.
+        run_name: shown in MLflow; None for one of MLflow's.
+        start_time: milliseconds since 1970, UTC. Default: now.
+        tags: given to the run when it is made.
+    """
+
+    def __init__(
+        self,
+        client: MlflowClient,
+        experiment_name: str,
+        *,
+        run_name: str | None = None,
+        start_time: int | None = None,
+        tags: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._client = client
+        self._experiment_name = experiment_name
+        self._run_name = run_name
+        self._start_time = start_time or now_ms()
+        self._lock = threading.Lock()  # what waits
+        self._delivery = threading.Lock()  # one delivery at a time: one writer per run
+        self._run_id: str | None = None
+        self._metrics: list[Metric] = []
+        self._params: list[Param] = []
+        self._tags: list[RunTag] = []
+        self._skipped = 0
+        self._renamed: set[str] = set()
+        self._end: tuple[str, int] | None = None
+        self._next_delivery = time.monotonic() + _SECONDS_BETWEEN
+        self._is_told = False
+        self.set_tags(tags or {})
+        atexit.register(self.flush)
+
+    def log_metrics(
+        self, values: Mapping[str, float], *, step: int = 0, timestamp: int | None = None
+    ) -> None:
+        """Append one point per name; NaN is counted instead, MLflow's run page breaks on it."""
+        timestamp = timestamp or now_ms()
+        with self._lock:
+            for name, value in values.items():
+                if math.isnan(value):
+                    self._skipped += 1
+                else:
+                    self._metrics.append(Metric(self._name(name), float(value), timestamp, step))
+        if time.monotonic() > self._next_delivery:
+            self.flush()
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Append params; values over 6,000 characters are cut."""
+        with self._lock:
+            for name, value in params.items():
+                self._params.append(Param(self._name(name), str(value)[:_LONGEST_PARAM]))
+
+    def set_tags(self, tags: Mapping[str, Any]) -> None:
+        """Append tags; values over 8,000 characters are cut."""
+        with self._lock:
+            for name, value in tags.items():
+                self._tags.append(RunTag(self._name(name), str(value)[:_LONGEST_TAG]))
+
+    def finish(self, status: str = "FINISHED", *, end_time: int | None = None) -> None:
+        """Deliver what waits and end the run.
+
+        Args:
+            status: FINISHED, FAILED or KILLED.
+            end_time: milliseconds since 1970, UTC. Default: now.
+        """
+        with self._lock:
+            self._end = (status, end_time or now_ms())
+            if self._skipped:
+                self._tags.append(RunTag("mlflow_iap.skipped_nan_points", str(self._skipped)))
+        self.flush()
+
+    def flush(self) -> None:
+        """Deliver what waits; what cannot be delivered goes on waiting."""
+        with self._delivery:
+            try:
+                self._deliver()
+            except Exception as error:  # noqa: BLE001 - no training ends because of its log
+                self._tell(error)
+            self._next_delivery = time.monotonic() + _SECONDS_BETWEEN
+
+    @property
+    def run_id(self) -> str | None:
+        """MLflow's id of the run; None before the first delivery."""
+        return self._run_id
+
+    def _deliver(self) -> None:
+        if self._run_id is None:
+            with self._lock:
+                first_tags, self._tags = self._tags, []
+            try:
+                self._run_id = self._client.create_run(
+                    experiment_id(self._client, self._experiment_name),
+                    self._start_time,
+                    {tag.key: tag.value for tag in first_tags},
+                    self._run_name,
+                ).info.run_id
+            except BaseException:
+                with self._lock:
+                    self._tags = first_tags + self._tags
+                raise
+        while self._metrics or self._params or self._tags:
+            with self._lock:
+                metrics = self._metrics[:_MOST_METRICS]
+                params = self._params[:_MOST_PARAMS]
+                tags = self._tags[:_MOST_TAGS]
+            # In all 1,000 entities, so params and tags are left for the next where they are many.
+            metrics = metrics[: _MOST_METRICS - len(params) - len(tags)]
+            self._client.log_batch(self._run_id, metrics, params, tags)
+            with self._lock:
+                del self._metrics[: len(metrics)]
+                del self._params[: len(params)]
+                del self._tags[: len(tags)]
+        if self._end is not None:
+            status, end_time = self._end
+            self._client.set_terminated(self._run_id, status, end_time)
+            self._end = None
+            atexit.unregister(self.flush)
+
+    def _name(self, name: str) -> str:
+        taken = mlflow_name(name)
+        if taken != name and taken not in self._renamed:
+            self._renamed.add(taken)
+            self._tags.append(RunTag(f"mlflow_iap.name.{taken}"[:250], name[:_LONGEST_TAG]))
+        return taken
+
+    def _tell(self, error: Exception) -> None:
+        if not self._is_told:
+            self._is_told = True
+            _logger.warning(
+                "MLflow could not be written to; training goes on, and what was logged is kept in "
+                "memory and sent again with what follows. %s",
+                error,
+            )
