@@ -87,10 +87,20 @@ def doctor() -> None:
     metavar="SECONDS",
     help="How long tokens are good for. Default: Google's hour.",
 )
+@click.option(
+    "--client-id",
+    metavar="ID",
+    help="An OAuth client of your own on IAP. Default: the Google-managed one.",
+)
 @click.option("--stay", is_flag=True, help="Go on serving when COMMAND has ended.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def local(
-    folder: Path | None, port: int, token_lifetime: float, stay: bool, command: Sequence[str]
+    folder: Path | None,
+    port: int,
+    token_lifetime: float,
+    client_id: str | None,
+    stay: bool,
+    command: Sequence[str],
 ) -> None:
     """Start Google's side and an MLflow server behind IAP on this machine.
 
@@ -107,7 +117,11 @@ def local(
             server = stack.enter_context(MlflowServer(folder / "mlflow"))
         cloud = stack.enter_context(
             LocalCloud(
-                server.url, token_lifetime=token_lifetime, folder=folder / "google", port=port
+                server.url,
+                token_lifetime=token_lifetime,
+                client_id=client_id,
+                folder=folder / "google",
+                port=port,
             )
         )
         status = 0
@@ -125,15 +139,18 @@ def local(
 
 
 def _summary(cloud: LocalCloud) -> Table:
-    requests = [seen for seen in cloud.requests if seen.reached_upstream]
-    rejected = [seen for seen in cloud.requests if seen.iap_answer and seen.status == 401]
-    challenges = [seen for seen in rejected if seen.credential_header is None]
+    carried = [
+        (seen, seen.headers.get("authorization") or seen.headers.get("proxy-authorization"))
+        for seen in cloud.requests
+    ]
+    tokens = {token for _, token in carried if token}
+    rejected = [seen for seen, token in carried if token and seen.iap_answer and seen.status == 401]
     answers = Counter(seen.status for seen in cloud.requests)
     table = Table(box=None, show_header=False, title="What IAP saw", title_justify="left")
     rows = {
-        "requests that reached MLflow": len(requests),
-        "tokens fetched": len(cloud.tokens),
-        "401s on an expired token, healed": len(rejected) - len(challenges),
+        "requests": len(cloud.requests),
+        "tokens": len(tokens),
+        "401s on a token that had ended": len(rejected),
         "answers by status": ", ".join(f"{n} x {status}" for status, n in sorted(answers.items())),
     }
     for name, value in rows.items():

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .client import IAPMlflowClient
-from .runs import RunWriter
+from .runs import Experiment, RunWriter
 
 if TYPE_CHECKING:
     from lightgbm.callback import CallbackEnv
@@ -50,8 +50,9 @@ class IAPLightGBMCallback:
         self.order = -100
         self._run = run
         self._owns_run = run is None
-        self._client = client or (IAPMlflowClient(tracking_uri) if run is None else None)
-        self._experiment_name = experiment_name
+        self._experiment = None
+        if self._owns_run:
+            self._experiment = Experiment(client or IAPMlflowClient(tracking_uri), experiment_name)
         self._run_name = run_name
         self._tags = dict(tags or {})
 
@@ -86,9 +87,7 @@ class IAPLightGBMCallback:
         self.close()
 
     def _start(self, params: Mapping[str, Any]) -> RunWriter:
-        assert self._client is not None  # noqa: S101
-        self._run = RunWriter(
-            self._client, self._experiment_name, run_name=self._run_name, tags=self._tags
-        )
+        assert self._experiment is not None  # noqa: S101
+        self._run = RunWriter(self._experiment, run_name=self._run_name, tags=self._tags)
         self._run.log_params(params)
         return self._run

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from .client import IAPMlflowClient
-from .runs import RunWriter, now_ms
+from .runs import Experiment, RunWriter, now_ms
 
 if TYPE_CHECKING:
     import optuna
@@ -60,7 +60,7 @@ class IAPMLflowCallback:
         run.set_tags(_tags_of(study, trial))
         run.finish(_STATUS.get(trial.state.name, "FAILED"), end_time=_ms(trial.datetime_complete))
         with self._lock:
-            self._runs.pop(trial.number, None)
+            self._runs.pop((study.study_name, trial.number), None)
 
     def run(
         self,
@@ -75,20 +75,24 @@ class IAPMLflowCallback:
             study: of the trial; needed for a FrozenTrial only.
         """
         study = study or getattr(trial, "study")  # noqa: B009 - a FrozenTrial has none
+        key = (study.study_name, trial.number)
         with self._lock:
-            if trial.number not in self._runs:
-                self._runs[trial.number] = RunWriter(
-                    self._client,
-                    self._experiment_name or study.study_name,
+            if key not in self._runs:
+                name = self._experiment_name or study.study_name
+                if name not in self._experiments:
+                    self._experiments[name] = Experiment(self._client, name)
+                self._runs[key] = RunWriter(
+                    self._experiments[name],
                     run_name=str(trial.number),
                     start_time=_ms(trial.datetime_start),
                     tags=self._tags,
                 )
-            return self._runs[trial.number]
+            return self._runs[key]
 
     def _reset(self) -> None:
         self._lock = threading.Lock()
-        self._runs: dict[int, RunWriter] = {}
+        self._experiments: dict[str, Experiment] = {}
+        self._runs: dict[tuple[str, int], RunWriter] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         kept = ("_client", "_experiment_name", "_tags")

@@ -14,7 +14,7 @@ from .errors import IAPConfigurationError
 
 T = TypeVar("T")
 
-_backoff = tenacity.wait_exponential_jitter(initial=0.25, max=20.0, jitter=0.25)
+_backoff = tenacity.wait_exponential(multiplier=0.25, max=20.0) + tenacity.wait_random(0.0, 0.25)
 _ends: ContextVar[float] = ContextVar("ends", default=float("inf"))
 
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Metric, Param, RunStatus, RunTag
 from mlflow.exceptions import MlflowException
 
 from .names import mlflow_name
@@ -34,29 +34,53 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def experiment_id(client: MlflowClient, name: str) -> str:
-    """The id of the experiment called ``name``, made by whoever comes first.
+class Experiment:
+    """The experiment called ``name``, made by whoever comes first; looked up once.
 
-    Raises:
-        MlflowException: the server cannot be reached, or the experiment is deleted.
+    Args:
+        client: to look it up with.
+        name: of the experiment.
     """
-    found = client.get_experiment_by_name(name)
-    if found is None:
+
+    def __init__(self, client: MlflowClient, name: str) -> None:
+        self.client = client
+        self._name = name
+        self._lock = threading.Lock()
+        self._id: str | None = None
+
+    def id(self) -> str:
+        """MLflow's id.
+
+        Raises:
+            MlflowException: the server cannot be reached, or the experiment is deleted.
+        """
+        with self._lock:
+            if self._id is None:
+                self._id = self._find() or self._create()
+            return self._id
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Experiment, (self.client, self._name)
+
+    def _find(self) -> str | None:
+        found = self.client.get_experiment_by_name(self._name)
+        return None if found is None else str(found.experiment_id)
+
+    def _create(self) -> str:
         try:
-            return str(client.create_experiment(name))
+            return str(self.client.create_experiment(self._name))
         except MlflowException:  # another was first, or the answer was lost
-            found = client.get_experiment_by_name(name)
+            found = self._find()
             if found is None:
                 raise
-    return str(found.experiment_id)
+            return found
 
 
 class RunWriter:
     """One run: made at the first delivery, written to from any thread, finished once.
 
     Args:
-        client: delivers.
-        experiment_name: of the run; made if there is none.
+        experiment: that the run belongs to.
         run_name: shown in MLflow; None for one of MLflow's.
         start_time: milliseconds since 1970, UTC. Default: now.
         tags: given to the run when it is made.
@@ -64,15 +88,14 @@ class RunWriter:
 
     def __init__(
         self,
-        client: MlflowClient,
-        experiment_name: str,
+        experiment: Experiment,
         *,
         run_name: str | None = None,
         start_time: int | None = None,
         tags: Mapping[str, Any] | None = None,
     ) -> None:
-        self._client = client
-        self._experiment_name = experiment_name
+        self._experiment = experiment
+        self._client = experiment.client
         self._run_name = run_name
         self._start_time = start_time or now_ms()
         self._lock = threading.Lock()  # what waits
@@ -148,7 +171,7 @@ class RunWriter:
                 first_tags, self._tags = self._tags, []
             try:
                 self._run_id = self._client.create_run(
-                    experiment_id(self._client, self._experiment_name),
+                    self._experiment.id(),
                     self._start_time,
                     {tag.key: tag.value for tag in first_tags},
                     self._run_name,
@@ -171,7 +194,10 @@ class RunWriter:
                 del self._tags[: len(tags)]
         if self._end is not None:
             status, end_time = self._end
-            self._client.set_terminated(self._run_id, status, end_time)
+            # set_terminated asks for the run first and prints two lines for each.
+            self._client._tracking_client.store.update_run_info(
+                self._run_id, RunStatus.from_string(status), end_time, None
+            )
             self._end = None
             atexit.unregister(self.flush)
 

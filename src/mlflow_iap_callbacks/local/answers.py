@@ -1,0 +1,121 @@
+"""The answers of Google's front ends, word for word."""
+
+from __future__ import annotations
+
+import email.utils
+import json
+from typing import Any
+
+from aiohttp import web
+
+from mlflow_iap_callbacks.local.iap_decision import EXPIRED, NO_OAUTH_CLIENT, PROBLEM
+
+_FRONT_END_PAGE = """\
+<html><head>
+<meta http-equiv="content-type" content="text/html;charset=utf-8">
+<title>{status} Server Error</title>
+</head>
+<body text=#000000 bgcolor=#ffffff>
+<h1>Error: Server Error</h1>
+<h2>The server encountered {kind} error and could not complete your request.<p>Please try again \
+in 30 seconds.</h2>
+<h2></h2>
+</body></html>
+"""
+_TOO_LARGE_PAGE = """\
+<html>
+<head><title>413 Request Entity Too Large</title></head>
+<body>
+<center><h1>413 Request Entity Too Large</h1></center>
+<hr><center>nginx</center>
+</body>
+</html>
+"""
+_FROM_IAP = {
+    401: EXPIRED,
+    403: "{app}: Access denied. For user {user}.",
+    429: "Quota exceeded. Error code 429",
+    502: NO_OAUTH_CLIENT,
+}
+_FROM_THE_APPLICATION = {
+    401: "You are not authenticated. Please see "
+    "https://www.mlflow.org/docs/latest/auth/index.html#authenticating-to-mlflow on how to "
+    "authenticate.",
+    403: "Permission denied",
+    429: "Rate exceeded.",
+}
+_GOOGLE_STATUS = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    429: "RESOURCE_EXHAUSTED",
+    500: "INTERNAL",
+    503: "UNAVAILABLE",
+}
+
+APP_NAME = "MLflow"
+
+
+def iap_answer(status: int, text: str, headers: dict[str, str] | None = None) -> web.Response:
+    """Return an answer of Identity-Aware Proxy itself: one plain sentence called HTML."""
+    marked = {"X-Goog-IAP-Generated-Response": "true", "Alt-Svc": "clear", **(headers or {})}
+    return web.Response(
+        status=status, text=text, content_type="text/html", charset="UTF-8", headers=marked
+    )
+
+
+def front_end_error(status: int) -> web.Response:
+    """Return the page of a Google front end whose backend does not answer."""
+    kind = "a temporary" if status >= 502 else "an"
+    return _html(status, _FRONT_END_PAGE.format(status=status, kind=kind))
+
+
+def too_large() -> web.Response:
+    """Return what App Engine says to a request of more than 32 MiB."""
+    return _html(413, _TOO_LARGE_PAGE)
+
+
+def ordered_answer(
+    status: int, *, body: str | None, from_iap: bool, retry_after: float | None, user: str
+) -> web.Response:
+    """Return the answer of a fault: `body`, or what the real one says with this status."""
+    if from_iap:
+        text = _FROM_IAP.get(status, PROBLEM.format(code=9))
+        answer = iap_answer(status, body or text.format(app=APP_NAME, user=user))
+    elif body is not None:
+        answer = _html(status, body)
+    elif status in _FROM_THE_APPLICATION:
+        answer = web.Response(status=status, text=_FROM_THE_APPLICATION[status])
+    else:
+        answer = front_end_error(status)
+    if retry_after is not None:
+        answer.headers["Retry-After"] = f"{retry_after:g}"
+    return answer
+
+
+def google_error(
+    status: int, message: str, details: list[dict[str, Any]] | None = None
+) -> web.Response:
+    """Return an error as Google's APIs write it."""
+    error: dict[str, Any] = {
+        "code": status,
+        "message": message,
+        "status": _GOOGLE_STATUS.get(status, "UNKNOWN"),
+    }
+    if details:
+        error["details"] = details
+    return web.Response(
+        status=status,
+        text=json.dumps({"error": error}, indent=2),
+        content_type="application/json",
+        charset="UTF-8",
+    )
+
+
+def http_date(timestamp: float) -> str:
+    return email.utils.formatdate(timestamp, usegmt=True)
+
+
+def _html(status: int, page: str) -> web.Response:
+    return web.Response(status=status, text=page, content_type="text/html", charset="UTF-8")

@@ -1,0 +1,29 @@
+"""The application behind Identity-Aware Proxy where none is given: it tells what reached it."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+
+def echo_application() -> web.Application:
+    """Return an application that answers 200 and JSON with method, path, headers, body_bytes.
+
+    Header names are lower-case; `path` has the query.
+    """
+    application = web.Application()
+    application.router.add_route("*", "/{path:.*}", _echo)
+    return application
+
+
+async def _echo(request: web.Request) -> web.Response:
+    body_bytes = 0
+    async for chunk in request.content.iter_any():
+        body_bytes += len(chunk)
+    return web.json_response(
+        {
+            "method": request.method,
+            "path": request.raw_path,
+            "headers": {name.lower(): value for name, value in request.headers.items()},
+            "body_bytes": body_bytes,
+        }
+    )

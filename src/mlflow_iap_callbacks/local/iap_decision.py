@@ -1,0 +1,168 @@
+"""Whom Identity-Aware Proxy lets through, and the sentence with which it refuses the others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mlflow_iap_callbacks.local.accounts import Account
+from mlflow_iap_callbacks.local.keys import parse_jwt
+from mlflow_iap_callbacks.local.record import TokenKind
+from mlflow_iap_callbacks.local.state import CloudState
+
+EMPTY_TOKEN = "Invalid IAP credentials: empty token"  # noqa: S105 - a sentence
+UNPARSABLE = "Invalid IAP credentials: Unable to parse JWT"
+BAD_SIGNATURE = "Invalid IAP credentials: JWT signature is invalid"
+WRONG_CLIENT = "Invalid IAP credentials: Invalid bearer token. Invalid JWT audience."
+WRONG_URL = "Invalid IAP credentials: Audience specified does not match requested endpoint"
+NO_EMAIL = "Invalid IAP credentials: JWT 'email' claim isn't a string"
+EXPIRED = "OpenID Connect token expired: JWT has expired"
+NO_OAUTH_CLIENT = "Empty Google Account OAuth client ID(s)/secret(s)."
+PROBLEM = (
+    "There was a problem with your request. Please reference "
+    "https://cloud.google.com/iap/docs/faq#error_codes. Error code {code}"
+)
+NOT_ALLOWLISTED = PROBLEM.format(code=900)
+# Google publishes no text for a JWT that breaks one of these two rules.
+WRONG_ISSUER = "Invalid IAP credentials: JWT 'iss' and 'sub' are not the e-mail of the key's owner"
+TOO_LONG = "Invalid IAP credentials: JWT 'exp' is more than 3600 seconds after 'iat'"
+
+EMAIL_SCOPES = {"email", "https://www.googleapis.com/auth/userinfo.email"}
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who sent a request.
+
+    Attributes:
+        account: the sender.
+        token_kind: by which kind of token; None for a browser's session.
+        header: lower-case name of the header that carried it; None for a browser's session.
+        token: its text; empty for a browser's session.
+        signed_at: the `iat` of a JWT that the account signed itself.
+    """
+
+    account: Account
+    token_kind: TokenKind | None = None
+    header: str | None = None
+    token: str = ""
+    signed_at: float = 0.0
+
+
+class Refusal(Exception):
+    """The request carries no credential that counts; its text is the answer's body."""
+
+
+def identify(state: CloudState, headers: Mapping[str, str], host: str, path: str) -> Identity:
+    """Return who sent a request, by its credentials alone.
+
+    A valid token in Proxy-Authorization wins and leaves Authorization to the application.
+
+    Args:
+        state: the cloud.
+        headers: the request's, case-insensitive.
+        host: the Host that the client called, with its port.
+        path: the request's, without the query.
+
+    Raises:
+        Refusal: with Identity-Aware Proxy's sentence.
+    """
+    refusal = Refusal(EMPTY_TOKEN)
+    for header in ("proxy-authorization", "authorization"):
+        scheme, _, token = headers.get(header, "").partition(" ")
+        if scheme.lower() != "bearer":
+            continue
+        try:
+            return _check(state, header, token.strip(), host, path)
+        except Refusal as reason:
+            refusal = reason
+    raise refusal
+
+
+def may_enter(state: CloudState, account: Account) -> bool:
+    """Whether an account holds roles/iap.httpsResourceAccessor at this moment."""
+    return account.name in state.members
+
+
+def _check(state: CloudState, header: str, token: str, host: str, path: str) -> Identity:
+    if not token:
+        raise Refusal(EMPTY_TOKEN)
+    if token.startswith("ya29."):
+        return _check_access_token(state, header, token)
+    try:
+        jwt_header, claims = parse_jwt(token)
+        issued, expires = float(claims["iat"]), float(claims["exp"])
+    except (ValueError, KeyError, TypeError):
+        raise Refusal(UNPARSABLE) from None
+    if jwt_header.get("kid") == state.mint.google_key.id:
+        return _check_id_token(state, header, token, claims, expires)
+    return _check_signed_jwt(
+        state, header, token, jwt_header, claims, (issued, expires), (host, path)
+    )
+
+
+def _check_id_token(
+    state: CloudState, header: str, token: str, claims: Mapping[str, Any], expires: float
+) -> Identity:
+    if not state.mint.google_key.has_signed(token):
+        raise Refusal(BAD_SIGNATURE)
+    if expires <= state.now() or state.mint.is_revoked(token):
+        raise Refusal(EXPIRED)
+    if claims.get("aud") not in state.accepted_clients:
+        raise Refusal(WRONG_CLIENT)
+    email = claims.get("email")
+    if not isinstance(email, str):
+        raise Refusal(NO_EMAIL)
+    return Identity(state.accounts[email], "id_token", header, token)
+
+
+def _check_signed_jwt(
+    state: CloudState,
+    header: str,
+    token: str,
+    jwt_header: Mapping[str, Any],
+    claims: Mapping[str, Any],
+    times: tuple[float, float],
+    requested: tuple[str, str],
+) -> Identity:
+    owner = state.accounts.owner_of_key(jwt_header.get("kid"))
+    if owner is None or not owner[1].has_signed(token):
+        raise Refusal(BAD_SIGNATURE)
+    account = owner[0]
+    issued, expires = times
+    if not claims.get("iss") == claims.get("sub") == account.name:
+        raise Refusal(WRONG_ISSUER)
+    if expires > issued + 3600:
+        raise Refusal(TOO_LONG)
+    ends = min(expires, issued + state.token_lifetime)
+    if ends <= state.now() or state.mint.is_revoked(token, signed_at=issued):
+        raise Refusal(EXPIRED)
+    if not _covers(claims.get("aud"), *requested):
+        raise Refusal(WRONG_URL)
+    return Identity(account, "signed_jwt", header, token, issued)
+
+
+def _check_access_token(state: CloudState, header: str, token: str) -> Identity:
+    found = state.mint.find_access_token(token)
+    if found is None:
+        raise Refusal(UNPARSABLE)
+    if found.expires <= state.now() or state.mint.is_revoked(token):
+        raise Refusal(EXPIRED)
+    is_google_identity = found.account.kind != "workload"
+    has_scopes = "openid" in found.scopes and bool(EMAIL_SCOPES & found.scopes)
+    client_accepted = found.client_id is None or found.client_id in state.accepted_clients
+    if not (is_google_identity and has_scopes and client_accepted):
+        raise Refusal(NOT_ALLOWLISTED)
+    return Identity(found.account, "access_token", header, token)
+
+
+def _covers(audience: object, host: str, path: str) -> bool:
+    """Whether an audience, an exact URL or a prefix that ends in `/*`, names this URL."""
+    if not isinstance(audience, str):
+        return False
+    # On the real host the scheme is https; on loopback the client calls http.
+    urls = (f"http://{host}{path}", f"https://{host}{path}")
+    if audience.endswith("/*"):
+        return any(url.startswith(audience[:-1]) for url in urls)
+    return audience in urls

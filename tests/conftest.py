@@ -1,0 +1,84 @@
+"""A real MLflow server behind a local IAP, and an application that tells what arrived."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from mlflow_iap_callbacks.iap_auth import IAPAuth, IAPTransport
+from mlflow_iap_callbacks.local import LocalCloud, MlflowServer
+
+_OURS = (
+    *("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_TRACKING_AUTH", "MLFLOW_RUN_ID"),
+    *("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"),
+    *("MLFLOW_IAP_CLIENT_ID", "MLFLOW_OAUTH2_CLIENT_ID", "MLFLOW_IAP_IMPERSONATE"),
+    *("GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_CLOUD_PROJECT", "NETRC"),
+)
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing of the developer's own settings reaches a test, and none of a test's the next."""
+    for name in _OURS:
+        # Set first, so that what the code under test sets is undone as well.
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path / "no-gcloud"))
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    """A real server; one for all tests of a worker, which use experiments of their own."""
+    with MlflowServer(tmp_path_factory.mktemp("mlflow")) as server:
+        yield server
+
+
+@pytest.fixture
+def cloud(mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalCloud]:
+    """IAP in front of the real server, and the variables of its user set."""
+    with LocalCloud(mlflow_server.url) as cloud:
+        for name, value in cloud.environment().items():
+            monkeypatch.setenv(name, value)
+        yield cloud
+
+
+@pytest.fixture
+def echo(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalCloud]:
+    """IAP in front of an application that answers with what it got."""
+    with LocalCloud() as cloud:
+        for name, value in cloud.environment().items():
+            monkeypatch.setenv(name, value)
+        yield cloud
+
+
+@pytest.fixture
+def session() -> Iterator[Callable[[IAPAuth], requests.Session]]:
+    """Makes sessions that send as MLflow's does: by our transport."""
+    opened: list[requests.Session] = []
+
+    def make(auth: IAPAuth) -> requests.Session:
+        session = requests.Session()
+        session.mount(f"{auth.origin}/", IAPTransport(auth, requests.adapters.HTTPAdapter()))
+        session.auth = auth
+        opened.append(session)
+        return session
+
+    yield make
+    for each in opened:
+        each.close()
+
+
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
+    """Return as soon as ``condition`` holds; fail with ``what`` after ``seconds``."""
+    ends = time.monotonic() + seconds
+    tick = threading.Event()
+    while not condition():
+        if time.monotonic() > ends:
+            pytest.fail(f"{what}: not within {seconds:.0f} s")
+        tick.wait(0.01)
