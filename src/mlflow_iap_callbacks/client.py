@@ -136,19 +136,24 @@ class IAPMlflowClient(MlflowClient):
         if not self._is_remote:
             return super().create_run(experiment_id, start_time, tags, run_name)
         tags = {RUN_KEY_TAG: uuid.uuid4().hex, **(tags or {})}
-        created_before = False
+        lost: IAPUnknownOutcomeError | None = None
 
         def attempt() -> Run:
-            nonlocal created_before
-            if created_before and (run := self._find_run(experiment_id, tags[RUN_KEY_TAG])):
-                return run
-            created_before = True
+            nonlocal lost
+            if lost is not None:
+                try:
+                    run = self._find_run(experiment_id, tags[RUN_KEY_TAG])
+                except MlflowException:
+                    raise TryAgain(lost) from None
+                if run is not None:
+                    return run
             try:
                 with _errors_of_ours():
                     return super(IAPMlflowClient, self).create_run(
                         experiment_id, start_time, tags, run_name
                     )
             except IAPUnknownOutcomeError as error:
+                lost = error
                 raise TryAgain(error) from None
 
         return self._retry(attempt)

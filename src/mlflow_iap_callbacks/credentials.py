@@ -6,12 +6,9 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast, get_args
-
-from google.auth import jwt
+from typing import get_args
 
 from .errors import IAPConfigurationError
 from .google_identity import (
@@ -22,6 +19,8 @@ from .google_identity import (
     Configuration,
     Issuer,
     Kind,
+    claims_of,
+    google_errors,
     issuer_for,
 )
 
@@ -71,10 +70,12 @@ class IAPCredentials:
                 "The audience is empty. Give the OAuth client id that IAP accepts, or leave the "
                 "argument out to sign a JWT for the host itself."
             )
+        if impersonate is None:
+            impersonate = _first_set(IMPERSONATE_VARIABLE)
         if impersonate is not None and "@" not in impersonate:
             raise IAPConfigurationError(
-                f"impersonate={impersonate!r} is no service account's e-mail. Give it as "
-                "NAME@PROJECT.iam.gserviceaccount.com."
+                f"impersonate={impersonate!r} is no service account's e-mail. Give it, or "
+                f"{IMPERSONATE_VARIABLE}, as NAME@PROJECT.iam.gserviceaccount.com."
             )
         if kind is not None and kind not in get_args(Kind):
             raise IAPConfigurationError(
@@ -83,7 +84,7 @@ class IAPCredentials:
         self._configuration = Configuration(
             audience=audience or _first_set(*_CLIENT_ID_VARIABLES),
             kind=kind,
-            impersonate=impersonate or _first_set(IMPERSONATE_VARIABLE),
+            impersonate=impersonate,
             key_file=None if key_file is None else Path(key_file),
         )
         self._reset()
@@ -111,11 +112,13 @@ class IAPCredentials:
         Raises:
             IAPCredentialsError: no identity, or one that cannot have this kind of token, or
                 Google refused or could not be reached.
+            IAPConfigurationError: an ID token without its audience, or a signed JWT without one
+                by credentials that are for no server (see ``for_origin``).
         """
         with self._lock:
             current = self._token
-            if current is None or not current.is_fresh or current.text == rejected:
-                self._token = current = self._fetch()
+            if current is None or not current.is_good(rejected):
+                self._token = current = self._fetch(rejected)
             return current.text
 
     def describe(self) -> dict[str, str]:
@@ -123,10 +126,10 @@ class IAPCredentials:
         what is left of it in seconds; the token itself is not in it.
 
         Raises:
-            IAPCredentialsError: as ``token``.
+            IAPCredentialsError, IAPConfigurationError: as ``token``.
         """
         with self._lock:
-            claims = _claims(self.token())
+            claims = claims_of(self.token())
             assert self._issuer is not None  # noqa: S101
             assert self._token is not None  # noqa: S101
             return {
@@ -137,10 +140,12 @@ class IAPCredentials:
                 "lifetime": f"{max(0.0, self._token.ends - time.time()):.0f} s",
             }
 
-    def _fetch(self) -> _Token:
+    def _fetch(self, rejected: str | None) -> _Token:
         if self._issuer is None:
             self._issuer = issuer_for(self._configuration)
-        return _Token.of(*self._issuer.issue())
+        text, expiry = self._issuer.issue()
+        with google_errors():
+            return _Token.of(text, expiry, rejected)
 
     def _reset(self) -> None:
         self._lock = threading.RLock()
@@ -159,7 +164,7 @@ class IAPCredentials:
         if self._issuer is None:
             return "no token yet"
         account = self._issuer.account or "this account"
-        return f"{KIND_NAMES[self._issuer.kind]} of {account}, from the {self._issuer.found}"
+        return f"{KIND_NAMES[self._issuer.kind]} of {account}, from {self._issuer.found}"
 
     def __repr__(self) -> str:
         return f"IAPCredentials({self._configuration})"
@@ -181,30 +186,26 @@ if hasattr(os, "register_at_fork"):
 @dataclass(frozen=True)
 class _Token:
     text: str = field(repr=False)
-    ends: float  # seconds since 1970, this machine's clock
-    lifetime: float
+    made: float  # seconds since 1970, this machine's clock
+    ends: float
+    replaces: str | None = field(repr=False)
 
-    @property
-    def is_fresh(self) -> bool:
-        return time.time() < self.ends - _EARLY * self.lifetime
+    def is_good(self, rejected: str | None) -> bool:
+        now = time.time()
+        if now >= self.ends - _EARLY * (self.ends - self.made):
+            return False
+        # A JWT that is made twice within one second is the same text: once is enough.
+        return self.text != rejected or (rejected == self.replaces and int(now) == int(self.made))
 
     @classmethod
-    def of(cls, text: str, expiry: float | None) -> _Token:
+    def of(cls, text: str, expiry: float | None, replaces: str | None) -> _Token:
         now = time.time()
-        claims = _claims(text)
+        claims = claims_of(text)
         ends = float(claims.get("exp") or expiry or now + LIFETIME)
-        begins = float(claims.get("iat") or now)
-        if ends <= now:
-            # This machine's clock is ahead: believe the token's length of life, not its dates.
-            ends = now + (ends - begins if ends > begins else LIFETIME)
-        return cls(text, ends, ends - now)
-
-
-def _claims(token: str) -> Mapping[str, Any]:
-    try:
-        return cast("Mapping[str, Any]", jwt.decode(token, verify=False))
-    except ValueError:
-        return {}
+        lifetime = ends - float(claims["iat"]) if "iat" in claims else LIFETIME
+        # Where this machine's clock is off, believe the token's length of life, not its dates.
+        ends = min(ends, now + lifetime)
+        return cls(text, now, ends if ends > now else now + lifetime, replaces)
 
 
 def _first_set(*names: str) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,11 +16,22 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import timezone
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, ClassVar, Literal, Protocol, cast
 
 import google.auth
-from google.auth import _cloud_sdk, compute_engine, exceptions, impersonated_credentials, jwt
-from google.auth.transport.requests import AuthorizedSession, Request
+import requests
+from google.auth import (
+    _cloud_sdk,
+    aws,
+    compute_engine,
+    exceptions,
+    external_account_authorized_user,
+    identity_pool,
+    impersonated_credentials,
+    jwt,
+    pluggable,
+)
+from google.auth.transport.requests import Request
 from google.oauth2 import credentials as user_credentials
 from google.oauth2 import service_account
 
@@ -33,7 +45,8 @@ IMPERSONATE_VARIABLE = "MLFLOW_IAP_IMPERSONATE"
 _CLOUD_PLATFORM = ["https://www.googleapis.com/auth/cloud-platform"]
 # What IAP wants of an access token: cloud.google.com/iap/docs/authentication-howto (2026).
 _IDENTITY = ["openid", "https://www.googleapis.com/auth/userinfo.email"]
-_SIGN_JWT = "https://iamcredentials.googleapis.com/v1/projects/-/serviceAccounts/{}:signJwt"
+_IAM = "https://iamcredentials.googleapis.com/v1/projects/-/serviceAccounts/{}:{}"
+_BUSY = (408, 429, 500, 502, 503, 504)
 # The clients that gcloud itself signs people in with: IAP has them on nobody's allowlist.
 _GCLOUD_CLIENTS = ("764086051850-", "32555940559.")
 LIFETIME = 3600.0  # seconds; of all of Google's tokens by default
@@ -81,12 +94,13 @@ class Issuer:
         """A new token, and its end in seconds since 1970 where it does not say so itself."""
         with quiet_google_logs(), google_errors():
             self.google.refresh(Request())
-        text, expiry = self.google.token, self.google.expiry
-        return (
-            text.decode() if isinstance(text, bytes) else str(text),
-            # google-auth's datetimes are naive and UTC.
-            None if expiry is None else expiry.replace(tzinfo=timezone.utc).timestamp(),
-        )
+            text, expiry = self.google.token, self.google.expiry
+            text = text.decode() if isinstance(text, bytes) else text
+            if not isinstance(text, str) or not text:
+                raise exceptions.RefreshError("its answer holds none")
+        self.account = self.account or _account_of(self.google)
+        # google-auth's datetimes are naive and UTC.
+        return text, None if expiry is None else expiry.replace(tzinfo=timezone.utc).timestamp()
 
 
 @dataclass
@@ -95,22 +109,26 @@ class _Found:
 
     ``key`` a service account's key; ``machine`` the metadata server; ``impersonated`` a service
     account by way of ``source``; ``user`` a person's refresh token; ``federated`` an identity of
-    another cloud that stands for no service account; ``other`` what IAP knows no way in for.
+    another cloud that stands for no service account.
     """
 
-    form: Literal["key", "machine", "impersonated", "user", "federated", "other"]
+    form: Literal["key", "machine", "impersonated", "user", "federated"]
     where: str
     info: Mapping[str, Any] = field(default_factory=dict)
     source: Any = None
     account: str = ""
     delegates: list[str] = field(default_factory=list)
 
-    def impersonating(self, account: str) -> _Found:
-        source = self.source
+    @property
+    def itself(self) -> Any:
+        """Google's credentials of this very identity, for all of Google Cloud."""
         if self.form == "impersonated":
-            source = _impersonate(self, _CLOUD_PLATFORM)
+            return _impersonate(self, _CLOUD_PLATFORM)
+        return self.source
+
+    def impersonating(self, account: str) -> _Found:
         where = f"{account} impersonated by {self.where}"
-        return _Found("impersonated", where, source=source, account=account)
+        return _Found("impersonated", where, source=self.itself, account=account)
 
 
 def issuer_for(configuration: Configuration) -> Issuer:
@@ -118,7 +136,8 @@ def issuer_for(configuration: Configuration) -> Issuer:
 
     Raises:
         IAPCredentialsError: there is none, or it cannot give that kind.
-        IAPConfigurationError: an ID token is configured without its audience.
+        IAPConfigurationError: an ID token is configured without its audience, or a signed JWT
+            without its audience for no server.
     """
     with quiet_google_logs(), google_errors():
         found = _find(configuration.key_file)
@@ -141,7 +160,12 @@ def _kind_and_audience(configuration: Configuration, found: _Found) -> tuple[Kin
         else:
             kind = "signed_jwt" if audience is None or "://" in audience else "id_token"
     if kind == "signed_jwt" and (audience is None or "://" not in audience):
-        audience = f"https://{configuration.host or 'HOST'}/*"
+        if configuration.host is None:
+            raise IAPConfigurationError(
+                "A signed JWT is good for one server, and none was named. Use the credentials of "
+                "for_origin('https://HOST'), or give audience='https://HOST/*'."
+            )
+        audience = f"https://{configuration.host}/*"
     if kind == "id_token" and audience is None:
         if found.form != "user":
             raise IAPConfigurationError(
@@ -149,7 +173,7 @@ def _kind_and_audience(configuration: Configuration, found: _Found) -> tuple[Kin
                 f"{CLIENT_ID_VARIABLE}, or leave kind= out to use a signed JWT, which needs "
                 "none."
             )
-        audience = str(found.info.get("client_id", ""))
+        audience = "" if _is_gcloud(found) else str(found.info.get("client_id", ""))
     return kind, audience or ""
 
 
@@ -206,7 +230,7 @@ def _read(path: Path, named_by: str) -> _Found:
     where = f"{info['type']} file {path} ({named_by})"
     try:
         return _sort(info, where)
-    except (ValueError, KeyError, exceptions.GoogleAuthError) as error:
+    except (*_MALFORMED, OSError, exceptions.GoogleAuthError) as error:
         raise IAPCredentialsError(
             f"The {where} is broken: {_reason(error)}. Download or create it anew."
         ) from None
@@ -215,36 +239,49 @@ def _read(path: Path, named_by: str) -> _Found:
 def _sort(info: dict[str, Any], where: str) -> _Found:
     form = info["type"]
     if form == "service_account":
-        account = service_account.Credentials.from_service_account_info(
-            info, scopes=_CLOUD_PLATFORM
-        )
-        return _Found("key", where, info, account, account.service_account_email)
+        key = service_account.Credentials.from_service_account_info(info, scopes=_CLOUD_PLATFORM)
+        return _Found("key", where, info, key, key.service_account_email)
     if form == "authorized_user":
         user = user_credentials.Credentials.from_authorized_user_info(info)
-        return _Found("user", where, info, user)
+        found = _Found("user", where, info, user)
+        client = "gcloud's own" if _is_gcloud(found) else "a desktop"
+        found.where = f"{where} of {client} OAuth client"
+        return found
     if form == "impersonated_service_account":
-        source, _ = _load(info["source_credentials"])
+        source = _sort(info["source_credentials"], where).itself
         account = _account_in(info["service_account_impersonation_url"])
-        return _Found("impersonated", where, info, source, account, list(info.get("delegates", [])))
+        delegates = list(info.get("delegates") or [])
+        return _Found("impersonated", where, info, source, account, delegates)
     if form == "external_account":
         # Without the impersonation that it may carry: the federated identity itself calls
         # generateIdToken and signJwt, an account that impersonates itself is refused.
         url = info.get("service_account_impersonation_url")
-        source, _ = _load({k: v for k, v in info.items() if not k.startswith("service_account_im")})
+        source = _federated(
+            {k: v for k, v in info.items() if not k.startswith("service_account_im")}
+        )
         if url is None:
             return _Found("federated", where, info, source)
         return _Found("impersonated", where, info, source, _account_in(url))
-    return _Found("other", where, info, _load(info)[0])
+    if form == "external_account_authorized_user":
+        workforce = external_account_authorized_user.Credentials.from_info(info)
+        return _Found("federated", where, info, workforce)
+    raise ValueError(f"its type {form!r} is unknown")
 
 
-def _load(info: dict[str, Any]) -> tuple[Any, Any]:
-    return cast(
-        "tuple[Any, Any]", google.auth.load_credentials_from_dict(info, scopes=_CLOUD_PLATFORM)
-    )
+def _federated(info: Mapping[str, Any]) -> Any:
+    maker: Any = identity_pool.Credentials
+    if info.get("subject_token_type") == "urn:ietf:params:aws:token-type:aws4_request":
+        maker = aws.Credentials
+    elif "executable" in info["credential_source"]:
+        maker = pluggable.Credentials
+    return maker.from_info(info, scopes=_CLOUD_PLATFORM)
 
 
 def _account_in(url: str) -> str:
-    return url.rpartition("/")[2].partition(":")[0]
+    account = url.rpartition("/")[2].partition(":")[0]
+    if "@" not in account:
+        raise ValueError("its service_account_impersonation_url names no service account")
+    return account
 
 
 # --- what it can give ------------------------------------------------------------------------
@@ -259,33 +296,59 @@ def _impersonate(found: _Found, scopes: list[str]) -> impersonated_credentials.C
     )
 
 
-class _SignedByGoogle:
-    """A JWT that IAM Credentials signs with a service account's key (signJwt)."""
+class _MadeByIam:
+    """A JWT that the IAM Credentials API makes for a service account.
+
+    google-auth's own way there calls by AuthorizedSession, which sends the caller's access token
+    from a thread of its own as well, where nothing keeps it out of the DEBUG logs.
+    """
+
+    method: ClassVar[str]
+    answer: ClassVar[str]
+    expiry = None
 
     def __init__(self, found: _Found, audience: str) -> None:
         self._found = found
         self._audience = audience
         self.token: str | None = None
-        self.expiry = None
+        self.service_account_email = found.account
 
     def refresh(self, request: Any) -> None:
         source = self._found.source
-        if not source.valid:
-            source.refresh(request)
-        account = self._found.account or source.service_account_email
+        source.refresh(request)
+        self.service_account_email = account = self._found.account or source.service_account_email
+        headers = {"Content-Type": "application/json"}
+        source.apply(headers)
+        body = {**self.body(account), "delegates": self._found.delegates}
+        response = request(
+            _IAM.format(account, self.method), "POST", json.dumps(body).encode(), headers
+        )
+        if response.status != 200:
+            raise exceptions.RefreshError(
+                f"{self.method} for {account} was answered {response.status}",
+                response.data,
+                retryable=response.status in _BUSY,
+            )
+        self.token = json.loads(response.data)[self.answer]
+
+    def body(self, account: str) -> dict[str, Any]:
+        raise NotImplementedError
+
+
+class _GeneratedIdToken(_MadeByIam):
+    method, answer = "generateIdToken", "token"
+
+    def body(self, account: str) -> dict[str, Any]:
+        return {"audience": self._audience, "includeEmail": True}
+
+
+class _SignedByGoogle(_MadeByIam):
+    method, answer = "signJwt", "signedJwt"
+
+    def body(self, account: str) -> dict[str, Any]:
         now = int(time.time())
         payload = {"iss": account, "sub": account, "aud": self._audience}
-        payload |= {"iat": now, "exp": now + int(LIFETIME)}
-        with AuthorizedSession(source, auth_request=request) as session:
-            response = session.post(
-                _SIGN_JWT.format(account),
-                json={"payload": json.dumps(payload), "delegates": self._found.delegates},
-            )
-        if response.status_code != 200:
-            raise exceptions.RefreshError(
-                f"signJwt for {account}", response.text, retryable=response.status_code >= 500
-            )
-        self.token = response.json()["signedJwt"]
+        return {"payload": json.dumps({**payload, "iat": now, "exp": now + int(LIFETIME)})}
 
 
 class _UserIdToken:
@@ -325,11 +388,7 @@ _MAKERS: dict[tuple[str, Kind], _Maker] = {
     ),
     ("machine", "signed_jwt"): _SignedByGoogle,
     ("machine", "access_token"): lambda found, _: found.source.with_scopes(_IDENTITY),
-    ("impersonated", "id_token"): lambda found, audience: (
-        impersonated_credentials.IDTokenCredentials(
-            _impersonate(found, _CLOUD_PLATFORM), audience, include_email=True
-        )
-    ),
+    ("impersonated", "id_token"): _GeneratedIdToken,
     ("impersonated", "signed_jwt"): _SignedByGoogle,
     ("impersonated", "access_token"): lambda found, _: _impersonate(found, _IDENTITY),
     ("user", "id_token"): lambda found, _: _UserIdToken(found.source),
@@ -338,20 +397,17 @@ _MAKERS: dict[tuple[str, Kind], _Maker] = {
 
 
 def _cannot(found: _Found, kind: Kind) -> IAPCredentialsError:
-    why = {
-        "user": "a person has no key to sign a JWT with",
-        "federated": "IAP knows no identities of other clouds, only service accounts that they "
-        "impersonate",
-    }.get(found.form, "IAP accepts no token of this type")
+    if found.form == "user":
+        why = "a person has no key to sign a JWT with"
+        other = "sign in with a desktop OAuth client that is on IAP's allowlist "
+        other += "(programmaticClients)"
+    else:
+        why = "IAP knows no identities of other clouds, only service accounts that they impersonate"
+        other = "create the configuration with --service-account=ACCOUNT"
     impersonate = (
         f"set {IMPERSONATE_VARIABLE} (or impersonate=) to a service account that this identity "
         "may impersonate (roles/iam.serviceAccountTokenCreator)"
     )
-    other = {
-        "user": "sign in with a desktop OAuth client that is on IAP's allowlist "
-        "(programmaticClients)",
-        "federated": "create the configuration with --service-account=ACCOUNT",
-    }.get(found.form, "set GOOGLE_APPLICATION_CREDENTIALS to a service account's key file")
     return IAPCredentialsError(
         f"{KIND_NAMES[kind].capitalize()} is needed, and what was found, {found.where}, cannot "
         f"give one: {why}. Either {impersonate}, or {other}."
@@ -364,8 +420,8 @@ def _refuse_wrong_user(found: _Found, kind: Kind, audience: str) -> None:
     client = str(found.info.get("client_id", ""))
     if client != audience:
         raise IAPCredentialsError(
-            f"An ID token for {audience} is needed, and what was found, {found.where}, gives them "
-            f"for its own OAuth client {client} only. Either set {IMPERSONATE_VARIABLE} (or "
+            f"An ID token for {audience or 'an OAuth client of IAP'} is needed, and what was "
+            f"found, {found.where}, gives them for its client {client} only. Either set {IMPERSONATE_VARIABLE} (or "
             "impersonate=) to a service account that you may impersonate, or use a desktop OAuth "
             f"client that is on IAP's allowlist and set {CLIENT_ID_VARIABLE} to its id."
         )
@@ -374,32 +430,53 @@ def _refuse_wrong_user(found: _Found, kind: Kind, audience: str) -> None:
 # --- small things ----------------------------------------------------------------------------
 
 
+# How google-auth, and this module, stumble over an answer or a file that is not as agreed.
+_MALFORMED = (ValueError, LookupError, TypeError, AttributeError)
+# Whatever an answer carries by mistake: tokens are long and of mixed case, or begin like this.
+_SECRET = re.compile(
+    r"(?:ya29\.|eyJ|1//)[\w.~+/=-]+|(?=[\w-]*[a-z])(?=[\w-]*[A-Z])[\w-]{30,}", re.ASCII
+)
+
+
 @contextmanager
 def google_errors() -> Iterator[None]:
     try:
         yield
-    except exceptions.TransportError as error:
-        raise IAPCredentialsError(
-            f"Google's token endpoint could not be reached: {_reason(error)}. Check the network "
-            "and HTTPS_PROXY of this machine.",
-            transient=True,
-        ) from None
-    except exceptions.RefreshError as error:
-        reason = _reason(error)
-        raise IAPCredentialsError(
-            f"Google gave no token: {reason}. {_remedy(reason)}", transient=bool(error.retryable)
-        ) from None
-    except (exceptions.GoogleAuthError, OSError, ValueError) as error:
-        raise IAPCredentialsError(
-            f"Google gave no token: {_reason(error)}. Run `mlflow-iap doctor` to see which "
-            "credentials are in use.",
-            transient=isinstance(error, OSError),
-        ) from None
+    except (exceptions.GoogleAuthError, OSError, *_MALFORMED) as error:
+        raise _in_words(error) from None
+
+
+def _in_words(error: BaseException) -> IAPCredentialsError:
+    first = error.args[0] if error.args else None
+    if isinstance(first, exceptions.TransportError):  # of the metadata server
+        error = first
+    reason = _reason(error)
+    if isinstance(error, exceptions.TransportError):
+        # The metadata server's refusal comes with its answer; so would a 404 without an account.
+        is_away = len(error.args) == 1
+        is_tls = isinstance(error.__cause__, requests.exceptions.SSLError)
+        remedy = "REQUESTS_CA_BUNDLE" if is_tls else "the network and HTTPS_PROXY"
+        return IAPCredentialsError(
+            f"Google could not be reached: {reason}. Check {remedy} of this machine.",
+            transient=is_away and not is_tls,
+        )
+    return IAPCredentialsError(
+        f"Google gave no token: {reason}. {_remedy(reason)}", transient=_may_pass(error)
+    )
+
+
+def _may_pass(error: BaseException) -> bool:
+    if getattr(error, "retryable", False) or _is_web_page(error):
+        return True
+    detail = _answer(error).get("error")
+    return isinstance(detail, dict) and detail.get("code") in _BUSY
 
 
 def _remedy(reason: str) -> str:
     if "reasonable timeframe" in reason:
         return "This machine's clock is off: set it (NTP), then try again."
+    if "insufficient authentication scopes" in reason:
+        return "Sign in again with the scope https://www.googleapis.com/auth/cloud-platform."
     if "iam.serviceAccounts" in reason or "PERMISSION_DENIED" in reason:
         return (
             "Grant the caller roles/iam.serviceAccountTokenCreator on that service account, or "
@@ -407,22 +484,64 @@ def _remedy(reason: str) -> str:
         )
     if "Signature" in reason or "account not found" in reason:
         return "The key was deleted or is another account's: create a new key file."
-    if "expired or revoked" in reason or "Reauthentication" in reason:
+    if "expired or revoked" in reason or "reauth" in reason.lower():
         return "Sign in again: `gcloud auth application-default login`."
     return "Run `mlflow-iap doctor` to see which credentials are in use."
 
 
 def _reason(error: BaseException) -> str:
     """Google's own words, without what a malformed answer may carry besides."""
+    answer = _answer(error)
+    detail = answer.get("error")
+    if isinstance(detail, dict):
+        said = [error.args[0], detail.get("message")]
+    elif detail:
+        said = [detail, answer.get("error_description")]
+    elif _is_web_page(error):
+        said = ["a web page came instead of an answer"]
+    elif isinstance(error, exceptions.GoogleAuthError):
+        said = list(error.args[:1])
+    else:
+        said = [type(error).__name__, error]
+    text = ": ".join(str(each) for each in said if each)
+    text = _SECRET.sub("[not shown]", text[:2000])
+    return " ".join(text.split())[:400].rstrip(".: ")
+
+
+def _answer(error: BaseException) -> Mapping[str, Any]:
+    """What Google answered with, where google-auth has handed it on."""
     for argument in error.args[1:]:
         try:
             answer = argument if isinstance(argument, dict) else json.loads(argument)
-            detail = answer.get("error_description") or answer["error"]
-            detail = detail["message"] if isinstance(detail, dict) else detail
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, TypeError):
             continue
-        return f"{error.args[0]}: {detail}"
-    return f"{type(error).__name__}: {error.args[0] if error.args else ''}".rstrip(".: ")
+        if isinstance(answer, dict):
+            return answer
+    return {}
+
+
+def _is_web_page(error: BaseException) -> bool:
+    """A gateway's answer, or a proxy's: Google's token endpoints give JSON."""
+    texts = [
+        each.decode(errors="replace") if isinstance(each, bytes) else each for each in error.args
+    ]
+    return any(
+        isinstance(t, str) and t.lstrip()[:9].lower().startswith(("<html", "<!doctype"))
+        for t in texts
+    )
+
+
+def claims_of(token: str | None) -> Mapping[str, Any]:
+    """What a JWT says, unverified; nothing for any other token."""
+    try:
+        return cast("Mapping[str, Any]", jwt.decode(token or "", verify=False))
+    except ValueError:
+        return {}
+
+
+def _account_of(google: Any) -> str:
+    email = getattr(google, "service_account_email", "")
+    return str(email or claims_of(getattr(google, "id_token", None)).get("email", ""))
 
 
 _fetching: ContextVar[bool] = ContextVar("fetching", default=False)

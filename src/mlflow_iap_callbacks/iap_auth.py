@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,6 +26,7 @@ from .retry import RetryPolicy, TryAgain, seconds_left
 
 Send = Callable[[], requests.Response]
 
+_LOST = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
 _BUSY = frozenset({408, 429, 500, 502, 503, 504})
 _NOT_DONE = frozenset({429})
 # POSTs of MLflow's REST API that leave the same when they are carried out twice.
@@ -96,21 +99,31 @@ class IAPAuth(AuthBase):
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         if origin_of(request.url or "") == self.origin:
-            request.register_hook("response", self._settle)
+            token = None
+            if self.is_asked:
+                # What is wrong with the credentials is told by the exchange.
+                with suppress(IAPCredentialsError):
+                    token = self.credentials.token()
+                    self.put(token, request)
+            request.register_hook("response", partial(self._settle, token))
         return request
 
-    def _settle(self, response: requests.Response, **kwargs: Any) -> requests.Response:
+    def put(self, token: str, request: requests.PreparedRequest) -> None:
+        """Set ``token`` on a request to the origin."""
+        taken = request.headers.get("Authorization", "").lower().startswith("basic ")
+        name = "Proxy-Authorization" if taken else "Authorization"
+        request.headers[name] = f"Bearer {token}"
+
+    def _settle(
+        self, token: str | None, response: requests.Response, **kwargs: Any
+    ) -> requests.Response:
         """For sessions with a transport of their own, where the first answer is here already."""
         connection: Any = response.connection
-        if isinstance(connection, IAPTransport):
+        if isinstance(connection, IAPTransport) or origin_of(response.url) != self.origin:
             return response
-        if origin_of(response.url) != self.origin:
-            return response
-        first = [response]
-        return self.exchange(
-            response.request,
-            lambda: first.pop() if first else connection.send(response.request, **kwargs),
-        )
+        request = response.request
+        send = partial(connection.send, request, **kwargs)
+        return self.retry(_Exchange(self, request, send, (response, token)).attempt)
 
     def exchange(self, request: requests.PreparedRequest, send: Send) -> requests.Response:
         """Send until the answer is MLflow's.
@@ -133,34 +146,44 @@ class IAPAuth(AuthBase):
 class _Exchange:
     """One request until its answer is settled."""
 
-    def __init__(self, auth: IAPAuth, request: requests.PreparedRequest, send: Send) -> None:
+    def __init__(
+        self,
+        auth: IAPAuth,
+        request: requests.PreparedRequest,
+        send: Send,
+        first: tuple[requests.Response, str | None] | None = None,
+    ) -> None:
         self._auth = auth
         self._request = request
         self._send = send
+        self._first = first  # the answer that is here already, and the token that it was got with
         self._is_sent = False
         self._token: str | None = None
         self._rejected: str | None = None
         self._refetched = 0
 
     def attempt(self) -> requests.Response:
-        if self._is_sent:
-            _rewind(self._request)
-        self._put_token()
-        self._is_sent = True
-        try:
-            response = self._send()
-        except (
-            requests.ConnectionError,
-            requests.Timeout,
-            requests.exceptions.ChunkedEncodingError,
-        ) as error:
-            raise self._after_failure(error) from None
+        response = self._answer()
         if iap_answers.is_from_iap(response):
             return self._after_iap(response)
         if response.status_code in _BUSY:
             raise self._after_busy(response)
         self._keep_token_from(response)
         return response
+
+    def _answer(self) -> requests.Response:
+        if self._first is not None:
+            (response, self._token), self._first = self._first, None
+            self._is_sent = True
+            return response
+        if self._is_sent:
+            _rewind(self._request)
+        self._put_token()
+        self._is_sent = True
+        try:
+            return self._send()
+        except _LOST as error:
+            raise self._after_failure(error) from None
 
     def _put_token(self) -> None:
         if not self._auth.is_asked:
@@ -171,9 +194,7 @@ class _Exchange:
             if error.transient:
                 raise TryAgain(error) from None
             raise
-        headers = self._request.headers
-        taken = headers.get("Authorization", "").lower().startswith("basic ")
-        headers["Proxy-Authorization" if taken else "Authorization"] = f"Bearer {self._token}"
+        self._auth.put(self._token, self._request)
 
     def _after_iap(self, response: requests.Response) -> requests.Response:
         response.content  # noqa: B018 - read to its end, so that the connection can be used again

@@ -19,7 +19,7 @@ USER = "ada@example.com"
 WORKLOAD_POOL = f"projects/{PROJECT_NUMBER}/locations/global/workloadIdentityPools/local-pool"
 WORKLOAD = f"principal://iam.googleapis.com/{WORKLOAD_POOL}/subject/local-workload"
 
-CUSTOM_CLIENT_ID = f"{PROJECT_NUMBER}-mlflow.apps.googleusercontent.com"
+DEFAULT_CUSTOM_CLIENT_ID = f"{PROJECT_NUMBER}-mlflow.apps.googleusercontent.com"
 DESKTOP_CLIENT_ID = f"{PROJECT_NUMBER}-desktop.apps.googleusercontent.com"
 # A client that Google manages belongs to a project of Google's: its number is not ours.
 MANAGED_CLIENT_ID = "369001918367-managed.apps.googleusercontent.com"

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from aiohttp import web
 
+from mlflow_iap_callbacks.local.accounts import DEFAULT_CUSTOM_CLIENT_ID
 from mlflow_iap_callbacks.local.connect_proxy import GOOGLE_NAMES, ConnectProxy
 from mlflow_iap_callbacks.local.credential_files import CredentialFiles
 from mlflow_iap_callbacks.local.echo import echo_application
@@ -24,7 +25,7 @@ from mlflow_iap_callbacks.local.iap_proxy import IapProxy
 from mlflow_iap_callbacks.local.keys import EcKey
 from mlflow_iap_callbacks.local.local_ca import tls_context
 from mlflow_iap_callbacks.local.sign_in import SignIn
-from mlflow_iap_callbacks.local.state import DEFAULT_CUSTOM_CLIENT_ID, CloudState
+from mlflow_iap_callbacks.local.state import CloudState
 from mlflow_iap_callbacks.local.token_endpoint import TokenEndpoint
 
 _HOST = "127.0.0.1"
@@ -172,11 +173,11 @@ class LocalCloud(CloudState):
         google-auth reads them when it is imported, so they are for a new process; in it
         GOOGLE_APPLICATION_CREDENTIALS must not be set.
         """
-        return self._metadata_at(self.google_url.removeprefix("http://"))
+        return self._metadata_at(self.google_url.removeprefix("http://"), seconds=10)
 
     def no_metadata_environment(self) -> dict[str, str]:
         """Return the variables of a machine that is none of Google's, found out at once."""
-        return self._metadata_at(f"{_HOST}:{self._now_running().refusing_port}")
+        return self._metadata_at(f"{_HOST}:{self._now_running().refusing_port}", seconds=1)
 
     def revoke_tokens(self) -> None:
         """Let every token issued or signed until now be answered as an expired one.
@@ -273,12 +274,12 @@ class LocalCloud(CloudState):
         self.google_requests.clear()
         self.tokens.clear()
 
-    def _metadata_at(self, address: str) -> dict[str, str]:
+    def _metadata_at(self, address: str, *, seconds: int) -> dict[str, str]:
         return {
             "GCE_METADATA_HOST": address,
             "GCE_METADATA_IP": address,
             "GCE_METADATA_DETECT_RETRIES": "1",
-            "GCE_METADATA_TIMEOUT": "1",
+            "GCE_METADATA_TIMEOUT": str(seconds),
             # An empty folder, lest the developer's own sign-in by gcloud is found.
             "CLOUDSDK_CONFIG": str(self._now_running().empty_folder),
         }

@@ -89,61 +89,22 @@ def _check(state: CloudState, header: str, token: str, host: str, path: str) -> 
     if not token:
         raise Refusal(EMPTY_TOKEN)
     if token.startswith("ya29."):
-        return _check_access_token(state, header, token)
+        return Identity(_check_access_token(state, token), "access_token", header, token)
     try:
         jwt_header, claims = parse_jwt(token)
         issued, expires = float(claims["iat"]), float(claims["exp"])
     except (ValueError, KeyError, TypeError):
         raise Refusal(UNPARSABLE) from None
     if jwt_header.get("kid") == state.mint.google_key.id:
-        return _check_id_token(state, header, token, claims, expires)
-    return _check_signed_jwt(
-        state, header, token, jwt_header, claims, (issued, expires), (host, path)
-    )
-
-
-def _check_id_token(
-    state: CloudState, header: str, token: str, claims: Mapping[str, Any], expires: float
-) -> Identity:
-    if not state.mint.google_key.has_signed(token):
-        raise Refusal(BAD_SIGNATURE)
-    if expires <= state.now() or state.mint.is_revoked(token):
-        raise Refusal(EXPIRED)
-    if claims.get("aud") not in state.accepted_clients:
-        raise Refusal(WRONG_CLIENT)
-    email = claims.get("email")
-    if not isinstance(email, str):
-        raise Refusal(NO_EMAIL)
-    return Identity(state.accounts[email], "id_token", header, token)
-
-
-def _check_signed_jwt(
-    state: CloudState,
-    header: str,
-    token: str,
-    jwt_header: Mapping[str, Any],
-    claims: Mapping[str, Any],
-    times: tuple[float, float],
-    requested: tuple[str, str],
-) -> Identity:
-    owner = state.accounts.owner_of_key(jwt_header.get("kid"))
-    if owner is None or not owner[1].has_signed(token):
-        raise Refusal(BAD_SIGNATURE)
-    account = owner[0]
-    issued, expires = times
-    if not claims.get("iss") == claims.get("sub") == account.name:
-        raise Refusal(WRONG_ISSUER)
-    if expires > issued + 3600:
-        raise Refusal(TOO_LONG)
-    ends = min(expires, issued + state.token_lifetime)
-    if ends <= state.now() or state.mint.is_revoked(token, signed_at=issued):
-        raise Refusal(EXPIRED)
-    if not _covers(claims.get("aud"), *requested):
+        account = _check_id_token(state, token, claims, expires)
+        return Identity(account, "id_token", header, token)
+    account = _check_signed_jwt(state, token, jwt_header.get("kid"), claims, issued, expires)
+    if not _covers(claims.get("aud"), host, path):
         raise Refusal(WRONG_URL)
     return Identity(account, "signed_jwt", header, token, issued)
 
 
-def _check_access_token(state: CloudState, header: str, token: str) -> Identity:
+def _check_access_token(state: CloudState, token: str) -> Account:
     found = state.mint.find_access_token(token)
     if found is None:
         raise Refusal(UNPARSABLE)
@@ -154,7 +115,44 @@ def _check_access_token(state: CloudState, header: str, token: str) -> Identity:
     client_accepted = found.client_id is None or found.client_id in state.accepted_clients
     if not (is_google_identity and has_scopes and client_accepted):
         raise Refusal(NOT_ALLOWLISTED)
-    return Identity(found.account, "access_token", header, token)
+    return found.account
+
+
+def _check_id_token(
+    state: CloudState, token: str, claims: Mapping[str, Any], expires: float
+) -> Account:
+    if not state.mint.google_key.has_signed(token):
+        raise Refusal(BAD_SIGNATURE)
+    if expires <= state.now() or state.mint.is_revoked(token):
+        raise Refusal(EXPIRED)
+    if claims.get("aud") not in state.accepted_clients:
+        raise Refusal(WRONG_CLIENT)
+    email = claims.get("email")
+    if not isinstance(email, str):
+        raise Refusal(NO_EMAIL)
+    return state.accounts[email]
+
+
+def _check_signed_jwt(
+    state: CloudState,
+    token: str,
+    key_id: object,
+    claims: Mapping[str, Any],
+    issued: float,
+    expires: float,
+) -> Account:
+    owner = state.accounts.owner_of_key(key_id)
+    if owner is None or not owner[1].has_signed(token):
+        raise Refusal(BAD_SIGNATURE)
+    account = owner[0]
+    if not claims.get("iss") == claims.get("sub") == account.name:
+        raise Refusal(WRONG_ISSUER)
+    if expires > issued + 3600:
+        raise Refusal(TOO_LONG)
+    ends = min(expires, issued + state.token_lifetime)
+    if ends <= state.now() or state.mint.is_revoked(token, signed_at=issued):
+        raise Refusal(EXPIRED)
+    return account
 
 
 def _covers(audience: object, host: str, path: str) -> bool:

@@ -6,7 +6,7 @@ import asyncio
 import math
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from urllib.parse import urlencode
 
 import aiohttp
@@ -155,15 +155,13 @@ class IapProxy:
             request.headers.get("Sec-Fetch-Mode") == "navigate" or "text/html" in accept.lower()
         )
         location = (
-            self._sign_in.page_url(request.raw_path)
-            if is_browser
-            else self._google_sign_in(request)
+            self._sign_in.page_url(request.raw_path) if is_browser else self._google_sign_in()
         )
         nonce = f"GCP_IAP_XSRF_NONCE_{secrets.token_urlsafe(12)}=1"
         cookie = f"{nonce}; path=/; Max-Age=600; Secure; HttpOnly; SameSite=none"
         return answers.iap_answer(302, text, {"Location": location, "Set-Cookie": cookie})
 
-    def _google_sign_in(self, request: web.Request) -> str:
+    def _google_sign_in(self) -> str:
         client_id = self._state.client_id or MANAGED_CLIENT_ID
         query = {
             "client_id": client_id,
@@ -219,7 +217,8 @@ class IapProxy:
                         return visit.reset()
                     return visit.end(_ordered(fault, identity), iap_answer=fault.from_iap)
                 return await self._pass_on(visit, answer, cut=fault is not None)
-        except aiohttp.ClientError:
+        except aiohttp.ClientError as error:
+            visit.reached_upstream = not isinstance(error, aiohttp.ClientConnectorError)
             if visit.too_large:
                 return visit.end(answers.too_large())
             if visit.ended:
@@ -331,7 +330,7 @@ class _Visit:
         )
 
 
-def _end_to_end(headers: CIMultiDict[str] | aiohttp.typedefs.LooseHeaders) -> CIMultiDict[str]:
+def _end_to_end(headers: Mapping[str, str]) -> CIMultiDict[str]:
     """Return a copy without the headers that concern one connection only."""
     kept = CIMultiDict(headers)
     named = {name.strip().lower() for name in kept.get("Connection", "").split(",")}

@@ -97,6 +97,7 @@ class MlflowServer:
         command += ["--backend-store-uri", f"sqlite:///{self._folder / 'mlflow.db'}"]
         command += ["--artifacts-destination", str(self._folder / "artifacts")]
         with self.log.open("ab") as log:
+            log_start = log.tell()
             self._process = subprocess.Popen(  # noqa: S603 - our own command
                 command,
                 cwd=self._folder,
@@ -110,7 +111,8 @@ class MlflowServer:
         try:
             deadline = time.monotonic() + _START_DEADLINE
             while time.monotonic() < deadline and self._process.poll() is None:
-                if self._is_healthy():
+                # Health alone may be another server's that took the port in between.
+                if self._says_it_listens(log_start) and self._is_healthy():
                     return True
                 time.sleep(0.05)
         except BaseException:
@@ -118,6 +120,11 @@ class MlflowServer:
             raise
         self.kill()
         return False
+
+    def _says_it_listens(self, log_start: int) -> bool:
+        with self.log.open("rb") as log:
+            log.seek(log_start)
+            return f"running on {self.url}".encode() in log.read()
 
     def _is_healthy(self) -> bool:
         connection = http.client.HTTPConnection(_HOST, self._port, timeout=5)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 
 from mlflow_iap_callbacks.local.accounts import (
-    CUSTOM_CLIENT_ID,
     TRAINER,
     USER,
     VM_ACCOUNT,
@@ -65,6 +64,3 @@ class CloudState:
     def now(self) -> float:
         """Return Google's time, in seconds since the epoch."""
         return time.time() + self.clock_offset
-
-
-DEFAULT_CUSTOM_CLIENT_ID = CUSTOM_CLIENT_ID

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from aiohttp import web
 
@@ -22,6 +22,9 @@ _BAD_TIME = (
     "Invalid JWT: Token must be a short-lived token (60 minutes) and in a reasonable timeframe. "
     "Check your iat and exp values in the JWT claim."
 )
+
+
+_Grant = Callable[[Mapping[str, str]], dict[str, object]]
 
 
 class OAuthError(Exception):
@@ -52,11 +55,11 @@ class TokenEndpoint:
     async def exchange(self, request: web.Request) -> web.Response:
         return await self._answer(request, {EXCHANGE_GRANT: self._exchange})
 
-    async def _answer(self, request: web.Request, grants: Mapping[str, object]) -> web.Response:
+    async def _answer(self, request: web.Request, grants: Mapping[str, _Grant]) -> web.Response:
         fields = {name: str(value) for name, value in (await request.post()).items()}
         grant = grants.get(fields.get("grant_type", ""))
         try:
-            if not callable(grant):
+            if grant is None:
                 raise OAuthError("unsupported_grant_type", "Invalid grant_type")
             return web.json_response(grant(fields))
         except OAuthError as error:
