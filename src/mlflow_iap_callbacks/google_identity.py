@@ -399,8 +399,9 @@ _MAKERS: dict[tuple[str, Kind], _Maker] = {
 def _cannot(found: _Found, kind: Kind) -> IAPCredentialsError:
     if found.form == "user":
         why = "a person has no key to sign a JWT with"
-        other = "sign in with a desktop OAuth client that is on IAP's allowlist "
-        other += "(programmaticClients)"
+        other = (
+            "sign in with a desktop OAuth client that is on IAP's allowlist (programmaticClients)"
+        )
     else:
         why = "IAP knows no identities of other clouds, only service accounts that they impersonate"
         other = "create the configuration with --service-account=ACCOUNT"
@@ -409,8 +410,8 @@ def _cannot(found: _Found, kind: Kind) -> IAPCredentialsError:
         "may impersonate (roles/iam.serviceAccountTokenCreator)"
     )
     return IAPCredentialsError(
-        f"{KIND_NAMES[kind].capitalize()} is needed, and what was found, {found.where}, cannot "
-        f"give one: {why}. Either {impersonate}, or {other}."
+        f"IAP needs {KIND_NAMES[kind]}, and what was found, {found.where}, cannot give one: {why}. "
+        f" Either {impersonate}, or {other}."
     )
 
 
@@ -421,9 +422,10 @@ def _refuse_wrong_user(found: _Found, kind: Kind, audience: str) -> None:
     if client != audience:
         raise IAPCredentialsError(
             f"An ID token for {audience or 'an OAuth client of IAP'} is needed, and what was "
-            f"found, {found.where}, gives them for its client {client} only. Either set {IMPERSONATE_VARIABLE} (or "
-            "impersonate=) to a service account that you may impersonate, or use a desktop OAuth "
-            f"client that is on IAP's allowlist and set {CLIENT_ID_VARIABLE} to its id."
+            f"found, {found.where}, gives them for its client {client} only. Either set "
+            f"{IMPERSONATE_VARIABLE} (or impersonate=) to a service account that you may "
+            "impersonate, or sign in with a desktop OAuth client that is on IAP's allowlist and "
+            f"set {CLIENT_ID_VARIABLE} to its id."
         )
 
 

@@ -29,6 +29,7 @@ Send = Callable[[], requests.Response]
 _LOST = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
 _BUSY = frozenset({408, 429, 500, 502, 503, 504})
 _NOT_DONE = frozenset({429})
+_MOST_TOKENS = 5  # fetched for one request, within about four seconds
 # POSTs of MLflow's REST API that leave the same when they are carried out twice.
 _REPEATABLE = frozenset(
     {
@@ -203,9 +204,10 @@ class _Exchange:
             if self._token is None:
                 self._auth.is_asked = True
                 raise TryAgain(_no_more(response), after=0.0)
-            # A token may end, or be revoked, between its fetch and its use, again and again; any
-            # other reason holds for the next token as well.
-            if self._refetched == 0 or iap_answers.is_token_expired(response):
+            # A token may end, or be revoked, between its fetch and its use, and so may the next;
+            # any other reason holds for the next token as well.
+            again = _MOST_TOKENS if iap_answers.is_token_expired(response) else 1
+            if self._refetched < again:
                 self._refetched += 1
                 self._rejected = self._token
                 raise TryAgain(self._refusal(response), after=0.0 if self._refetched == 1 else None)

@@ -1,0 +1,195 @@
+"""The rest of MLflow through IAP: with two environment variables and no code of ours."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import lightgbm as lgb
+import mlflow
+import numpy as np
+import pytest
+from mlflow.exceptions import MlflowException
+
+from mlflow_iap_callbacks import IAPMlflowClient, IAPRefusedError
+from mlflow_iap_callbacks.local import LocalCloud
+
+_30_MB = 30_000_000
+
+
+@pytest.fixture
+def cloud(cloud: LocalCloud) -> Iterator[LocalCloud]:
+    """MLflow keeps the experiment and the run in use for the whole process."""
+    mlflow.set_experiment(uuid.uuid4().hex)
+    yield cloud
+    while mlflow.active_run():
+        mlflow.end_run()
+
+
+def _run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", *command], capture_output=True, text=True, timeout=90, check=False
+    )
+
+
+def _only_the_trainer(cloud: LocalCloud) -> bool:
+    return {seen.account for seen in cloud.requests if seen.reached_upstream} == {cloud.trainer}
+
+
+def test_the_mlflow_command_passes(cloud: LocalCloud) -> None:
+    name = uuid.uuid4().hex
+    created = _run("mlflow", "experiments", "create", "-n", name)
+    found = _run("mlflow", "experiments", "search")
+    assert created.returncode == 0, created.stderr
+    assert name in found.stdout
+    assert _only_the_trainer(cloud)
+
+
+def test_the_mlflow_command_tells_what_iap_said(cloud: LocalCloud) -> None:
+    cloud.members.clear()
+    refused = _run("mlflow", "experiments", "search")
+    assert refused.returncode != 0
+    assert "roles/iap.httpsResourceAccessor" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    "stale",
+    [
+        {"MLFLOW_TRACKING_TOKEN": "stale"},
+        {"NETRC": "netrc"},
+        {"MLFLOW_TRACKING_USERNAME": "u", "MLFLOW_TRACKING_PASSWORD": "p"},
+    ],
+)
+def test_iap_wins_over_other_credentials_that_lie_about(
+    cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stale: dict[str, str]
+) -> None:
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login u password p\n")
+    (tmp_path / "netrc").chmod(0o600)
+    for name, value in stale.items():
+        monkeypatch.setenv(name, str(tmp_path / value) if name == "NETRC" else value)
+    mlflow.search_experiments()
+    assert cloud.requests[-1].account == cloud.trainer
+    held = "proxy-authorization" if "MLFLOW_TRACKING_USERNAME" in stale else "authorization"
+    assert cloud.requests[-1].credential_header == held
+
+
+def test_lightgbm_autolog_passes_and_its_model_can_be_registered_and_loaded(
+    cloud: LocalCloud,
+) -> None:
+    rng = np.random.default_rng(0)
+    features, target = rng.normal(size=(200, 3)), rng.integers(0, 2, 200)
+    mlflow.lightgbm.autolog(log_models=False)
+    try:
+        with mlflow.start_run() as run:
+            data = lgb.Dataset(features, target)
+            booster = lgb.train(
+                {"objective": "binary", "verbosity": -1, "num_threads": 1},
+                data,
+                5,
+                valid_sets=[data],
+            )
+            cloud.revoke_tokens()
+            mlflow.lightgbm.log_model(booster, name="model", pip_requirements=["lightgbm"])
+    finally:
+        mlflow.lightgbm.autolog(disable=True)
+    client = mlflow.MlflowClient()
+    history = client.get_metric_history(run.info.run_id, "training-binary_logloss")
+    # Autolog adds the best iteration's value behind the curve where training stopped early only.
+    assert [point.step for point in history] == list(range(5))
+
+    name = uuid.uuid4().hex
+    version = mlflow.register_model(f"runs:/{run.info.run_id}/model", name)
+    loaded = mlflow.lightgbm.load_model(f"models:/{name}/{version.version}")
+    assert loaded.model_to_string() == booster.model_to_string()
+    assert _only_the_trainer(cloud)
+
+
+def test_traces_pass(cloud: LocalCloud) -> None:
+    @mlflow.trace
+    def add(a: int, b: int) -> int:
+        return a + b
+
+    add(1, 2)
+    mlflow.flush_trace_async_logging()
+    experiment = mlflow.get_experiment(mlflow.tracking.fluent._get_experiment_id())
+    traces = mlflow.MlflowClient().search_traces([experiment.experiment_id])
+    assert len(traces) == 1
+    assert _only_the_trainer(cloud)
+
+
+@pytest.mark.parametrize("fault", ["reject_midway", "reset_before", "answer"])
+def test_an_artifact_of_30_mb_arrives_whole_though_its_upload_is_broken_off(
+    cloud: LocalCloud, tmp_path: Path, fault: str
+) -> None:
+    content = np.random.default_rng(0).bytes(_30_MB)
+    (tmp_path / "large.bin").write_bytes(content)
+    with mlflow.start_run() as run:
+        cloud.fault(fault, method="PUT", status=503)  # type: ignore[arg-type]
+        mlflow.log_artifact(str(tmp_path / "large.bin"))
+    uploads = [seen.status for seen in cloud.requests if seen.method == "PUT"]
+    assert uploads == [{"reject_midway": 401, "reset_before": 0, "answer": 503}[fault], 200]
+
+    there = mlflow.artifacts.download_artifacts(
+        run_id=run.info.run_id, artifact_path="large.bin", dst_path=str(tmp_path / "there")
+    )
+    assert hashlib.sha256(Path(there).read_bytes()).digest() == hashlib.sha256(content).digest()
+
+
+@pytest.mark.parametrize("status", [302, 401, 403])
+def test_a_download_never_leaves_a_sign_in_page_in_the_file(
+    cloud: LocalCloud, tmp_path: Path, status: int
+) -> None:
+    (tmp_path / "file.txt").write_text("content")
+    with mlflow.start_run() as run:
+        mlflow.log_artifact(str(tmp_path / "file.txt"))
+    cloud.fault("answer", method="GET", status=status, from_iap=True, times=0, path="artifacts/")
+    (tmp_path / "there").mkdir()
+    with pytest.raises(MlflowException):
+        mlflow.artifacts.download_artifacts(
+            run_id=run.info.run_id, artifact_path="file.txt", dst_path=str(tmp_path / "there")
+        )
+    with pytest.raises(IAPRefusedError):
+        IAPMlflowClient().download_artifacts(run.info.run_id, "file.txt", str(tmp_path / "there"))
+    assert [path for path in (tmp_path / "there").rglob("*") if path.is_file()] == []
+
+
+def test_fluent_runs_go_on_while_tokens_are_revoked(cloud: LocalCloud) -> None:
+    with mlflow.start_run() as run:
+        for step in range(10):
+            mlflow.log_metric("m", step, step=step)
+            if step % 3 == 0:
+                cloud.revoke_tokens()
+    history = mlflow.MlflowClient().get_metric_history(run.info.run_id, "m")
+    assert [(point.step, point.value) for point in history] == [(s, float(s)) for s in range(10)]
+    assert len([seen for seen in cloud.requests if seen.status == 401]) == 4
+
+
+def test_requests_to_another_tracking_server_are_left_alone(
+    cloud: LocalCloud, tmp_path: Path
+) -> None:
+    mlflow.search_experiments()
+    with LocalCloud() as other:
+        before = len(other.requests)
+        # Neither MLflow's tracking URI nor a client of ours leads there, so no token does.
+        client = mlflow.MlflowClient(other.url)
+        with pytest.raises(MlflowException):
+            client.search_experiments()
+        assert {seen.credential_header for seen in other.requests[before:]} == {None}
+        assert not any("authorization" in seen.headers for seen in other.requests)
+
+
+def test_importing_mlflow_loads_a_name_of_ours_and_nothing_else() -> None:
+    """MLflow loads entry points in every process that talks to a server, whatever its server."""
+    script = (
+        "import mlflow.tracking.request_auth.registry, sys;"
+        "heavy = ('tenacity', 'google.auth', 'mlflow_iap_callbacks', 'optuna', 'lightgbm');"
+        "print(sorted(name for name in sys.modules if name.startswith(heavy)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.strip() == "['mlflow_iap_callbacks', 'mlflow_iap_callbacks.mlflow_plugin']"

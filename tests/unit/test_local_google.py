@@ -1,0 +1,433 @@
+"""Google's endpoints on this machine, asked by the real google-auth."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+import requests
+from google.auth import crypt, jwt
+from google.auth.exceptions import RefreshError
+from google.auth.transport.requests import Request
+from google.oauth2 import id_token, service_account
+
+from mlflow_iap_callbacks.local import LocalCloud
+
+CLOUD_PLATFORM = "https://www.googleapis.com/auth/cloud-platform"
+FOREIGN_VARIABLES = ("GOOGLE_", "GCE_", "CLOUDSDK_", "GCLOUD_")
+
+
+@pytest.fixture
+def cloud() -> Iterator[LocalCloud]:
+    with LocalCloud() as running:
+        yield running
+
+
+def run(script: str, *variables: Mapping[str, str]) -> dict[str, str]:
+    """Run a script in a new process, as google-auth reads its environment at import."""
+    own = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(FOREIGN_VARIABLES) and not name.lower().endswith("_proxy")
+    }
+    for more in variables:
+        own.update(more)
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=own, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout))
+
+
+def adc(path: Path) -> dict[str, str]:
+    return {"GOOGLE_APPLICATION_CREDENTIALS": str(path), "GOOGLE_CLOUD_PROJECT": "local-project"}
+
+
+def status_at_iap(cloud: LocalCloud, token: str) -> int:
+    headers = {"Authorization": f"Bearer {token}"}
+    return requests.get(cloud.url, headers=headers, timeout=10).status_code
+
+
+def call_iam(
+    cloud: LocalCloud, method: str, body: object, token: str | None = None
+) -> requests.Response:
+    if token is None:
+        credentials = service_account.Credentials.from_service_account_file(
+            cloud.key_file(), scopes=[CLOUD_PLATFORM]
+        )
+        credentials.refresh(Request())
+        token = str(credentials.token)
+    return requests.post(
+        f"{cloud.google_url}/v1/projects/-/serviceAccounts/{cloud.trainer}:{method}",
+        json=body,
+        headers={"Authorization": f"Bearer {token}"} if token else {},
+        timeout=10,
+    )
+
+
+def test_a_key_file_gives_an_id_token_that_google_auth_verifies(cloud: LocalCloud) -> None:
+    """google-auth's service account flow works unpatched and its token verifies by our certs."""
+    credentials = service_account.IDTokenCredentials.from_service_account_file(
+        cloud.key_file(), target_audience=cloud.client_id
+    )
+    credentials.refresh(Request())
+    claims = id_token.verify_token(
+        credentials.token,
+        Request(),
+        audience=cloud.client_id,
+        certs_url=f"{cloud.google_url}/oauth2/v1/certs",
+    )
+    assert claims["iss"] == "https://accounts.google.com"
+    assert (claims["email"], claims["email_verified"]) == (cloud.trainer, True)
+    assert claims["azp"] == cloud.trainer
+    assert claims["exp"] - claims["iat"] in (3600, 3601)
+    assert [(t.kind, t.account, t.audience, t.source) for t in cloud.tokens] == [
+        ("id_token", cloud.trainer, cloud.client_id, "token_uri")
+    ]
+
+
+def test_a_jwt_signed_with_a_key_file_needs_no_token_endpoint(cloud: LocalCloud) -> None:
+    """google.auth.jwt signs for all paths, IAP takes it, and no Google endpoint is asked."""
+    credentials = jwt.Credentials.from_service_account_file(
+        str(cloud.key_file()), audience=f"{cloud.url}/*"
+    )
+    credentials.refresh(Request())
+    assert status_at_iap(cloud, credentials.token.decode()) == 200
+    assert cloud.google_requests == []
+
+
+def test_a_new_service_account_exists_once_its_key_is_asked_for(cloud: LocalCloud) -> None:
+    """key_file makes an account that has no role until it becomes a member."""
+    email = "fresh@local-project.iam.gserviceaccount.com"
+    credentials = service_account.IDTokenCredentials.from_service_account_file(
+        cloud.key_file(email), target_audience=cloud.client_id
+    )
+    credentials.refresh(Request())
+    assert status_at_iap(cloud, credentials.token) == 403
+    cloud.members.add(email)
+    assert status_at_iap(cloud, credentials.token) == 200
+    certificates = requests.get(
+        f"{cloud.google_url}/robot/v1/metadata/x509/{email}", timeout=10
+    ).json()
+    assert list(certificates) == [json.loads(cloud.key_file(email).read_text())["private_key_id"]]
+
+
+@pytest.mark.parametrize(
+    ("claims", "description"),
+    [
+        (
+            {"iat": -2000, "exp": -1000},
+            "Invalid JWT: Token must be a short-lived token (60 minutes) and in a reasonable "
+            "timeframe. Check your iat and exp values in the JWT claim.",
+        ),
+        (
+            {"iat": 700, "exp": 4300},
+            "Invalid JWT: Token must be a short-lived token (60 minutes) and in a reasonable "
+            "timeframe. Check your iat and exp values in the JWT claim.",
+        ),
+        ({"aud": "https://elsewhere.example"}, "Invalid JWT: Failed audience check."),
+        ({"kid": "unknown"}, "Invalid JWT Signature."),
+    ],
+)
+def test_the_token_endpoint_refuses_a_bad_assertion(
+    cloud: LocalCloud, claims: dict[str, object], description: str
+) -> None:
+    """A wrong clock, audience or key gets Google's invalid_grant with Google's text."""
+    signer = crypt.RSASigner.from_service_account_file(str(cloud.key_file()))
+    offsets = {"iat": 0, "exp": 3600, **claims}
+    now = int(time.time())
+    payload = {
+        "iss": cloud.trainer,
+        "aud": claims.get("aud", "https://oauth2.googleapis.com/token"),
+        "target_audience": "x",
+        "iat": now + int(str(offsets["iat"])),
+        "exp": now + int(str(offsets["exp"])),
+    }
+    assertion = jwt.encode(signer, payload, key_id=claims.get("kid")).decode()
+    answer = requests.post(
+        f"{cloud.google_url}/token",
+        data={"grant_type": "urn:ietf:params:oauth:grant-type:jwt-bearer", "assertion": assertion},
+        timeout=10,
+    )
+    assert (answer.status_code, answer.json()) == (
+        400,
+        {"error": "invalid_grant", "error_description": description},
+    )
+
+
+def test_a_clock_far_from_googles_is_told(cloud: LocalCloud) -> None:
+    """With Google's clock two hours ahead google-auth fails with Google's sentence."""
+    cloud.clock_offset = 7200.0
+    credentials = service_account.IDTokenCredentials.from_service_account_file(
+        cloud.key_file(), target_audience="x"
+    )
+    with pytest.raises(RefreshError, match="reasonable timeframe"):
+        credentials.refresh(Request())
+    date = requests.get(cloud.google_url, timeout=10).headers["Date"]
+    assert date == time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 7200))
+
+
+FETCH = """
+import json, sys
+import google.auth, google.auth.transport.requests
+from google.auth import impersonated_credentials
+request = google.auth.transport.requests.Request()
+credentials, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
+"""
+IMPERSONATED_ID_TOKEN = (
+    FETCH
+    + """
+credentials = impersonated_credentials.IDTokenCredentials(
+    credentials, target_audience="AUDIENCE", include_email=True)
+credentials.refresh(request)
+print(json.dumps({"token": credentials.token}))
+"""
+)
+
+
+@pytest.mark.parametrize("source", ["user", "service_account"])
+def test_impersonation_reaches_iam_credentials_unpatched(cloud: LocalCloud, source: str) -> None:
+    """An impersonated ADC file gives, through the CONNECT proxy, an ID token that IAP takes."""
+    path = cloud.impersonated_file(source=source)
+    script = IMPERSONATED_ID_TOKEN.replace("AUDIENCE", str(cloud.client_id))
+    token = run(script, cloud.google_environment(), adc(path))["token"]
+    assert status_at_iap(cloud, token) == 200
+    assert cloud.requests[-1].account == cloud.trainer
+    assert cloud.tokens[-1].source == "generateIdToken"
+
+
+def test_federation_without_impersonation_can_impersonate(cloud: LocalCloud) -> None:
+    """A federated workload gets a token from STS and acts as the trainer by itself."""
+    script = (
+        FETCH
+        + f"""
+credentials = impersonated_credentials.Credentials(
+    credentials, "{cloud.trainer}", ["{CLOUD_PLATFORM}"])
+credentials = impersonated_credentials.IDTokenCredentials(
+    credentials, target_audience="{cloud.client_id}", include_email=True)
+credentials.refresh(request)
+print(json.dumps({{"token": credentials.token}}))
+"""
+    )
+    path = cloud.federation_file(impersonate=None)
+    token = run(script, cloud.google_environment(), adc(path))["token"]
+    assert status_at_iap(cloud, token) == 200
+    assert [issued.source for issued in cloud.tokens] == ["sts", "generateIdToken"]
+
+
+def test_federation_with_impersonation_gives_an_access_token(cloud: LocalCloud) -> None:
+    """An external_account file with an impersonation URL gives the trainer's access token."""
+    script = FETCH.replace(CLOUD_PLATFORM, "openid email") + (
+        "credentials.refresh(request); print(json.dumps({'token': credentials.token}))"
+    )
+    script = script.replace('["openid email"]', '["openid", "email"]')
+    token = run(script, cloud.google_environment(), adc(cloud.federation_file()))["token"]
+    assert status_at_iap(cloud, token) == 200
+    assert (cloud.requests[-1].account, cloud.requests[-1].token_kind) == (
+        cloud.trainer,
+        "access_token",
+    )
+
+
+def test_a_user_file_gives_an_access_token_and_an_id_token(cloud: LocalCloud) -> None:
+    """gcloud's credentials refresh through the proxy; IAP does not take gcloud's client."""
+    script = FETCH + (
+        "credentials.refresh(request)\n"
+        "print(json.dumps({'token': credentials.token, 'id': credentials.id_token}))"
+    )
+    tokens = run(script, cloud.google_environment(), adc(cloud.user_file()))
+    assert status_at_iap(cloud, tokens["token"]) == 401
+    assert status_at_iap(cloud, tokens["id"]) == 401
+    assert jwt.decode(tokens["id"], verify=False)["email"] == cloud.user
+
+
+def test_a_desktop_clients_id_token_passes_while_allowlisted(cloud: LocalCloud) -> None:
+    """The refresh grant of a desktop client answers an ID token whose audience is that client."""
+    script = """
+import json, os
+import google.auth.transport.requests
+from google.oauth2.credentials import Credentials
+credentials = Credentials.from_authorized_user_file(os.environ["GOOGLE_APPLICATION_CREDENTIALS"])
+credentials.refresh(google.auth.transport.requests.Request())
+print(json.dumps({"token": credentials.id_token}))
+"""
+    path = cloud.desktop_file()
+    token = run(script, cloud.google_environment(), adc(path))["token"]
+    assert status_at_iap(cloud, token) == 200
+    cloud.programmatic_clients.clear()
+    assert status_at_iap(cloud, token) == 401
+
+
+def test_a_revoked_refresh_token_is_told(cloud: LocalCloud) -> None:
+    """After revoke_refresh_tokens the grant fails with Google's text."""
+    info = json.loads(cloud.user_file().read_text())
+    cloud.revoke_refresh_tokens()
+    answer = requests.post(
+        f"{cloud.google_url}/token",
+        data={**info, "grant_type": "refresh_token"},
+        timeout=10,
+    )
+    assert answer.json() == {
+        "error": "invalid_grant",
+        "error_description": "Token has been expired or revoked.",
+    }
+
+
+VM = """
+import json
+import google.auth, google.auth.transport.requests
+from google.oauth2 import id_token
+request = google.auth.transport.requests.Request()
+token = id_token.fetch_id_token(request, "AUDIENCE")
+credentials, project = google.auth.default(scopes=["openid", "email"])
+credentials.refresh(request)
+print(json.dumps({"token": token, "project": project, "access": credentials.token,
+    "universe": credentials.universe_domain, "email": credentials.service_account_email}))
+"""
+
+
+def test_a_virtual_machine_gets_its_tokens_from_the_metadata_server(cloud: LocalCloud) -> None:
+    """google-auth finds the metadata server, project, e-mail and both kinds of token there."""
+    told = run(VM.replace("AUDIENCE", str(cloud.client_id)), cloud.metadata_environment())
+    assert (told["project"], told["email"]) == ("local-project", cloud.vm_account)
+    assert told["universe"] == "googleapis.com"
+    for token in (told["token"], told["access"]):
+        assert status_at_iap(cloud, token) == 200
+        assert cloud.requests[-1].account == cloud.vm_account
+
+
+def test_the_metadata_server_wants_its_header(cloud: LocalCloud) -> None:
+    """Without Metadata-Flavor a request is refused, as a browser's would be."""
+    url = f"{cloud.google_url}/computeMetadata/v1/project/project-id"
+    assert requests.get(url, timeout=10).status_code == 403
+    answer = requests.get(url, headers={"Metadata-Flavor": "Google"}, timeout=10)
+    assert (answer.text, answer.headers["Metadata-Flavor"]) == ("local-project", "Google")
+
+
+def test_a_machine_that_is_none_of_googles_is_found_out_at_once(cloud: LocalCloud) -> None:
+    """With no metadata server google-auth gives up without waiting."""
+    script = """
+import json, time
+import google.auth.transport.requests
+from google.auth.exceptions import DefaultCredentialsError
+from google.oauth2 import id_token
+start = time.monotonic()
+try:
+    id_token.fetch_id_token(google.auth.transport.requests.Request(), "x")
+except DefaultCredentialsError as error:
+    print(json.dumps({"error": str(error), "seconds": str(time.monotonic() - start)}))
+"""
+    told = run(script, cloud.no_metadata_environment())
+    assert "Neither metadata server or valid service account" in told["error"]
+    assert float(told["seconds"]) < 1.0
+
+
+@pytest.mark.parametrize(
+    ("method", "permission", "body"),
+    [
+        ("generateIdToken", "getOpenIdToken", {"audience": "x"}),
+        ("generateAccessToken", "getAccessToken", {"scope": [CLOUD_PLATFORM]}),
+        ("signJwt", "signJwt", {"payload": "{}"}),
+        ("signBlob", "signBlob", {"payload": ""}),
+    ],
+)
+def test_iam_credentials_wants_the_token_creator_role(
+    cloud: LocalCloud, method: str, permission: str, body: object
+) -> None:
+    """Without the role each method gets 403 and the name of the permission that is missing."""
+    assert call_iam(cloud, method, body).status_code == 200
+    cloud.deny(cloud.trainer, on=cloud.trainer)
+    denied = call_iam(cloud, method, body)
+    assert denied.status_code == 403
+    assert denied.json()["error"]["status"] == "PERMISSION_DENIED"
+    assert denied.json()["error"]["message"] == (
+        f"Permission 'iam.serviceAccounts.{permission}' denied on resource (or it may not exist)."
+    )
+    cloud.grant(cloud.trainer, to=cloud.trainer)
+    assert call_iam(cloud, method, body).status_code == 200
+    assert call_iam(cloud, method, body, token="").status_code == 401
+    assert call_iam(cloud, method, body, token="ya29.unknown").status_code == 401
+
+
+def test_sign_jwt_signs_what_it_is_given(cloud: LocalCloud) -> None:
+    """A JWT from signJwt passes IAP; one of more than twelve hours is not signed."""
+    now = int(time.time())
+    claims = {
+        "iss": cloud.trainer,
+        "sub": cloud.trainer,
+        "aud": f"{cloud.url}/*",
+        "iat": now,
+        "exp": now + 3600,
+    }
+    answer = call_iam(cloud, "signJwt", {"payload": json.dumps(claims)}).json()
+    assert jwt.decode(answer["signedJwt"], verify=False) == claims
+    assert jwt.decode_header(answer["signedJwt"])["kid"] == answer["keyId"]
+    assert status_at_iap(cloud, answer["signedJwt"]) == 200
+    too_long = json.dumps({**claims, "exp": now + 13 * 3600})
+    assert call_iam(cloud, "signJwt", {"payload": too_long}).status_code == 400
+
+
+def test_sign_blob_signs_with_the_accounts_key(cloud: LocalCloud) -> None:
+    """The signature verifies by the certificate that is published for the account."""
+    payload = base64.b64encode(b"message").decode()
+    answer = call_iam(cloud, "signBlob", {"payload": payload}).json()
+    certificates = requests.get(
+        f"{cloud.google_url}/robot/v1/metadata/x509/{cloud.trainer}", timeout=10
+    ).json()
+    signature = base64.b64decode(answer["signedBlob"])
+    assert crypt.verify_signature(b"message", signature, certificates[answer["keyId"]])
+
+
+def test_an_access_token_lives_no_longer_than_asked_for(cloud: LocalCloud) -> None:
+    """generateAccessToken answers the end of the lifetime requested, by Google's clock."""
+    body = {"scope": ["openid", "email"], "lifetime": "60s"}
+    answer = call_iam(cloud, "generateAccessToken", body).json()
+    assert answer["expireTime"].endswith("Z")
+    assert status_at_iap(cloud, answer["accessToken"]) == 200
+    cloud.clock_offset = 61.0
+    assert status_at_iap(cloud, answer["accessToken"]) == 401
+
+
+def test_what_google_auth_asks_beside_is_answered_404_in_json(cloud: LocalCloud) -> None:
+    """An endpoint that is not there answers as Google's APIs do."""
+    url = f"{cloud.google_url}/v1/projects/-/serviceAccounts/{cloud.trainer}/allowedLocations"
+    answer = requests.get(url, timeout=10)
+    assert (answer.status_code, answer.json()["error"]["status"]) == (404, "NOT_FOUND")
+
+
+def test_the_proxy_leads_nowhere_but_to_google(cloud: LocalCloud) -> None:
+    """Names of Google's arrive here by verified TLS; all others are refused."""
+    variables = cloud.google_environment()
+    proxies = {"https": variables["HTTPS_PROXY"]}
+    authority = variables["REQUESTS_CA_BUNDLE"]
+    for host in ("oauth2.googleapis.com", "accounts.google.com", "www.gstatic.com"):
+        answer = requests.get(f"https://{host}/x", proxies=proxies, verify=authority, timeout=10)
+        assert answer.status_code == 404
+    for url in ("https://example.com/", "https://googleapis.com.example.com/"):
+        with pytest.raises(requests.exceptions.ProxyError, match="403 Forbidden"):
+            requests.get(url, proxies=proxies, verify=authority, timeout=10)
+    plain = requests.get(
+        "http://example.com/", proxies={"http": variables["HTTPS_PROXY"]}, timeout=10
+    )
+    assert plain.status_code == 403
+
+
+def test_files_are_their_owners_alone(cloud: LocalCloud, tmp_path: Path) -> None:
+    """Key files have mode 0600 in a folder of mode 0700, which is gone after the end."""
+    path = cloud.key_file()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    cloud.stop()
+    assert not path.parent.exists()
+    with LocalCloud(folder=tmp_path / "kept") as other:
+        kept = other.user_file()
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    assert stat.S_IMODE(kept.parent.stat().st_mode) == 0o700
