@@ -411,7 +411,7 @@ def _cannot(found: _Found, kind: Kind) -> IAPCredentialsError:
     )
     return IAPCredentialsError(
         f"IAP needs {KIND_NAMES[kind]}, and what was found, {found.where}, cannot give one: {why}. "
-        f" Either {impersonate}, or {other}."
+        f"Either {impersonate}, or {other}."
     )
 
 
@@ -543,7 +543,7 @@ def claims_of(token: str | None) -> Mapping[str, Any]:
 
 def _account_of(google: Any) -> str:
     email = getattr(google, "service_account_email", "")
-    return str(email or claims_of(getattr(google, "id_token", None)).get("email", ""))
+    return str(email or claims_of(getattr(google, "id_token", google.token)).get("email", ""))
 
 
 _fetching: ContextVar[bool] = ContextVar("fetching", default=False)

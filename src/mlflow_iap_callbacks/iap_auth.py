@@ -7,6 +7,7 @@ one, again with another token if IAP rejects it, again after a while if the serv
 from __future__ import annotations
 
 import ipaddress
+import logging
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -23,6 +24,8 @@ from . import iap_answers
 from .credentials import IAPCredentials
 from .errors import IAPConfigurationError, IAPCredentialsError, IAPUnknownOutcomeError
 from .retry import RetryPolicy, TryAgain, seconds_left
+
+_logger = logging.getLogger(__name__)
 
 Send = Callable[[], requests.Response]
 
@@ -247,7 +250,11 @@ class _Exchange:
                         del self._request.headers[name]
 
     def _refusal(self, response: requests.Response) -> Exception:
-        return iap_answers.refusal(response, self._auth.origin, str(self._auth.credentials))
+        error = iap_answers.refusal(response, self._auth.origin, str(self._auth.credentials))
+        if self._request.method == "GET" and "/mlflow-artifacts/" in (self._request.url or ""):
+            # MLflow drops what stopped a download and tells its user to check the path.
+            _logger.warning("%s", error.message)
+        return error
 
     @property
     def _called(self) -> str:
