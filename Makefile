@@ -20,6 +20,9 @@ lint: $(VENV)/ready
 	$(RUN)ruff format --check .
 	$(RUN)mypy
 
+examples: $(VENV)/ready  ## each runs through a local IAP
+	$(RUN)mlflow-iap local --token-lifetime 2 -- $(RUN)python examples/lightgbm_sweep.py --trials 8
+
 wheel: $(VENV)/ready  ## build it, install it alone, import it
 	rm -rf build dist
 	$(RUN)python -m pip wheel -q --no-deps -w dist .
@@ -29,8 +32,11 @@ wheel: $(VENV)/ready  ## build it, install it alone, import it
 
 lowest: $(VENV)/ready  ## the tests on the lowest versions that pyproject.toml allows
 	$(PYTHON) -m venv --clear build/lowest
+	# SQLAlchemy: the oldest MLflow does not yet know its 2.1.
+	$(RUN)python -m pip install -q uv
 	$(RUN)uv pip install -q --python build/lowest/bin/python --resolution lowest-direct \
-	  -e . pytest pytest-timeout pytest-xdist 'scikit-learn>=1.5'
+	  --only-binary :all: --no-binary mlflow-iap-callbacks \
+	  -e . --group dev 'sqlalchemy>=2.0.30,<2.1'
 	build/lowest/bin/python -m pytest -n 2 -m "not soak"
 
 clean:

@@ -11,6 +11,7 @@ Runs unchanged against a real IAP and a local one:
 from __future__ import annotations
 
 import argparse
+import sys
 
 import lightgbm as lgb
 import mlflow
@@ -67,7 +68,7 @@ def main() -> None:
         n_trials=arguments.trials,
         n_jobs=arguments.jobs,
         callbacks=[callback],
-        show_progress_bar=True,
+        show_progress_bar=sys.stderr.isatty(),
     )
 
     print(f"trials: {len(study.trials)}")

@@ -1,0 +1,48 @@
+"""What a type checker makes of the public names; checked, not run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightgbm as lgb
+import optuna
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from typing_extensions import assert_type
+
+from mlflow_iap_callbacks import (
+    IAPCredentials,
+    IAPError,
+    IAPLightGBMCallback,
+    IAPMLflowCallback,
+    IAPMlflowClient,
+    IAPRefusedError,
+)
+
+
+def client_is_mlflow_s() -> MlflowClient:
+    return IAPMlflowClient("https://host", credentials=IAPCredentials("id"), deadline=30.0)
+
+
+def callbacks_fit(study: optuna.Study, params: dict[str, Any], data: lgb.Dataset) -> None:
+    callback = IAPMLflowCallback(client=client_is_mlflow_s())
+
+    def objective(trial: optuna.Trial) -> float:
+        logged = IAPLightGBMCallback(run=callback.run(trial))
+        return float(lgb.train(params, data, callbacks=[logged]).best_score["valid"]["auc"])
+
+    study.optimize(objective, callbacks=[callback])
+
+
+def errors_are_mlflow_s(error: IAPError) -> MlflowException:
+    if isinstance(error, IAPRefusedError):
+        assert_type(error.status, int)
+        assert_type(error.answer, str)
+    return error
+
+
+def tokens_are_text() -> None:
+    assert_type(IAPCredentials(kind="signed_jwt").token(), str)
+    assert_type(IAPCredentials().describe(), dict[str, str])
+    IAPCredentials(kind="nonsense")  # type: ignore[arg-type]
+    IAPMlflowClient("https://host", None, IAPCredentials())  # type: ignore[call-arg]
