@@ -6,7 +6,7 @@ RUN := $(VENV)/bin/
 .PHONY: demo test lint examples wheel lowest soak clean
 
 demo: $(VENV)/ready  ## sweep through a local IAP, with tokens that expire during it
-	$(RUN)mlflow-iap local --token-lifetime 2 $$([ -t 0 ] && [ -t 1 ] && echo --stay) \
+	$(RUN)mlflow-iap local --token-lifetime 2 $$([ -t 0 ] && [ -t 2 ] && echo --stay) \
 	  -- $(RUN)python examples/lightgbm_sweep.py
 
 test: $(VENV)/ready  ## all tests but the soak tests

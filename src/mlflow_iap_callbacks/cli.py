@@ -145,12 +145,14 @@ def _summary(cloud: LocalCloud) -> Table:
     ]
     tokens = {token for _, token in carried if token}
     rejected = [seen for seen, token in carried if token and seen.iap_answer and seen.status == 401]
+    passed = {(seen.method, seen.path): seen.time for seen in cloud.requests if seen.status < 400}
+    healed = [seen for seen in rejected if passed.get((seen.method, seen.path), 0.0) > seen.time]
     answers = Counter(seen.status for seen in cloud.requests)
     table = Table(box=None, show_header=False, title="What IAP saw", title_justify="left")
     rows = {
         "requests": len(cloud.requests),
         "tokens": len(tokens),
-        "401s on a token that had ended": len(rejected),
+        "401s healed": f"{len(healed)} of {len(rejected)}",
         "answers by status": ", ".join(f"{n} x {status}" for status, n in sorted(answers.items())),
     }
     for name, value in rows.items():

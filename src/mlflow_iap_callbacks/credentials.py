@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import get_args
 
 from .errors import IAPConfigurationError
+from .google_errors import google_errors
 from .google_identity import (
     CLIENT_ID_VARIABLE,
     IMPERSONATE_VARIABLE,
@@ -20,7 +21,6 @@ from .google_identity import (
     Issuer,
     Kind,
     claims_of,
-    google_errors,
     issuer_for,
 )
 

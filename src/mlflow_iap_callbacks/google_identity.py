@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +18,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, cast
 
 import google.auth
-import requests
 from google.auth import (
     _cloud_sdk,
     aws,
@@ -36,6 +34,7 @@ from google.oauth2 import credentials as user_credentials
 from google.oauth2 import service_account
 
 from .errors import IAPConfigurationError, IAPCredentialsError
+from .google_errors import BUSY, MALFORMED, google_errors, reason_of
 
 Kind = Literal["id_token", "signed_jwt", "access_token"]
 
@@ -46,7 +45,6 @@ _CLOUD_PLATFORM = ["https://www.googleapis.com/auth/cloud-platform"]
 # What IAP wants of an access token: cloud.google.com/iap/docs/authentication-howto (2026).
 _IDENTITY = ["openid", "https://www.googleapis.com/auth/userinfo.email"]
 _IAM = "https://iamcredentials.googleapis.com/v1/projects/-/serviceAccounts/{}:{}"
-_BUSY = (408, 429, 500, 502, 503, 504)
 # The clients that gcloud itself signs people in with: IAP has them on nobody's allowlist.
 _GCLOUD_CLIENTS = ("764086051850-", "32555940559.")
 LIFETIME = 3600.0  # seconds; of all of Google's tokens by default
@@ -230,9 +228,9 @@ def _read(path: Path, named_by: str) -> _Found:
     where = f"{info['type']} file {path} ({named_by})"
     try:
         return _sort(info, where)
-    except (*_MALFORMED, OSError, exceptions.GoogleAuthError) as error:
+    except (*MALFORMED, OSError, exceptions.GoogleAuthError) as error:
         raise IAPCredentialsError(
-            f"The {where} is broken: {_reason(error)}. Download or create it anew."
+            f"The {where} is broken: {reason_of(error)}. Download or create it anew."
         ) from None
 
 
@@ -327,7 +325,7 @@ class _MadeByIam:
             raise exceptions.RefreshError(
                 f"{self.method} for {account} was answered {response.status}",
                 response.data,
-                retryable=response.status in _BUSY,
+                retryable=response.status in BUSY,
             )
         self.token = json.loads(response.data)[self.answer]
 
@@ -429,108 +427,7 @@ def _refuse_wrong_user(found: _Found, kind: Kind, audience: str) -> None:
         )
 
 
-# --- small things ----------------------------------------------------------------------------
-
-
-# How google-auth, and this module, stumble over an answer or a file that is not as agreed.
-_MALFORMED = (ValueError, LookupError, TypeError, AttributeError)
-# Whatever an answer carries by mistake: tokens are long and of mixed case, or begin like this.
-_SECRET = re.compile(
-    r"(?:ya29\.|eyJ|1//)[\w.~+/=-]+|(?=[\w-]*[a-z])(?=[\w-]*[A-Z])[\w-]{30,}", re.ASCII
-)
-
-
-@contextmanager
-def google_errors() -> Iterator[None]:
-    try:
-        yield
-    except (exceptions.GoogleAuthError, OSError, *_MALFORMED) as error:
-        raise _in_words(error) from None
-
-
-def _in_words(error: BaseException) -> IAPCredentialsError:
-    first = error.args[0] if error.args else None
-    if isinstance(first, exceptions.TransportError):  # of the metadata server
-        error = first
-    reason = _reason(error)
-    if isinstance(error, exceptions.TransportError):
-        # The metadata server's refusal comes with its answer; so would a 404 without an account.
-        is_away = len(error.args) == 1
-        is_tls = isinstance(error.__cause__, requests.exceptions.SSLError)
-        remedy = "REQUESTS_CA_BUNDLE" if is_tls else "the network and HTTPS_PROXY"
-        return IAPCredentialsError(
-            f"Google could not be reached: {reason}. Check {remedy} of this machine.",
-            transient=is_away and not is_tls,
-        )
-    return IAPCredentialsError(
-        f"Google gave no token: {reason}. {_remedy(reason)}", transient=_may_pass(error)
-    )
-
-
-def _may_pass(error: BaseException) -> bool:
-    if getattr(error, "retryable", False) or _is_web_page(error):
-        return True
-    detail = _answer(error).get("error")
-    return isinstance(detail, dict) and detail.get("code") in _BUSY
-
-
-def _remedy(reason: str) -> str:
-    if "reasonable timeframe" in reason:
-        return "This machine's clock is off: set it (NTP), then try again."
-    if "insufficient authentication scopes" in reason:
-        return "Sign in again with the scope https://www.googleapis.com/auth/cloud-platform."
-    if "iam.serviceAccounts" in reason or "PERMISSION_DENIED" in reason:
-        return (
-            "Grant the caller roles/iam.serviceAccountTokenCreator on that service account, or "
-            "impersonate another."
-        )
-    if "Signature" in reason or "account not found" in reason:
-        return "The key was deleted or is another account's: create a new key file."
-    if "expired or revoked" in reason or "reauth" in reason.lower():
-        return "Sign in again: `gcloud auth application-default login`."
-    return "Run `mlflow-iap doctor` to see which credentials are in use."
-
-
-def _reason(error: BaseException) -> str:
-    """Google's own words, without what a malformed answer may carry besides."""
-    answer = _answer(error)
-    detail = answer.get("error")
-    if isinstance(detail, dict):
-        said = [error.args[0], detail.get("message")]
-    elif detail:
-        said = [detail, answer.get("error_description")]
-    elif _is_web_page(error):
-        said = ["a web page came instead of an answer"]
-    elif isinstance(error, exceptions.GoogleAuthError):
-        said = list(error.args[:1])
-    else:
-        said = [type(error).__name__, error]
-    text = ": ".join(str(each) for each in said if each)
-    text = _SECRET.sub("[not shown]", text[:2000])
-    return " ".join(text.split())[:400].rstrip(".: ")
-
-
-def _answer(error: BaseException) -> Mapping[str, Any]:
-    """What Google answered with, where google-auth has handed it on."""
-    for argument in error.args[1:]:
-        try:
-            answer = argument if isinstance(argument, dict) else json.loads(argument)
-        except (ValueError, TypeError):
-            continue
-        if isinstance(answer, dict):
-            return answer
-    return {}
-
-
-def _is_web_page(error: BaseException) -> bool:
-    """A gateway's answer, or a proxy's: Google's token endpoints give JSON."""
-    texts = [
-        each.decode(errors="replace") if isinstance(each, bytes) else each for each in error.args
-    ]
-    return any(
-        isinstance(t, str) and t.lstrip()[:9].lower().startswith(("<html", "<!doctype"))
-        for t in texts
-    )
+# --- what is known of it ---------------------------------------------------------------------
 
 
 def claims_of(token: str | None) -> Mapping[str, Any]:

@@ -154,7 +154,7 @@ def refusal(response: requests.Response, origin: str, used: str) -> IAPRefusedEr
         reason = "clock"
         means = f"this machine's clock is {abs(skew):.0f} s {'ahead' if skew > 0 else 'behind'}"
         remedy = "Set it (NTP), then try again."
-    if reason == "audience" and "desktop" in used:
+    if reason == "audience" and "desktop" in used and "impersonated" not in used:
         reason, remedy = "allowlist", _ALLOWLIST
     account = _account(answer)
     kind = "serviceAccount" if account.endswith("gserviceaccount.com") else "user"

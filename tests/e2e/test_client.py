@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
+import traceback
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +24,7 @@ from mlflow_iap_callbacks import (
     IAPUnknownOutcomeError,
 )
 from mlflow_iap_callbacks.local import LocalCloud, MlflowServer
+from mlflow_iap_callbacks.mlflow_plugin import auth_for
 
 
 @pytest.fixture
@@ -175,6 +178,32 @@ def test_an_audience_is_short_for_credentials_with_it(
     monkeypatch.delenv("MLFLOW_IAP_CLIENT_ID")
     IAPMlflowClient(audience=cloud.client_id).search_experiments()
     assert cloud.tokens[-1].audience == cloud.client_id
+
+
+def test_no_token_is_in_a_log_at_debug_nor_in_an_error(
+    cloud: LocalCloud, experiment: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    credentials = IAPCredentials(cloud.client_id)
+    auth = auth_for(cloud.url, credentials)
+    tokens = []
+    told = []
+    with caplog.at_level(logging.DEBUG):
+        client = IAPMlflowClient(deadline=1.0)
+        for fault in ("answer", "reset_after", "answer_after"):
+            client.search_experiments()
+            tokens.append(auth.credentials.token())
+            cloud.revoke_tokens()
+            client.search_experiments()
+            tokens.append(auth.credentials.token())
+            cloud.fault(fault, status=403, from_iap=fault == "answer", times=0)  # type: ignore[arg-type]
+            with pytest.raises(MlflowException) as caught:
+                client.create_run(experiment)
+            cloud.clear_faults()
+            told.append("".join(traceback.format_exception(caught.value)))
+    assert "urllib3" in {record.name.partition(".")[0] for record in caplog.records}
+    everything = str([vars(record) for record in caplog.records]) + "".join(told) + repr(auth)
+    assert len(set(tokens)) == 4
+    assert not [token for token in tokens if token in everything]
 
 
 # --- without IAP -----------------------------------------------------------------------------

@@ -243,6 +243,18 @@ def test_an_id_token_of_a_google_managed_client_is_told_as_the_audience(
         assert session(IAPAuth(managed.url, signed)).get(managed.url + "/a").status_code == 200
 
 
+def test_a_desktop_client_that_is_not_on_the_allowlist_is_told_as_that(
+    echo: LocalCloud, session: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in echo.google_environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("MLFLOW_IAP_CLIENT_ID")
+    desktop = IAPCredentials(key_file=echo.desktop_file(allowlisted=False))
+    with pytest.raises(IAPRefusedError, match="programmaticClients") as caught:
+        session(IAPAuth(echo.url, desktop)).get(echo.url + "/a")
+    assert caught.value.reason == "allowlist"
+
+
 def test_a_clock_that_is_off_is_told_as_the_clock(session: Sessions) -> None:
     with LocalCloud(client_id=None) as cloud:
         cloud.clock_offset = 7200.0

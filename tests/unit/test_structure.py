@@ -24,12 +24,13 @@ _LAYERS = [
     {"iap_auth"},
     {"credentials", "iap_answers", "retry"},
     {"google_identity"},
+    {"google_errors"},
     {"errors"},
 ]
 _RANK = {name: rank for rank, layer in enumerate(_LAYERS) for name in layer}
 # Who may know a library that one module owns.
 _OWNERS = {
-    "google": {"google_identity", "credentials"},
+    "google": {"google_identity", "google_errors"},
     "tenacity": {"retry"},
     "optuna": set(),
     "lightgbm": set(),
