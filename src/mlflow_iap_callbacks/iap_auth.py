@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import requests
 from requests.auth import AuthBase
@@ -22,7 +22,12 @@ from urllib3.util import Retry
 
 from . import iap_answers
 from .credentials import IAPCredentials
-from .errors import IAPConfigurationError, IAPCredentialsError, IAPUnknownOutcomeError
+from .errors import (
+    IAPConfigurationError,
+    IAPCredentialsError,
+    IAPRefusedError,
+    IAPUnknownOutcomeError,
+)
 from .retry import RetryPolicy, TryAgain, seconds_left
 
 _logger = logging.getLogger(__name__)
@@ -127,10 +132,20 @@ class IAPAuth(AuthBase):
             return response
         request = response.request
         send = partial(connection.send, request, **kwargs)
-        return self.retry(_Exchange(self, request, send, (response, token)).attempt)
+        return self.exchange(request, send, (response, token))
 
-    def exchange(self, request: requests.PreparedRequest, send: Send) -> requests.Response:
+    def exchange(
+        self,
+        request: requests.PreparedRequest,
+        send: Send,
+        first: tuple[requests.Response, str | None] | None = None,
+    ) -> requests.Response:
         """Send until the answer is MLflow's.
+
+        Args:
+            request: to the origin.
+            send: sends it once.
+            first: an answer that is here already, and the token that it was got with.
 
         Raises:
             IAPRefusedError: IAP lets the request through with no token.
@@ -138,7 +153,13 @@ class IAPAuth(AuthBase):
             IAPUnknownOutcomeError: the answer to a request was lost that must not be repeated.
             requests.RequestException: the server could not be reached in time.
         """
-        return self.retry(_Exchange(self, request, send).attempt)
+        try:
+            return self.retry(_Exchange(self, request, send, first).attempt)
+        except IAPRefusedError as error:
+            if request.method == "GET" and "/mlflow-artifacts/" in (request.url or ""):
+                # MLflow drops what stopped a download and tells its user to check the path.
+                _logger.warning("%s", error.message)
+            raise
 
     def __getstate__(self) -> dict[str, Any]:
         return {"origin": self.origin, "credentials": self.credentials, "retry": self.retry}
@@ -155,12 +176,12 @@ class _Exchange:
         auth: IAPAuth,
         request: requests.PreparedRequest,
         send: Send,
-        first: tuple[requests.Response, str | None] | None = None,
+        first: tuple[requests.Response, str | None] | None,
     ) -> None:
         self._auth = auth
         self._request = request
         self._send = send
-        self._first = first  # the answer that is here already, and the token that it was got with
+        self._first = first
         self._is_sent = False
         self._token: str | None = None
         self._rejected: str | None = None
@@ -169,10 +190,10 @@ class _Exchange:
     def attempt(self) -> requests.Response:
         response = self._answer()
         if iap_answers.is_from_iap(response):
-            return self._after_iap(response)
+            raise self._after_iap(response)
         if response.status_code in _BUSY:
             raise self._after_busy(response)
-        self._keep_token_from(response)
+        self._take_token_from_redirect(response)
         return response
 
     def _answer(self) -> requests.Response:
@@ -200,25 +221,27 @@ class _Exchange:
             raise
         self._auth.put(self._token, self._request)
 
-    def _after_iap(self, response: requests.Response) -> requests.Response:
-        response.content  # noqa: B018 - read to its end, so that the connection can be used again
-        response.close()
+    def _after_iap(self, response: requests.Response) -> Exception:
+        response.content  # noqa: B018 - to its end, so that the connection can be used again
+        refusal = self._refusal(response)
         if iap_answers.is_token_rejected(response):
             if self._token is None:
                 self._auth.is_asked = True
-                raise TryAgain(_no_more(response), after=0.0)
+                return TryAgain(refusal, after=0.0, is_free=True)
             # A token may end, or be revoked, between its fetch and its use, and so may the next;
             # any other reason holds for the next token as well.
             again = _MOST_TOKENS if iap_answers.is_token_expired(response) else 1
             if self._refetched < again:
                 self._refetched += 1
                 self._rejected = self._token
-                raise TryAgain(self._refusal(response), after=0.0 if self._refetched == 1 else None)
+                after = 0.0 if self._refetched == 1 else None
+                return TryAgain(refusal, after, is_free=True)
         elif response.status_code in (429, 500, 503):
-            raise TryAgain(self._refusal(response), after=_retry_after(response))
-        raise self._refusal(response)
+            return TryAgain(refusal, after=_retry_after(response))
+        return refusal
 
     def _after_busy(self, response: requests.Response) -> Exception:
+        response.content  # noqa: B018 - as above
         if response.status_code in _NOT_DONE or _is_repeatable(self._request):
             return TryAgain(response, after=_retry_after(response))
         return IAPUnknownOutcomeError(
@@ -238,23 +261,18 @@ class _Exchange:
             "Look whether it was before you repeat it."
         )
 
-    def _keep_token_from(self, response: requests.Response) -> None:
+    def _take_token_from_redirect(self, response: requests.Response) -> None:
         """requests follows a redirect with the headers of the request that it answers."""
-        if response.is_redirect and self._token is not None:
-            target = response.headers["Location"]
-            if "://" not in target.partition("?")[0] and not target.startswith("//"):
-                return
-            if target.startswith("//") or origin_of(target) != self._auth.origin:
-                for name in ("Authorization", "Proxy-Authorization"):
-                    if self._request.headers.get(name) == f"Bearer {self._token}":
-                        del self._request.headers[name]
+        if not response.is_redirect or self._token is None:
+            return
+        target = urljoin(response.url, response.headers["Location"])
+        if not target.startswith(f"{self._auth.origin}/"):
+            for name in ("Authorization", "Proxy-Authorization"):
+                if self._request.headers.get(name) == f"Bearer {self._token}":
+                    del self._request.headers[name]
 
     def _refusal(self, response: requests.Response) -> Exception:
-        error = iap_answers.refusal(response, self._auth.origin, str(self._auth.credentials))
-        if self._request.method == "GET" and "/mlflow-artifacts/" in (self._request.url or ""):
-            # MLflow drops what stopped a download and tells its user to check the path.
-            _logger.warning("%s", error.message)
-        return error
+        return iap_answers.refusal(response, self._auth.origin, str(self._auth.credentials))
 
     @property
     def _called(self) -> str:
@@ -334,7 +352,3 @@ def _is_loopback(origin: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost" or host.endswith(".localhost")
-
-
-def _no_more(response: requests.Response) -> Exception:
-    return iap_answers.refusal(response, origin_of(response.url), "no token")

@@ -24,12 +24,16 @@ class TryAgain(Exception, Generic[T]):
     Args:
         outcome: what the caller gets when no attempt is left: a value, or an error to raise.
         after: seconds to wait before the next attempt; None for the policy's own waiting.
+        is_free: whether the attempt does not count, since it was no fault of the server's.
     """
 
-    def __init__(self, outcome: T | Exception, after: float | None = None) -> None:
+    def __init__(
+        self, outcome: T | Exception, after: float | None = None, *, is_free: bool = False
+    ) -> None:
         super().__init__()
         self.outcome = outcome
         self.after = after
+        self.is_free = is_free
 
 
 @dataclass(frozen=True)
@@ -62,14 +66,19 @@ class RetryPolicy:
         """Run ``attempt`` until it returns, raises anything but TryAgain, or time is up."""
         ends = min(_ends.get(), time.monotonic() + self.deadline)
         mark = _ends.set(ends)
+        free = 0
+
+        def is_over(state: tenacity.RetryCallState) -> bool:
+            nonlocal free
+            free += _again(state).is_free
+            is_late = time.monotonic() + state.upcoming_sleep >= ends
+            return is_late or state.attempt_number - free >= self.max_attempts
+
         try:
             retrying = tenacity.Retrying(
                 retry=tenacity.retry_if_exception_type(TryAgain),
                 wait=_wait,
-                stop=lambda state: (
-                    state.attempt_number >= self.max_attempts
-                    or time.monotonic() + state.upcoming_sleep >= ends
-                ),
+                stop=is_over,
                 retry_error_callback=_give_up,
             )
             return retrying(attempt)

@@ -162,6 +162,17 @@ def test_a_stream_that_cannot_be_rewound_is_an_error_and_not_half_a_body(
     assert not [seen for seen in echo.requests if seen.reached_upstream]
 
 
+def test_asking_for_a_token_and_fetching_another_count_as_no_attempt(
+    echo: LocalCloud, session: Sessions
+) -> None:
+    http_session = session(IAPAuth(echo.url, retry=RetryPolicy(max_attempts=1)))
+    assert http_session.get(echo.url + "/a").status_code == 200
+    echo.revoke_tokens()
+    assert http_session.get(echo.url + "/b").status_code == 200
+    echo.fault("answer", status=503)
+    assert http_session.get(echo.url + "/c").status_code == 503
+
+
 def test_a_token_that_ends_again_and_again_is_healed_while_the_deadline_lasts(
     echo: LocalCloud, session: Sessions
 ) -> None:
