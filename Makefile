@@ -3,17 +3,14 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/
 
-.PHONY: demo test lint examples wheel lowest soak clean
+.PHONY: demo test lint examples wheel lowest clean
 
 demo: $(VENV)/ready  ## sweep through a local IAP, with tokens that expire during it
 	$(RUN)mlflow-iap local --token-lifetime 2 $$([ -t 0 ] && [ -t 2 ] && echo --stay) \
 	  -- $(RUN)python examples/lightgbm_sweep.py
 
 test: $(VENV)/ready  ## all tests but the soak tests
-	$(RUN)python -m pytest -n 2 -m "not soak"
-
-soak: $(VENV)/ready  ## the slow ones
-	$(RUN)python -m pytest -m soak
+	$(RUN)python -m pytest -n 2
 
 lint: $(VENV)/ready
 	$(RUN)ruff check .
@@ -37,7 +34,7 @@ lowest: $(VENV)/ready  ## the tests on the lowest versions that pyproject.toml a
 	$(RUN)uv pip install -q --python build/lowest/bin/python --resolution lowest-direct \
 	  --only-binary :all: --no-binary mlflow-iap-callbacks \
 	  -e . --group dev 'sqlalchemy>=2.0.30,<2.1'
-	build/lowest/bin/python -m pytest -n 2 -m "not soak"
+	build/lowest/bin/python -m pytest -n 2
 
 clean:
 	rm -rf $(VENV) build dist

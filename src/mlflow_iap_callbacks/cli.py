@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +23,13 @@ if TYPE_CHECKING:
     from .local import LocalCloud
 
 _console = Console(highlight=False)
+
+# Settings for another server, which would lead a command astray at the local one.
+_IN_THE_WAY = (
+    *("MLFLOW_IAP_CLIENT_ID", "MLFLOW_OAUTH2_CLIENT_ID", "MLFLOW_IAP_IMPERSONATE"),
+    *("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"),
+    *("MLFLOW_REGISTRY_URI", "MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID"),
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -125,17 +132,30 @@ def local(
             )
         )
         status = 0
+        exports = cloud.environment()
         if command:
-            status = subprocess.run(  # noqa: S603 - the user's own command, without a shell
-                list(command), env={**os.environ, **cloud.environment()}, check=False
-            ).returncode
+            kept = {name: v for name, v in os.environ.items() if name not in _IN_THE_WAY}
+            status = _run(command, {**kept, **exports})
             _console.print(_summary(cloud))
         if stay or not command:
             _console.print(f"\nMLflow behind IAP: [bold]{cloud.url}[/]  (Ctrl-C ends it)\n")
-            for name, value in cloud.environment().items():
+            for name in _IN_THE_WAY:
+                if name in os.environ and name not in exports:
+                    click.echo(f"unset {name}")
+            for name, value in exports.items():
                 click.echo(f"export {name}={shlex.quote(value)}")
             _wait_for_signal()
     sys.exit(status)
+
+
+def _run(command: Sequence[str], environment: Mapping[str, str]) -> int:
+    try:
+        done = subprocess.run(list(command), env=environment, check=False)  # noqa: S603 - the user's
+    except OSError as error:
+        raise click.ClickException(
+            f"{command[0]!r} cannot be run: {error.strerror}. Give the command behind `--`."
+        ) from None
+    return done.returncode
 
 
 def _summary(cloud: LocalCloud) -> Table:

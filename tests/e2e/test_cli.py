@@ -33,18 +33,31 @@ def _run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
 # --- local -----------------------------------------------------------------------------------
 
 
-def test_local_runs_a_command_under_its_variables_and_tells_what_iap_saw(tmp_path: Path) -> None:
+def test_local_runs_a_command_under_its_variables_and_tells_what_iap_saw(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     script = (
         "import mlflow; mlflow.set_experiment('e');"
         "run = mlflow.start_run(); mlflow.log_metric('m', 1.0); mlflow.end_run(); exit(3)"
     )
-    done = _run("local", "--folder", str(tmp_path), "--", sys.executable, "-c", script)
+    monkeypatch.chdir(tmp_path)
+    done = _run(
+        *("local", "--folder", "kept", "--", sys.executable, "-c", script),
+        MLFLOW_IAP_CLIENT_ID="another-server-s",
+    )
     assert done.returncode == 3, done.stderr
     saw = dict(re.findall(r"^ (\w.*?)  +(\d+)", done.stdout, re.MULTILINE))
     assert int(saw["requests"]) >= 5
     assert saw["tokens"] == "1"
-    assert (tmp_path / "mlflow").is_dir()
+    assert (tmp_path / "kept" / "mlflow" / "mlflow.db").is_file()
     assert "ya29" not in done.stdout + done.stderr
+
+
+def test_local_tells_a_command_that_cannot_be_run() -> None:
+    told = _run("local", "--", "no-such-command")
+    assert told.returncode == 1
+    assert "'no-such-command' cannot be run" in told.stderr
+    assert "Traceback" not in told.stderr
 
 
 def test_local_serves_on_loopback_until_it_is_ended() -> None:

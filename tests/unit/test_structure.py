@@ -22,6 +22,7 @@ _LAYERS = [
     {"client", "names"},
     {"mlflow_plugin"},
     {"iap_auth"},
+    {"exchange"},
     {"credentials", "iap_answers", "retry"},
     {"google_identity"},
     {"google_errors"},

@@ -300,7 +300,8 @@ class _Running:
         self._upstream = upstream
         self._port = port
         self._resources = contextlib.ExitStack()
-        self._folder = folder or self._temporary_folder()
+        # Absolute: the variables that name files in it are for processes that run anywhere.
+        self._folder = folder.resolve() if folder else self._temporary_folder()
         self._loop: asyncio.AbstractEventLoop
         self._stopping: asyncio.Event
         self._failure: BaseException | None = None

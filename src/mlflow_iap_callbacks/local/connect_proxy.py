@@ -44,9 +44,13 @@ class ConnectProxy:
         assert task is not None  # noqa: S101 - for the type checker
         self._connections.add(task)
         try:
-            # A client may break off at any moment; nobody is left to be told.
+            # A client may break off at any moment; nobody is left to be told. Cancelled by stop
+            # alone, which asyncio would log as an error (Python 3.11).
             with contextlib.suppress(
-                OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError
+                OSError,
+                asyncio.IncompleteReadError,
+                asyncio.LimitOverrunError,
+                asyncio.CancelledError,
             ):
                 await self._tunnel(reader, writer)
         finally:

@@ -31,8 +31,8 @@ class MlflowServer:
     """
 
     def __init__(self, folder: Path, *, port: int = 0) -> None:
-        self.log = folder / "mlflow-server.log"
-        self._folder = folder
+        self._folder = folder.resolve()  # the server runs in it
+        self.log = self._folder / "mlflow-server.log"
         self._given_port = port
         self._port = port
         self._process: subprocess.Popen[bytes] | None = None
