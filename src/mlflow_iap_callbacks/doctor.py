@@ -63,11 +63,13 @@ def examine(uri: str) -> Iterator[Finding]:
 def _environment() -> Finding:
     names = (
         *("MLFLOW_TRACKING_AUTH", "MLFLOW_IAP_CLIENT_ID", "MLFLOW_OAUTH2_CLIENT_ID"),
-        *("MLFLOW_IAP_IMPERSONATE", "GOOGLE_APPLICATION_CREDENTIALS", "HTTPS_PROXY"),
+        *("MLFLOW_IAP_IMPERSONATE", "GOOGLE_APPLICATION_CREDENTIALS"),
     )
     saw = [f"{name}={os.environ[name]}" for name in names if os.environ.get(name)]
     if os.environ.get("MLFLOW_TRACKING_TOKEN"):
-        saw.append("MLFLOW_TRACKING_TOKEN is set too; it is not sent to IAP")
+        saw.append("MLFLOW_TRACKING_TOKEN is set too; IAP's token takes its place")
+    if os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
+        saw.append("HTTPS_PROXY is set")  # its value may hold a password
     if os.environ.get("MLFLOW_TRACKING_AUTH") != "iap":
         saw.append(
             "MLFLOW_TRACKING_AUTH is not iap: MLflow's own command and fluent API will not pass "
@@ -81,6 +83,7 @@ def _server(auth: IAPAuth) -> Finding:
     response = requests.get(auth.origin, allow_redirects=False, timeout=_TIMEOUT)
     if not iap_answers.is_from_iap(response):
         return Finding("server", f"no IAP: {response.status_code} without a token")
+    auth.is_asked = True
     query = parse_qs(urlsplit(response.headers.get("Location", "")).query)
     client_id = query.get("client_id", ["no client"])[0]
     return Finding("server", f"IAP; its OAuth client is {client_id}, {_whose(auth, client_id)}")
@@ -101,6 +104,8 @@ def _whose(auth: IAPAuth, client_id: str) -> str:
 
 
 def _credentials(auth: IAPAuth) -> Finding:
+    if not auth.is_asked:
+        return Finding("credentials", "not needed here")
     described = auth.credentials.describe()
     return Finding("credentials", "\n".join(f"{name}: {v}" for name, v in described.items()))
 

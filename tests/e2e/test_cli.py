@@ -165,9 +165,18 @@ def test_the_doctor_stops_at_missing_credentials(echo: LocalCloud) -> None:
     assert "No Google credentials were found" in told.stdout
 
 
-def test_the_doctor_tells_a_server_without_iap(mlflow_server: MlflowServer) -> None:
-    told = _run("doctor", MLFLOW_TRACKING_URI=mlflow_server.url)
+def test_the_doctor_needs_no_credentials_for_a_server_without_iap(
+    mlflow_server: MlflowServer,
+) -> None:
+    told = _run(
+        *("doctor",),
+        MLFLOW_TRACKING_URI=mlflow_server.url,
+        GOOGLE_APPLICATION_CREDENTIALS="/nowhere",
+        HTTPS_PROXY="http://user:secret@127.0.0.1:9",
+    )
+    assert told.returncode == 0, told.stdout
     assert "no IAP" in told.stdout
+    assert "secret" not in told.stdout
 
 
 @pytest.mark.parametrize(
