@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def main() -> None:
 @main.command()
 @click.option("--raw", is_flag=True, help="Print the token itself, and nothing else.")
 def token(raw: bool) -> None:
-    """Show which credentials and which kind of token are in use.
+    """Show which credentials and kind of token are in use.
 
     For the server of MLFLOW_TRACKING_URI. The token itself is printed with --raw only:
 
@@ -59,22 +60,25 @@ def token(raw: bool) -> None:
         described = credentials.describe()
     except IAPError as error:
         raise click.ClickException(error.message) from None
-    table = Table(box=None, show_header=False)
+    table = _plain_table()
     for name, value in described.items():
-        table.add_row(f"[bold]{name}", value)
+        table.add_row("", f"[bold]{name}", escape(value))
     _console.print(table)
 
 
 @main.command()
 def doctor() -> None:
-    """Walk from the environment to a real API call and say at each step what is there."""
+    """Tell step by step what stands between here and MLflow.
+
+    From the environment to a real API call, with what to do where it stops.
+    """
     from .doctor import examine
 
-    table = Table(box=None, show_header=False, padding=(0, 1))
+    table = _plain_table()
     is_good = True
     for finding in examine(_tracking_uri()):
         mark = "[green]ok[/]" if finding.is_good else "[red]no[/]"
-        table.add_row(mark, f"[bold]{finding.step}", finding.saw)
+        table.add_row(mark, f"[bold]{finding.step}", escape(finding.saw))
         is_good = finding.is_good
     _console.print(table)
     if not is_good:
@@ -109,7 +113,7 @@ def local(
     stay: bool,
     command: Sequence[str],
 ) -> None:
-    """Start Google's side and an MLflow server behind IAP on this machine.
+    """Start MLflow behind an IAP of its own on this machine.
 
     Prints the variables to export. With -- COMMAND runs it under them, tells what IAP saw and ends
     with COMMAND's status. Listens on loopback only.
@@ -177,6 +181,14 @@ def _summary(cloud: LocalCloud) -> Table:
     }
     for name, value in rows.items():
         table.add_row(name, str(value))
+    return table
+
+
+def _plain_table() -> Table:
+    table = Table(box=None, show_header=False)
+    table.add_column()
+    table.add_column()
+    table.add_column(overflow="fold")  # paths and commands stay whole
     return table
 
 
