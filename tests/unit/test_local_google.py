@@ -312,22 +312,20 @@ def test_the_metadata_server_wants_its_header(cloud: LocalCloud) -> None:
     assert (answer.text, answer.headers["Metadata-Flavor"]) == ("local-project", "Google")
 
 
-def test_a_machine_that_is_none_of_googles_is_found_out_at_once(cloud: LocalCloud) -> None:
-    """With no metadata server google-auth gives up without waiting."""
+def test_a_machine_that_is_none_of_googles_is_found_out(cloud: LocalCloud) -> None:
+    """With no metadata server google-auth gives up."""
     script = """
-import json, time
+import json
 import google.auth.transport.requests
 from google.auth.exceptions import DefaultCredentialsError
 from google.oauth2 import id_token
-start = time.monotonic()
 try:
     id_token.fetch_id_token(google.auth.transport.requests.Request(), "x")
 except DefaultCredentialsError as error:
-    print(json.dumps({"error": str(error), "seconds": str(time.monotonic() - start)}))
+    print(json.dumps({"error": str(error)}))
 """
     told = run(script, cloud.no_metadata_environment())
     assert "Neither metadata server or valid service account" in told["error"]
-    assert float(told["seconds"]) < 1.0
 
 
 @pytest.mark.parametrize(
