@@ -9,7 +9,7 @@ demo: $(VENV)/ready  ## sweep through a local IAP, with tokens that expire durin
 	$(RUN)mlflow-iap local --token-lifetime 2 $$([ -t 0 ] && [ -t 2 ] && echo --stay) \
 	  -- $(RUN)python examples/lightgbm_sweep.py
 
-test: $(VENV)/ready  ## all tests but the soak tests
+test: $(VENV)/ready  ## all tests
 	$(RUN)python -m pytest -n 2
 
 lint: $(VENV)/ready

@@ -22,6 +22,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from .local import LocalCloud
+    from .local.record import SeenRequest
 
 _console = Console(highlight=False)
 
@@ -74,13 +75,13 @@ def doctor() -> None:
     """
     from .doctor import examine
 
-    table = _plain_table()
     is_good = True
     for finding in examine(_tracking_uri()):
         mark = "[green]ok[/]" if finding.is_good else "[red]no[/]"
+        table = _plain_table()
         table.add_row(mark, f"[bold]{finding.step}", escape(finding.saw))
+        _console.print(table)
         is_good = finding.is_good
-    _console.print(table)
     if not is_good:
         sys.exit(1)
 
@@ -120,6 +121,8 @@ def local(
     """
     from .local import LocalCloud, MlflowServer
 
+    # SIGTERM as Ctrl-C, so that COMMAND and the servers are ended whichever comes.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with ExitStack() as stack:
         if folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mlflow-iap-")))
@@ -136,7 +139,7 @@ def local(
             )
         )
         status = 0
-        exports = cloud.environment()
+        exports = {**cloud.environment(), **_around_proxies()}
         if command:
             kept = {name: v for name, v in os.environ.items() if name not in _IN_THE_WAY}
             status = _run(command, {**kept, **exports})
@@ -162,20 +165,30 @@ def _run(command: Sequence[str], environment: Mapping[str, str]) -> int:
     return done.returncode
 
 
+def _around_proxies() -> dict[str, str]:
+    """This machine is reached directly, whatever proxy is set for the others."""
+    if not any(name.lower() in ("http_proxy", "all_proxy") for name in os.environ):
+        return {}
+    others = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+    hosts = ",".join(filter(None, [others, "127.0.0.1", "localhost"]))
+    return {"NO_PROXY": hosts, "no_proxy": hosts}
+
+
 def _summary(cloud: LocalCloud) -> Table:
-    carried = [
-        (seen, seen.headers.get("authorization") or seen.headers.get("proxy-authorization"))
-        for seen in cloud.requests
+    bearers = [seen.headers.get("authorization", "") for seen in cloud.requests]
+    good = {text for seen, text in zip(cloud.requests, bearers, strict=True) if seen.token_kind}
+    rejected = [
+        seen
+        for seen, text in zip(cloud.requests, bearers, strict=True)
+        if text in good and seen.iap_answer and seen.status == 401
     ]
-    tokens = {token for _, token in carried if token}
-    rejected = [seen for seen, token in carried if token and seen.iap_answer and seen.status == 401]
-    passed = {(seen.method, seen.path): seen.time for seen in cloud.requests if seen.status < 400}
-    healed = [seen for seen in rejected if passed.get((seen.method, seen.path), 0.0) > seen.time]
+    passed = {_same(seen): seen.time for seen in cloud.requests if seen.status < 400}
+    healed = [seen for seen in rejected if passed.get(_same(seen), 0.0) > seen.time]
     answers = Counter(seen.status for seen in cloud.requests)
     table = Table(box=None, show_header=False, title="What IAP saw", title_justify="left")
     rows = {
         "requests": len(cloud.requests),
-        "tokens": len(tokens),
+        "tokens fetched or signed": len(good),
         "401s healed": f"{len(healed)} of {len(rejected)}",
         "answers by status": ", ".join(f"{n} x {status}" for status, n in sorted(answers.items())),
     }
@@ -184,17 +197,19 @@ def _summary(cloud: LocalCloud) -> Table:
     return table
 
 
+def _same(seen: SeenRequest) -> tuple[str, str, str]:
+    return seen.method, seen.path, seen.headers.get("content-length", "")
+
+
 def _plain_table() -> Table:
     table = Table(box=None, show_header=False)
-    table.add_column()
-    table.add_column()
+    table.add_column(width=2)
+    table.add_column(width=11)
     table.add_column(overflow="fold")  # paths and commands stay whole
     return table
 
 
 def _wait_for_signal() -> None:
-    # SIGTERM as Ctrl-C, so that the servers are ended whichever comes.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         threading.Event().wait()
     except KeyboardInterrupt:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import sys
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,13 +16,13 @@ from typing import Any, TypeVar
 import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
-from mlflow.environment_variables import MLFLOW_TRACKING_AUTH
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.request_auth.registry import fetch_auth
 
 from .credentials import IAPCredentials
 from .errors import IAPConfigurationError, IAPError, IAPUnknownOutcomeError
-from .mlflow_plugin import NAME, auth_for
+from .iap_auth import IAPAuth
+from .mlflow_plugin import NAME, auth_for, choose
 from .retry import RetryPolicy, TryAgain
 
 RUN_KEY_TAG = "mlflow_iap.run_key"
@@ -31,13 +33,14 @@ _C = TypeVar("_C", bound=type)
 @contextmanager
 def _errors_of_ours() -> Iterator[None]:
     """MLflow wraps whatever its transport raises into an MlflowException without a cause."""
+    handled = sys.exc_info()[1]  # by the caller, and so no part of what goes wrong here
     try:
         yield
     except MlflowException as error:
         inner: BaseException | None = error
-        while inner is not None and not isinstance(inner, IAPError):
+        while inner not in (None, handled) and not isinstance(inner, IAPError):
             inner = inner.__context__
-        if inner is None or inner is error:
+        if inner in (None, handled, error):
             raise
         raise inner from None
 
@@ -68,7 +71,8 @@ class IAPMlflowClient(MlflowClient):
     One effect reaches beyond the object: MLflow picks its authentication by the environment
     variable MLFLOW_TRACKING_AUTH, which is set to ``iap`` where it is unset. From then on the
     fluent API, autolog, artifacts and the model registry of this process pass through IAP too. A
-    process has one identity and one retry policy per server: the last ones given.
+    process has one identity and one retry policy per server: the last ones given, by whichever
+    client.
 
     Args:
         tracking_uri: ``https://HOST`` of the tracking server. Default: MLflow's own
@@ -77,8 +81,10 @@ class IAPMlflowClient(MlflowClient):
         credentials: who to be. Default: Application Default Credentials.
         audience: the OAuth client id that IAP accepts; short for
             ``credentials=IAPCredentials(audience)``.
-        max_attempts: of one request, at least 1.
-        deadline: seconds after which a request is not sent again.
+        max_attempts: of one request, at least 1. Default: 12, which outlasts the deadline.
+        deadline: seconds after which a request is not sent again; the first time it has all of
+            MLFLOW_HTTP_REQUEST_TIMEOUT. Default: 120, longer than an App Engine instance needs to
+            restart.
 
     Raises:
         IAPConfigurationError: no URI is set, it is no URL, it is plain http to another machine,
@@ -94,8 +100,8 @@ class IAPMlflowClient(MlflowClient):
         *,
         credentials: IAPCredentials | None = None,
         audience: str | None = None,
-        max_attempts: int = RetryPolicy.max_attempts,
-        deadline: float = RetryPolicy.deadline,
+        max_attempts: int | None = None,
+        deadline: float | None = None,
     ) -> None:
         if audience is not None:
             if credentials is not None:
@@ -104,15 +110,19 @@ class IAPMlflowClient(MlflowClient):
                     "credentials: IAPCredentials(audience)."
                 )
             credentials = IAPCredentials(audience)
+        retry = None
+        if max_attempts is not None or deadline is not None:
+            retry = RetryPolicy(
+                RetryPolicy.max_attempts if max_attempts is None else max_attempts,
+                RetryPolicy.deadline if deadline is None else deadline,
+            )
         tracking_uri = _checked_uri(tracking_uri)
-        self._retry = RetryPolicy(max_attempts, deadline)
-        self._is_remote = False
-        for uri in filter(None, {tracking_uri, registry_uri}):
-            if uri.startswith(("http://", "https://")):
-                auth_for(uri, credentials, self._retry)
-                self._is_remote = True
-        if self._is_remote:
-            _choose_iap()
+        self._auth: IAPAuth | None = None
+        for uri in filter(None, (registry_uri, tracking_uri)):
+            is_remote = uri.startswith(("http://", "https://"))
+            self._auth = auth_for(uri, credentials, retry) if is_remote else None
+            if is_remote:
+                _choose_iap()
         self._rebuild = partial(
             type(self),
             tracking_uri,
@@ -133,39 +143,48 @@ class IAPMlflowClient(MlflowClient):
         """As the parent's, and one run whatever answer is lost: the run carries a key of ours as
         tag ``mlflow_iap.run_key`` (given in ``tags`` or made here), by which it is looked up
         before it is created again."""
-        if not self._is_remote:
+        if self._auth is None:
             return super().create_run(experiment_id, start_time, tags, run_name)
+        retry = self._auth.retry
         tags = {RUN_KEY_TAG: uuid.uuid4().hex, **(tags or {})}
         lost: IAPUnknownOutcomeError | None = None
+        # A server that is slow to answer may make the run yet.
+        patience = 0.0
 
         def attempt() -> Run:
-            nonlocal lost
+            nonlocal lost, patience
             if lost is not None:
                 try:
-                    run = self._find_run(experiment_id, tags[RUN_KEY_TAG])
+                    run = find_run(self, experiment_id, tags[RUN_KEY_TAG])
                 except MlflowException:
                     raise TryAgain(lost) from None
                 if run is not None:
                     return run
+                if time.monotonic() < patience:
+                    raise TryAgain(lost, is_free=True)
             try:
                 with _errors_of_ours():
-                    return super(IAPMlflowClient, self).create_run(
+                    run = super(IAPMlflowClient, self).create_run(
                         experiment_id, start_time, tags, run_name
                     )
             except IAPUnknownOutcomeError as error:
+                patience = time.monotonic() + retry.deadline / 2 * error.is_under_way
                 lost = error
-                raise TryAgain(error) from None
+                raise TryAgain(error, error.retry_after) from None
+            return run
 
-        return self._retry(attempt)
-
-    def _find_run(self, experiment_id: str, key: str) -> Run | None:
-        runs: Sequence[Run] = self.search_runs(
-            [experiment_id], f"tags.`{RUN_KEY_TAG}` = '{key}'", ViewType.ALL, max_results=1
-        )
-        return runs[0] if runs else None
+        return retry(attempt)
 
     def __reduce__(self) -> tuple[Callable[[], IAPMlflowClient], tuple[()]]:
         return self._rebuild, ()
+
+
+def find_run(client: MlflowClient, experiment_id: str, key: str) -> Run | None:
+    """The run that carries ``key`` as its ``mlflow_iap.run_key``, if the server has it."""
+    runs: Sequence[Run] = client.search_runs(
+        [experiment_id], f"tags.`{RUN_KEY_TAG}` = '{key}'", ViewType.ALL, max_results=1
+    )
+    return runs[0] if runs else None
 
 
 def _checked_uri(given: str | os.PathLike[str] | None) -> str:
@@ -186,13 +205,12 @@ def _checked_uri(given: str | os.PathLike[str] | None) -> str:
 
 
 def _choose_iap() -> None:
-    chosen = MLFLOW_TRACKING_AUTH.get()
-    if chosen not in (None, "", NAME):
+    other = choose()
+    if other is not None:
         raise IAPConfigurationError(
-            f"MLFLOW_TRACKING_AUTH is {chosen!r}, so MLflow would authenticate in another way. "
+            f"MLFLOW_TRACKING_AUTH is {other!r}, so MLflow would authenticate in another way. "
             f"Unset it, or set it to {NAME!r}."
         )
-    MLFLOW_TRACKING_AUTH.set(NAME)
     if fetch_auth(NAME) is None:
         raise IAPConfigurationError(
             "MLflow does not know the authentication 'iap', so this package is importable and not "

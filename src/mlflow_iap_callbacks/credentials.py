@@ -102,6 +102,10 @@ class IAPCredentials:
         bound._reset()
         return bound
 
+    def is_like(self, other: IAPCredentials) -> bool:
+        """Whether both find the same identity and make the same tokens of it."""
+        return (self._configuration, self._named) == (other._configuration, other._named)
+
     def token(self, *, rejected: str | None = None) -> str:
         """A token that is good now; fetched, or signed, only when there is none.
 
@@ -151,6 +155,7 @@ class IAPCredentials:
         self._lock = threading.RLock()
         self._issuer = None
         self._token = None
+        self._named = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")
         _living.add(self)
 
     def __getstate__(self) -> Configuration:

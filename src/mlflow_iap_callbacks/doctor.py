@@ -49,10 +49,11 @@ def examine(uri: str) -> Iterator[Finding]:
         yield Finding("address", error.message, is_good=False)
         return
     yield Finding("address", auth.origin)
-    steps: list[Callable[[IAPAuth], Finding]] = [_server, _credentials, _token, _mlflow]
+    steps: list[Callable[[IAPAuth, str], Finding]] = [_server, _credentials, _token, _mlflow]
+    uri = uri.rstrip("/")
     for step in steps:
         try:
-            finding = step(auth)
+            finding = step(auth, uri)
         except (MlflowException, requests.RequestException) as error:
             finding = Finding(step.__name__.strip("_"), _one_line(error), is_good=False)
         yield finding
@@ -78,57 +79,60 @@ def _environment() -> Finding:
     return Finding("environment", "\n".join(saw))
 
 
-def _server(auth: IAPAuth) -> Finding:
+def _server(auth: IAPAuth, uri: str) -> Finding:
     """Is it IAP that answers, and whose OAuth client does it send people to?"""
-    response = requests.get(auth.origin, allow_redirects=False, timeout=_TIMEOUT)
+    response = requests.get(uri, allow_redirects=False, timeout=_TIMEOUT)
     if not iap_answers.is_from_iap(response):
         return Finding("server", f"no IAP: {response.status_code} without a token")
     auth.is_asked = True
     query = parse_qs(urlsplit(response.headers.get("Location", "")).query)
     client_id = query.get("client_id", ["no client"])[0]
-    return Finding("server", f"IAP; its OAuth client is {client_id}, {_whose(auth, client_id)}")
+    return Finding(
+        "server", f"IAP; its OAuth client is {client_id}, {_whose(auth, uri, client_id)}"
+    )
 
 
-def _whose(auth: IAPAuth, client_id: str) -> str:
+def _whose(auth: IAPAuth, uri: str, client_id: str) -> str:
     """IAP takes ID tokens for a project's own client, and none for a Google-managed one."""
     try:
         trial = IAPAuth(auth.origin, IAPCredentials(client_id, kind="id_token"), _ONCE)
-        _get(trial, "/version")
+        _get(trial, f"{uri}/version")
     except IAPRefusedError as error:
         if error.reason in ("audience", "allowlist"):
             return "Google-managed (it refuses ID tokens for it; signed JWTs pass)"
-        return "your own"
+        if error.reason != "role":
+            return f"Google-managed or your own (asked with an ID token IAP said {error.answer!r})"
     except (IAPError, requests.RequestException):
         return "Google-managed or your own (no ID token could be had to find out)"
     return "your own"
 
 
-def _credentials(auth: IAPAuth) -> Finding:
+def _credentials(auth: IAPAuth, _: str) -> Finding:
     if not auth.is_asked:
         return Finding("credentials", "not needed here")
     described = auth.credentials.describe()
     return Finding("credentials", "\n".join(f"{name}: {v}" for name, v in described.items()))
 
 
-def _token(auth: IAPAuth) -> Finding:
+def _token(auth: IAPAuth, uri: str) -> Finding:
     """Does the token pass, and has the account the role?"""
-    _get(auth, "/version")
+    _get(auth, f"{uri}/version")
     if not auth.is_asked:
         return Finding("token", "not needed here")
     return Finding("token", "IAP takes it, and the account has the role (IAP-secured Web App User)")
 
 
-def _mlflow(auth: IAPAuth) -> Finding:
-    version = _get(auth, "/version").text.strip()
-    client = IAPMlflowClient(auth.origin, max_attempts=_ONCE.max_attempts, deadline=_ONCE.deadline)
+def _mlflow(auth: IAPAuth, uri: str) -> Finding:
+    version = _get(auth, f"{uri}/version").text.strip()
+    client = IAPMlflowClient(uri, max_attempts=_ONCE.max_attempts, deadline=_ONCE.deadline)
     found = client.search_experiments(max_results=1)
     return Finding("MLflow", f"version {version} answers; {len(found)} experiment read")
 
 
-def _get(auth: IAPAuth, path: str) -> requests.Response:
+def _get(auth: IAPAuth, url: str) -> requests.Response:
     with requests.Session() as session:
         session.mount(auth.origin, IAPTransport(auth, requests.adapters.HTTPAdapter()))
-        response = session.get(auth.origin + path, auth=auth, timeout=_TIMEOUT)
+        response = session.get(url, auth=auth, timeout=_TIMEOUT)
     response.raise_for_status()
     return response
 

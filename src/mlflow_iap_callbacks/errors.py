@@ -76,4 +76,16 @@ class IAPRefusedError(IAPError):
 
 
 class IAPUnknownOutcomeError(IAPError):
-    """The answer to a request was lost that would do its work twice if it were sent again."""
+    """The answer to a request was lost that would do its work twice if it were sent again.
+
+    Attributes:
+        is_under_way: True when the server may still be at it: it took too long to answer.
+        retry_after: seconds that the server asked to wait; None where it did not.
+    """
+
+    def __init__(
+        self, message: str, *, is_under_way: bool = False, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.is_under_way = is_under_way
+        self.retry_after = retry_after

@@ -29,11 +29,13 @@ _LOST = (requests.ConnectionError, requests.Timeout, requests.exceptions.Chunked
 _BUSY = frozenset({408, 429, 500, 502, 503, 504})
 _NOT_DONE = frozenset({429})
 _MOST_TOKENS = 5  # fetched for one request, within about four seconds
-# POSTs of MLflow's REST API that leave the same when they are carried out twice.
+_SLOW = frozenset({408, 504})  # of a front end that stopped waiting for the server
+# POSTs of MLflow's REST API that leave the same when they are carried out twice, if only with the
+# answer that there is nothing left to delete.
 _REPEATABLE = frozenset(
     {
         *("delete", "delete-tag", "restore", "set-experiment-tag", "set-tag", "update"),
-        *("log-batch", "log-inputs", "log-metric", "log-model", "log-parameter", "outputs"),
+        *("log-batch", "log-inputs", "log-metric", "log-parameter", "outputs"),
         *("get-latest-versions", "query", "search", "search-datasets", "transition-stage"),
     }
 )
@@ -108,10 +110,10 @@ class Exchange:
     def _after_iap(self, response: requests.Response) -> Exception:
         response.content  # noqa: B018 - to its end, so that the connection can be used again
         refusal = self._refusal(response)
+        if self._token is None and response.status_code in (302, 401, 403):
+            self._auth.is_asked = True
+            return TryAgain(refusal, after=0.0, is_free=True)
         if iap_answers.is_token_rejected(response):
-            if self._token is None:
-                self._auth.is_asked = True
-                return TryAgain(refusal, after=0.0, is_free=True)
             # A token may end, or be revoked, between its fetch and its use, and so may the next;
             # any other reason holds for the next token as well.
             again = _MOST_TOKENS if iap_answers.is_token_expired(response) else 1
@@ -131,7 +133,9 @@ class Exchange:
         return IAPUnknownOutcomeError(
             f"{self._called} was answered {response.status_code} ({response.text[:300]!r}); "
             "whether it was carried out is not known, and it would be carried out twice if it were "
-            "sent again. Look whether it was before you repeat it."
+            "sent again. Look whether it was before you repeat it.",
+            is_under_way=response.status_code in _SLOW,
+            retry_after=_retry_after(response),
         )
 
     def _after_failure(self, error: requests.RequestException) -> Exception:
@@ -142,7 +146,8 @@ class Exchange:
         return IAPUnknownOutcomeError(
             f"The answer to {self._called} was lost ({type(error).__name__}); whether it was "
             "carried out is not known, and it would be carried out twice if it were sent again. "
-            "Look whether it was before you repeat it."
+            "Look whether it was before you repeat it.",
+            is_under_way=isinstance(error, requests.Timeout),
         )
 
     def _take_token_from_redirect(self, response: requests.Response) -> None:

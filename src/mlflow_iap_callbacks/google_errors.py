@@ -60,7 +60,10 @@ def _remedy(reason: str) -> str:
     if "reasonable timeframe" in reason:
         return "This machine's clock is off: set it (NTP), then try again."
     if "insufficient authentication scopes" in reason:
-        return "Sign in again with the scope https://www.googleapis.com/auth/cloud-platform."
+        return (
+            "Sign in again, or set the access scopes of this machine, with "
+            "https://www.googleapis.com/auth/cloud-platform."
+        )
     if "iam.serviceAccounts" in reason or "PERMISSION_DENIED" in reason:
         return (
             "Grant the caller roles/iam.serviceAccountTokenCreator on that service account, or "

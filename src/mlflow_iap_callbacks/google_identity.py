@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import timezone
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, cast
 
@@ -47,6 +48,7 @@ _IDENTITY = ["openid", "https://www.googleapis.com/auth/userinfo.email"]
 _IAM = "https://iamcredentials.googleapis.com/v1/projects/-/serviceAccounts/{}:{}"
 # The clients that gcloud itself signs people in with: IAP has them on nobody's allowlist.
 _GCLOUD_CLIENTS = ("764086051850-", "32555940559.")
+_TIMEOUT = 20.0  # seconds for Google to answer; google-auth's own is 120, thrice
 LIFETIME = 3600.0  # seconds; of all of Google's tokens by default
 
 KIND_NAMES: dict[Kind, str] = {
@@ -91,7 +93,7 @@ class Issuer:
     def issue(self) -> tuple[str, float | None]:
         """A new token, and its end in seconds since 1970 where it does not say so itself."""
         with quiet_google_logs(), google_errors():
-            self.google.refresh(Request())
+            self.google.refresh(partial(Request(), timeout=_TIMEOUT))
             text, expiry = self.google.token, self.google.expiry
             text = text.decode() if isinstance(text, bytes) else text
             if not isinstance(text, str) or not text:

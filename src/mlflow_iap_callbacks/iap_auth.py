@@ -14,7 +14,7 @@ from requests.auth import AuthBase
 from urllib3.util import Retry
 
 from .credentials import IAPCredentials
-from .errors import IAPConfigurationError, IAPCredentialsError, IAPRefusedError
+from .errors import IAPConfigurationError, IAPCredentialsError, IAPError
 from .exchange import Answered, Exchange, Send
 from .retry import RetryPolicy, seconds_left
 
@@ -70,12 +70,24 @@ class IAPAuth(AuthBase):
                 "servers on this machine only)."
             )
         self.is_asked = False  # whether IAP has asked for a token
-        self.configure(credentials or IAPCredentials(), retry or RetryPolicy())
+        self._has_own = credentials is not None
+        self.credentials = (credentials or IAPCredentials()).for_origin(self.origin)
+        self.retry = retry or RetryPolicy()
 
     def configure(self, credentials: IAPCredentials | None, retry: RetryPolicy | None) -> None:
-        """Use other credentials, another policy, or both from the next request on."""
+        """Use other credentials, another policy, or both from the next request on.
+
+        With None for credentials those that were given stay; those of the environment are looked
+        for again if it has changed.
+        """
+        self._has_own = self._has_own or credentials is not None
+        if credentials is None and not self._has_own:
+            credentials = IAPCredentials()
         if credentials is not None:
-            self.credentials = credentials.for_origin(self.origin)
+            credentials = credentials.for_origin(self.origin)
+            # The same again keeps its token.
+            if not self.credentials.is_like(credentials):
+                self.credentials = credentials
         if retry is not None:
             self.retry = retry
 
@@ -128,7 +140,7 @@ class IAPAuth(AuthBase):
         """
         try:
             return self.retry(Exchange(self, request, send, first).attempt)
-        except IAPRefusedError as error:
+        except IAPError as error:
             if request.method == "GET" and "/mlflow-artifacts/" in (request.url or ""):
                 # MLflow drops what stopped a download and tells its user to check the path.
                 _logger.warning("%s", error.message)
@@ -162,10 +174,14 @@ class IAPTransport(requests.adapters.BaseAdapter):
         timeout: Any = None,
         **kwargs: Any,
     ) -> requests.Response:
+        is_first = True
+
         def once() -> requests.Response:
-            response = self._inner.send(
-                request, stream=stream, timeout=_within_deadline(timeout), **kwargs
-            )
+            nonlocal is_first
+            # The deadline is for attempts, not for the server's work: the first has all its time.
+            within = timeout if is_first else _within_deadline(timeout)
+            is_first = False
+            response = self._inner.send(request, stream=stream, timeout=within, **kwargs)
             response.connection = self  # type: ignore[assignment]
             if not stream:
                 response.content  # noqa: B018 - a body that breaks off is an answer that is lost

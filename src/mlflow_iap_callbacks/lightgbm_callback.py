@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -74,20 +75,26 @@ class IAPLightGBMCallback:
         if self._owns_run and env.iteration == env.end_iteration - 1:
             self.close()
 
-    def close(self) -> None:
-        """Finish the run if it is the callback's own; nothing is left to do otherwise."""
+    def close(self, status: str = "FINISHED") -> None:
+        """Finish the run if it is the callback's own; nothing is left to do otherwise.
+
+        Args:
+            status: FINISHED, FAILED or KILLED.
+        """
         if self._owns_run and self._run is not None:
-            self._run.finish()
+            atexit.unregister(self.close)
+            self._run.finish(status)
             self._run = None
 
     def __enter__(self) -> IAPLightGBMCallback:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.close("FINISHED" if kind is None else "FAILED")
 
     def _start(self, params: Mapping[str, Any]) -> RunWriter:
         assert self._experiment is not None  # noqa: S101
         self._run = RunWriter(self._experiment, run_name=self._run_name, tags=self._tags)
         self._run.log_params(params)
+        atexit.register(self.close)
         return self._run

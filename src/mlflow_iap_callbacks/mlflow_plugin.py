@@ -7,6 +7,7 @@ nothing heavy is imported before it is needed.
 from __future__ import annotations
 
 import copy
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from mlflow.tracking.request_auth.abstract_request_auth_provider import RequestAuthProvider
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 
 NAME = "iap"
 
-_auths: dict[str, IAPAuth] = {}
+_auths: dict[str, IAPAuth] = {}  # by origin
+_prefixes: dict[str, str] = {}  # of URLs, as their tracking URI writes them, to origins
+_is_chosen_by_user = True
 
 
 class IAPRequestAuthProvider(RequestAuthProvider):
@@ -31,8 +34,12 @@ class IAPRequestAuthProvider(RequestAuthProvider):
         return NAME
 
     def get_auth(self) -> AuthBase:
+        from .errors import IAPConfigurationError
+
         for uri in _mlflow_uris():
-            auth_for(uri)
+            # A URI that cannot work is told by the requests to it, and is none of the others'.
+            with suppress(IAPConfigurationError):
+                auth_for(uri)
         _take_over_transport()
         return _by_origin
 
@@ -40,14 +47,33 @@ class IAPRequestAuthProvider(RequestAuthProvider):
 def auth_for(
     uri: str, credentials: IAPCredentials | None = None, retry: RetryPolicy | None = None
 ) -> IAPAuth:
-    """The process's one authentication for the server at ``uri``; what is given is set on it."""
+    """The process's one authentication for the server at ``uri``; what is given is set on it.
+
+    Raises:
+        IAPConfigurationError: not a URL, or plain http to a host that is not loopback.
+    """
     from .iap_auth import IAPAuth, origin_of
 
     origin = origin_of(uri)
-    if origin not in _auths:
-        _auths.setdefault(origin, IAPAuth(origin))
-    _auths[origin].configure(credentials, retry)
+    if origin in _auths:
+        _auths[origin].configure(credentials, retry)
+    else:
+        _auths.setdefault(origin, IAPAuth(origin, credentials, retry))
+    scheme, _, rest = uri.partition("://")
+    _prefixes[f"{scheme}://{rest.partition('/')[0]}/".lower()] = origin
     return _auths[origin]
+
+
+def choose() -> str | None:
+    """Choose IAP where MLflow's authentication is not chosen yet; return another choice."""
+    global _is_chosen_by_user
+    from mlflow.environment_variables import MLFLOW_TRACKING_AUTH
+
+    chosen: str | None = MLFLOW_TRACKING_AUTH.get()
+    if not chosen:
+        _is_chosen_by_user = False
+        MLFLOW_TRACKING_AUTH.set(NAME)
+    return chosen if chosen != NAME else None
 
 
 class _ByOrigin(AuthBase):
@@ -56,8 +82,15 @@ class _ByOrigin(AuthBase):
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         from .iap_auth import origin_of
 
-        auth = _auths.get(origin_of(request.url or ""))
-        return request if auth is None else auth(request)
+        origin = origin_of(request.url or "")
+        if origin in _auths:
+            return _auths[origin](request)
+        # A server beside one that a client of ours is for may have no IAP, and be on plain http.
+        if _is_chosen_by_user and any(
+            uri.lower().startswith(f"{origin}/") or uri.lower() == origin for uri in _mlflow_uris()
+        ):
+            return auth_for(origin)(request)
+        return request
 
 
 _by_origin = _ByOrigin()
@@ -94,8 +127,12 @@ def _take_over_transport() -> None:
         )
     except (AttributeError, TypeError):
         return
-    for origin, auth in list(_auths.items()):
-        prefix = f"{origin}/"
-        if prefix not in session.adapters:
-            inner = copy.copy(session.get_adapter(prefix))
-            session.mount(prefix, IAPTransport(auth, inner))
+    missing = _prefixes.keys() - session.adapters.keys()
+    if missing:
+        adapters = dict(session.adapters)
+        for prefix in missing:
+            inner = copy.copy(adapters[f"{prefix.partition('://')[0]}://"])
+            adapters[prefix] = IAPTransport(_auths[_prefixes[prefix]], inner)
+        # In one step, for other threads use the session meanwhile; requests takes the first that
+        # fits.
+        session.adapters = dict(sorted(adapters.items(), key=lambda item: -len(item[0])))

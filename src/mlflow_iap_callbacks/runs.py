@@ -1,7 +1,8 @@
 """A run that is written to while it happens, and the experiment that it belongs to.
 
 Callbacks only append; what is appended leaves in few requests. Nothing here raises into a training:
-what cannot be delivered is kept and sent with what follows, and is told once.
+what cannot be delivered is kept in memory, sent with what follows and at exit, and told once; what
+MLflow refuses is told and left out.
 """
 
 from __future__ import annotations
@@ -9,16 +10,22 @@ from __future__ import annotations
 import atexit
 import logging
 import math
+import os
 import threading
 import time
-from collections.abc import Mapping
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunStatus, RunTag
 from mlflow.exceptions import MlflowException
 
+from .client import RUN_KEY_TAG, find_run
+from .errors import IAPError
 from .names import mlflow_name
+from .retry import RetryPolicy
 
 _logger = logging.getLogger(__name__)
 
@@ -27,6 +34,11 @@ _MOST_METRICS, _MOST_PARAMS, _MOST_TAGS = 1000, 100, 100
 _LONGEST_PARAM, _LONGEST_TAG = 6000, 8000
 # Often enough to watch a training, seldom enough not to be felt in one.
 _SECONDS_BETWEEN = 5.0
+# For one delivery, so that a training does not wait long for a server that is away; less once that
+# is known, and at exit for all that is left.
+_PATIENT = RetryPolicy(deadline=20.0)
+_IMPATIENT = RetryPolicy(deadline=1.0)
+_AT_EXIT = RetryPolicy(deadline=30.0)
 
 
 def now_ms() -> int:
@@ -44,6 +56,7 @@ class Experiment:
 
     def __init__(self, client: MlflowClient, name: str) -> None:
         self.client = client
+        self.is_away = False  # whether the last delivery failed, and was told
         self._name = name
         self._lock = threading.Lock()
         self._id: str | None = None
@@ -52,7 +65,7 @@ class Experiment:
         """MLflow's id.
 
         Raises:
-            MlflowException: the server cannot be reached, or the experiment is deleted.
+            MlflowException: the server cannot be reached.
         """
         with self._lock:
             if self._id is None:
@@ -98,27 +111,29 @@ class RunWriter:
         self._client = experiment.client
         self._run_name = run_name
         self._start_time = start_time or now_ms()
+        self._key = uuid.uuid4().hex
+        self._is_tried = False
         self._lock = threading.Lock()  # what waits
         self._delivery = threading.Lock()  # one delivery at a time: one writer per run
         self._run_id: str | None = None
         self._metrics: list[Metric] = []
         self._params: list[Param] = []
         self._tags: list[RunTag] = []
+        self._known_params: dict[str, str] = {}
         self._skipped = 0
         self._renamed: set[str] = set()
         self._end: tuple[str, int] | None = None
         self._next_delivery = time.monotonic() + _SECONDS_BETWEEN
-        self._is_told = False
         self.set_tags(tags or {})
-        atexit.register(self.flush)
+        _waiting.add(self)
 
     def log_metrics(
         self, values: Mapping[str, float], *, step: int = 0, timestamp: int | None = None
     ) -> None:
         """Append one point per name; NaN is counted instead, MLflow's run page breaks on it."""
         timestamp = timestamp or now_ms()
-        with self._lock:
-            for name, value in values.items():
+        for name, value in values.items():
+            with self._lock, _never_raising(f"metric {name!r}"):
                 if math.isnan(value):
                     self._skipped += 1
                 else:
@@ -127,16 +142,21 @@ class RunWriter:
             self.flush()
 
     def log_params(self, params: Mapping[str, Any]) -> None:
-        """Append params; values over 6,000 characters are cut."""
-        with self._lock:
-            for name, value in params.items():
-                self._params.append(Param(self._name(name), str(value)[:_LONGEST_PARAM]))
+        """Append params; values over 6,000 characters are cut, and the first value stays."""
+        for name, value in params.items():
+            with self._lock, _never_raising(f"param {name!r}"):
+                text = _text(value, _LONGEST_PARAM)
+                first = self._known_params.setdefault(name, text)
+                if first is text:
+                    self._params.append(Param(self._name(name), text))
+                elif first != text:
+                    raise ValueError(f"it is {first!r} already and cannot become {text!r}")
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Append tags; values over 8,000 characters are cut."""
-        with self._lock:
-            for name, value in tags.items():
-                self._tags.append(RunTag(self._name(name), str(value)[:_LONGEST_TAG]))
+        for name, value in tags.items():
+            with self._lock, _never_raising(f"tag {name!r}"):
+                self._tags.append(RunTag(self._name(name), _text(value, _LONGEST_TAG)))
 
     def finish(self, status: str = "FINISHED", *, end_time: int | None = None) -> None:
         """Deliver what waits and end the run.
@@ -155,7 +175,8 @@ class RunWriter:
         """Deliver what waits; what cannot be delivered goes on waiting."""
         with self._delivery:
             try:
-                self._deliver()
+                (_IMPATIENT if self._experiment.is_away else _PATIENT)(self._deliver)
+                self._experiment.is_away = False
             except Exception as error:  # noqa: BLE001 - no training ends because of its log
                 self._tell(error)
             self._next_delivery = time.monotonic() + _SECONDS_BETWEEN
@@ -166,20 +187,7 @@ class RunWriter:
         return self._run_id
 
     def _deliver(self) -> None:
-        if self._run_id is None:
-            with self._lock:
-                first_tags, self._tags = self._tags, []
-            try:
-                self._run_id = self._client.create_run(
-                    self._experiment.id(),
-                    self._start_time,
-                    {tag.key: tag.value for tag in first_tags},
-                    self._run_name,
-                ).info.run_id
-            except BaseException:
-                with self._lock:
-                    self._tags = first_tags + self._tags
-                raise
+        run_id = self._run_id = self._run_id or self._create()
         while self._metrics or self._params or self._tags:
             with self._lock:
                 metrics = self._metrics[:_MOST_METRICS]
@@ -187,7 +195,7 @@ class RunWriter:
                 tags = self._tags[:_MOST_TAGS]
             # In all 1,000 entities, so params and tags are left for the next where they are many.
             metrics = metrics[: _MOST_METRICS - len(params) - len(tags)]
-            self._client.log_batch(self._run_id, metrics, params, tags)
+            self._log(run_id, [*metrics, *params, *tags])
             with self._lock:
                 del self._metrics[: len(metrics)]
                 del self._params[: len(params)]
@@ -196,23 +204,90 @@ class RunWriter:
             status, end_time = self._end
             # set_terminated asks for the run first and prints two lines for each.
             self._client._tracking_client.store.update_run_info(
-                self._run_id, RunStatus.from_string(status), end_time, None
+                run_id, RunStatus.from_string(status), end_time, None
             )
             self._end = None
-            atexit.unregister(self.flush)
+            _waiting.discard(self)
+
+    def _create(self) -> str:
+        experiment_id = self._experiment.id()
+        run = find_run(self._client, experiment_id, self._key) if self._is_tried else None
+        self._is_tried = True
+        if run is None:
+            tags, name = {RUN_KEY_TAG: self._key}, self._run_name
+            with self._lock:
+                first, rest = self._tags[:_MOST_TAGS], self._tags[_MOST_TAGS:]
+            tags |= {tag.key: tag.value for tag in first}
+            run = self._client.create_run(experiment_id, self._start_time, tags, name)
+            with self._lock:
+                self._tags = rest + self._tags[len(first) + len(rest) :]
+        return str(run.info.run_id)
+
+    def _log(self, run_id: str, entities: Sequence[Metric | Param | RunTag]) -> None:
+        try:
+            self._client.log_batch(
+                run_id,
+                [entity for entity in entities if isinstance(entity, Metric)],
+                [entity for entity in entities if isinstance(entity, Param)],
+                [entity for entity in entities if isinstance(entity, RunTag)],
+            )
+        except MlflowException as error:
+            if not _is_refused(error):
+                raise
+            if len(entities) == 1:
+                _logger.warning("MLflow refuses %s, which is left out: %s", entities[0], error)
+                return
+            # Halve it until what is refused stands alone.
+            middle = len(entities) // 2
+            self._log(run_id, entities[:middle])
+            self._log(run_id, entities[middle:])
 
     def _name(self, name: str) -> str:
+        name = str(name)
         taken = mlflow_name(name)
         if taken != name and taken not in self._renamed:
             self._renamed.add(taken)
-            self._tags.append(RunTag(f"mlflow_iap.name.{taken}"[:250], name[:_LONGEST_TAG]))
+            tag = mlflow_name(f"mlflow_iap.name.{taken}")
+            self._tags.append(RunTag(tag, _text(name, _LONGEST_TAG)))
         return taken
 
     def _tell(self, error: Exception) -> None:
-        if not self._is_told:
-            self._is_told = True
+        if not self._experiment.is_away:
+            self._experiment.is_away = True
             _logger.warning(
                 "MLflow could not be written to; training goes on, and what was logged is kept in "
-                "memory and sent again with what follows. %s",
+                "memory and sent with what follows, at the latest at exit. %s",
                 error,
             )
+
+
+_waiting: set[RunWriter] = set()
+if hasattr(os, "register_at_fork"):
+    # What a process has yet to deliver is its own to deliver.
+    os.register_at_fork(after_in_child=_waiting.clear)
+
+
+@atexit.register
+def _deliver_at_exit() -> None:
+    def flush_all() -> None:
+        for run in list(_waiting):
+            run.flush()
+
+    _AT_EXIT(flush_all)
+
+
+@contextmanager
+def _never_raising(what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - no training ends because of its log
+        _logger.warning("The %s was not logged: %s", what, error)
+
+
+def _text(value: object, longest: int) -> str:
+    return str(value).encode(errors="replace").decode()[:longest]
+
+
+def _is_refused(error: MlflowException) -> bool:
+    """Whether MLflow itself will never take it; IAP's refusals and lost connections may pass."""
+    return error.error_code == "INVALID_PARAMETER_VALUE" and not isinstance(error, IAPError)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import pickle
+import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -19,6 +21,7 @@ from mlflow.entities import Run
 
 from mlflow_iap_callbacks import IAPLightGBMCallback, IAPMLflowCallback, IAPMlflowClient
 from mlflow_iap_callbacks.local import LocalCloud, MlflowServer
+from mlflow_iap_callbacks.runs import Experiment, RunWriter
 
 _PARAMS: dict[str, Any] = {"objective": "binary", "verbosity": -1, "num_threads": 1, "seed": 1}
 
@@ -270,6 +273,85 @@ def test_what_could_not_be_delivered_is_delivered_later(cloud: LocalCloud) -> No
     (found,) = _runs(name)
     assert _curve(found, "m") == [(step, step / 2) for step in range(5)]
     assert found.info.status == "FINISHED"
+
+
+def test_a_run_is_made_once_though_its_answer_is_lost_and_it_cannot_be_looked_up(
+    cloud: LocalCloud,
+) -> None:
+    name = uuid.uuid4().hex
+    experiment = Experiment(IAPMlflowClient(), name)
+    experiment.id()
+    experiment.is_away = True  # so that it gives up after a second
+    run = RunWriter(experiment, tags={"a": "b"})
+    cloud.fault("reset_after", path="runs/create")
+    cloud.fault("answer", path="runs/search", status=503, times=0)
+    run.flush()
+    assert run.run_id is None
+    cloud.clear_faults()
+    run.log_metrics({"m": 1.0})
+    run.finish()
+    (found,) = _runs(name)
+    assert (found.data.tags["a"], found.data.metrics) == ("b", {"m": 1.0})
+    assert found.info.status == "FINISHED"
+
+
+def test_what_mlflow_refuses_is_told_and_the_rest_arrives(
+    cloud: LocalCloud, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = uuid.uuid4().hex
+    run = RunWriter(Experiment(IAPMlflowClient(), name))
+    run.flush()
+    assert run.run_id is not None
+    IAPMlflowClient().log_param(run.run_id, "x", "before")
+    with caplog.at_level(logging.WARNING, "mlflow_iap_callbacks"):
+        run.log_params({"x": "after", "y": 1})
+        run.log_params({"y": 1, "z": 2})
+        run.log_params({"y": 2})
+        run.log_metrics({"m": 1.0, "none": None})  # type: ignore[dict-item]
+        run.set_tags({5: "five", "odd": "\ud800"})  # type: ignore[dict-item]
+        run.finish()
+    (found,) = _runs(name)
+    assert found.data.params == {"x": "before", "y": "1", "z": "2"}
+    assert found.data.metrics == {"m": 1.0}
+    assert (found.data.tags["5"], found.data.tags["odd"]) == ("five", "?")
+    assert found.info.status == "FINISHED"
+    for told in ("key='x'", "'y'", "'none'"):
+        assert told in caplog.text
+
+
+def test_a_training_that_raises_leaves_a_failed_run(cloud: LocalCloud) -> None:
+    name = uuid.uuid4().hex
+
+    def stop(env: Any) -> None:
+        if env.iteration == 3:
+            raise ZeroDivisionError
+
+    data = _data()
+    with (
+        pytest.raises(ZeroDivisionError),
+        IAPLightGBMCallback(experiment_name=name) as callback,
+    ):
+        lgb.train(_PARAMS, data, 10, valid_sets=[data], callbacks=[stop, callback])
+    (run,) = _runs(name)
+    assert run.info.status == "FAILED"
+    assert [step for step, _ in _curve(run, "training-binary_logloss")] == [0, 1, 2, 3]
+
+
+def test_an_early_stop_that_nobody_closes_is_finished_at_exit(cloud: LocalCloud) -> None:
+    name = uuid.uuid4().hex
+    script = f"""
+import lightgbm as lgb, numpy as np
+from mlflow_iap_callbacks import IAPLightGBMCallback
+rng = np.random.default_rng(1)
+train = lgb.Dataset(rng.normal(size=(200, 4)), rng.integers(0, 2, 200))
+valid = train.create_valid(rng.normal(size=(200, 4)), rng.integers(0, 2, 200))
+lgb.train({_PARAMS!r}, train, 200, valid_sets=[valid],
+    callbacks=[lgb.early_stopping(3, verbose=False), IAPLightGBMCallback(experiment_name={name!r})])
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=90)
+    (run,) = _runs(name)
+    assert run.info.status == "FINISHED"
+    assert len(_curve(run, "valid_0-binary_logloss")) > 3
 
 
 def test_the_optuna_callback_travels_by_pickle(cloud: LocalCloud, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from conftest import wait_until
 from mlflow_iap_callbacks.google_identity import LIFETIME
 from mlflow_iap_callbacks.local import LocalCloud, MlflowServer
 
@@ -44,11 +45,12 @@ def test_local_runs_a_command_under_its_variables_and_tells_what_iap_saw(
     done = _run(
         *("local", "--folder", "kept", "--", sys.executable, "-c", script),
         MLFLOW_IAP_CLIENT_ID="another-server-s",
+        HTTP_PROXY="http://127.0.0.1:9",
     )
     assert done.returncode == 3, done.stderr
     saw = dict(re.findall(r"^ (\w.*?)  +(\d+)", done.stdout, re.MULTILINE))
     assert int(saw["requests"]) >= 5
-    assert saw["tokens"] == "1"
+    assert saw["tokens fetched or signed"] == "1"
     assert (tmp_path / "kept" / "mlflow" / "mlflow.db").is_file()
     assert "ya29" not in done.stdout + done.stderr
 
@@ -58,6 +60,22 @@ def test_local_tells_a_command_that_cannot_be_run() -> None:
     assert told.returncode == 1
     assert "'no-such-command' cannot be run" in told.stderr
     assert "Traceback" not in told.stderr
+
+
+def test_local_ends_its_command_and_servers_when_it_is_ended(tmp_path: Path) -> None:
+    script = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
+    with subprocess.Popen(
+        [_COMMAND, "local", "--folder", str(tmp_path), "--", sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30)
+    wait_until(lambda: not Path(f"/proc/{child}").exists(), "the command ends")
+    log = (tmp_path / "mlflow" / "mlflow-server.log").read_text()
+    assert "Finished server process" in log
 
 
 def test_local_serves_on_loopback_until_it_is_ended() -> None:

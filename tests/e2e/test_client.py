@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import threading
 import traceback
 import uuid
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -75,6 +77,14 @@ def test_create_run_makes_one_run_whatever_answer_is_lost(
     assert run.data.tags["mine"] == "1"
 
 
+def test_create_run_waits_as_long_as_retry_after_says(cloud: LocalCloud, experiment: str) -> None:
+    client = IAPMlflowClient()
+    cloud.fault("answer", path="runs/create", status=503, retry_after=2)
+    client.create_run(experiment)
+    first, second = (seen.time for seen in cloud.requests if "runs/create" in seen.path)
+    assert second - first >= 2.0
+
+
 def test_other_creating_calls_say_that_their_outcome_is_unknown(
     cloud: LocalCloud, experiment: str
 ) -> None:
@@ -123,21 +133,36 @@ def test_the_deadline_holds_for_lookup_and_creation_together(
     assert times[-1] - times[0] < 1.5
 
 
-def test_a_server_that_restarts_is_waited_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def own_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MlflowServer]:
+    """A server that a test may stop, behind IAP."""
     with MlflowServer(tmp_path) as server, LocalCloud(server.url) as cloud:
         for name, value in cloud.environment().items():
             monkeypatch.setenv(name, value)
-        client = IAPMlflowClient()
-        experiment = client.create_experiment("restarted")
-        run_id = client.create_run(experiment).info.run_id
-        server.kill()
-        with ThreadPoolExecutor(1) as thread:
-            logged = thread.submit(client.log_metric, run_id, "m", 1.0, 5, 7)
-            server.restart()
-            logged.result(60)
-        assert _points(client, run_id, "m") == [(7, 1.0)]
+        yield server
+
+
+def test_a_server_that_restarts_is_waited_for_and_one_that_hangs_makes_no_run_twice(
+    own_server: MlflowServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = IAPMlflowClient()
+    experiment = client.create_experiment("e")
+    run_id = client.create_run(experiment).info.run_id
+    own_server.kill()
+    with ThreadPoolExecutor(1) as thread:
+        logged = thread.submit(client.log_metric, run_id, "m", 1.0, 5, 7)
+        own_server.restart()
+        logged.result(60)
+    assert _points(client, run_id, "m") == [(7, 1.0)]
+
+    # It hangs for longer than the client waits for an answer, and makes the run then.
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    own_server.pause()
+    go_on = threading.Timer(2.5, own_server.resume)
+    go_on.start()
+    second = client.create_run(experiment).info.run_id
+    go_on.join()
+    assert {run.info.run_id for run in client.search_runs([experiment])} == {run_id, second}
 
 
 def test_a_missing_role_is_an_error_of_ours_and_mlflow_s(cloud: LocalCloud) -> None:
@@ -170,6 +195,80 @@ def test_the_last_credentials_given_hold(cloud: LocalCloud, tmp_path: Path) -> N
     IAPMlflowClient(credentials=IAPCredentials(cloud.client_id, key_file=file))
     first.search_experiments()
     assert cloud.requests[-1].account == other
+
+
+def test_clients_with_the_same_settings_share_one_token(cloud: LocalCloud) -> None:
+    for _ in range(3):
+        IAPMlflowClient(audience=cloud.client_id).search_experiments()
+        IAPMlflowClient().search_experiments()
+    assert len(cloud.tokens) == 1
+
+
+def test_a_variable_that_is_set_right_heals_without_a_new_process(
+    cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = str(cloud.client_id)
+    monkeypatch.setenv("MLFLOW_IAP_CLIENT_ID", "wrong.apps.googleusercontent.com")
+    client = IAPMlflowClient()
+    with pytest.raises(IAPRefusedError, match="MLFLOW_IAP_CLIENT_ID"):
+        client.search_experiments()
+    monkeypatch.setenv("MLFLOW_IAP_CLIENT_ID", right)
+    assert client.search_experiments()
+
+
+def test_another_client_without_settings_keeps_those_that_were_given(cloud: LocalCloud) -> None:
+    client = IAPMlflowClient(credentials=IAPCredentials(kind="access_token"), max_attempts=2)
+    IAPMlflowClient()
+    cloud.fault("answer", path="experiments/search", status=503, times=0)
+    with pytest.raises(MlflowException):
+        client.search_experiments()
+    assert [seen.status for seen in cloud.requests if seen.reached_upstream] == []
+    assert len(cloud.requests) == 2
+    cloud.clear_faults()
+    client.search_experiments()
+    assert cloud.requests[-1].token_kind == "access_token"
+
+
+def test_a_server_that_cannot_work_does_not_stand_in_the_way_of_another(
+    cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_AUTH")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.example:5000")
+    assert IAPMlflowClient(cloud.url).search_experiments()
+
+
+def test_an_address_in_other_letters_or_with_a_path_is_the_same_server(
+    cloud: LocalCloud,
+) -> None:
+    client = IAPMlflowClient(cloud.url.replace("127.0.0.1", "LocalHost") + "/", max_attempts=2)
+    client.search_experiments()
+    cloud.forget()
+    cloud.fault("answer", status=503, times=0)
+    with pytest.raises(MlflowException):
+        client.search_experiments()
+    assert len(cloud.requests) == 2
+
+
+def test_a_token_of_mlflow_s_own_variable_gives_way_though_iap_knows_its_account(
+    cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The account has no role: 403, not 401."""
+    other = cloud.key_file("other@local-project.iam.gserviceaccount.com")
+    stale = IAPCredentials(cloud.client_id, key_file=other).token()
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", stale)
+    IAPMlflowClient().search_experiments()
+    assert cloud.requests[-1].account == cloud.trainer
+
+
+def test_an_error_is_not_taken_for_one_that_its_caller_is_handling(cloud: LocalCloud) -> None:
+    client = IAPMlflowClient()
+    cloud.members.clear()
+    try:
+        client.search_experiments()
+    except IAPRefusedError:
+        cloud.members.add(cloud.trainer)
+        with pytest.raises(MlflowException, match="not found"):
+            client.get_run("0" * 32)
 
 
 def test_an_audience_is_short_for_credentials_with_it(

@@ -12,7 +12,18 @@ from mlflow_iap_callbacks.names import mlflow_name
 _ODD = [
     *("", " ", ".", "..", "/", "//", "a//b", "/a", "a/", "./a", "a/../b", "a/.", "a/./b"),
     *("ndcg@1", "ndcg_1", "ndcg#1", "my metric's%x", "hold out (2024)", "a:b", "ünï", "a\nb"),
-    *("x" * 250, "x" * 251, "x" * 250 + "@", "@" * 300, "tr/ain-auc", "valid_0-auc", "a...b"),
+    *(
+        "x" * 250,
+        "x" * 251,
+        "..a",
+        "...",
+        "\ud800",
+        "x" * 250 + "@",
+        "@" * 300,
+        "tr/ain-auc",
+        "valid_0-auc",
+        "a...b",
+    ),
 ]
 
 

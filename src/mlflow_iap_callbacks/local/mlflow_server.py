@@ -80,6 +80,16 @@ class MlflowServer:
         """Kill it and the processes that it started, as a crash of the machine would."""
         self._end(signal.SIGKILL)
 
+    def pause(self) -> None:
+        """Let it hang, as a machine without a free processor does: it takes and answers nothing."""
+        if self._process is not None:
+            _signal_group(self._process, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on with what it had taken."""
+        if self._process is not None:
+            _signal_group(self._process, signal.SIGCONT)
+
     def restart(self) -> None:
         """Start it again on the same port, with what it had stored.
 
