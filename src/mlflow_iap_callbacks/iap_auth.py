@@ -174,12 +174,13 @@ class IAPTransport(requests.adapters.BaseAdapter):
         timeout: Any = None,
         **kwargs: Any,
     ) -> requests.Response:
-        is_first = True
+        # The deadline is for attempts, not for the server's work: the first has all the time that
+        # MLflow, or a policy around this call, gives it.
+        around, is_first = seconds_left(), True
 
         def once() -> requests.Response:
             nonlocal is_first
-            # The deadline is for attempts, not for the server's work: the first has all its time.
-            within = timeout if is_first else _within_deadline(timeout)
+            within = _at_most(around if is_first else seconds_left(), timeout)
             is_first = False
             response = self._inner.send(request, stream=stream, timeout=within, **kwargs)
             response.connection = self  # type: ignore[assignment]
@@ -193,11 +194,10 @@ class IAPTransport(requests.adapters.BaseAdapter):
         self._inner.close()
 
 
-def _within_deadline(timeout: Any) -> Any:
-    left = max(1.0, seconds_left())
-    if isinstance(timeout, (int, float)):
-        return min(float(timeout), left)
-    return left if timeout is None and left != float("inf") else timeout
+def _at_most(seconds: float, timeout: Any) -> Any:
+    if seconds == float("inf") or not isinstance(timeout, (int, float, type(None))):
+        return timeout
+    return max(1.0, seconds if timeout is None else min(float(timeout), seconds))
 
 
 def _is_loopback(origin: str) -> bool:

@@ -25,7 +25,7 @@ from mlflow.exceptions import MlflowException
 from .client import RUN_KEY_TAG, find_run
 from .errors import IAPError
 from .names import mlflow_name
-from .retry import RetryPolicy
+from .retry import RetryPolicy, seconds_left
 
 _logger = logging.getLogger(__name__)
 
@@ -146,11 +146,11 @@ class RunWriter:
         for name, value in params.items():
             with self._lock, _never_raising(f"param {name!r}"):
                 text = _text(value, _LONGEST_PARAM)
-                first = self._known_params.setdefault(name, text)
-                if first is text:
+                if name not in self._known_params:
+                    self._known_params[name] = text
                     self._params.append(Param(self._name(name), text))
-                elif first != text:
-                    raise ValueError(f"it is {first!r} already and cannot become {text!r}")
+                elif self._known_params[name] != text:
+                    raise ValueError(f"it is {self._known_params[name]!r}, not {text!r}, already")
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Append tags; values over 8,000 characters are cut."""
@@ -185,6 +185,11 @@ class RunWriter:
     def run_id(self) -> str | None:
         """MLflow's id of the run; None before the first delivery."""
         return self._run_id
+
+    @property
+    def has_undelivered(self) -> bool:
+        """Whether something waits for delivery."""
+        return bool(self._metrics or self._params or self._tags or self._end)
 
     def _deliver(self) -> None:
         run_id = self._run_id = self._run_id or self._create()
@@ -271,9 +276,13 @@ if hasattr(os, "register_at_fork"):
 def _deliver_at_exit() -> None:
     def flush_all() -> None:
         for run in list(_waiting):
-            run.flush()
+            if seconds_left() > 0:
+                run.flush()
 
     _AT_EXIT(flush_all)
+    lost = sum(run.has_undelivered for run in _waiting)
+    if lost:
+        _logger.warning("%d runs end without all that was logged: MLflow is still away.", lost)
 
 
 @contextmanager

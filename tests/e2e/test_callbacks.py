@@ -317,6 +317,7 @@ def test_what_mlflow_refuses_is_told_and_the_rest_arrives(
     assert found.info.status == "FINISHED"
     for told in ("key='x'", "'y'", "'none'"):
         assert told in caplog.text
+    assert len(caplog.messages) == 3
 
 
 def test_a_training_that_raises_leaves_a_failed_run(cloud: LocalCloud) -> None:

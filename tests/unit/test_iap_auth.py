@@ -479,6 +479,17 @@ def test_a_creating_request_is_sent_again_when_it_was_surely_not_carried_out(
     assert http_session.post(echo.url + "/runs/create", json={}).status_code == 200
 
 
+def test_a_deadline_around_a_call_ends_its_first_attempt_as_well(
+    echo: LocalCloud, session: Sessions
+) -> None:
+    http_session = session(IAPAuth(echo.url))
+    http_session.get(echo.url + "/a")
+    echo.delay = 3.0
+    assert http_session.get(echo.url + "/b", timeout=10).status_code == 200
+    with pytest.raises(requests.Timeout):
+        RetryPolicy(deadline=1.0)(lambda: http_session.get(echo.url + "/c", timeout=10))
+
+
 def test_a_server_that_is_away_ends_in_its_own_error_when_time_is_up(
     session: Sessions, free_port: int
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import socket
@@ -12,6 +13,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import requests
@@ -284,14 +286,27 @@ def test_a_taken_port_fails_at_the_start(cloud: LocalCloud) -> None:
 
 
 def test_a_cloud_stops_under_load_and_starts_again(cloud: LocalCloud) -> None:
-    """stop returns at once although a request waits, and a second start works."""
-    cloud.delay = 60.0
-    with ThreadPoolExecutor(1) as threads:
+    """stop returns at once whatever clients wait for, ends their connections; start works again."""
+    cloud.fault("answer", body="x" * 2**25)
+    addresses = [("127.0.0.1", urlsplit(url).port) for url in (cloud.url, cloud.google_url)]
+    with ThreadPoolExecutor(1) as threads, contextlib.ExitStack() as connections:
+        unread = connections.enter_context(socket.create_connection(addresses[0]))
+        unread.sendall(b"GET / HTTP/1.1\r\nHost: local\r\n\r\n")
+        unread.recv(1)  # the rest of the answer waits in the server
+        cloud.delay = 60.0
         waiting = threads.submit(requests.get, cloud.url, timeout=30)
+        fresh = [
+            connections.enter_context(socket.create_connection(address)) for address in addresses
+        ]
         start = time.monotonic()
         cloud.stop()
         assert time.monotonic() - start < 5
         assert isinstance(waiting.exception(), requests.ConnectionError)
+        for connection in (unread, *fresh):
+            connection.settimeout(5)
+            with contextlib.suppress(ConnectionError):  # reset, or an orderly end
+                while connection.recv(2**20):
+                    pass
     cloud.delay = 0.0
     cloud.start()
     with pytest.raises(RuntimeError, match="already"):

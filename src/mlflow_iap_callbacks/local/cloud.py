@@ -23,6 +23,7 @@ from mlflow_iap_callbacks.local.faults import Fault, FaultKind, Place
 from mlflow_iap_callbacks.local.google_endpoints import google_application
 from mlflow_iap_callbacks.local.iap_proxy import IapProxy
 from mlflow_iap_callbacks.local.keys import EcKey
+from mlflow_iap_callbacks.local.listener import Listener
 from mlflow_iap_callbacks.local.local_ca import tls_context
 from mlflow_iap_callbacks.local.sign_in import SignIn
 from mlflow_iap_callbacks.local.state import CloudState
@@ -392,7 +393,8 @@ class _Running:
             await web.SockSite(runner, self._listeners[name], ssl_context=context).start()
 
     def _listen(self, port: int = 0) -> socket.socket:
-        listener = socket.create_server((_HOST, port), backlog=512)
+        listener = Listener(socket.create_server((_HOST, port), backlog=512))
+        self._resources.callback(listener.close_accepted)
         return self._resources.enter_context(listener)
 
     def _port_of(self, name: str) -> int:

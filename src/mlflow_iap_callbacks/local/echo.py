@@ -17,8 +17,11 @@ def echo_application() -> web.Application:
 
 async def _echo(request: web.Request) -> web.Response:
     body_bytes = 0
-    async for chunk in request.content.iter_any():
-        body_bytes += len(chunk)
+    try:
+        async for chunk in request.content.iter_any():
+            body_bytes += len(chunk)
+    except ConnectionError:
+        return web.Response(status=400)  # broken off: nobody is left to read it
     return web.json_response(
         {
             "method": request.method,
