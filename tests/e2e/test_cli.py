@@ -75,7 +75,10 @@ def test_local_ends_its_command_and_servers_when_it_is_ended(tmp_path: Path) -> 
         process.communicate(timeout=30)
     wait_until(lambda: not Path(f"/proc/{child}").exists(), "the command ends")
     log = (tmp_path / "mlflow" / "mlflow-server.log").read_text()
-    assert "Finished server process" in log
+    server = re.search(r"running on (http://127\.0\.0\.1:\d+)", log)
+    assert server is not None
+    with pytest.raises(requests.ConnectionError):
+        requests.get(server[1], timeout=5)
 
 
 def test_local_serves_on_loopback_until_it_is_ended() -> None:
