@@ -28,6 +28,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         # Set first, so that what the code under test sets is undone as well.
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)  # MLflow leaves folders where it runs
     monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path / "no-gcloud"))
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
 
