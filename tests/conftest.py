@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import requests
 
-from mlflow_iap_callbacks.iap_auth import IAPAuth, IAPTransport
+from mlflow_iap_callbacks.iap_auth import IAPAuth
 from mlflow_iap_callbacks.local import LocalCloud, MlflowServer
 
 _OURS = (
@@ -44,8 +45,7 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowSe
 def cloud(mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalCloud]:
     """IAP in front of the real server, and the variables of its user set."""
     with LocalCloud(mlflow_server.url) as cloud:
-        for name, value in cloud.environment().items():
-            monkeypatch.setenv(name, value)
+        set_all(monkeypatch, cloud.environment())
         yield cloud
 
 
@@ -53,26 +53,29 @@ def cloud(mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> Itera
 def echo(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalCloud]:
     """IAP in front of an application that answers with what it got."""
     with LocalCloud() as cloud:
-        for name, value in cloud.environment().items():
-            monkeypatch.setenv(name, value)
+        set_all(monkeypatch, cloud.environment())
+        yield cloud
+
+
+@pytest.fixture
+def google_cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalCloud]:
+    """IAP as ``echo``'s, where Google's host names lead to this machine and no variable is set."""
+    with LocalCloud() as cloud:
+        set_all(monkeypatch, cloud.google_environment())
         yield cloud
 
 
 @pytest.fixture
 def session() -> Iterator[Callable[[IAPAuth], requests.Session]]:
     """Makes sessions that send as MLflow's does: by our transport."""
-    opened: list[requests.Session] = []
+    with ExitStack() as opened:
+        yield lambda auth: opened.enter_context(auth.session())
 
-    def make(auth: IAPAuth) -> requests.Session:
-        session = requests.Session()
-        session.mount(f"{auth.origin}/", IAPTransport(auth, requests.adapters.HTTPAdapter()))
-        session.auth = auth
-        opened.append(session)
-        return session
 
-    yield make
-    for each in opened:
-        each.close()
+def set_all(monkeypatch: pytest.MonkeyPatch, variables: Mapping[str, str]) -> None:
+    """Set environment variables until the test ends."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
 
 
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = 30.0) -> None:

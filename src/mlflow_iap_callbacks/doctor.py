@@ -14,7 +14,7 @@ from . import iap_answers
 from .client import IAPMlflowClient
 from .credentials import IAPCredentials
 from .errors import IAPError, IAPRefusedError
-from .iap_auth import IAPAuth, IAPTransport
+from .iap_auth import IAPAuth
 from .retry import RetryPolicy
 
 _ONCE = RetryPolicy(max_attempts=3, deadline=20.0)
@@ -130,9 +130,8 @@ def _mlflow(auth: IAPAuth, uri: str) -> Finding:
 
 
 def _get(auth: IAPAuth, url: str) -> requests.Response:
-    with requests.Session() as session:
-        session.mount(auth.origin, IAPTransport(auth, requests.adapters.HTTPAdapter()))
-        response = session.get(url, auth=auth, timeout=_TIMEOUT)
+    with auth.session() as session:
+        response = session.get(url, timeout=_TIMEOUT)
     response.raise_for_status()
     return response
 

@@ -102,6 +102,13 @@ class IAPAuth(AuthBase):
             request.register_hook("response", partial(self._settle, token))
         return request
 
+    def session(self) -> requests.Session:
+        """A session whose requests to the origin are sent as MLflow's are; to be closed."""
+        session = requests.Session()
+        session.mount(f"{self.origin}/", IAPTransport(self, requests.adapters.HTTPAdapter()))
+        session.auth = self
+        return session
+
     def put(self, token: str, request: requests.PreparedRequest) -> None:
         """Set ``token`` on a request to the origin."""
         taken = request.headers.get("Authorization", "").lower().startswith("basic ")

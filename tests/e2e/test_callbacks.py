@@ -19,6 +19,7 @@ import optuna
 import pytest
 from mlflow.entities import Run
 
+from conftest import set_all
 from mlflow_iap_callbacks import IAPLightGBMCallback, IAPMLflowCallback, IAPMlflowClient
 from mlflow_iap_callbacks.local import LocalCloud, MlflowServer
 from mlflow_iap_callbacks.runs import Experiment, RunWriter
@@ -60,8 +61,7 @@ def test_a_sweep_of_30_trials_in_4_threads_with_tokens_of_2_s_is_in_mlflow_exact
 ) -> None:
     lifetime = 2.0
     with LocalCloud(mlflow_server.url, token_lifetime=lifetime) as cloud:
-        for name, value in cloud.environment().items():
-            monkeypatch.setenv(name, value)
+        set_all(monkeypatch, cloud.environment())
         callback = IAPMLflowCallback()
         curves: dict[int, dict[str, Any]] = {}
 

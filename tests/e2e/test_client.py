@@ -17,6 +17,7 @@ import pytest
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
+from conftest import set_all
 from mlflow_iap_callbacks import (
     IAPConfigurationError,
     IAPCredentials,
@@ -137,8 +138,7 @@ def test_the_deadline_holds_for_lookup_and_creation_together(
 def own_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MlflowServer]:
     """A server that a test may stop, behind IAP."""
     with MlflowServer(tmp_path) as server, LocalCloud(server.url) as cloud:
-        for name, value in cloud.environment().items():
-            monkeypatch.setenv(name, value)
+        set_all(monkeypatch, cloud.environment())
         yield server
 
 

@@ -11,7 +11,7 @@ import requests
 
 from mlflow_iap_callbacks.credentials import IAPCredentials
 from mlflow_iap_callbacks.google_identity import Kind
-from mlflow_iap_callbacks.iap_auth import IAPAuth, IAPTransport
+from mlflow_iap_callbacks.iap_auth import IAPAuth
 from mlflow_iap_callbacks.retry import RetryPolicy
 
 KINDS: tuple[Kind, ...] = ("id_token", "signed_jwt", "access_token")
@@ -23,9 +23,8 @@ def get(
 ) -> requests.Response:
     """GET a page behind IAP, as MLflow's requests are sent."""
     auth = IAPAuth(url, credentials, retry or RetryPolicy(deadline=20.0))
-    with requests.Session() as session:
-        session.mount(auth.origin, IAPTransport(auth, requests.adapters.HTTPAdapter()))
-        return session.get(f"{auth.origin}/page", auth=auth, timeout=20)
+    with auth.session() as session:
+        return session.get(f"{auth.origin}/page", timeout=20)
 
 
 def run(script: str, home: Path, *environments: dict[str, str]) -> str:

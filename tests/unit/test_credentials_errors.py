@@ -24,11 +24,8 @@ TRAINER = LocalCloud.trainer
 
 
 @pytest.fixture
-def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalCloud]:
-    with LocalCloud() as running:
-        for name, value in running.google_environment().items():
-            monkeypatch.setenv(name, value)
-        yield running
+def cloud(google_cloud: LocalCloud) -> LocalCloud:
+    return google_cloud
 
 
 def refusal(credentials: IAPCredentials) -> IAPCredentialsError:

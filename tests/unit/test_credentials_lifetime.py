@@ -11,7 +11,7 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -30,11 +30,8 @@ THREADS = 32
 
 
 @pytest.fixture
-def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalCloud]:
-    with LocalCloud() as running:
-        for name, value in running.google_environment().items():
-            monkeypatch.setenv(name, value)
-        yield running
+def cloud(google_cloud: LocalCloud) -> LocalCloud:
+    return google_cloud
 
 
 def together(call: Callable[[], str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,12 +25,9 @@ BY_IAM = {
 
 
 @pytest.fixture
-def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalCloud]:
-    with LocalCloud() as running:
-        for name, value in running.google_environment().items():
-            monkeypatch.setenv(name, value)
-        running.members.add(SWEEPER)
-        yield running
+def cloud(google_cloud: LocalCloud) -> LocalCloud:
+    google_cloud.members.add(SWEEPER)
+    return google_cloud
 
 
 def use(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from conftest import set_all
 from mlflow_iap_callbacks import (
     IAPConfigurationError,
     IAPCredentials,
@@ -257,8 +258,7 @@ def test_an_id_token_of_a_google_managed_client_is_told_as_the_audience(
 def test_a_desktop_client_that_is_not_on_the_allowlist_is_told_as_that(
     echo: LocalCloud, session: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in echo.google_environment().items():
-        monkeypatch.setenv(name, value)
+    set_all(monkeypatch, echo.google_environment())
     monkeypatch.delenv("MLFLOW_IAP_CLIENT_ID")
     desktop = IAPCredentials(key_file=echo.desktop_file(allowlisted=False))
     with pytest.raises(IAPRefusedError, match="programmaticClients") as caught:
