@@ -1,0 +1,45 @@
+"""A lock on a file, let go of when its process dies, however it dies."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _try_lock(descriptor: int) -> None:
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+
+else:
+    import fcntl
+
+    def _try_lock(descriptor: int) -> None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+class FileLock:
+    """Held from its making until ``release`` or the end of the process.
+
+    Args:
+        path: of the file.
+        create: make the file, for its owner only, where it does not exist.
+
+    Raises:
+        BlockingIOError: another process, or another object of this one, holds it.
+        OSError: the file cannot be made or opened.
+    """
+
+    def __init__(self, path: Path, *, create: bool = True) -> None:
+        self.path = path
+        self._descriptor = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o600)
+        try:
+            _try_lock(self._descriptor)
+        except OSError as error:
+            os.close(self._descriptor)
+            raise BlockingIOError(error.errno, f"{path} is locked") from None
+
+    def release(self) -> None:
+        """Let go of it; where a fork shares it, it is free when all have let go."""
+        os.close(self._descriptor)

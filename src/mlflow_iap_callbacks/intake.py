@@ -1,0 +1,250 @@
+"""Where an append ends: files that are only ever appended to, until their content is stored.
+
+An append from a training costs one system call here; an insert into a database costs it several
+times as much, once the training has had the processor's caches in between. What is appended are
+MessagePack objects, one behind the other. It is in the kernel's hands when ``append`` returns and
+so survives the kill of its process.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgpack
+
+_logger = logging.getLogger(__name__)
+
+_CHUNK_BYTES = 1_000_000
+_LONG_FILE_BYTES = 4_000_000
+# What memory holds where the disk takes nothing: several hours of four metrics a second.
+_MOST_IN_MEMORY_BYTES = 16_000_000
+
+JOURNAL = "journal"
+_KINDS = frozenset(
+    [
+        *(JOURNAL, "start", "join", "metrics", "params", "tags"),
+        "artifact",
+        "input",
+        "finish",
+        "abandon",
+    ]
+)
+Message = tuple[int, str, Any]
+
+
+class Intake:
+    """Messages in order, appended by any thread, taken by one.
+
+    Args:
+        stem: of the files' paths; None for memory alone.
+        generation: of the file to go on with; each file has a higher one than that before it.
+        offset: bytes of it that are taken already.
+        server: URI that each file begins with, as a message of the kind ``journal``.
+
+    Raises:
+        OSError: the file cannot be made or read.
+    """
+
+    def __init__(
+        self, stem: Path | None, generation: int = 0, offset: int = 0, server: str = ""
+    ) -> None:
+        self.generation = generation
+        self.offset = offset
+        self.appended = 0
+        self.lost = 0  # messages that neither disk nor memory had room for
+        self._stem = stem
+        self._server = server
+        self._lock = threading.Lock()
+        self._pack = msgpack.Packer(default=float).pack
+        self._memory: deque[bytes] = deque()
+        self._memory_bytes = 0
+        self.is_open = True
+        self._is_told = False
+        self._file: int | None = None
+        self._size = 0
+        if stem is not None:
+            self._open()
+
+    def append(self, number: int, kind: str, content: Any) -> bool:
+        """Keep a message; False if this intake is closed.
+
+        Raises:
+            TypeError, ValueError, OverflowError: the content is no plain data; what has a float's
+                value is.
+        """
+        with self._lock:
+            if not self.is_open:
+                return False
+            message = self._pack((number, kind, content))
+            # What is in memory is not overtaken.
+            if (not self._memory and self._write(message)) or self._keep_in_memory(message):
+                self.appended += 1
+            return True
+
+    @property
+    def in_memory(self) -> int:
+        """Messages that wait in memory."""
+        return len(self._memory)
+
+    def take(self) -> list[Message]:
+        """The oldest messages on disk that were not taken, about a megabyte of them;
+        ``generation`` and ``offset`` are behind them then."""
+        return list(self._from_file())
+
+    def take_from_memory(self) -> list[Message]:
+        """Those that the disk did not take; newer than all that ``take`` has."""
+        with self._lock:
+            if self._file is not None and self.offset < self._size:
+                return []  # what reached the file meanwhile is older
+            found = list(self._memory)
+            self._memory.clear()
+            self._memory_bytes = 0
+        return [msgpack.unpackb(message) for message in found]
+
+    def go_to_next_file(self) -> bool:
+        """Go on behind the end of this file, if there is another."""
+        with self._lock:
+            if self._file is None or not self._path(self.generation + 1).exists():
+                return False
+            os.close(self._file)
+            self.generation, self.offset = self.generation + 1, 0
+            self._open()
+            return True
+
+    def start_new_file(self) -> Path | None:
+        """Go on in a new file if all of a long one is taken; return the old one, to be deleted."""
+        with self._lock:
+            is_due = self.offset > _LONG_FILE_BYTES and self.offset == self._size
+            if self._file is None or not is_due:
+                return None
+            old, old_file = self._path(self.generation), self._file
+            self.generation += 1
+            try:
+                self._open()
+            except OSError:
+                self.generation -= 1
+                return None
+            os.close(old_file)
+            self.offset = 0
+            return old
+
+    def cut_off(self) -> int:
+        """Remove what a write that was broken off left at the end; return its bytes."""
+        with self._lock:
+            if self._file is None or self.offset >= self._size:
+                return 0
+            cut = self._size - self.offset
+            os.ftruncate(self._file, self.offset)
+            self._size = self.offset
+            return cut
+
+    def close(self) -> None:
+        """Take no more messages."""
+        with self._lock:
+            self.is_open = False
+            if self._file is not None:
+                os.close(self._file)
+                self._file = None
+
+    def stop_for_fork(self) -> None:
+        """Let no thread be in the middle of an append."""
+        self._lock.acquire()
+
+    def go_on_after_fork(self) -> None:
+        """As before ``stop_for_fork``."""
+        self._lock.release()
+
+    def _path(self, generation: int) -> Path:
+        return Path(f"{self._stem}.{generation}.intake")
+
+    def _open(self) -> None:
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
+        self._file = os.open(self._path(self.generation), flags, 0o600)
+        self._size = os.fstat(self._file).st_size
+        if not self._size and self._server:
+            self._write(self._pack((0, JOURNAL, self._server)))
+
+    def _write(self, message: bytes) -> bool:
+        if self._file is None:
+            return False
+        try:
+            written = os.write(self._file, message)
+            if written == len(message):
+                self._size += written
+                return True
+            os.ftruncate(self._file, self._size)
+            self._tell("no space left")
+        except OSError as error:
+            self._tell(error.strerror)
+        return False
+
+    def _keep_in_memory(self, message: bytes) -> bool:
+        if self._memory_bytes + len(message) > _MOST_IN_MEMORY_BYTES:
+            if not self.lost:
+                _logger.warning(
+                    "Neither disk nor memory has room for more of what is logged; what comes now "
+                    "is lost, until the server takes what waits."
+                )
+            self.lost += 1
+            return False
+        self._memory.append(message)
+        self._memory_bytes += len(message)
+        return True
+
+    def _from_file(self) -> Iterator[Message]:
+        if self._file is None:
+            return
+        unpacker = msgpack.Unpacker(max_buffer_size=0)
+        start = end = self.offset
+        while self.offset == start and end < self._size:
+            chunk = os.pread(self._file, min(_CHUNK_BYTES, self._size - end), end)
+            if not chunk:
+                return
+            end += len(chunk)
+            unpacker.feed(chunk)
+            try:
+                for message in unpacker:
+                    yield _checked(message)
+                    self.offset = start + unpacker.tell()
+            except (TypeError, ValueError) as error:
+                _logger.warning(
+                    "%s is damaged at byte %d (%s): what is behind it there is lost.",
+                    self._path(self.generation),
+                    self.offset,
+                    error,
+                )
+                self.offset = self._size
+
+    def _tell(self, why: str | None) -> None:
+        if not self._is_told:
+            self._is_told = True
+            _logger.warning(
+                "%s takes no more of what is logged (%s); it is kept in memory for now, and "
+                "training goes on. Make room there, or set MLFLOW_IAP_OUTBOX to another folder.",
+                self._path(self.generation).parent,
+                why,
+            )
+
+
+def read_messages(path: Path, offset: int) -> Iterator[Message]:
+    """Those in a file behind ``offset``, as far as it can be read; changes nothing."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        with suppress(TypeError, ValueError):
+            for message in msgpack.Unpacker(file):
+                yield _checked(message)
+
+
+def _checked(message: Any) -> Message:
+    """Garbage can be read as MessagePack, too."""
+    number, kind, content = message
+    if type(number) is not int or kind not in _KINDS:
+        raise ValueError("no message")
+    return number, kind, content

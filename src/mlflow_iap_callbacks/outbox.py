@@ -1,0 +1,491 @@
+"""What is logged and not yet delivered: a journal on disk for one process and one server.
+
+A journal is an SQLite database, and the intake of what the database has yet to take. It survives
+the kill of its process at any moment; a crash of the machine may cost the last seconds, never what
+was before. Where the disk takes nothing, memory does, up to a bound.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import socket
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
+
+import msgpack
+
+from .database import (
+    HAS_WORK,
+    SEQ,
+    Change,
+    Database,
+    artifacts_of,
+    delete_journal,
+    last_written,
+    record_id,
+    run_number,
+)
+from .file_lock import FileLock
+from .intake import JOURNAL, Intake
+
+_SAVE_RUN = "INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT_RECORD = "INSERT INTO records VALUES (?, ?, ?)"
+_SAVE_PLACE = "UPDATE journal SET generation = ?, offset = ?"
+# One read is what one request can carry: MLflow's limits for log_batch.
+_MOST_RECORDS, _MOST_BYTES = 1000, 1_000_000
+_MOST_IN_MEMORY_BYTES = 16_000_000
+
+
+class Record(NamedTuple):
+    """One operation on a run.
+
+    Args:
+        seq: its place in the order of the journal.
+        kind: ``start``, ``metrics``, ``params``, ``tags``, ``artifact``, ``input``, ``finish`` or
+            ``abandon``.
+        body: MessagePack.
+    """
+
+    seq: int
+    kind: str
+    body: bytes
+
+    @property
+    def content(self) -> Any:
+        """What the body says."""
+        return msgpack.unpackb(self.body)
+
+
+class Refusal(NamedTuple):
+    """What MLflow refuses for good: a record, or a part of one.
+
+    Args:
+        kind: as the record's.
+        content: what the record's body says.
+        reason: in MLflow's words.
+    """
+
+    kind: str
+    content: Any
+    reason: str
+
+
+@dataclass(eq=False)
+class QueuedRun:
+    """A run whose records an outbox holds.
+
+    Args:
+        outbox: the outbox.
+        number: in the outbox.
+        key: ours, by which MLflow knows the run too.
+        experiment: name of its experiment.
+        is_owned: whether its start, and so its end, is this outbox's.
+        is_ended: whether its end is among the records, or delivered.
+        run_id: MLflow's, once known.
+        tried: when its creation was tried last, seconds since 1970; None for never.
+        refused: why MLflow does not want it at all, if so.
+        trouble: what stands in the way of its delivery, if something does.
+        skipped: points that were left out since they are no numbers.
+        at_exit: the status that it ends with if it is open when its process ends in order.
+        is_stored: whether the journal knows all this.
+    """
+
+    outbox: Outbox
+    number: int
+    key: str
+    experiment: str
+    is_owned: bool = True
+    is_ended: bool = False
+    run_id: str | None = None
+    tried: float | None = None
+    refused: str | None = None
+    trouble: str | None = None
+    skipped: int = 0
+    at_exit: str | None = None
+    is_stored: bool = False
+
+
+class Outbox:
+    """Records in order, run by run, until they are settled. Its methods are thread-safe.
+
+    What is appended waits in the intake until ``collect`` moves it, many at once, to the database.
+
+    Args:
+        path: of the journal; None for memory alone.
+        server: URI of the MLflow server; given for a new journal, read from one that is there.
+        lock: beside the journal, held by the process that writes to it; let go of by ``close``.
+
+    Raises:
+        sqlite3.Error, OSError: the journal cannot be made, or read.
+    """
+
+    def __init__(
+        self, path: Path | None, server: str | None = None, *, lock: FileLock | None = None
+    ) -> None:
+        self.path = path
+        self.file_lock = lock
+        self.is_adopted = server is None
+        # When a journal that was there already was written to last, seconds since 1970.
+        self.died = last_written(path) if path and server is None else 0.0
+        self._lock = threading.Lock()
+        self._memory: dict[int, deque[Record]] = {}
+        self._memory_bytes = 0
+        self._volatile: set[int] = set()  # sequence numbers of what no file has
+        self._settled: dict[int, int] = {}  # by run: what the disk did not let be deleted
+        self._stored = self._stored_seq = self._first_seq = 0
+        self._numbers = itertools.count(1)
+        self._runs: WeakValueDictionary[int, QueuedRun] = WeakValueDictionary()
+        self._db: Database | None = None
+        if path is None:
+            self.server, self.intake = str(server), Intake(None)
+            return
+        self._db = Database(path, server)
+        self.server, place = self._db.server, (self._db.generation, self._db.offset)
+        self.intake = Intake(path.with_suffix(""), *place, self.server)
+        self._count()
+
+    @property
+    def name(self) -> str:
+        """Tells journals apart, on the server too."""
+        return self.path.stem if self.path else f"{socket.gethostname()}-{os.getpid()}-memory"
+
+    @property
+    def waiting(self) -> int:
+        """Records that are not settled."""
+        return self._stored + self.last_seq - self._stored_seq
+
+    @property
+    def last_seq(self) -> int:
+        """Sequence number of what was appended last."""
+        return self._first_seq + self.intake.appended
+
+    @property
+    def volatile(self) -> int:
+        """Records that are lost with the process."""
+        return len(self._volatile) + self.intake.in_memory
+
+    def copy_artifact(self, path: Path) -> str:
+        """Copy a file or folder for its delivery; return what ``artifact`` finds it by.
+
+        Raises:
+            OSError: it cannot be copied, or there is no journal to keep it beside.
+        """
+        if self.path is None:
+            raise OSError("there is no journal to keep a copy beside")
+        artifacts_of(self.path).mkdir(mode=0o700, exist_ok=True)
+        folder = artifacts_of(self.path) / uuid.uuid4().hex
+        folder.mkdir(mode=0o700)
+        copied = folder / path.resolve().name
+        try:
+            if path.is_dir():
+                shutil.copytree(path, copied)
+            else:
+                shutil.copy2(path, copied)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        return f"{folder.name}/{copied.name}"
+
+    def artifact(self, path: str, *, is_copied: bool) -> str:
+        """Where an artifact is."""
+        return str(artifacts_of(self.path) / path) if is_copied and self.path else path
+
+    def begin(
+        self, key: str, experiment: str, *, is_owned: bool = True, run_id: str | None = None
+    ) -> QueuedRun:
+        """A run to append to; its first record says what the run is, by ``start`` or ``join``."""
+        run = QueuedRun(self, next(self._numbers), key, experiment, is_owned, run_id=run_id)
+        self._runs[run.number] = run
+        return run
+
+    def collect(self) -> dict[QueuedRun, int]:
+        """Store what was appended since; return the runs written to, with how many metrics,
+        params and tags."""
+        entities: dict[QueuedRun, int] = {}
+        with self._lock:
+            while self._memory_bytes < _MOST_IN_MEMORY_BYTES:
+                messages = self.intake.take()
+                is_volatile = not messages
+                messages = messages or self.intake.take_from_memory()
+                if not messages:
+                    break
+                self._store(messages, entities, is_volatile=is_volatile)
+        return entities
+
+    def collect_all_files(self) -> int:
+        """As ``collect``, for a journal that a process died on; return the bytes that a write left
+        which was broken off."""
+        self.collect()
+        while self.intake.go_to_next_file():
+            self.collect()
+        if not self._memory:
+            self._count()
+        self._first_seq = self._stored_seq - self.intake.appended
+        return self.intake.cut_off()
+
+    def read(self, run: QueuedRun, upto: int) -> list[Record]:
+        """The run's oldest records up to sequence number ``upto``, as many as a request takes."""
+        found: list[Record] = []
+        size = 0
+        with self._lock:
+            for record in self._records(run.number):
+                size += len(record.body)
+                if record.seq > upto or (found and size > _MOST_BYTES):
+                    break
+                found.append(record)
+                if len(found) == _MOST_RECORDS:
+                    break
+        return found
+
+    def settle(
+        self, run: QueuedRun, records: Sequence[Record], refused: Sequence[Refusal] = ()
+    ) -> None:
+        """Forget the run's oldest records, which ``records`` are; keep what was refused, and what
+        is known of the run."""
+        upto, now = records[-1].seq, time.time()
+        rows = [
+            (run.number, kind, msgpack.packb(content), reason, now)
+            for kind, content, reason in refused
+        ]
+
+        with self._lock:
+            self._stored -= len(records)
+            self._volatile.difference_update(record.seq for record in records)
+            kept = self._memory.get(run.number, deque())
+            while kept and kept[0].seq <= upto:
+                self._memory_bytes -= len(kept.popleft().body)
+            if not kept:
+                self._memory.pop(run.number, None)
+            self._settled[run.number] = upto
+            if self._write(
+                (
+                    "DELETE FROM records WHERE id BETWEEN ? AND ?",
+                    [(record_id(run.number, 0), record_id(run.number, upto))],
+                ),
+                ("INSERT INTO refused VALUES (?, ?, ?, ?, ?)", rows),
+                (_SAVE_RUN, [_row(run)]),
+            ):
+                del self._settled[run.number]
+        if not refused and run.number not in self._settled:
+            for record in records:
+                if record.kind == "artifact":
+                    self._delete_copy(record.content)
+
+    def save(self, run: QueuedRun) -> None:
+        """Keep what is known of the run."""
+        with self._lock:
+            run.is_stored = self._write((_SAVE_RUN, [_row(run)]))
+
+    def forget(self, run: QueuedRun) -> None:
+        """Nothing is left to do for the run, so nothing need be known of it."""
+        query = "DELETE FROM runs WHERE number = ? AND number NOT IN (SELECT run FROM refused)"
+        with self._lock:
+            self._settled.pop(run.number, None)
+            self._write((query, [(run.number,)]))
+            run.is_stored = False
+
+    def runs(self, most: int = -1) -> list[QueuedRun]:
+        """Runs that are not done with, the oldest first."""
+        with self._lock:
+            query = f"SELECT * FROM runs WHERE {HAS_WORK} ORDER BY number LIMIT ?"  # noqa: S608
+            found = [self._run(row) for row in self._select(query, most)]
+            # What the disk did not take.
+            unknown = [run for run in list(self._runs.values()) if not run.is_stored]
+            return found + [
+                run
+                for run in unknown
+                if run not in found and (not run.is_ended or run.number in self._memory)
+            ]
+
+    def has_records(self, run: QueuedRun) -> bool:
+        """Whether anything waits for the run."""
+        with self._lock:
+            return next(self._records(run.number), None) is not None
+
+    def holds(self, upto: int) -> bool:
+        """Whether anything waits of what was appended up to sequence number ``upto``."""
+        with self._lock:
+            if self._stored_seq < upto:
+                return True
+            if any(kept[0].seq <= upto for kept in self._memory.values()):
+                return True
+            ids = self._select("SELECT id FROM records WHERE id & ? <= ?", SEQ, upto)
+            if any(place & SEQ > self._settled.get(run_number(place), 0) for (place,) in ids):
+                return True
+            return self._db is not None and not self._db.is_readable
+
+    def refusals(self) -> int:
+        """How many things MLflow refused."""
+        with self._lock:
+            return sum(number for (number,) in self._select("SELECT count(*) FROM refused"))
+
+    def requeue_refused(self) -> int:
+        """Let what was refused wait again, behind what waits already; return how much."""
+        with self._lock:
+            rows = list(self._select("SELECT run, kind, body FROM refused ORDER BY rowid"))
+            first = self._stored_seq + 1
+            records = [(record_id(row[0], seq), *row[1:]) for seq, row in enumerate(rows, first)]
+            if not self._write(
+                (_INSERT_RECORD, records),
+                ("DELETE FROM refused", [()]),
+                ("UPDATE runs SET refused = NULL", [()]),
+            ):
+                return 0
+            self._count()
+            return len(rows)
+
+    def take_over(self, tables: Mapping[str, Sequence[Sequence[object]]]) -> None:
+        """Add the rows of another journal's tables ``runs``, ``records`` and ``refused``."""
+        changes = []
+        for table, rows in tables.items():
+            marks = ", ".join("?" * len(rows[0])) if rows else ""
+            statement = f"INSERT OR IGNORE INTO {table} VALUES ({marks})"  # noqa: S608 - our tables
+            changes += [(statement, rows)] if rows else []
+        with self._lock:
+            self._write(*changes)
+            self._count()
+
+    def close(self) -> None:
+        """Let go of the journal, and delete it if all that was in it is settled."""
+        with self._lock:  # no thread may be reading the file
+            self.intake.close()
+        is_done = self._db is not None and not (self.waiting or self.refusals() or self.runs())
+        with self._lock:
+            if self._db is not None and self._db.close() and is_done:
+                delete_journal(self._db.path)
+            self._db = None
+            if self.file_lock is not None:
+                self.file_lock.release()
+                self.file_lock = None
+
+    def stop_for_fork(self) -> None:
+        """Let no thread be inside SQLite: a child would find its locks taken for ever."""
+        self._lock.acquire()
+        self.intake.stop_for_fork()
+
+    def go_on_after_fork(self) -> None:
+        """As before ``stop_for_fork``."""
+        self.intake.go_on_after_fork()
+        self._lock.release()
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: touch nothing, for the journal is the parent's."""
+        self.go_on_after_fork()
+        self.intake.close()
+        if self.file_lock is not None:
+            self.file_lock.release()
+
+    def _store(
+        self,
+        messages: Sequence[tuple[int, str, Any]],
+        entities: dict[QueuedRun, int],
+        *,
+        is_volatile: bool,
+    ) -> None:
+        records: list[tuple[int, Record]] = []
+        changed: set[QueuedRun] = set()
+        for number, kind, content in messages:
+            if kind == JOURNAL:
+                continue
+            self._stored_seq += 1
+            run = self._runs.get(number) or self._read_run(number, kind, content)
+            if run is None:  # what told of it was damaged
+                continue
+            self._runs[number] = run
+            if not run.is_stored:
+                changed.add(run)
+            if kind in ("finish", "abandon"):
+                run.is_ended = True
+                changed.add(run)
+            if kind != "join":
+                records.append((number, Record(self._stored_seq, kind, msgpack.packb(content))))
+                values = content[2] if kind == "metrics" else content
+                entities[run] = entities.get(run, 0) + len(values)
+        self._stored += len(records)
+
+        # Neither is what is in memory overtaken, nor is it forgotten in the files.
+        if not self._memory and self._write(
+            (_INSERT_RECORD, [(record_id(n, record.seq), *record[1:]) for n, record in records]),
+            (_SAVE_RUN, [_row(run) for run in changed]),
+            (_SAVE_PLACE, [(self.intake.generation, self.intake.offset)]),
+        ):
+            for run in changed:
+                run.is_stored = True
+            self._start_new_file()
+            return
+        for number, record in records:
+            self._memory.setdefault(number, deque()).append(record)
+            self._memory_bytes += len(record.body)
+            if is_volatile:
+                self._volatile.add(record.seq)
+
+    def _start_new_file(self) -> None:
+        old = self.intake.start_new_file()
+        place = (self.intake.generation, self.intake.offset)
+        if old is not None and self._write((_SAVE_PLACE, [place])):
+            old.unlink(missing_ok=True)
+
+    def _read_run(self, number: int, kind: str, content: Any) -> QueuedRun | None:
+        for row in self._select("SELECT * FROM runs WHERE number = ?", number):
+            return self._run(row)
+        if kind not in ("start", "join"):
+            return None
+        return QueuedRun(
+            self,
+            number,
+            content["key"],
+            content["experiment"],
+            is_owned=kind == "start",
+            run_id=content.get("run_id"),
+        )
+
+    def _run(self, row: Sequence[Any]) -> QueuedRun:
+        number, key, experiment, is_owned, is_ended, *known = row
+        run = self._runs.get(number)
+        if run is None:
+            run = QueuedRun(self, number, key, experiment, bool(is_owned), bool(is_ended), *known)
+            run.is_stored = True
+            self._runs[number] = run
+        return run
+
+    def _delete_copy(self, content: dict[str, Any]) -> None:
+        if content["is_copied"]:
+            copied = Path(self.artifact(content["path"], is_copied=True))
+            shutil.rmtree(copied.parent, ignore_errors=True)
+
+    def _count(self) -> None:
+        ((self._stored_seq, self._stored),) = self._select(
+            "SELECT coalesce(max(id & ?), 0), count(*) FROM records", SEQ
+        )
+        self._first_seq = self._stored_seq - self.intake.appended
+        ((last_number,),) = self._select("SELECT coalesce(max(number), 0) FROM runs")
+        self._numbers = itertools.count(last_number + 1)
+
+    def _records(self, number: int) -> Iterator[Record]:
+        query = "SELECT id, kind, body FROM records WHERE id > ? AND id < ? ORDER BY id"
+        after, end = record_id(number, self._settled.get(number, 0)), record_id(number + 1, 0)
+        for place, kind, body in self._select(query, after, end):
+            yield Record(place & SEQ, kind, body)
+        yield from list(self._memory.get(number, ()))
+
+    def _select(self, query: str, *values: object) -> Iterator[tuple[Any, ...]]:
+        return iter(()) if self._db is None else self._db.select(query, *values)
+
+    def _write(self, *changes: Change) -> bool:
+        return self._db is not None and self._db.write(*changes)
+
+
+def _row(run: QueuedRun) -> tuple[object, ...]:
+    return (
+        *(run.number, run.key, run.experiment, run.is_owned, run.is_ended),
+        *(run.run_id, run.tried, run.refused, run.trouble, run.skipped),
+    )

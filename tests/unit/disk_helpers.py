@@ -1,0 +1,66 @@
+"""What can happen to files: a disk that gets full, and bytes that nobody wrote."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+JUNK = {
+    "zeros": bytes(64),
+    "no MessagePack": b"\xc1",
+    "no text": b"\xa1\xff",
+    "too short a message": b"\x92\x01\x02",
+    "a message of numbers": b"\x93\x01\x02\x03",
+    "the beginning of a message": b"\x93\x01",
+    "the beginning of a long text": b"\xdb\x00\xff\xff\xff",
+}
+
+
+class Disk:
+    """One that gets full: a small one of its own where this user may mount one, or a limit."""
+
+    KINDS = ("small", "limited")
+
+    def __init__(self, folder: Path, *, is_small: bool) -> None:
+        self.folder = folder
+        self._ballast = folder / "ballast" if is_small else None
+        self._limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(self) -> None:
+        if self._ballast is None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (0, self._limits[1]))
+            return
+        with suppress(OSError), self._ballast.open("ab", buffering=0) as file:
+            while True:
+                file.write(bytes(512))
+
+    def free(self) -> None:
+        if self._ballast is None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, self._limits)
+        else:
+            self._ballast.unlink(missing_ok=True)
+
+    @classmethod
+    @contextmanager
+    def of_kind(cls, kind: str, folder: Path) -> Iterator[Disk]:
+        folder.mkdir()
+        if kind == "limited":
+            disk = cls(folder, is_small=False)
+            try:
+                yield disk
+            finally:
+                disk.free()
+            return
+        mount = ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(folder)]
+        if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
+            pytest.skip("this user cannot mount a disk")
+        try:
+            yield cls(folder, is_small=True)
+        finally:
+            subprocess.run(["umount", "--lazy", str(folder)], check=True)
