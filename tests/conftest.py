@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from mlflow_iap_callbacks import process
 from mlflow_iap_callbacks.iap_auth import IAPAuth
 from mlflow_iap_callbacks.local import LocalCloud, MlflowServer
 
@@ -23,6 +24,12 @@ _OURS = (
 
 
 @pytest.fixture(autouse=True)
+def _no_sender_outlives_its_test(_clean_environment: None) -> Iterator[None]:
+    yield
+    process.drain(0.0)
+
+
+@pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Nothing of the developer's own settings reaches a test, and none of a test's the next."""
     for name in _OURS:
@@ -32,6 +39,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)  # MLflow leaves folders where it runs
     monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path / "no-gcloud"))
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    monkeypatch.setenv("MLFLOW_IAP_OUTBOX", str(tmp_path / "outbox"))
 
 
 @pytest.fixture(scope="session")

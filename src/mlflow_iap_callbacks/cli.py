@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -16,11 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from rich import filesize
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from .journals import Journal
     from .local import LocalCloud
     from .local.record import SeenRequest
 
@@ -84,6 +87,106 @@ def doctor() -> None:
         is_good = finding.is_good
     if not is_good:
         sys.exit(1)
+
+
+@main.command()
+def status() -> None:
+    """Show what was logged on this machine and is not in MLflow: what waits, and what was refused.
+
+    MLFLOW_IAP_OUTBOX names the folder that is looked into.
+    """
+    from . import journals
+
+    found = journals.survey()
+    if not found:
+        _console.print(f"Nothing waits in {journals.folder()}.")
+    for journal in found:
+        table = _plain_table()
+        for name, value in _described(journal).items():
+            table.add_row("", f"[bold]{name}", escape(value))
+        _console.print(table)
+    if any(journal.waiting and not journal.is_live for journal in found):
+        _console.print("`mlflow-iap sync` sends what dead processes left.")
+
+
+@main.command()
+@click.option("--dry-run", is_flag=True, help="Tell what would be sent, and send nothing.")
+@click.option("--refused", is_flag=True, help="Send what MLflow refused once more, too.")
+def sync(dry_run: bool, refused: bool) -> None:
+    """Send what processes left that were killed, or ended while MLflow was away.
+
+    Each to the server that it was meant for, with the credentials that are found here. Safe to run
+    twice, and beside processes that log.
+    """
+    from . import journals
+
+    dead = [journal for journal in journals.survey() if not journal.is_live]
+    left = 0
+    dead = [journal for journal in dead if journal.records(refused=refused) or journal.runs]
+    for server in sorted({journal.server for journal in dead if journal.server}):
+        there = [journal for journal in dead if journal.server == server]
+        waiting = sum(journal.records(refused=refused) for journal in there)
+        runs = sum(journal.runs for journal in there)
+        what = f"{waiting} records of {runs} runs for {server}"
+        if dry_run:
+            _console.print(f"would send {what}")
+            continue
+        waits = _send(server, refused=refused)
+        left += waits
+        _console.print(f"sent {what}" if not waits else f"{waits} records wait for {server}")
+    if not dead:
+        _console.print(f"Nothing waits in {journals.folder()}.")
+    if left:
+        sys.exit(1)
+
+
+def _send(server: str, *, refused: bool) -> int:
+    """Send what waits for a server; return how many records go on waiting, and say why."""
+    from .client import IAPMlflowClient
+    from .errors import IAPError
+    from .process import flush_with_bar, lasting_uri
+    from .sender import Sender
+
+    given = os.environ.get("MLFLOW_TRACKING_URI", "")
+    try:
+        # Journals keep no password that a URI may carry.
+        client = IAPMlflowClient(given if given and lasting_uri(given) == server else server)
+    except IAPError as error:
+        raise click.ClickException(error.message) from None
+    sender = Sender(client, server)
+    sender.adopt(refused=refused)
+    try:
+        for _ in flush_with_bar(sender, _console):
+            if sender.is_stuck:
+                break
+        return sender.waiting
+    finally:
+        sender.close()
+
+
+def _described(journal: Journal) -> dict[str, str]:
+    life = "alive" if journal.is_live else "dead"
+    kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(journal.waiting.items()))
+    return {
+        "process": f"{journal.pid} on {journal.host} ({life}), begun {_ago(journal.begun)}",
+        "server": journal.server,
+        "waiting": f"{journal.records()} records of {journal.runs} runs"
+        + f" ({kinds})" * bool(kinds),
+        **({"because": journal.trouble} if journal.trouble else {}),
+        **({"refused": _counted(journal.refused)} if journal.refused else {}),
+        **({"unreadable": journal.error} if journal.error else {}),
+        "on disk": f"{journal.path}, {filesize.decimal(journal.bytes)}",
+    }
+
+
+def _counted(reasons: Mapping[str, int]) -> str:
+    return "\n".join(f"{n} x {reason}" for reason, n in reasons.items())
+
+
+def _ago(moment: float) -> str:
+    minutes, seconds = divmod(max(0, int(time.time() - moment)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min ago" if hours else f"{minutes} min {seconds:02} s ago"
 
 
 @main.command(context_settings={"ignore_unknown_options": True})

@@ -26,12 +26,14 @@ from .mlflow_plugin import NAME, auth_for, choose
 from .retry import RetryPolicy, TryAgain
 
 RUN_KEY_TAG = "mlflow_iap.run_key"
+# Seconds in which a server may yet make a run though the connection to it broke.
+_PATIENCE = 10.0
 
 _C = TypeVar("_C", bound=type)
 
 
 @contextmanager
-def _errors_of_ours() -> Iterator[None]:
+def errors_of_ours() -> Iterator[None]:
     """MLflow wraps whatever its transport raises into an MlflowException without a cause."""
     handled = sys.exc_info()[1]  # by the caller, and so no part of what goes wrong here
     try:
@@ -49,7 +51,7 @@ def _with_errors_of_ours(cls: _C) -> _C:
     def telling(method: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(method)
         def call(*args: Any, **kwargs: Any) -> Any:
-            with _errors_of_ours():
+            with errors_of_ours():
                 return method(*args, **kwargs)
 
         return call
@@ -163,12 +165,14 @@ class IAPMlflowClient(MlflowClient):
                 if time.monotonic() < patience:
                     raise TryAgain(lost, is_free=True)
             try:
-                with _errors_of_ours():
+                with errors_of_ours():
                     run = super(IAPMlflowClient, self).create_run(
                         experiment_id, start_time, tags, run_name
                     )
             except IAPUnknownOutcomeError as error:
-                patience = time.monotonic() + retry.deadline / 2 * error.is_under_way
+                longest = retry.deadline / 2
+                seconds = longest if error.is_under_way else min(_PATIENCE, longest)
+                patience = time.monotonic() + seconds
                 lost = error
                 raise TryAgain(error, error.retry_after) from None
             return run

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import atexit
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .client import IAPMlflowClient
-from .runs import Experiment, RunWriter
+from .process import sender_for
+from .runs import RunWriter
 
 if TYPE_CHECKING:
     from lightgbm.callback import CallbackEnv
@@ -33,7 +33,9 @@ class IAPLightGBMCallback:
     Raises:
         IAPConfigurationError: as ``IAPMlflowClient``, where the run is its own.
 
-    What goes wrong later is logged as a warning once and never raised into the training.
+    Nothing is sent while the training waits: what is logged goes to a journal on disk, and from
+    there to MLflow in the background. What goes wrong is logged as a warning once and never raised
+    into the training.
     """
 
     def __init__(
@@ -50,29 +52,31 @@ class IAPLightGBMCallback:
         # raise and so hide the iteration from those behind them. LightGBM reads the instance's.
         self.order = -100
         self._run = run
-        self._owns_run = run is None
-        self._experiment = None
-        if self._owns_run:
-            self._experiment = Experiment(client or IAPMlflowClient(tracking_uri), experiment_name)
+        self._client = None
+        if run is None:
+            self._client = client or IAPMlflowClient(tracking_uri)
+            sender_for(self._client)  # from here on SIGTERM is taken care of, in the main thread
+        self._experiment_name = experiment_name
         self._run_name = run_name
         self._tags = dict(tags or {})
 
     def __call__(self, env: CallbackEnv) -> None:
-        if self._owns_run and env.iteration == env.begin_iteration:
+        if env.iteration == env.begin_iteration:
             self.close()
         run = self._run or self._start(env.params)
         values: dict[str, float] = {}
         for item in env.evaluation_result_list or ():
             # (set, metric, mean, maximize[, stdv]); up to LightGBM 4.5 cv has ("cv_agg", "set
-            # metric", ...). 4.7's items are no tuples and have their own idea of length.
+            # metric", ...). 4.7's items have an idea of their length of their own, and a slow one.
             data, metric = item[0], item[1]
             if data == "cv_agg":
                 data, _, metric = metric.partition(" ")
             values[f"{data}-{metric}"] = item[2]
-            if len(item) > 4 and item[4] is not None:
+            length = tuple.__len__(item) if isinstance(item, tuple) else len(item)
+            if length > 4 and item[4] is not None:
                 values[f"{data}-{metric}-stdv"] = item[4]
         run.log_metrics(values, step=env.iteration)
-        if self._owns_run and env.iteration == env.end_iteration - 1:
+        if env.iteration == env.end_iteration - 1:
             self.close()
 
     def close(self, status: str = "FINISHED") -> None:
@@ -81,20 +85,37 @@ class IAPLightGBMCallback:
         Args:
             status: FINISHED, FAILED or KILLED.
         """
-        if self._owns_run and self._run is not None:
-            atexit.unregister(self.close)
+        if self._client is not None and self._run is not None:
             self._run.finish(status)
             self._run = None
+
+    def flush(self, timeout: float | None = 60.0) -> bool:
+        """Wait until all that was logged is delivered.
+
+        Args:
+            timeout: seconds. Default: a minute, which outlasts the restart of an App Engine
+                instance; None for as long as it takes.
+
+        Returns:
+            Whether all was delivered, or refused by MLflow for good. What was not stays queued.
+        """
+        if self._client is not None:
+            return sender_for(self._client).flush(timeout)
+        return self._run is None or self._run.flush(timeout)
 
     def __enter__(self) -> IAPLightGBMCallback:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.close("FINISHED" if kind is None else "FAILED")
+        if self._client is not None:
+            self.flush()
 
     def _start(self, params: Mapping[str, Any]) -> RunWriter:
-        assert self._experiment is not None  # noqa: S101
-        self._run = RunWriter(self._experiment, run_name=self._run_name, tags=self._tags)
+        assert self._client is not None  # noqa: S101
+        self._run = RunWriter(
+            self._client, self._experiment_name, run_name=self._run_name, tags=self._tags
+        )
+        self._run.finish_at_exit("FINISHED")
         self._run.log_params(params)
-        atexit.register(self.close)
         return self._run

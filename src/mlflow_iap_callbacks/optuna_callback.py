@@ -8,7 +8,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from .client import IAPMlflowClient
-from .runs import Experiment, RunWriter, now_ms
+from .process import sender_for
+from .runs import RunWriter, now_ms
 
 if TYPE_CHECKING:
     import optuna
@@ -33,7 +34,9 @@ class IAPMLflowCallback:
     Raises:
         IAPConfigurationError: as ``IAPMlflowClient``.
 
-    What goes wrong later is logged as a warning once and never raised into the study.
+    Nothing is sent while the study waits: what is logged goes to a journal on disk, and from there
+    to MLflow in the background. What goes wrong is logged as a warning once and never raised into
+    the study.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class IAPMLflowCallback:
         client: MlflowClient | None = None,
     ) -> None:
         self._client = client or IAPMlflowClient(tracking_uri)
+        sender_for(self._client)  # from here on SIGTERM is taken care of, in the main thread
         self._experiment_name = experiment_name
         self._tags = dict(tags or {})
         self._reset()
@@ -78,20 +82,35 @@ class IAPMLflowCallback:
         key = (study.study_name, trial.number)
         with self._lock:
             if key not in self._runs:
-                name = self._experiment_name or study.study_name
-                if name not in self._experiments:
-                    self._experiments[name] = Experiment(self._client, name)
                 self._runs[key] = RunWriter(
-                    self._experiments[name],
+                    self._client,
+                    self._experiment_name or study.study_name,
                     run_name=str(trial.number),
                     start_time=_ms(trial.datetime_start),
                     tags=self._tags,
                 )
             return self._runs[key]
 
+    def flush(self, timeout: float | None = 60.0) -> bool:
+        """Wait until all that was logged is delivered.
+
+        Args:
+            timeout: seconds. Default: a minute, which outlasts the restart of an App Engine
+                instance; None for as long as it takes.
+
+        Returns:
+            Whether all was delivered, or refused by MLflow for good. What was not stays queued.
+        """
+        return sender_for(self._client).flush(timeout)
+
+    def __enter__(self) -> IAPMLflowCallback:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.flush()
+
     def _reset(self) -> None:
         self._lock = threading.Lock()
-        self._experiments: dict[str, Experiment] = {}
         self._runs: dict[tuple[str, int], RunWriter] = {}
 
     def __getstate__(self) -> dict[str, Any]:

@@ -1,44 +1,31 @@
-"""A run that is written to while it happens, and the experiment that it belongs to.
-
-Callbacks only append; what is appended leaves in few requests. Nothing here raises into a training:
-what cannot be delivered is kept in memory, sent with what follows and at exit, and told once; what
-MLflow refuses is told and left out.
-"""
+"""A run that is written to while it happens; what is written leaves in the background."""
 
 from __future__ import annotations
 
-import atexit
 import logging
-import math
-import os
-import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunStatus, RunTag
-from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
-from .client import RUN_KEY_TAG, find_run
+from .delivery import LONGEST_PARAM, LONGEST_TAG, MOST_METRICS, MOST_PARAMS, MOST_TAGS
 from .errors import IAPError
-from .names import mlflow_name
-from .retry import RetryPolicy, seconds_left
+from .outbox import QueuedRun
+from .process import LOCK, sender_for
+
+if TYPE_CHECKING:
+    from mlflow.data.dataset import Dataset
 
 _logger = logging.getLogger(__name__)
+_V = TypeVar("_V", str, float)
 
-# The server's limits for one log_batch: mlflow.org/docs/latest/rest-api.html#log-batch
-_MOST_METRICS, _MOST_PARAMS, _MOST_TAGS = 1000, 100, 100
-_LONGEST_PARAM, _LONGEST_TAG = 6000, 8000
-# Often enough to watch a training, seldom enough not to be felt in one.
-_SECONDS_BETWEEN = 5.0
-# For one delivery, so that a training does not wait long for a server that is away; less once that
-# is known, and at exit for all that is left.
-_PATIENT = RetryPolicy(deadline=20.0)
-_IMPATIENT = RetryPolicy(deadline=1.0)
-_AT_EXIT = RetryPolicy(deadline=30.0)
+_DATASET = ("name", "digest", "source_type", "source", "schema", "profile")
+# So that a few records always fill a request's megabyte without overflowing it.
+_LONGEST_RECORD = 100_000
 
 
 def now_ms() -> int:
@@ -46,257 +33,228 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-class Experiment:
-    """The experiment called ``name``, made by whoever comes first; looked up once.
-
-    Args:
-        client: to look it up with.
-        name: of the experiment.
-    """
-
-    def __init__(self, client: MlflowClient, name: str) -> None:
-        self.client = client
-        self.is_away = False  # whether the last delivery failed, and was told
-        self._name = name
-        self._lock = threading.Lock()
-        self._id: str | None = None
-
-    def id(self) -> str:
-        """MLflow's id.
-
-        Raises:
-            MlflowException: the server cannot be reached.
-        """
-        with self._lock:
-            if self._id is None:
-                self._id = self._find() or self._create()
-            return self._id
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Experiment, (self.client, self._name)
-
-    def _find(self) -> str | None:
-        found = self.client.get_experiment_by_name(self._name)
-        return None if found is None else str(found.experiment_id)
-
-    def _create(self) -> str:
-        try:
-            return str(self.client.create_experiment(self._name))
-        except MlflowException:  # another was first, or the answer was lost
-            found = self._find()
-            if found is None:
-                raise
-            return found
-
-
 class RunWriter:
-    """One run: made at the first delivery, written to from any thread, finished once.
+    """One run, written to from any thread and finished once. Nothing here waits for the server but
+    ``flush`` and ``run_id``, and nothing raises into a training: what cannot be logged is told.
+
+    A copy that travels to another process, by pickle or fork, writes to the same run.
 
     Args:
-        experiment: that the run belongs to.
+        client: to deliver with.
+        experiment: name of the run's experiment, which is made where it does not exist.
         run_name: shown in MLflow; None for one of MLflow's.
         start_time: milliseconds since 1970, UTC. Default: now.
         tags: given to the run when it is made.
+        key: of a run to go on with, if MLflow has it. Default: a new one.
     """
+
+    _run: QueuedRun | None
 
     def __init__(
         self,
-        experiment: Experiment,
+        client: MlflowClient,
+        experiment: str,
         *,
         run_name: str | None = None,
         start_time: int | None = None,
         tags: Mapping[str, Any] | None = None,
+        key: str | None = None,
     ) -> None:
-        self._experiment = experiment
-        self._client = experiment.client
-        self._run_name = run_name
-        self._start_time = start_time or now_ms()
-        self._key = uuid.uuid4().hex
-        self._is_tried = False
-        self._lock = threading.Lock()  # what waits
-        self._delivery = threading.Lock()  # one delivery at a time: one writer per run
-        self._run_id: str | None = None
-        self._metrics: list[Metric] = []
-        self._params: list[Param] = []
-        self._tags: list[RunTag] = []
-        self._known_params: dict[str, str] = {}
-        self._skipped = 0
-        self._renamed: set[str] = set()
-        self._end: tuple[str, int] | None = None
-        self._next_delivery = time.monotonic() + _SECONDS_BETWEEN
-        self.set_tags(tags or {})
-        _waiting.add(self)
+        self.__setstate__((client, experiment, key or uuid.uuid4().hex))
+        self._run = sender_for(client).begin(self.key, experiment)
+        parts = list(_parts(_texts(tags or {}, LONGEST_TAG), MOST_TAGS))
+        content = {
+            "key": self.key,
+            "experiment": experiment,
+            "name": run_name,
+            "time_ms": start_time or now_ms(),
+            "tags": parts[0] if parts else {},
+            "is_resumed": key is not None,
+        }
+        with _never_raising("run"):
+            self._append("start", content)
+        for part in parts[1:]:
+            self._append("tags", part)
 
     def log_metrics(
         self, values: Mapping[str, float], *, step: int = 0, timestamp: int | None = None
     ) -> None:
-        """Append one point per name; NaN is counted instead, MLflow's run page breaks on it."""
-        timestamp = timestamp or now_ms()
-        for name, value in values.items():
-            with self._lock, _never_raising(f"metric {name!r}"):
-                if math.isnan(value):
-                    self._skipped += 1
-                else:
-                    self._metrics.append(Metric(self._name(name), float(value), timestamp, step))
-        if time.monotonic() > self._next_delivery:
-            self.flush()
+        """Log one point per name.
+
+        Args:
+            values: NaN is counted in a tag instead, for MLflow's run page breaks on it.
+            step: of all of them.
+            timestamp: milliseconds since 1970, UTC. Default: now.
+        """
+        content = (step, timestamp or now_ms(), values)
+        # What a training does at each iteration: what can wait is left to the sender.
+        try:
+            if len(values) <= MOST_METRICS:
+                self._append("metrics", content)
+                return
+        except (TypeError, ValueError, OverflowError):
+            pass  # one of them is no number, or they are no dict; the others are logged
+        for part in _parts(self._numbers_of(values), MOST_METRICS):
+            with _never_raising("metrics"):
+                self._append("metrics", (int(step), content[1], part))
 
     def log_params(self, params: Mapping[str, Any]) -> None:
-        """Append params; values over 6,000 characters are cut, and the first value stays."""
-        for name, value in params.items():
-            with self._lock, _never_raising(f"param {name!r}"):
-                text = _text(value, _LONGEST_PARAM)
-                if name not in self._known_params:
-                    self._known_params[name] = text
-                    self._params.append(Param(self._name(name), text))
-                elif self._known_params[name] != text:
-                    raise ValueError(f"it is {self._known_params[name]!r}, not {text!r}, already")
+        """Log params; values over 6,000 characters are cut, and the first value stays."""
+        for part in _parts(_texts(params, LONGEST_PARAM), MOST_PARAMS):
+            self._append("params", part)
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
-        """Append tags; values over 8,000 characters are cut."""
-        for name, value in tags.items():
-            with self._lock, _never_raising(f"tag {name!r}"):
-                self._tags.append(RunTag(self._name(name), _text(value, _LONGEST_TAG)))
+        """Set tags; values over 8,000 characters are cut."""
+        for part in _parts(_texts(tags, LONGEST_TAG), MOST_TAGS):
+            self._append("tags", part)
+
+    def log_artifact(
+        self, local_path: str | Path, artifact_path: str | None = None, *, copy: bool = True
+    ) -> None:
+        """Upload a file, or a folder with all that is in it.
+
+        Args:
+            local_path: of it.
+            artifact_path: folder in the run's artifacts. Default: their root.
+            copy: copy it first, so that it may change or go. Without it, for what is large and
+                stays, what is there at the time of the upload is uploaded.
+        """
+        with _never_raising(f"artifact {str(local_path)!r}"):
+            path = Path(local_path).resolve(strict=True)
+            outbox = self._here().outbox
+            kept = outbox.copy_artifact(path) if copy else str(path)
+            self._append("artifact", {"path": kept, "is_copied": copy, "to": artifact_path})
+
+    def log_input(self, dataset: Dataset, context: str | None = None) -> None:
+        """Log a data set as an input of the run.
+
+        Args:
+            dataset: as ``mlflow.data`` makes them.
+            context: what it is for, as ``training``.
+        """
+        with _never_raising("data set"):
+            given = dataset.to_dict()
+            tags = {} if context is None else {MLFLOW_DATASET_CONTEXT: context}
+            fields = {name: given.get(name) for name in _DATASET}
+            self._append("input", {"dataset": fields, "tags": tags})
 
     def finish(self, status: str = "FINISHED", *, end_time: int | None = None) -> None:
-        """Deliver what waits and end the run.
+        """End the run, behind all that was logged so far.
 
         Args:
             status: FINISHED, FAILED or KILLED.
             end_time: milliseconds since 1970, UTC. Default: now.
         """
-        with self._lock:
-            self._end = (status, end_time or now_ms())
-            if self._skipped:
-                self._tags.append(RunTag("mlflow_iap.skipped_nan_points", str(self._skipped)))
-        self.flush()
+        self._append("finish", {"status": status, "time_ms": end_time or now_ms()})
+        if self._run is not None:
+            self._run.is_ended = True
 
-    def flush(self) -> None:
-        """Deliver what waits; what cannot be delivered goes on waiting."""
-        with self._delivery:
-            try:
-                (_IMPATIENT if self._experiment.is_away else _PATIENT)(self._deliver)
-                self._experiment.is_away = False
-            except Exception as error:  # noqa: BLE001 - no training ends because of its log
-                self._tell(error)
-            self._next_delivery = time.monotonic() + _SECONDS_BETWEEN
+    def finish_at_exit(self, status: str | None) -> None:
+        """What to end the run with if it is open when the process ends in order.
 
-    @property
-    def run_id(self) -> str | None:
-        """MLflow's id of the run; None before the first delivery."""
-        return self._run_id
+        Args:
+            status: FINISHED, FAILED or KILLED; None for FAILED with a tag that says why, which is
+                also what a run gets whose process is killed.
+        """
+        self._here().at_exit = status
 
-    @property
-    def has_undelivered(self) -> bool:
-        """Whether something waits for delivery."""
-        return bool(self._metrics or self._params or self._tags or self._end)
+    def flush(self, timeout: float | None = 60.0) -> bool:
+        """Wait until all that was logged is delivered, that of other runs included.
 
-    def _deliver(self) -> None:
-        run_id = self._run_id = self._run_id or self._create()
-        while self._metrics or self._params or self._tags:
-            with self._lock:
-                metrics = self._metrics[:_MOST_METRICS]
-                params = self._params[:_MOST_PARAMS]
-                tags = self._tags[:_MOST_TAGS]
-            # In all 1,000 entities, so params and tags are left for the next where they are many.
-            metrics = metrics[: _MOST_METRICS - len(params) - len(tags)]
-            self._log(run_id, [*metrics, *params, *tags])
-            with self._lock:
-                del self._metrics[: len(metrics)]
-                del self._params[: len(params)]
-                del self._tags[: len(tags)]
-        if self._end is not None:
-            status, end_time = self._end
-            # set_terminated asks for the run first and prints two lines for each.
-            self._client._tracking_client.store.update_run_info(
-                run_id, RunStatus.from_string(status), end_time, None
-            )
-            self._end = None
-            _waiting.discard(self)
+        Args:
+            timeout: seconds. Default: a minute, which outlasts the restart of an App Engine
+                instance; None for as long as it takes.
 
-    def _create(self) -> str:
-        experiment_id = self._experiment.id()
-        run = find_run(self._client, experiment_id, self._key) if self._is_tried else None
-        self._is_tried = True
-        if run is None:
-            tags, name = {RUN_KEY_TAG: self._key}, self._run_name
-            with self._lock:
-                first, rest = self._tags[:_MOST_TAGS], self._tags[_MOST_TAGS:]
-            tags |= {tag.key: tag.value for tag in first}
-            run = self._client.create_run(experiment_id, self._start_time, tags, name)
-            with self._lock:
-                self._tags = rest + self._tags[len(first) + len(rest) :]
-        return str(run.info.run_id)
+        Returns:
+            Whether all was delivered, or refused by MLflow for good. What was not stays queued.
+        """
+        return sender_for(self._client).flush(timeout)
 
-    def _log(self, run_id: str, entities: Sequence[Metric | Param | RunTag]) -> None:
-        try:
-            self._client.log_batch(
-                run_id,
-                [entity for entity in entities if isinstance(entity, Metric)],
-                [entity for entity in entities if isinstance(entity, Param)],
-                [entity for entity in entities if isinstance(entity, RunTag)],
-            )
-        except MlflowException as error:
-            if not _is_refused(error):
-                raise
-            if len(entities) == 1:
-                _logger.warning("MLflow refuses %s, which is left out: %s", entities[0], error)
-                return
-            # Halve it until what is refused stands alone.
-            middle = len(entities) // 2
-            self._log(run_id, entities[:middle])
-            self._log(run_id, entities[middle:])
+    def run_id(self, timeout: float | None = 60.0) -> str:
+        """MLflow's id of the run, waited for.
 
-    def _name(self, name: str) -> str:
-        name = str(name)
-        taken = mlflow_name(name)
-        if taken != name and taken not in self._renamed:
-            self._renamed.add(taken)
-            tag = mlflow_name(f"mlflow_iap.name.{taken}")
-            self._tags.append(RunTag(tag, _text(name, _LONGEST_TAG)))
-        return taken
+        Args:
+            timeout: seconds. Default: as ``flush``; None for as long as it takes.
 
-    def _tell(self, error: Exception) -> None:
-        if not self._experiment.is_away:
-            self._experiment.is_away = True
-            _logger.warning(
-                "MLflow could not be written to; training goes on, and what was logged is kept in "
-                "memory and sent with what follows, at the latest at exit. %s",
-                error,
-            )
+        Raises:
+            IAPError: MLflow does not know the run by then, or refuses it.
+        """
+        run = self._here()
+        found = sender_for(self._client).run_id(run, timeout)
+        if found is None:
+            why = run.refused or run.trouble or "The server has not answered yet."
+            raise IAPError(f"MLflow has not made the run. {why}")
+        return found
+
+    def __getstate__(self) -> tuple[MlflowClient, str, str]:
+        return self._client, self._experiment, self.key
+
+    def __setstate__(self, state: tuple[MlflowClient, str, str]) -> None:
+        self._client, self._experiment, self.key = state
+        self._run = None
+
+    def _append(self, kind: str, content: Any) -> None:
+        run = self._run
+        if run is None or run.is_ended or not run.outbox.intake.append(run.number, kind, content):
+            run = self._here(to_write=True)
+            run.outbox.intake.append(run.number, kind, content)
+
+    def _here(self, *, to_write: bool = False) -> QueuedRun:
+        """The run in this process's outbox, where it goes on if it was begun in another's."""
+        with LOCK:
+            run = self._run
+            is_over = to_write and run is not None and run.is_ended
+            if run is None or is_over or not run.outbox.intake.is_open:
+                run_id = None if run is None else run.run_id
+                run = sender_for(self._client).join(self.key, self._experiment, run_id)
+                self._run = run
+            return run
+
+    def _numbers_of(self, values: Mapping[str, Any]) -> dict[str, float]:
+        numbers = {}
+        for name, value in values.items():
+            with _never_raising(f"metric {name!r}"):
+                numbers[str(name)] = float(value)
+        return numbers
 
 
-_waiting: set[RunWriter] = set()
-if hasattr(os, "register_at_fork"):
-    # What a process has yet to deliver is its own to deliver.
-    os.register_at_fork(after_in_child=_waiting.clear)
+class _never_raising:
+    """No training ends because of its log."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, _: object) -> bool:
+        if isinstance(error, Exception):
+            _logger.warning("The %s was not logged: %s", self._what, error)
+            return True
+        return False
 
 
-@atexit.register
-def _deliver_at_exit() -> None:
-    def flush_all() -> None:
-        for run in list(_waiting):
-            if seconds_left() > 0:
-                run.flush()
-
-    _AT_EXIT(flush_all)
-    lost = sum(run.has_undelivered for run in _waiting)
-    if lost:
-        _logger.warning("%d runs end without all that was logged: MLflow is still away.", lost)
-
-
-@contextmanager
-def _never_raising(what: str) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # noqa: BLE001 - no training ends because of its log
-        _logger.warning("The %s was not logged: %s", what, error)
+def _parts(values: Mapping[str, _V], most: int) -> Iterator[dict[str, _V]]:
+    """Cut into what one request can carry."""
+    part: dict[str, _V] = {}
+    size = 0
+    for name, value in values.items():
+        size += len(name) + (len(value) if isinstance(value, str) else 0)
+        if len(part) == most or (part and size > _LONGEST_RECORD):
+            yield part
+            part, size = {}, 0
+        part[name] = value
+    if part:
+        yield part
 
 
-def _text(value: object, longest: int) -> str:
-    return str(value).encode(errors="replace").decode()[:longest]
+def _texts(values: Mapping[str, Any], longest: int) -> dict[str, str]:
+    texts = {}
+    for name, value in values.items():
+        with _never_raising(f"value of {name!r}"):
+            texts[_text(name)] = _text(value)[:longest]
+    return texts
 
 
-def _is_refused(error: MlflowException) -> bool:
-    """Whether MLflow itself will never take it; IAP's refusals and lost connections may pass."""
-    return error.error_code == "INVALID_PARAMETER_VALUE" and not isinstance(error, IAPError)
+def _text(value: object) -> str:
+    return str(value).encode(errors="replace").decode()
