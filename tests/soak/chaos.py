@@ -1,0 +1,104 @@
+"""What can go wrong around a sweep, going wrong at random moments."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+from mlflow_iap_callbacks.local import LocalCloud, MlflowServer
+from mlflow_iap_callbacks.local.faults import FaultKind
+
+# One answer in five: lost before or behind the server's work, cut, or another.
+_FAULTS: Mapping[FaultKind, tuple[int, ...]] = {
+    "answer": (503, 500),
+    "answer_after": (502, 504),
+    "reset_before": (0,),
+    "reset_after": (0,),
+    "reset_midway": (0,),
+}
+_SHARE = 0.2
+
+
+class Chaos:
+    """Threads that do harm until their block ends; nothing is wrong behind it.
+
+    Args:
+        cloud: in front of the server.
+        server: behind it.
+        seed: of the moments.
+    """
+
+    def __init__(self, cloud: LocalCloud, server: MlflowServer, seed: int) -> None:
+        self.server_kills = 0
+        self.revocations = 0
+        self.seconds_without_role = 0.0
+        self._cloud = cloud
+        self._server = server
+        self._seed = seed
+        self._over = threading.Event()
+        self._errors: list[Exception] = []
+        self._threads = ExitStack()
+
+    def __enter__(self) -> Chaos:
+        kinds = [(kind, status) for kind, numbers in _FAULTS.items() for status in numbers]
+        # Each strikes what those before it have let pass.
+        rate = 1 - (1 - _SHARE) ** (1 / len(kinds))
+        for number, (kind, status) in enumerate(kinds):
+            self._cloud.fault_rate(kind, rate, seed=self._seed + number, status=status or 503)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._threads.close()
+        self._cloud.clear_faults()
+        assert not self._errors, self._errors
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether one of its threads has, so that the others are in vain."""
+        return bool(self._errors)
+
+    def start(self, target: Callable[..., None], *arguments: Any) -> threading.Thread:
+        """Run it in a thread, which is joined at the end of the block at the latest."""
+
+        def run() -> None:
+            try:
+                target(*arguments)
+            except Exception as error:  # noqa: BLE001 - raised again where the block ends
+                self._errors.append(error)
+                self._over.set()
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        self._threads.callback(thread.join)
+        return thread
+
+    def wait(self, seconds: float) -> bool:
+        """Wait; False if it is over."""
+        return not self._over.wait(seconds)
+
+    def revoke_tokens_every_second(self) -> None:
+        while self.wait(0.1):
+            self._cloud.revoke_tokens()  # ends with the second
+            self.revocations += 1
+
+    def kill_the_server(self, times: int) -> None:
+        """Each time after a while of service, and for a while."""
+        rng = random.Random(f"{self._seed} server")
+        while self.server_kills < times and self.wait(rng.uniform(1.0, 8.0)):
+            self._server.kill()
+            self.server_kills += 1
+            self.wait(rng.uniform(0.0, 1.0))
+            self._server.restart()
+
+    def withdraw_the_role(self, after: float, seconds: float) -> None:
+        self.wait(after)
+        began = time.monotonic()
+        self._cloud.members.discard(self._cloud.trainer)
+        self.wait(seconds)
+        self._cloud.members.add(self._cloud.trainer)
+        self.seconds_without_role = time.monotonic() - began

@@ -1,0 +1,213 @@
+"""What a sweep logged, noted beside it, and compared point by point with what MLflow has."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Run, ViewType
+
+_KEY, _ENDED = "mlflow_iap.run_key", "mlflow_iap.ended"
+# A dead run ends when its journal was written to last, by a clock of the file system's.
+_CLOCK_TICK_MS, _MOST_MS_LATE = 50, 2000
+_STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
+
+
+class Notes:
+    """Written by a sweep: that a call is about to be made, and that it has returned.
+
+    Each line is one system call, so that a kill leaves it whole or not at all.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self._numbers = itertools.count()
+
+    def about(self, what: str, key: str, content: Any) -> int:
+        """Note a call before it is made; return its number."""
+        number = next(self._numbers)
+        self._write("about", number, what, key, content)
+        return number
+
+    def done(self, number: int) -> None:
+        """Note that the call has returned."""
+        self._write("done", number)
+
+    @contextmanager
+    def around(self, what: str, key: str, content: Any) -> Iterator[None]:
+        number = self.about(what, key, content)
+        yield
+        self.done(number)
+
+    def begun(self, key: str, start_ms: int) -> None:
+        """Note that a run was begun; its key is known only then."""
+        self.done(self.about("run", key, start_ms))
+
+    def killed(self) -> None:
+        """Note, from outside, that the sweep was killed."""
+        self._write("killed", 0)
+
+    def _write(self, kind: str, number: int, *more: Any) -> None:
+        line = json.dumps([kind, number, time.time_ns() // 1_000_000, *more])
+        os.write(self._file, line.encode() + b"\n")
+
+
+@dataclass
+class Call:
+    """One that was about to be made at ``earliest``, and had returned by ``latest`` if at all."""
+
+    content: Any
+    earliest: int
+    latest: int | None = None
+
+
+@dataclass
+class Noted:
+    """A run as its sweep noted it."""
+
+    start_ms: int
+    points: dict[tuple[str, int], Call] = field(default_factory=dict)
+    end: Call | None = None
+    killed: int | None = None
+
+
+def read(paths: Iterable[Path]) -> dict[str, Noted]:
+    """What was noted, by the runs' keys."""
+    noted: dict[str, Noted] = {}
+    for path in paths:
+        calls: dict[int, list[Call]] = {}
+        runs: list[Noted] = []
+        for line in path.read_text().splitlines():
+            kind, number, now, *more = json.loads(line)
+            if kind == "killed":
+                for run in runs:
+                    run.killed = now
+                continue
+            if kind == "done":
+                for call in calls[number]:
+                    call.latest = now
+                continue
+            what, key, content = more
+            calls[number] = []
+            if what == "run":
+                noted[key] = Noted(content)
+                runs.append(noted[key])
+            elif what == "end":
+                noted[key].end = Call(content, now)
+                calls[number].append(noted[key].end)
+            else:
+                step, values = content
+                for name, value in values.items():
+                    call = noted[key].points[name, step] = Call(value, now)
+                    calls[number].append(call)
+    return noted
+
+
+@dataclass
+class Comparison:
+    """What is wrong, and the figures of what was compared."""
+
+    wrong: list[str] = field(default_factory=list)
+    figures: Counter[str] = field(default_factory=Counter)
+
+
+def compare(store: MlflowClient, noted: Mapping[str, Noted], *, most_unknown: int) -> Comparison:
+    """Hold what MLflow has against what was noted, both ways.
+
+    Args:
+        store: where MLflow's runs are.
+        noted: by the runs' keys.
+        most_unknown: runs that a kill may have left between their begin and its note.
+    """
+    result = Comparison()
+    ids = [experiment.experiment_id for experiment in store.search_experiments(max_results=1000)]
+    runs: dict[str, Run] = {}
+    for run in store.search_runs(ids, run_view_type=ViewType.ALL, max_results=50_000):
+        key = run.data.tags.get(_KEY, "none")
+        if key in runs:
+            both = (runs[key].info.run_id, run.info.run_id)
+            result.wrong.append(f"run {key} is there twice: {both}")
+        runs[key] = run
+    for key in noted.keys() - runs.keys():
+        result.wrong.append(f"run {key} is not there")
+    for key in runs.keys() - noted.keys():
+        result.figures["runs begun and not noted"] += 1
+        if runs[key].data.metrics or runs[key].info.status != "FAILED":
+            result.wrong.append(f"run {key}, which nobody noted, is {runs[key].info.status}")
+    if result.figures["runs begun and not noted"] > most_unknown:
+        result.wrong.append(f"{result.figures} with at most {most_unknown} possible")
+    for key in noted.keys() & runs.keys():
+        result.figures["runs"] += 1
+        _compare_run(runs[key], noted[key], result)
+        _compare_points(store, runs[key], noted[key], result)
+    return result
+
+
+def _compare_run(run: Run, noted: Noted, result: Comparison) -> None:
+    key = run.data.tags[_KEY]
+    if run.info.start_time != noted.start_ms:
+        result.wrong.append(f"run {key} starts at {run.info.start_time}, not {noted.start_ms}")
+    end = noted.end
+    is_cut = _ENDED in run.data.tags
+    if end is None or (is_cut and end.latest is None):
+        result.figures["runs whose process died"] += 1
+        if run.info.status != "FAILED" or not is_cut:
+            result.wrong.append(f"run {key} was left open and is {run.info.status}")
+        logged = (call.earliest for call in noted.points.values() if call.latest is not None)
+        last = max(logged, default=noted.start_ms)
+        late = run.info.end_time - (noted.killed or 0)
+        result.figures["most ms from a kill to its runs' end"] = max(
+            result.figures["most ms from a kill to its runs' end"], late
+        )
+        if late > _MOST_MS_LATE or run.info.end_time < last - _CLOCK_TICK_MS:
+            result.wrong.append(
+                f"run {key}, written to at {last} and killed at {noted.killed}, ends {late} ms late"
+            )
+        return
+    result.figures[f"trials {end.content['state']}"] += 1
+    seen = {
+        "params": run.data.params,
+        "state": run.data.tags.get("state"),
+        "status": run.info.status,
+        "end_ms": run.info.end_time,
+        "is_cut": is_cut,
+    }
+    expected = {**end.content, "status": _STATUS[end.content["state"]], "is_cut": False}
+    del expected["values"]
+    if seen != expected:
+        result.wrong.append(f"run {key} is {seen}, not {expected}")
+
+
+def _compare_points(store: MlflowClient, run: Run, noted: Noted, result: Comparison) -> None:
+    key = run.data.tags[_KEY]
+    expected = dict(noted.points)
+    if noted.end is not None:
+        moment = noted.end.content["end_ms"]
+        for name, value in noted.end.content["values"].items():
+            expected[name, 0] = Call(value, moment, moment if noted.end.latest else None)
+    seen = set()
+    for name in run.data.metrics:
+        for point in store.get_metric_history(run.info.run_id, name):
+            place = (name, point.step)
+            call = expected.get(place)
+            if place in seen:
+                result.wrong.append(f"run {key} has {place} twice: {point}")
+            elif call is None or point.value != call.content:
+                result.wrong.append(f"run {key} has {point}, noted was {call}")
+            elif not call.earliest <= point.timestamp <= (call.latest or point.timestamp):
+                result.wrong.append(f"run {key} has {point} at another time than {call}")
+            seen.add(place)
+    result.figures["points"] += len(seen)
+    certain = {place for place, call in expected.items() if call.latest is not None}
+    result.figures["points logged as the kill came"] += len(seen - certain)
+    for place in certain - seen:
+        result.wrong.append(f"run {key} has no {place}: {expected[place]}")
