@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/
 
-.PHONY: demo test lint examples wheel lowest clean
+.PHONY: demo test soak bench lint examples wheel lowest clean
 
 demo: $(VENV)/ready  ## sweep through a local IAP, with tokens that expire during it
 	$(RUN)mlflow-iap local --token-lifetime 2 $$([ -t 0 ] && [ -t 2 ] && echo --stay) \
@@ -11,6 +11,13 @@ demo: $(VENV)/ready  ## sweep through a local IAP, with tokens that expire durin
 
 test: $(VENV)/ready  ## all tests
 	$(RUN)python -m pytest -n 2
+
+soak: $(VENV)/ready  ## kills, faults and outages, for minutes
+	$(RUN)python -m pytest -m soak -s tests/soak
+
+bench: $(VENV)/ready  ## beside other callbacks; writes benchmarks/results.md and .svg
+	$(RUN)python -m pip install -q --group bench
+	$(RUN)python benchmarks/compare.py
 
 lint: $(VENV)/ready
 	$(RUN)ruff check .

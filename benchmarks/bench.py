@@ -1,0 +1,167 @@
+"""Server, local IAP, and one worker after the other against them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlflow_iap_callbacks.local import LocalCloud, MlflowServer
+
+DOWN = -1.0  # in place of a delay
+_WORKER = Path(__file__).with_name("worker.py")
+_LONGEST = 1800.0  # seconds for a worker that hangs
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One worker's training.
+
+    Attributes:
+        delay: seconds added to each request; `DOWN` for a server that is away while training.
+        train: seconds of the training itself.
+        deliver: further seconds until the server had everything.
+        cpu: seconds of the worker's processor time in both.
+        peak_mb: the worker's peak memory.
+        requests: what IAP saw in both.
+        points: metric points that the server holds of it.
+        events: seconds of each call of the callback.
+    """
+
+    case: str
+    name: str
+    delay: float
+    round: int
+    train: float
+    deliver: float
+    cpu: float
+    peak_mb: float
+    requests: int
+    points: int
+    events: tuple[float, ...]
+
+    @property
+    def total(self) -> float:
+        """Seconds from the first event until the server had everything."""
+        return self.train + self.deliver
+
+
+class Bench:
+    """A real MLflow server behind a local IAP, in a folder."""
+
+    def __init__(self, folder: Path, cloud: LocalCloud) -> None:
+        self._folder = folder
+        self._cloud = cloud
+
+    @classmethod
+    @contextlib.contextmanager
+    def running(cls) -> Iterator[Bench]:
+        with (
+            tempfile.TemporaryDirectory() as name,
+            MlflowServer(Path(name)) as server,
+            LocalCloud(server.url) as cloud,
+        ):
+            yield cls(Path(name), cloud)
+
+    def measure(self, case: str, name: str, *, delay: float, round: int, size: int) -> Measurement:
+        """Let one worker train.
+
+        Raises:
+            RuntimeError: if it fails, with the end of what it wrote.
+        """
+        experiment = f"{case}-{name}-{uuid.uuid4().hex[:8]}"
+        cloud = self._cloud
+        cloud.delay = max(0.0, delay)
+        with self._worker(case, name, experiment, str(size)) as worker:
+            _read(worker)
+            cloud.forget()
+            if delay == DOWN:
+                cloud.fault("answer", status=503, times=0)
+            _go_on(worker)
+            _read(worker)
+            cloud.clear_faults()
+            _go_on(worker)
+            result = json.loads(_read(worker))
+            requests = len(cloud.requests)
+            # Before its end, at which it may deliver more: what it says is delivered must be.
+            points = self._points(experiment, since=result.pop("began"))
+            _go_on(worker)
+        return Measurement(
+            case=case,
+            name=name,
+            delay=delay,
+            round=round,
+            requests=requests,
+            points=points,
+            events=tuple(result.pop("events")),
+            **result,
+        )
+
+    @contextlib.contextmanager
+    def _worker(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        own = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "GOOGLE_"))}
+        with (
+            tempfile.TemporaryDirectory() as outbox,
+            tempfile.TemporaryFile("w+") as log,
+            subprocess.Popen(
+                [sys.executable, str(_WORKER), *arguments],
+                env={
+                    **own,
+                    **self._cloud.environment(),
+                    "MLFLOW_IAP_OUTBOX": outbox,
+                    "MLFLOW_DISABLE_TELEMETRY": "true",
+                    "PYTHONWARNINGS": "ignore",
+                },
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                cwd=self._folder,
+            ) as process,
+        ):
+            timer = threading.Timer(_LONGEST, process.kill)
+            timer.daemon = True
+            timer.start()
+            try:
+                yield process
+                failed = process.wait() != 0
+            except (EOFError, BrokenPipeError):
+                failed = True
+            finally:
+                timer.cancel()
+                process.kill()
+            if failed:
+                log.seek(0)
+                raise RuntimeError(f"{arguments[:2]} failed:\n{log.read()[-3000:]}")
+
+    def _points(self, experiment: str, since: float) -> int:
+        """Count what the server holds of an experiment, without the warm-up's."""
+        query = """SELECT count(*) FROM metrics JOIN runs USING (run_uuid)
+                   JOIN experiments USING (experiment_id)
+                   WHERE experiments.name = ? AND metrics.timestamp >= ?"""
+        with contextlib.closing(sqlite3.connect(self._folder / "mlflow.db")) as database:
+            count: int = database.execute(query, (experiment, int(since * 1000))).fetchone()[0]
+        return count
+
+
+def _read(worker: subprocess.Popen[str]) -> str:
+    assert worker.stdout is not None
+    line = worker.stdout.readline()
+    if not line:
+        raise EOFError
+    return line
+
+
+def _go_on(worker: subprocess.Popen[str]) -> None:
+    assert worker.stdin is not None
+    worker.stdin.write("\n")
+    worker.stdin.flush()

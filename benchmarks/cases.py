@@ -1,0 +1,13 @@
+"""The cases and their contenders, in the order in which they run."""
+
+from __future__ import annotations
+
+import sweeps
+import throughput
+import trainings
+
+CASES = {
+    "Optuna": sweeps.CONTENDERS,
+    "LightGBM": trainings.CONTENDERS,
+    "throughput": throughput.CONTENDERS,
+}

@@ -1,0 +1,116 @@
+"""Measure the callbacks beside their peers, against a real MLflow server behind a local IAP.
+
+    python benchmarks/compare.py            # results.md and results.svg beside this file
+    python benchmarks/compare.py --quick    # does it run? Small sizes, writes nothing
+
+Exits with 1 where the server lacks points of what was said to be delivered.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench import DOWN, Bench, Measurement
+from cases import CASES
+from report import case_table, delay_label, markdown, show, summaries, throughput_table
+from rich.console import Console
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured: seconds added to each request, and the size of each training."""
+
+    delays: tuple[float, ...] = (0.0, 0.06, 0.25)
+    trials: int = 20
+    boosting_rounds: int = 100
+    points: int = 100_000
+
+    def steps(self, number: int) -> Iterator[tuple[str, str, float]]:
+        """Yield case, contender and delay, in the order of a round; the peers, which take minutes,
+        in the first only."""
+        for case in ("Optuna", "LightGBM"):
+            names = CASES[case] if number == 0 else ("none", "ours")
+            for delay in self.delays:
+                yield from ((case, name, delay) for name in names)
+            # With the server away a peer blocks for minutes: MLflow's own retries.
+            yield from ((case, name, DOWN) for name in ("none", "ours"))
+        for delay in self.delays[: 2 if number == 0 else 1]:
+            yield from (("throughput", name, delay) for name in CASES["throughput"])
+
+    def size(self, case: str, delay: float) -> int:
+        """Return how many trials, rounds or points a training has."""
+        sizes = {"Optuna": self.trials, "LightGBM": self.boosting_rounds}
+        # So long that something of the training is sent, and refused, before it ends.
+        longer = 4 if (case, delay) == ("LightGBM", DOWN) else 1
+        return sizes.get(case, self.points) * longer
+
+    def points_of(self, case: str, delay: float) -> int:
+        """Return how many points the server must hold of a training."""
+        return self.size(case, delay) * (4 if case == "LightGBM" else 1)  # 2 sets, 2 metrics
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="one small round, writes nothing")
+    arguments = parser.parse_args()
+    plan = Plan((0.06,), 3, 10, 4_000) if arguments.quick else Plan()
+    rounds = 1 if arguments.quick else arguments.rounds
+
+    # Ended in order, so that the server ends with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)
+    measurements = _measure(plan, rounds, console)
+    rows = {case: summaries(measurements, case) for case in ("Optuna", "LightGBM")}
+    titles = {
+        "Optuna": f"Optuna: {plan.trials} trials, each asleep for 0.1 s; 8 params",
+        "LightGBM": f"LightGBM: {plan.boosting_rounds} rounds (down: {plan.boosting_rounds * 4}), "
+        "2 sets with 2 metrics, 1 thread",
+    }
+    title = f"Throughput: {plan.points:,} points into one run, and a bare loop of log_batch"
+    tables = [
+        *(case_table(titles[case], rows[case]) for case in rows),
+        throughput_table(title, measurements),
+    ]
+    show(console, tables)
+    if not arguments.quick:
+        from chart import draw
+
+        folder = Path(__file__).parent
+        draw(rows, folder / "results.svg")
+        (folder / "results.md").write_text(markdown(tables, rounds), encoding="utf-8")
+    lost = [
+        f"{m.case}, {m.name}, {delay_label(m.delay)}: {m.points:,} points"
+        for m in measurements
+        if m.name != "none" and m.points != plan.points_of(m.case, m.delay)
+    ]
+    if lost:
+        raise SystemExit("\n".join(["Not as many points on the server as logged:", *lost]))
+
+
+def _measure(plan: Plan, rounds: int, console: Console) -> list[Measurement]:
+    measurements = []
+    with Bench.running() as bench:
+        for number in range(rounds):
+            # To and fro, so that none always comes after the same one.
+            for case, name, delay in list(plan.steps(number))[:: -1 if number % 2 else 1]:
+                m = bench.measure(
+                    case, name, delay=delay, round=number, size=plan.size(case, delay)
+                )
+                measurements.append(m)
+                label = f"{number + 1}/{rounds} {case}, {name}, {delay_label(delay)}"
+                console.print(f"{label}: {m.train:.2f} s, delivered {m.deliver:.2f} s later")
+    return measurements
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""Measurements summed up as tables, on the terminal and in Markdown."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib.metadata import version
+from statistics import median
+
+from bench import DOWN, Measurement
+from rich import box
+from rich.console import Console
+from rich.table import Table as RichTable
+
+_NOTE = """\
+Medians of {rounds} rounds (the peers: one), contenders interleaved, each in a process of its own \
+and after a warm-up; server, IAP and trainer share the machine. In brackets: times the training \
+without a callback of the same round. *Delivered* is when the server has everything, *blocked* the \
+time inside one call of the callback (median, 99th percentile; autolog's cannot be seen from \
+outside), *requests* what IAP saw. *Down* is a server that answers 503 while the training lasts \
+and is back after it. The peers know no IAP: they run on this package's transport \
+(MLFLOW_TRACKING_AUTH=iap). autolog logs the data set and the feature importances, too."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Its first two columns are names, the others numbers."""
+
+    title: str
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The rounds of one contender at one delay, each beside its round without a callback."""
+
+    name: str
+    delay: float
+    rounds: Sequence[Measurement]
+    none: Sequence[Measurement]
+
+    def median(self, of: Callable[[Measurement], float]) -> float:
+        return float(median(map(of, self.rounds)))
+
+    def ratio(self, of: Callable[[Measurement], float]) -> float:
+        """Return the median of the ratios to the training without a callback."""
+        pairs = zip(self.rounds, self.none, strict=False)  # the peers have one round
+        return float(median(of(m) / none.train for m, none in pairs))
+
+    def blocked_ms(self, share: float) -> float | None:
+        """Return a quantile over the events of all rounds; None where none was seen."""
+        events = sorted(event for m in self.rounds for event in m.events)
+        return events[round(share * (len(events) - 1))] * 1000 if events else None
+
+
+def summaries(measurements: Iterable[Measurement], case: str) -> list[Summary]:
+    """Sum up a case, in the order of its first round."""
+    groups: dict[tuple[str, float], list[Measurement]] = {}
+    for m in measurements:
+        if m.case == case:
+            groups.setdefault((m.name, m.delay), []).append(m)
+    return [Summary(*key, rounds, groups["none", key[1]]) for key, rounds in groups.items()]
+
+
+def delay_label(delay: float) -> str:
+    return "down" if delay == DOWN else f"{delay * 1000:.0f} ms"
+
+
+def case_table(title: str, rows: Iterable[Summary]) -> Table:
+    heads = ["delay", "contender", "training s", "delivered s", "blocked ms", "requests"]
+    heads += ["CPU s", "peak MB", "points"]
+    return Table(title, heads, [_cells(row) for row in rows])
+
+
+def _cells(row: Summary) -> list[str]:
+    blocked, rarely = row.blocked_ms(0.5), row.blocked_ms(0.99)
+    return [
+        delay_label(row.delay),
+        row.name,
+        f"{row.median(lambda m: m.train):.2f} ({row.ratio(lambda m: m.train):.2f}x)",
+        f"{row.median(lambda m: m.total):.2f} ({row.ratio(lambda m: m.total):.2f}x)",
+        "-" if blocked is None or rarely is None else f"{short(blocked)}, {short(rarely)}",
+        f"{row.median(lambda m: m.requests):.0f}",
+        f"{row.median(lambda m: m.cpu):.2f}",
+        f"{row.median(lambda m: m.peak_mb):.0f}",
+        f"{min(m.points for m in row.rounds):,}",
+    ]
+
+
+def short(value: float) -> str:
+    """Return three digits, or all before the point."""
+    return f"{value:.3g}" if value < 100 else f"{value:,.0f}"
+
+
+def throughput_table(title: str, measurements: Iterable[Measurement]) -> Table:
+    heads = ["delay", "pairs", "ours /s", "log_batch /s", "ratios", "median", "append s", "drain s"]
+    heads += ["requests"]
+    groups: dict[float, dict[str, list[Measurement]]] = {}
+    for m in measurements:
+        if m.case == "throughput":
+            groups.setdefault(m.delay, {}).setdefault(m.name, []).append(m)
+    rows: list[list[str]] = []
+    for delay, contenders in groups.items():
+        ours, bare = contenders["ours"], contenders["log_batch"]
+        ratios = [theirs.total / own.total for own, theirs in zip(ours, bare, strict=True)]
+        rates = [f"{median(m.points / m.total for m in of):,.0f}" for of in (ours, bare)]
+        each = ", ".join(f"{ratio:.2f}" for ratio in ratios)
+        took = [f"{median(m.train for m in ours):.2f}", f"{median(m.deliver for m in ours):.2f}"]
+        requests = ", ".join(f"{median(m.requests for m in of):.0f}" for of in (ours, bare))
+        cells = [*rates, each, f"{median(ratios):.2f}", *took, requests]
+        rows.append([delay_label(delay), str(len(ours)), *cells])
+    return Table(title, heads, rows)
+
+
+def show(console: Console, tables: Iterable[Table]) -> None:
+    for table in tables:
+        shown = RichTable(title=table.title, title_justify="left", box=box.SIMPLE_HEAD)
+        for number, head in enumerate(table.heads):
+            shown.add_column(head, justify="left" if number < 2 else "right", no_wrap=True)
+        for row in table.rows:
+            shown.add_row(*row, style="bold" if row[1] == "ours" else None)
+        console.print(shown)
+
+
+def markdown(tables: Iterable[Table], rounds: int) -> str:
+    packages = ("mlflow", "optuna", "optuna-integration", "lightgbm")
+    versions = ", ".join(f"{name} {version(name)}" for name in packages)
+    machine = f"{os.cpu_count()} CPUs, {platform.system()} {platform.machine()}"
+    day = datetime.now(timezone.utc).date()
+    parts = [
+        "# Beside its peers",
+        _NOTE.format(rounds=rounds),
+        f"{day}; {machine}, Python {platform.python_version()}, {versions}.",
+        "![What a callback costs](results.svg)",
+    ]
+    for table in tables:
+        rule = ["---"] * 2 + ["--:"] * (len(table.heads) - 2)
+        lines = [f"| {' | '.join(line)} |" for line in (table.heads, rule, *table.rows)]
+        parts += [f"## {table.title}", "\n".join(lines)]
+    return "\n\n".join(parts) + "\n"

@@ -1,0 +1,95 @@
+"""LightGBM trainings; libraries are imported by those who use them, for each one's own memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from contender import Contender, Timed, flush
+
+# About 3 s for 100 rounds on one thread.
+ROWS, FEATURES = 80_000, 40
+
+
+def _training(_: str = "", callback: Callable[..., None] | None = None) -> Contender:
+    import lightgbm as lgb
+    import numpy as np
+
+    random = np.random.default_rng(0)
+    x = random.normal(size=(ROWS, FEATURES))
+    y = (x[:, :5].sum(axis=1) + random.normal(size=ROWS) > 0).astype(int)
+    cut = ROWS * 4 // 5
+    # autolog looks at the raw data.
+    train = lgb.Dataset(x[:cut], y[:cut], free_raw_data=False)
+    valid = lgb.Dataset(x[cut:], y[cut:], reference=train, free_raw_data=False)
+    params = {"objective": "binary", "metric": ["auc", "binary_logloss"], "num_threads": 1}
+    events: list[float] = []
+
+    def run(rounds: int) -> None:
+        lgb.train(
+            {**params, "verbosity": -1},
+            train,
+            num_boost_round=rounds,
+            valid_sets=[train, valid],
+            valid_names=["train", "valid"],
+            callbacks=[Timed(callback, events)] if callback else [],
+        )
+
+    return Contender(run, events=events)
+
+
+def _ours(experiment: str) -> Contender:
+    from mlflow_iap_callbacks import IAPLightGBMCallback
+
+    callback = IAPLightGBMCallback(experiment_name=experiment)
+    contender = _training(callback=callback)
+    contender.deliver = lambda: flush(callback)
+    return contender
+
+
+def _autolog(experiment: str) -> Contender:
+    import mlflow
+
+    mlflow.set_experiment(experiment)
+    mlflow.lightgbm.autolog(log_models=False)
+    return _training()
+
+
+def _log_metric(experiment: str, *, synchronous: bool) -> Contender:
+    """A callback as people write it themselves: one call for each value."""
+    from mlflow_iap_callbacks import IAPMlflowClient
+
+    client = IAPMlflowClient()
+    experiment_id = client.create_experiment(experiment)
+    runs: list[str] = []
+    pending: list[Any] = []
+
+    def callback(env: Any) -> None:
+        if env.iteration == env.begin_iteration:
+            runs.append(client.create_run(experiment_id).info.run_id)
+        for data, metric, value, *_ in env.evaluation_result_list:
+            name = f"{data}-{metric}"
+            done = client.log_metric(
+                runs[-1], name, value, step=env.iteration, synchronous=synchronous
+            )
+            if not synchronous:
+                pending.append(done)
+
+    def deliver() -> None:
+        while pending:
+            pending.pop().wait()
+        client.set_terminated(runs[-1])
+
+    contender = _training(callback=callback)
+    contender.deliver = deliver
+    return contender
+
+
+CONTENDERS: dict[str, Callable[[str], Contender]] = {
+    "none": _training,
+    "ours": _ours,
+    "autolog": _autolog,
+    "log_metric": partial(_log_metric, synchronous=True),
+    "log_metric, async": partial(_log_metric, synchronous=False),
+}

@@ -1,0 +1,72 @@
+"""The process of one contender: warms up, trains, delivers; waits for its parent before each.
+
+    python worker.py CASE CONTENDER EXPERIMENT SIZE
+
+Writes a line when it is ready, one when it has trained, and one of JSON in the end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from cases import CASES
+
+_WARM_UP = 4  # trials, rounds, points
+
+
+def main() -> None:
+    # What libraries print is not the parent's to read.
+    channel = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    case, name, experiment, size = sys.argv[1:]
+
+    def wait_for_parent() -> None:
+        channel.write("\n")
+        sys.stdin.readline()
+
+    contender = CASES[case][name](experiment)
+    # Imports, connections, tokens and the experiment are for once, not for each training.
+    contender.run(_WARM_UP)
+    contender.deliver()
+    contender.events.clear()
+    wait_for_parent()
+    began = time.time()
+    train, train_cpu = _timed(lambda: contender.run(int(size)))
+    wait_for_parent()
+    deliver, deliver_cpu = _timed(contender.deliver)
+    result = {
+        "began": began,
+        "train": train,
+        "deliver": deliver,
+        "cpu": train_cpu + deliver_cpu,
+        "peak_mb": _peak_mb(),
+        "events": contender.events,
+    }
+    channel.write(json.dumps(result) + "\n")
+    sys.stdin.readline()
+
+
+def _timed(work: Callable[[], None]) -> tuple[float, float]:
+    """Return the seconds, and the processor's seconds on all threads, that `work` takes."""
+    start, start_cpu = time.perf_counter(), time.process_time()
+    work()
+    return time.perf_counter() - start, time.process_time() - start_cpu
+
+
+def _peak_mb() -> float:
+    # Linux lets ru_maxrss begin with what the parent had when it started this process.
+    status = Path("/proc/self/status")
+    if status.exists():
+        return int(status.read_text().partition("VmHWM:")[2].split()[0]) / 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1024**2 if sys.platform == "darwin" else 1024)
+
+
+if __name__ == "__main__":
+    main()
