@@ -9,5 +9,7 @@ import trainings
 CASES = {
     "Optuna": sweeps.CONTENDERS,
     "LightGBM": trainings.CONTENDERS,
+    "Optuna, pairs": sweeps.PAIRED,
+    "LightGBM, pairs": trainings.PAIRED,
     "throughput": throughput.CONTENDERS,
 }

@@ -17,8 +17,18 @@ from pathlib import Path
 
 from bench import DOWN, Bench, Measurement
 from cases import CASES
-from report import case_table, delay_label, markdown, show, summaries, throughput_table
+from report import (
+    case_table,
+    delay_label,
+    markdown,
+    pairs_table,
+    show,
+    summaries,
+    throughput_table,
+)
 from rich.console import Console
+from sweeps import PAIRED_TRIALS
+from trainings import PAIRED_ROUNDS
 
 
 @dataclass(frozen=True)
@@ -29,6 +39,7 @@ class Plan:
     trials: int = 20
     boosting_rounds: int = 100
     points: int = 100_000
+    pairs: int = 15
 
     def steps(self, number: int) -> Iterator[tuple[str, str, float]]:
         """Yield case, contender and delay, in the order of a round; the peers, which take minutes,
@@ -37,6 +48,7 @@ class Plan:
             names = CASES[case] if number == 0 else ("none", "ours")
             for delay in self.delays:
                 yield from ((case, name, delay) for name in names)
+            yield from ((f"{case}, pairs", "ours", delay) for delay in (*self.delays, DOWN))
             # With the server away a peer blocks for minutes: MLflow's own retries.
             yield from ((case, name, DOWN) for name in ("none", "ours"))
         for delay in self.delays[: 2 if number == 0 else 1]:
@@ -44,14 +56,19 @@ class Plan:
 
     def size(self, case: str, delay: float) -> int:
         """Return how many trials, rounds or points a training has."""
-        sizes = {"Optuna": self.trials, "LightGBM": self.boosting_rounds}
+        sizes = {"Optuna": self.trials, "LightGBM": self.boosting_rounds, "throughput": self.points}
         # So long that something of the training is sent, and refused, before it ends.
         longer = 4 if (case, delay) == ("LightGBM", DOWN) else 1
-        return sizes.get(case, self.points) * longer
+        return sizes.get(case, self.pairs) * longer
 
     def points_of(self, case: str, delay: float) -> int:
         """Return how many points the server must hold of a training."""
-        return self.size(case, delay) * (4 if case == "LightGBM" else 1)  # 2 sets, 2 metrics
+        each = {
+            "LightGBM": 4,  # 2 sets, 2 metrics
+            "Optuna, pairs": PAIRED_TRIALS,
+            "LightGBM, pairs": PAIRED_ROUNDS * 4,
+        }
+        return self.size(case, delay) * each.get(case, 1)
 
 
 def main() -> None:
@@ -61,7 +78,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="one small round, writes nothing")
     arguments = parser.parse_args()
-    plan = Plan((0.06,), 3, 10, 4_000) if arguments.quick else Plan()
+    plan = Plan((0.06,), 3, 10, 4_000, 2) if arguments.quick else Plan()
     rounds = 1 if arguments.quick else arguments.rounds
 
     # Ended in order, so that the server ends with it.
@@ -79,6 +96,7 @@ def main() -> None:
     title = f"Throughput: {plan.points:,} points into one run, and a bare loop of log_batch"
     tables = [
         *(case_table(titles[case], rows[case]) for case in rows),
+        pairs_table(measurements),
         throughput_table(title, measurements),
     ]
     show(console, tables)

@@ -23,6 +23,29 @@ class Contender:
     events: list[float] = field(default_factory=list)
 
 
+def paired(plain: Contender, ours: Contender, size: int) -> Contender:
+    """Both trainings in turn; the events are how many times longer ours took.
+
+    In one process, for two processes differ by more than a callback costs.
+    """
+    ratios: list[float] = []
+
+    def seconds(of: Contender) -> float:
+        start = time.perf_counter()
+        of.run(size)
+        return time.perf_counter() - start
+
+    def run(pairs: int) -> None:
+        for number in range(pairs):
+            if number % 2:
+                without = seconds(plain)
+                ratios.append(seconds(ours) / without)
+            else:
+                ratios.append(seconds(ours) / seconds(plain))
+
+    return Contender(run, ours.deliver, ratios)
+
+
 class Timed:
     """A callback that notes how long each call of another takes."""
 

