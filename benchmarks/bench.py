@@ -144,10 +144,12 @@ class Bench:
                 raise RuntimeError(f"{arguments[:2]} failed:\n{log.read()[-3000:]}")
 
     def _points(self, experiment: str, since: float) -> int:
-        """Count what the server holds of an experiment, without the warm-up's."""
+        """Count what the server holds of an experiment, without the warm-up's and what a study
+        has beside its trials."""
         query = """SELECT count(*) FROM metrics JOIN runs USING (run_uuid)
                    JOIN experiments USING (experiment_id)
-                   WHERE experiments.name = ? AND metrics.timestamp >= ?"""
+                   WHERE experiments.name = ? AND metrics.timestamp >= ?
+                   AND metrics.key NOT LIKE 'best%' AND metrics.key NOT LIKE 'trials.%'"""
         with contextlib.closing(sqlite3.connect(self._folder / "mlflow.db")) as database:
             count: int = database.execute(query, (experiment, int(since * 1000))).fetchone()[0]
         return count

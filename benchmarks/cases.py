@@ -8,6 +8,8 @@ import trainings
 
 CASES = {
     "Optuna": sweeps.CONTENDERS,
+    "8 at once": sweeps.AT_ONCE,
+    "long": sweeps.LONG,
     "LightGBM": trainings.CONTENDERS,
     "Optuna, pairs": sweeps.PAIRED,
     "LightGBM, pairs": trainings.PAIRED,

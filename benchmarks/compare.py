@@ -20,6 +20,7 @@ from cases import CASES
 from report import (
     case_table,
     delay_label,
+    growth_table,
     markdown,
     pairs_table,
     show,
@@ -40,6 +41,7 @@ class Plan:
     boosting_rounds: int = 100
     points: int = 100_000
     pairs: int = 15
+    long_trials: int = 2000
 
     def steps(self, number: int) -> Iterator[tuple[str, str, float]]:
         """Yield case, contender and delay, in the order of a round; the peers, which take minutes,
@@ -51,12 +53,16 @@ class Plan:
             yield from ((f"{case}, pairs", "ours", delay) for delay in (*self.delays, DOWN))
             # With the server away a peer blocks for minutes: MLflow's own retries.
             yield from ((case, name, DOWN) for name in ("none", "ours"))
+        if number == 0:
+            for case in ("8 at once", "long"):
+                yield from ((case, name, 0.06) for name in CASES[case])
         for delay in self.delays[: 2 if number == 0 else 1]:
             yield from (("throughput", name, delay) for name in CASES["throughput"])
 
     def size(self, case: str, delay: float) -> int:
         """Return how many trials, rounds or points a training has."""
         sizes = {"Optuna": self.trials, "LightGBM": self.boosting_rounds, "throughput": self.points}
+        sizes |= {"8 at once": 16, "long": self.long_trials}
         # So long that something of the training is sent, and refused, before it ends.
         longer = 4 if (case, delay) == ("LightGBM", DOWN) else 1
         return sizes.get(case, self.pairs) * longer
@@ -78,7 +84,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="one small round, writes nothing")
     arguments = parser.parse_args()
-    plan = Plan((0.06,), 3, 10, 4_000, 2) if arguments.quick else Plan()
+    plan = Plan((0.06,), 3, 10, 4_000, 2, 40) if arguments.quick else Plan()
     rounds = 1 if arguments.quick else arguments.rounds
 
     # Ended in order, so that the server ends with it.
@@ -87,15 +93,20 @@ def main() -> None:
     if not console.is_terminal:
         console = Console(width=120)
     measurements = _measure(plan, rounds, console)
-    rows = {case: summaries(measurements, case) for case in ("Optuna", "LightGBM")}
+    rows = {
+        case: summaries(measurements, case) for case in ("Optuna", "LightGBM", "8 at once", "long")
+    }
     titles = {
         "Optuna": f"Optuna: {plan.trials} trials, each asleep for 0.1 s; 8 params",
+        "8 at once": "Optuna, n_jobs=8: 16 trials, each asleep for 1 s",
+        "long": f"Optuna: {plan.long_trials} trials, each asleep for 0.01 s",
         "LightGBM": f"LightGBM: {plan.boosting_rounds} rounds (down: {plan.boosting_rounds * 4}), "
         "2 sets with 2 metrics, 1 thread",
     }
     title = f"Throughput: {plan.points:,} points into one run, and a bare loop of log_batch"
     tables = [
         *(case_table(titles[case], rows[case]) for case in rows),
+        growth_table(rows["long"]),
         pairs_table(measurements),
         throughput_table(title, measurements),
     ]
@@ -104,7 +115,7 @@ def main() -> None:
         from chart import draw
 
         folder = Path(__file__).parent
-        draw(rows, folder / "results.svg")
+        draw({case: rows[case] for case in ("Optuna", "LightGBM")}, folder / "results.svg")
         (folder / "results.md").write_text(markdown(tables, rounds), encoding="utf-8")
     lost = [
         f"{m.case}, {m.name}, {delay_label(m.delay)}: {m.points:,} points"

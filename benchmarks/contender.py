@@ -62,7 +62,7 @@ class Timed:
             self._events.append(time.perf_counter() - start)
 
 
-def flush(callback: Any, timeout: float = 120.0) -> None:
+def flush(callback: Any, timeout: float = 300.0) -> None:
     """Wait until a callback of ours has delivered.
 
     Raises:

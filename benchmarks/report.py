@@ -96,6 +96,19 @@ def short(value: float) -> str:
     return f"{value:.3g}" if value < 100 else f"{value:,.0f}"
 
 
+def growth_table(rows: Iterable[Summary]) -> Table:
+    """What one call of the callback costs at the start of a long sweep, and at its end."""
+    heads = ["contender", "delay", "first tenth, blocked ms", "last tenth"]
+    table = []
+    for row in rows:
+        tenths = [m.events[: len(m.events) // 10] for m in row.rounds if m.events]
+        lasts = [m.events[-len(m.events) // 10 :] for m in row.rounds if m.events]
+        if tenths:
+            cells = [short(median(sum(part, ())) * 1000) for part in (tenths, lasts)]
+            table.append([row.name, delay_label(row.delay), *cells])
+    return Table("Cost of one trial as a sweep grows", heads, table)
+
+
 def pairs_table(measurements: Iterable[Measurement]) -> Table:
     """How many times longer a training takes with our callback, each beside one without it."""
     heads = ["training", "delay", "pairs", "10 %", "median", "90 %"]

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import math
-import threading
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import requests
 from mlflow import MlflowClient
 from mlflow.entities import (
     Dataset,
@@ -18,59 +14,28 @@ from mlflow.entities import (
     LifecycleStage,
     Metric,
     Param,
-    Run,
-    RunStatus,
     RunTag,
 )
-from mlflow.exceptions import MlflowException
 
-from .client import RUN_KEY_TAG, IAPMlflowClient, errors_of_ours, find_run
-from .errors import IAPError, IAPUnknownOutcomeError
-from .names import mlflow_name
+from .names import mlflow_name, original_names, with_names_that_mlflow_takes
 from .outbox import QueuedRun, Record, Refusal
+from .refusals import refusal
+from .starting import ENDED_TAG, JOURNAL_TAG, Starter
 
-# Given to a run by the journal that took it over, and to one whose process died.
-JOURNAL_TAG = "mlflow_iap.journal"
-ENDED_TAG = "mlflow_iap.ended"
-# What a name was before it was made one that MLflow takes, and how many points are no numbers.
-_NAME_TAG = "mlflow_iap.name"
+# How many points are no numbers.
 _SKIPPED_TAG = "mlflow_iap.skipped_nan_points"
 
 # The server's limits for one log_batch: mlflow.org/docs/latest/rest-api.html#log-batch
 MOST_METRICS, MOST_PARAMS, MOST_TAGS = 1000, 100, 100
-LONGEST_PARAM, LONGEST_TAG = 6000, 8000
+LONGEST_PARAM = 6000
 _MOST_ENTITIES, _MOST_BYTES = 1000, 950_000
 # Of an entity's JSON without its name and value.
 _BYTES_AROUND = 150
-# A server may yet make a run that it was asked for by a process that died, or gave up waiting.
-_PATIENCE = 30.0
-_REFUSED = frozenset(
-    {"BAD_REQUEST", "INVALID_PARAMETER_VALUE", "INVALID_STATE", "RESOURCE_DOES_NOT_EXIST"}
-)
-# What no request can be made of: a file that is gone, a number out of bounds.
-_NO_REQUEST = (
-    *(FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError),
-    *(OverflowError, TypeError, ValueError),
-)
-_REFUSED_STATUS = frozenset({400, 404, 413})
 
-_NO_START: dict[str, Any] = {"time_ms": None, "tags": {}, "name": None, "is_resumed": True}
-_JOINABLE = ("metrics", "params", "tags")
+_POINTS = ("metrics", "curve")
+_JOINABLE = ("metrics", "curve", "params", "suggestions", "tags")
 
 Entity = Metric | Param | RunTag
-
-
-class NotYet(Exception):
-    """The run cannot be written to for a while, through no fault of the server's.
-
-    Args:
-        why: for who asks what a run waits for.
-        after: seconds; None for a while that grows.
-    """
-
-    def __init__(self, why: str, after: float | None = None) -> None:
-        super().__init__(why)
-        self.after = after
 
 
 class _Batch:
@@ -84,6 +49,7 @@ class _Batch:
         self.skipped = skipped
         self.records: list[Record] = []
         self.refused: list[Refusal] = []
+        self.other_names: dict[str, str] = {}  # for params that have another value already
         self._metrics: list[Metric] = []
         self._params: dict[str, str] = {}
         self._tags: dict[str, str] = {}
@@ -92,18 +58,28 @@ class _Batch:
     def takes(self, record: Record) -> bool:
         """Add the record, if one request can carry it with what is there already."""
         content = record.content
-        values = content[2] if record.kind == "metrics" else content
+        is_points, is_params = record.kind in _POINTS, record.kind in ("params", "suggestions")
+        values: dict[str, Any]
+        points: list[tuple[int, int, dict[str, Any]]]
+        if record.kind == "curve":
+            name, time_ms, curve = content
+            values, points = {name: None}, [(step, time_ms, {name: value}) for step, value in curve]
+        else:
+            values, points = (content[2], [content]) if is_points else (content, [])
+        count = sum(len(point[2]) for point in points)
         names = {name: mlflow_name(name) for name in values}
-        originals = _originals(names)
-        is_metrics, is_params = record.kind == "metrics", record.kind == "params"
+        originals = original_names(names)
         params = {names[name]: value for name, value in values.items()} if is_params else {}
-        tags = originals if is_metrics or is_params else _named(values)
-        size = self._size + len(record.body) + _BYTES_AROUND * len(values)
-        if self.records and not self._has_room(len(values) * is_metrics, params, tags, size):
+        tags = originals if is_points or is_params else with_names_that_mlflow_takes(values)
+        around = _BYTES_AROUND + (len(name) if record.kind == "curve" else 0)
+        size = self._size + len(record.body) + around * (count or len(values))
+        if self.records and not self._has_room(count, params, tags, size):
             return False
-        if is_metrics:
-            self._add_points(content[0], content[1], values, names)
+        for step, time_ms, values_then in points:
+            self._add_points(step, time_ms, values_then, names)
         self._params.update(params)
+        if record.kind == "suggestions":
+            self.other_names |= {taken: f"suggested.{name}" for name, taken in names.items()}
         self._tags.update(tags)
         self._size = size
         self.records.append(record)
@@ -158,10 +134,16 @@ class Delivery:
     """
 
     def __init__(self, client: MlflowClient) -> None:
-        self.client = client
-        self._experiments: dict[str, str] = {}
-        self._starting: dict[str, QueuedRun] = {}
-        self._lock = threading.Lock()
+        self._starter = Starter(client)
+
+    @property
+    def client(self) -> MlflowClient:
+        """What it calls; may be replaced by another one for the same server."""
+        return self._starter.client
+
+    @client.setter
+    def client(self, client: MlflowClient) -> None:
+        self._starter.client = client
 
     def send(
         self, run: QueuedRun, records: Sequence[Record]
@@ -190,101 +172,36 @@ class Delivery:
             if run.run_id is not None:
                 return records[:1], [_refused(records[0], reason)]
             run.refused = reason
+            self._starter.refuse(run)
             run.outbox.save(run)
         return records, [_refused(record, str(run.refused)) for record in records]
 
     def _send(
         self, run: QueuedRun, records: Sequence[Record]
     ) -> tuple[Sequence[Record], Sequence[Refusal]]:
-        kind = records[0].kind
-        if kind in _JOINABLE:
-            return self._log(run, self._known(run), records)
-        content = records[0].content
+        kind, content = records[0].kind, records[0].content
         if kind == "start":
-            with self._alone(run):
-                self._start(run, content)
-        elif kind == "artifact":
+            self._starter.start(run, content)
+            return records[:1], ()
+        run_id = self._starter.known(run)
+        if kind in _JOINABLE:
+            return self._log(run, run_id, records)
+        if kind == "artifact":
             path = run.outbox.artifact(content["path"], is_copied=content["is_copied"])
-            self.client.log_artifact(self._known(run), path, content["to"])
+            self.client.log_artifact(run_id, path, content["to"])
         elif kind == "input":
             tags = [InputTag(name, value) for name, value in content["tags"].items()]
             dataset = DatasetInput(Dataset(**content["dataset"]), tags)
-            self.client.log_inputs(self._known(run), [dataset])
+            self.client.log_inputs(run_id, [dataset])
+        elif kind == "reopen":
+            found = self.client.get_run(run_id)
+            if found.info.status != "RUNNING" or ENDED_TAG in found.data.tags:
+                self._starter.reopen(run, found)
         elif kind == "finish":
-            self._end(self._known(run), **content)
+            self._end(run_id, **content)
         else:
-            self._abandon(run, self._known(run), **content)
+            self._abandon(run, run_id, **content)
         return records[:1], ()
-
-    @contextmanager
-    def _alone(self, run: QueuedRun) -> Iterator[None]:
-        """Two that go on with one run look for it one after the other."""
-        if self._starting.setdefault(run.key, run) is not run:
-            raise NotYet("It is being created.", 0.5)
-        try:
-            yield
-        finally:
-            del self._starting[run.key]
-
-    def _start(self, run: QueuedRun, content: dict[str, Any]) -> None:
-        if run.run_id is not None:
-            return
-        experiment_id = self._experiment_id(run.experiment)
-        found = None
-        if content["is_resumed"] or run.tried is not None or run.outbox.is_adopted:
-            found = find_run(self.client, experiment_id, run.key)
-        if found is None:
-            self._wait_for_earlier_try(run)
-            found = self._create(run, experiment_id, content)
-        elif content["is_resumed"] and not run.outbox.is_adopted:
-            self._resume(run, found)
-        run.run_id = str(found.info.run_id)
-        run.outbox.save(run)
-
-    def _resume(self, run: QueuedRun, found: Run) -> None:
-        run_id = found.info.run_id
-        self.client.set_tag(run_id, JOURNAL_TAG, run.outbox.name)
-        if ENDED_TAG in found.data.tags:
-            self.client.delete_tag(run_id, ENDED_TAG)
-        if found.info.status != "RUNNING":
-            self._update(run_id, "RUNNING", None)
-
-    def _wait_for_earlier_try(self, run: QueuedRun) -> None:
-        since = time.time() - (run.tried or 0.0)
-        if 0 <= since < _PATIENCE:
-            raise NotYet(
-                "The answer to its creation was lost; it is created again if it does not show up.",
-                _PATIENCE - since,
-            )
-
-    def _create(self, run: QueuedRun, experiment_id: str, content: dict[str, Any]) -> Run:
-        tags = {RUN_KEY_TAG: run.key, **_named(content["tags"])}
-        if content["is_resumed"]:
-            tags[JOURNAL_TAG] = run.outbox.name
-        run.tried = time.time()
-        run.outbox.save(run)
-        try:
-            return self.client.create_run(experiment_id, content["time_ms"], tags, content["name"])
-        except Exception as error:
-            # Of other clients it is not known what their errors say about the run.
-            is_unknown = isinstance(error, IAPUnknownOutcomeError)
-            is_unknown |= not isinstance(self.client, IAPMlflowClient)
-            run.tried = time.time() if is_unknown else None
-            run.outbox.save(run)
-            if refusal(error) is not None:
-                self._experiments.pop(run.experiment, None)
-            raise
-
-    def _known(self, run: QueuedRun) -> str:
-        if run.run_id is None and run.is_owned:  # its start was lost: no room, or damage
-            self._start(run, _NO_START)
-        if run.run_id is None:
-            found = find_run(self.client, self._experiment_id(run.experiment), run.key)
-            if found is None:
-                raise NotYet("It is created by another process, which has not done so yet.")
-            run.run_id = str(found.info.run_id)
-            run.outbox.save(run)
-        return run.run_id
 
     def _log(
         self, run: QueuedRun, run_id: str, records: Sequence[Record]
@@ -303,7 +220,7 @@ class Delivery:
             if self._is_gone(run_id):
                 run.run_id = None
                 raise
-            refused += self._log_halves(run_id, entities, error)
+            refused += self._log_halves(run_id, entities, batch.other_names, error)
         run.skipped = batch.skipped
         return batch.records, refused
 
@@ -317,20 +234,29 @@ class Delivery:
             return True
 
     def _log_halves(
-        self, run_id: str, entities: Sequence[Entity], error: Exception
+        self,
+        run_id: str,
+        entities: Sequence[Entity],
+        other_names: Mapping[str, str],
+        error: Exception,
     ) -> Iterable[Refusal]:
         """Halve what was refused until what is to blame stands alone."""
         if len(entities) == 1:
-            yield _entity_refusal(entities[0], str(refusal(error)))
-            return
-        middle = len(entities) // 2
-        for half in (entities[:middle], entities[middle:]):
+            entity = entities[0]
+            if isinstance(entity, Param) and entity.key in other_names:
+                middle, entities = 0, [Param(mlflow_name(other_names[entity.key]), entity.value)]
+            else:
+                yield _entity_refusal(entity, str(refusal(error)))
+                return
+        else:
+            middle = len(entities) // 2
+        for half in filter(None, (entities[:middle], entities[middle:])):
             try:
                 self._log_entities(run_id, half)
             except Exception as half_error:
                 if refusal(half_error) is None:
                     raise
-                yield from self._log_halves(run_id, half, half_error)
+                yield from self._log_halves(run_id, half, other_names, half_error)
 
     def _log_entities(self, run_id: str, entities: Sequence[Entity]) -> None:
         metrics = [entity for entity in entities if isinstance(entity, Metric)]
@@ -349,64 +275,10 @@ class Delivery:
         journal = found.data.tags.get(JOURNAL_TAG, run.outbox.name)
         if found.info.status == "RUNNING" and journal == run.outbox.name:
             self.client.set_tag(run_id, ENDED_TAG, text)
-            self._update(run_id, "FAILED", time_ms)
+            self._starter.update(run_id, "FAILED", time_ms)
 
     def _end(self, run_id: str, *, status: str, time_ms: int) -> None:
-        self._update(run_id, status, time_ms)
-
-    def _update(self, run_id: str, status: str, time_ms: int | None) -> None:
-        # The public set_terminated asks for the run first and prints two lines for each.
-        store = self.client._tracking_client.store
-        with errors_of_ours():
-            store.update_run_info(run_id, RunStatus.from_string(status), time_ms, None)
-
-    def _experiment_id(self, name: str) -> str:
-        """Of the experiment called ``name``, made by whoever comes first."""
-        with self._lock:
-            if name not in self._experiments:
-                self._experiments[name] = self._find_experiment(name) or self._make(name)
-            return self._experiments[name]
-
-    def _find_experiment(self, name: str) -> str | None:
-        found = self.client.get_experiment_by_name(name)
-        return None if found is None else str(found.experiment_id)
-
-    def _make(self, name: str) -> str:
-        try:
-            return str(self.client.create_experiment(name))
-        except MlflowException:  # another was first, or the answer was lost
-            found = self._find_experiment(name)
-            if found is None:
-                raise
-            return found
-
-
-def refusal(error: Exception) -> str | None:
-    """Why MLflow will never take what it was sent; None where it may yet."""
-    if isinstance(error, IAPError | NotYet):
-        return None
-    if isinstance(error, MlflowException):
-        return str(error.message) if error.error_code in _REFUSED else None
-    if isinstance(error, requests.HTTPError) and error.response is not None:
-        return str(error) if error.response.status_code in _REFUSED_STATUS else None
-    if isinstance(error, requests.RequestException):
-        return None
-    return f"{type(error).__name__}: {error}" if isinstance(error, _NO_REQUEST) else None
-
-
-def _named(tags: Mapping[str, str]) -> dict[str, str]:
-    """The tags under names that MLflow takes, and those that say what they were called."""
-    names = {name: mlflow_name(name) for name in tags}
-    return {**{names[name]: text for name, text in tags.items()}, **_originals(names)}
-
-
-def _originals(names: Mapping[str, str]) -> dict[str, str]:
-    """Tags for what goes by another name."""
-    return {
-        mlflow_name(f"{_NAME_TAG}.{taken}"): name[:LONGEST_TAG]
-        for name, taken in names.items()
-        if name != taken
-    }
+        self._starter.update(run_id, status, time_ms)
 
 
 def _refused(record: Record, reason: str) -> Refusal:

@@ -29,11 +29,8 @@ _MOST_IN_MEMORY_BYTES = 16_000_000
 JOURNAL = "journal"
 _KINDS = frozenset(
     [
-        *(JOURNAL, "start", "join", "metrics", "params", "tags"),
-        "artifact",
-        "input",
-        "finish",
-        "abandon",
+        *(JOURNAL, "start", "join", "metrics", "curve", "params", "suggestions", "tags"),
+        *("artifact", "input", "reopen", "finish", "abandon"),
     ]
 )
 Message = tuple[int, str, Any]

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 
 _REFUSED = re.compile(r"[^/\w.\- ]")
 _LONGEST = 250
+_NAME_TAG = "mlflow_iap.name"  # what a name was before it was made one that MLflow takes
+LONGEST_TAG = 8000
 
 
 def mlflow_name(name: str) -> str:
@@ -22,3 +25,22 @@ def mlflow_name(name: str) -> str:
         return name
     mark = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:6]
     return f"{plain[: _LONGEST - 7]}-{mark}"
+
+
+def with_names_that_mlflow_takes(tags: Mapping[str, str]) -> dict[str, str]:
+    """The tags, and those that say what they were called where that is another name."""
+    names = {name: mlflow_name(name) for name in tags}
+    return {**{names[name]: text for name, text in tags.items()}, **original_names(names)}
+
+
+def original_names(names: Mapping[str, str]) -> dict[str, str]:
+    """Tags for what goes by another name.
+
+    Args:
+        names: by the original ones.
+    """
+    return {
+        mlflow_name(f"{_NAME_TAG}.{taken}"): name[:LONGEST_TAG]
+        for name, taken in names.items()
+        if name != taken
+    }

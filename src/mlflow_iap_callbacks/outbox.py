@@ -50,8 +50,8 @@ class Record(NamedTuple):
 
     Args:
         seq: its place in the order of the journal.
-        kind: ``start``, ``metrics``, ``params``, ``tags``, ``artifact``, ``input``, ``finish`` or
-            ``abandon``.
+        kind: ``start``, ``metrics``, ``curve``, ``params``, ``suggestions``, ``tags``,
+            ``artifact``, ``input``, ``reopen``, ``finish`` or ``abandon``.
         body: MessagePack.
     """
 
@@ -87,7 +87,7 @@ class QueuedRun:
         outbox: the outbox.
         number: in the outbox.
         key: ours, by which MLflow knows the run too.
-        experiment: name of its experiment.
+        experiment: its experiment, as ``name:NAME`` or ``id:ID``.
         is_owned: whether its start, and so its end, is this outbox's.
         is_ended: whether its end is among the records, or delivered.
         run_id: MLflow's, once known.
@@ -95,6 +95,7 @@ class QueuedRun:
         refused: why MLflow does not want it at all, if so.
         trouble: what stands in the way of its delivery, if something does.
         skipped: points that were left out since they are no numbers.
+        is_urgent: whether others wait for its creation.
         at_exit: the status that it ends with if it is open when its process ends in order.
         is_stored: whether the journal knows all this.
     """
@@ -110,6 +111,7 @@ class QueuedRun:
     refused: str | None = None
     trouble: str | None = None
     skipped: int = 0
+    is_urgent: bool = False
     at_exit: str | None = None
     is_stored: bool = False
 
@@ -408,7 +410,7 @@ class Outbox:
                 changed.add(run)
             if kind != "join":
                 records.append((number, Record(self._stored_seq, kind, msgpack.packb(content))))
-                values = content[2] if kind == "metrics" else content
+                values = content[2] if kind in ("metrics", "curve") else content
                 entities[run] = entities.get(run, 0) + len(values)
         self._stored += len(records)
 

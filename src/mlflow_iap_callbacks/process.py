@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from types import FrameType
 from urllib.parse import urlsplit, urlunsplit
@@ -42,6 +42,8 @@ _draining = threading.Lock()
 _left_to_parent: list[Sender] = []
 _is_set_up = False
 _is_ending = False
+# Called with the seconds that are left before the end, so that what is known last is logged.
+before_drain: list[Callable[[float], None]] = []
 
 
 def sender_for(client: MlflowClient) -> Sender:
@@ -74,9 +76,12 @@ def lasting_uri(uri: str) -> str:
 def drain(seconds: float = _AT_EXIT) -> None:
     """Deliver for so many seconds, tell what is left, and let go of the journals."""
     with _draining:
+        ends = time.monotonic() + seconds
+        with suppress(KeyboardInterrupt):
+            for log_last in before_drain:
+                log_last(seconds)
         with LOCK:
             senders = list(_senders.values())
-        ends = time.monotonic() + seconds
         with suppress(KeyboardInterrupt):
             for sender in senders:
                 if not sender.outboxes:

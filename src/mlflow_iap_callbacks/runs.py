@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mlflow import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
-from .delivery import LONGEST_PARAM, LONGEST_TAG, MOST_METRICS, MOST_PARAMS, MOST_TAGS
+from .delivery import LONGEST_PARAM, MOST_METRICS, MOST_PARAMS, MOST_TAGS
 from .errors import IAPError
+from .names import LONGEST_TAG
 from .outbox import QueuedRun
 from .process import LOCK, sender_for
+from .starting import Start
 
 if TYPE_CHECKING:
     from mlflow.data.dataset import Dataset
@@ -41,11 +44,16 @@ class RunWriter:
 
     Args:
         client: to deliver with.
-        experiment: name of the run's experiment, which is made where it does not exist.
+        experiment: name of the run's experiment, which is made where it does not exist; or its
+            id, as ``id:ID``, with ``name:NAME`` for a name that looks like that.
         run_name: shown in MLflow; None for one of MLflow's.
         start_time: milliseconds since 1970, UTC. Default: now.
         tags: given to the run when it is made.
-        key: of a run to go on with, if MLflow has it. Default: a new one.
+        key: of the run, by which MLflow knows it too. Default: a new one.
+        mode: who else may have made a run by that key. Default: a process that is over, whose
+            run goes on.
+        parent: run that it belongs to, or MLflow's id of it.
+        not_before: seconds since 1970 before which it is not looked for in MLflow.
     """
 
     _run: QueuedRun | None
@@ -59,9 +67,15 @@ class RunWriter:
         start_time: int | None = None,
         tags: Mapping[str, Any] | None = None,
         key: str | None = None,
+        mode: Start = Start.RESUMED,
+        parent: RunWriter | str | None = None,
+        not_before: float = 0.0,
     ) -> None:
+        if not experiment.startswith(("id:", "name:")):
+            experiment = f"name:{experiment}"
         self.__setstate__((client, experiment, key or uuid.uuid4().hex))
         self._run = sender_for(client).begin(self.key, experiment)
+        self._run.is_urgent = mode in (Start.SHARED, Start.RESUMED)
         parts = list(_parts(_texts(tags or {}, LONGEST_TAG), MOST_TAGS))
         content = {
             "key": self.key,
@@ -69,7 +83,11 @@ class RunWriter:
             "name": run_name,
             "time_ms": start_time or now_ms(),
             "tags": parts[0] if parts else {},
-            "is_resumed": key is not None,
+            "mode": (mode if key else Start.NEW).value,
+            "parent": parent.key if isinstance(parent, RunWriter) else None,
+            "parent_id": parent if isinstance(parent, str) else None,
+            "logged_at": time.time(),
+            "not_before": not_before,
         }
         with _never_raising("run"):
             self._append("start", content)
@@ -98,10 +116,30 @@ class RunWriter:
             with _never_raising("metrics"):
                 self._append("metrics", (int(step), content[1], part))
 
+    def log_curve(
+        self, name: str, points: Sequence[tuple[int, float]], *, timestamp: int | None = None
+    ) -> None:
+        """Log a metric's points at once.
+
+        Args:
+            name: of the metric.
+            points: step and value of each.
+            timestamp: of all of them, as ``log_metrics``.
+        """
+        for first in range(0, len(points), MOST_METRICS):
+            part = [(int(step), value) for step, value in points[first : first + MOST_METRICS]]
+            self._append("curve", (name, timestamp or now_ms(), part))
+
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Log params; values over 6,000 characters are cut, and the first value stays."""
         for part in _parts(_texts(params, LONGEST_PARAM), MOST_PARAMS):
             self._append("params", part)
+
+    def log_suggestions(self, params: Mapping[str, Any]) -> None:
+        """As ``log_params``; one whose name has another value already, for a training may have
+        logged the one that it really used, goes by ``suggested.NAME``."""
+        for part in _parts(_texts(params, LONGEST_PARAM), MOST_PARAMS):
+            self._append("suggestions", part)
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Set tags; values over 8,000 characters are cut."""
@@ -125,6 +163,18 @@ class RunWriter:
             kept = outbox.copy_artifact(path) if copy else str(path)
             self._append("artifact", {"path": kept, "is_copied": copy, "to": artifact_path})
 
+    def log_text(self, text: str, artifact_file: str) -> None:
+        """Upload a text.
+
+        Args:
+            text: of the file.
+            artifact_file: its name.
+        """
+        with _never_raising(f"artifact {artifact_file!r}"), tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / artifact_file
+            path.write_text(text, encoding="utf-8")
+            self.log_artifact(path)
+
     def log_input(self, dataset: Dataset, context: str | None = None) -> None:
         """Log a data set as an input of the run.
 
@@ -137,6 +187,10 @@ class RunWriter:
             tags = {} if context is None else {MLFLOW_DATASET_CONTEXT: context}
             fields = {name: given.get(name) for name in _DATASET}
             self._append("input", {"dataset": fields, "tags": tags})
+
+    def reopen(self) -> None:
+        """Let the run go on, if another ended it meanwhile."""
+        self._append("reopen", {})
 
     def finish(self, status: str = "FINISHED", *, end_time: int | None = None) -> None:
         """End the run, behind all that was logged so far.
@@ -179,12 +233,20 @@ class RunWriter:
         Raises:
             IAPError: MLflow does not know the run by then, or refuses it.
         """
-        run = self._here()
-        found = sender_for(self._client).run_id(run, timeout)
+        found, run = self.known_id(timeout), self._here()
         if found is None:
             why = run.refused or run.trouble or "The server has not answered yet."
             raise IAPError(f"MLflow has not made the run. {why}")
         return found
+
+    def known_id(self, timeout: float | None) -> str | None:
+        """As ``run_id``; None where that raises."""
+        return sender_for(self._client).run_id(self._here(), timeout)
+
+    @property
+    def client(self) -> MlflowClient:
+        """What it is delivered with."""
+        return self._client
 
     def __getstate__(self) -> tuple[MlflowClient, str, str]:
         return self._client, self._experiment, self.key

@@ -14,9 +14,10 @@ from weakref import WeakValueDictionary
 
 from mlflow import MlflowClient
 
-from .delivery import Delivery, NotYet
+from .delivery import Delivery
 from .journals import new_outbox, orphans
 from .outbox import Outbox, QueuedRun, Refusal
+from .refusals import NotYet
 from .retry import RetryPolicy
 
 _logger = logging.getLogger(__name__)
@@ -82,6 +83,7 @@ class Sender:
         self._away_until = 0.0
         self._failures = 0
         self._last_success = 0.0
+        self.delivered = 0  # records
 
     def use(self, client: MlflowClient) -> None:
         """Deliver with this client from now on."""
@@ -311,7 +313,8 @@ class Sender:
                 turn = self._turns.setdefault(run, _Turn(run, now))
                 turn.entities += entities
                 wait = min(max(_SHORTEST_WAIT, (now - turn.since) / 10), _LONGEST_WAIT)
-                is_due = run.is_ended or turn.entities >= _FULL_BATCH
+                is_awaited = run.is_urgent and run.run_id is None
+                is_due = run.is_ended or is_awaited or turn.entities >= _FULL_BATCH
                 turn.due = min(turn.due, now if is_due else now + wait)
                 if run.is_ended and len(self._turns) > _MOST_TURNS and not turn.is_busy:
                     del self._turns[run]
@@ -373,14 +376,15 @@ class Sender:
                 done, refused = send() if records[0].kind == "artifact" else _PATIENT(send)
                 run.outbox.settle(run, done, refused)
                 with self._changed:
-                    self._after_success(turn, refused)
+                    self._after_success(turn, len(done), refused)
                     self._changed.notify_all()
         except Exception as error:  # noqa: BLE001 - told, and tried again
             return error
         return None
 
-    def _after_success(self, turn: _Turn, refused: Sequence[Refusal]) -> None:
+    def _after_success(self, turn: _Turn, done: int, refused: Sequence[Refusal]) -> None:
         self._last_success, self._failures, self._away_until = time.monotonic(), 0, 0.0
+        self.delivered += done - len(refused)
         if self._away_since is not None:
             seconds = time.monotonic() - self._away_since
             self._away_since = None

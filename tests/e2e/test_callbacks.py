@@ -44,7 +44,12 @@ def _runs(name: str) -> list[Run]:
     assert process.sender_for(client).flush(60.0)
     experiment = client.get_experiment_by_name(name)
     assert experiment is not None
-    return list(client.search_runs([experiment.experiment_id], max_results=1000))
+    found = client.search_runs([experiment.experiment_id], max_results=1000)
+    return [run for run in found if not _is_of_a_study(run)]
+
+
+def _is_of_a_study(run: Run) -> bool:
+    return "mlflow_iap.study" in run.data.tags and "mlflow_iap.trial" not in run.data.tags
 
 
 def _curve(run: Run, metric: str) -> list[tuple[int, float]]:
