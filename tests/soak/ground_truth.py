@@ -139,7 +139,11 @@ def compare(store: MlflowClient, noted: Mapping[str, Noted], *, most_unknown: in
         runs[key] = run
     for key in noted.keys() - runs.keys():
         result.wrong.append(f"run {key} is not there")
-    for key in runs.keys() - noted.keys():
+    studies = {key for key, run in runs.items() if _is_of_a_study(run)}
+    for key in studies:
+        result.figures["studies"] += 1
+        _compare_study(store, runs[key], result)
+    for key in runs.keys() - noted.keys() - studies:
         result.figures["runs begun and not noted"] += 1
         if runs[key].data.metrics or runs[key].info.status != "FAILED":
             result.wrong.append(f"run {key}, which nobody noted, is {runs[key].info.status}")
@@ -150,6 +154,21 @@ def compare(store: MlflowClient, noted: Mapping[str, Noted], *, most_unknown: in
         _compare_run(runs[key], noted[key], result)
         _compare_points(store, runs[key], noted[key], result)
     return result
+
+
+def _is_of_a_study(run: Run) -> bool:
+    return "mlflow_iap.study" in run.data.tags and "mlflow_iap.trial" not in run.data.tags
+
+
+def _compare_study(store: MlflowClient, run: Run, result: Comparison) -> None:
+    """The run of a study is ended, and has each point of its curve once."""
+    is_cut = _ENDED in run.data.tags
+    if run.info.status != ("FAILED" if is_cut else "FINISHED"):
+        result.wrong.append(f"the study's run {run.info.run_id} is {run.info.status}, {is_cut=}")
+    curve = store.get_metric_history(run.info.run_id, "best_value_so_far")
+    steps = [point.step for point in curve]
+    if len(set(steps)) < len(steps):
+        result.wrong.append(f"the study's run {run.info.run_id} has steps twice: {steps}")
 
 
 def _compare_run(run: Run, noted: Noted, result: Comparison) -> None:

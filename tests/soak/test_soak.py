@@ -107,10 +107,11 @@ class Soak:
             worker.process.communicate()
 
     def warnings(self) -> list[str]:
-        """All that the sweeps said to their owners."""
+        """All that the sweeps said to their owners, but where their studies are."""
         said = "".join(path.read_text() for path in sorted(self.folder.glob("said-*")))
         # A warning may quote the page that a front end answered with, over several lines.
-        return re.sub(r"\n(?=[<'])", " ", said).splitlines()
+        lines = re.sub(r"\n(?=[<'])", " ", said).splitlines()
+        return [line for line in lines if not line.startswith("Study sweep: http")]
 
     def check(self, figures: dict[str, object], *, most_unknown: int = 0) -> None:
         """Hold all that was noted against MLflow, and print the figures."""
