@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -27,11 +27,17 @@ and is back after it. The peers know no IAP: they run on this package's transpor
 
 @dataclass(frozen=True)
 class Table:
-    """Its first two columns are names, the others numbers."""
+    """Its first columns are names, so many, the others numbers."""
 
     title: str
     heads: Sequence[str]
     rows: Sequence[Sequence[str]]
+    names: int = 2
+
+    def markdown(self) -> str:
+        rule = ["---"] * self.names + ["--:"] * (len(self.heads) - self.names)
+        lines = [f"| {' | '.join(line)} |" for line in (self.heads, rule, *self.rows)]
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True)
@@ -96,6 +102,39 @@ def short(value: float) -> str:
     return f"{value:.3g}" if value < 100 else f"{value:,.0f}"
 
 
+_CALLED = {
+    ("Optuna", "ours"): "**{size} Optuna trials** of 0.1 s, `IAPMLflowCallback`",
+    ("Optuna", "optuna_integration"): "`optuna_integration.MLflowCallback`",
+    ("8 at once", "ours"): "**{size} Optuna trials** of 1 s, 8 at once",
+    ("8 at once", "ours, track_in_mlflow"): "the same with `track_in_mlflow`",
+    ("8 at once", "optuna_integration"): "`optuna_integration.MLflowCallback`",
+    ("8 at once", "the same, track_in_mlflow"): "the same with `track_in_mlflow`",
+    ("LightGBM", "ours"): "**{size} LightGBM rounds**, 2 sets, 2 metrics, `IAPLightGBMCallback`",
+    ("LightGBM", "autolog"): "`mlflow.lightgbm.autolog`, without the model",
+    ("LightGBM", "log_metric"): "a callback with `client.log_metric`",
+    ("LightGBM", "log_metric, async"): "the same with `synchronous=False`",
+}
+
+
+def headline_table(
+    cases: Mapping[str, Iterable[Summary]], sizes: Mapping[str, int], delay: float
+) -> Table:
+    """What people look for first: the cases at one delay."""
+    found = {(case, row.name): row for case in cases for row in cases[case] if row.delay == delay}
+    rows = []
+    for place, called in _CALLED.items():
+        row = found[place]
+        blocked = row.blocked_ms(0.5)
+        cells = [
+            f"{row.ratio(lambda m: m.train):.2f} times",
+            "" if blocked is None else f"{short(blocked)} ms",
+            f"{row.median(lambda m: m.requests):.0f}",
+        ]
+        rows.append([called.format(size=sizes[place[0]]), *cells])
+    heads = ["", "training takes", "blocked per event, median", "requests"]
+    return Table("", heads, rows, names=1)
+
+
 def growth_table(rows: Iterable[Summary]) -> Table:
     """What one call of the callback costs at the start of a long sweep, and at its end."""
     heads = ["contender", "delay", "first tenth, blocked ms", "last tenth"]
@@ -148,7 +187,9 @@ def show(console: Console, tables: Iterable[Table]) -> None:
     for table in tables:
         shown = RichTable(title=table.title, title_justify="left", box=box.SIMPLE_HEAD)
         for number, head in enumerate(table.heads):
-            shown.add_column(head, justify="left" if number < 2 else "right", no_wrap=True)
+            shown.add_column(
+                head, justify="left" if number < table.names else "right", no_wrap=True
+            )
         for row in table.rows:
             shown.add_row(*row, style="bold" if row[1] == "ours" else None)
         console.print(shown)
@@ -166,7 +207,5 @@ def markdown(tables: Iterable[Table], rounds: int) -> str:
         "![What a callback costs](results.svg)",
     ]
     for table in tables:
-        rule = ["---"] * 2 + ["--:"] * (len(table.heads) - 2)
-        lines = [f"| {' | '.join(line)} |" for line in (table.heads, rule, *table.rows)]
-        parts += [f"## {table.title}", "\n".join(lines)]
+        parts += [f"## {table.title}", table.markdown()]
     return "\n\n".join(parts) + "\n"

@@ -30,6 +30,7 @@ _AGREED_TAG = "mlflow_iap.agreed"
 _PATIENCE = 30.0
 # Seconds in which those who make a shared run at once find each other.
 _TO_AGREE = 2.0
+_MOST_REMEMBERED = 10_000  # runs
 # Seconds from its logging in which a claimed run is created without a look whether another did.
 CLAIM_SECONDS = 5.0
 
@@ -57,6 +58,7 @@ class Starter:
         self._parents: dict[str, str | None] = {}  # run ids by key; None for one that is refused
         self._awaited: set[str] = set()  # keys of shared runs that are not agreed on yet
         self._first_seen: dict[str, float] = {}
+        self._made: dict[str, str] = {}  # ids by key of the last runs, for one that logs them again
         self._starting: dict[str, QueuedRun] = {}
         self._lock = threading.Lock()
 
@@ -67,6 +69,8 @@ class Starter:
             NotYet: it is made by others right now, or waits for its parent.
         """
         with self._alone(run):
+            if run.run_id is None and content["mode"] in (Start.NEW, Start.CLAIMED):
+                run.run_id = self._made.get(run.key)
             if run.run_id is None:
                 self._start(run, content)
 
@@ -213,7 +217,9 @@ class Starter:
         raise NotYet("Its parent is not there yet.", 0.5)
 
     def _is_now(self, run: QueuedRun, found: Run) -> None:
-        run.run_id = str(found.info.run_id)
+        run.run_id = self._made[run.key] = str(found.info.run_id)
+        if len(self._made) > _MOST_REMEMBERED:
+            del self._made[next(iter(self._made))]
         run.outbox.save(run)
 
     def _forget_end(self, found: Run) -> None:
