@@ -293,7 +293,7 @@ class IAPMLflowCallback:
             log.close()
         is_done = self.flush()
         for log in logs:
-            log.show_link(0.0)
+            log.show_link()
         return is_done
 
     def __enter__(self) -> IAPMLflowCallback:

@@ -32,6 +32,7 @@ _logger = logging.getLogger(__name__)
 _STATES = ("COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING")
 # Seconds between two reports, and between two sets of pictures.
 REPORT_EVERY, DRAW_EVERY = 30.0, 600.0
+_TICK = 0.5
 # A report takes at most this share of the time, however many trials there are.
 MOST_SHARE = 0.02
 # What is left of the end of a process is not spent on pictures if it is less.
@@ -134,13 +135,12 @@ class StudyLog:
                 for path in sorted(folder.iterdir()):
                     self.run.log_artifact(path, "study")
 
-    def show_link(self, timeout: float) -> None:
-        """Tell once where the run is, if that is known within so many seconds."""
+    def show_link(self) -> None:
+        """Tell once where the run is, if that is known."""
         if self.run is None or self.link is not None:
             return
-        uri = self.run.client.tracking_uri
-        run_id = self.run.known_id(timeout) if uri.startswith("http") else None
-        if run_id is not None:
+        uri, run_id = self.run.client.tracking_uri, self.run.known_id
+        if run_id is not None and uri.startswith("http"):
             experiment = self.run.client.get_run(run_id).info.experiment_id
             self.link = f"{lasting_uri(uri)}/#/experiments/{experiment}/runs/{run_id}"
             # Above the bar that Optuna may show.
@@ -213,22 +213,29 @@ class _Reporter:
         self._thread = None
         self._unreported, self._undrawn = {}, {}
 
-    def _work(self, pid: int) -> None:
-        pause = threading.Event()
-        for log in list(self._unreported.values()):
+    def _show_links(self) -> None:
+        for log in list(self._undrawn.values()):
             with _telling(log):
-                log.show_link(REPORT_EVERY)
+                log.show_link()
+
+    def _work(self, pid: int) -> None:
+        tick = threading.Event()
+        report_at = time.monotonic() + REPORT_EVERY
         draw_at = time.monotonic() + DRAW_EVERY
-        took = 0.0
         while threading.current_thread() is self._thread and pid == os.getpid():
-            pause.wait(max(REPORT_EVERY, took / MOST_SHARE))
+            tick.wait(_TICK)
+            self._show_links()
             began = time.monotonic()
-            is_time_to_draw = began > draw_at
+            if began < report_at:
+                continue
+            is_time_to_draw = began >= draw_at
             self.report(with_pictures=is_time_to_draw)
-            took = time.monotonic() - began
+            now = time.monotonic()
+            rest = (now - began) / MOST_SHARE
             if is_time_to_draw:
-                draw_at = time.monotonic() + max(DRAW_EVERY, took / MOST_SHARE)
-                took = 0.0
+                draw_at = now + max(DRAW_EVERY, rest)
+                rest = 0.0
+            report_at = now + max(REPORT_EVERY, rest)
 
 
 @contextmanager

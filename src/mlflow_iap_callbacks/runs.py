@@ -233,15 +233,17 @@ class RunWriter:
         Raises:
             IAPError: MLflow does not know the run by then, or refuses it.
         """
-        found, run = self.known_id(timeout), self._here()
+        run = self._here()
+        found = sender_for(self._client).run_id(run, timeout)
         if found is None:
             why = run.refused or run.trouble or "The server has not answered yet."
             raise IAPError(f"MLflow has not made the run. {why}")
         return found
 
-    def known_id(self, timeout: float | None) -> str | None:
-        """As ``run_id``; None where that raises."""
-        return sender_for(self._client).run_id(self._here(), timeout)
+    @property
+    def known_id(self) -> str | None:
+        """MLflow's id of the run; None if it is not known here, or not yet."""
+        return None if self._run is None else self._run.run_id
 
     @property
     def client(self) -> MlflowClient:
