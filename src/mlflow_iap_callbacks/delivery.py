@@ -174,6 +174,8 @@ class Delivery:
             run.refused = reason
             self._starter.refuse(run)
             run.outbox.save(run)
+        if records[0].kind == "start":
+            self._starter.refuse(run)  # by an earlier process, say
         return records, [_refused(record, str(run.refused)) for record in records]
 
     def _send(

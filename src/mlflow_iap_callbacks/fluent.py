@@ -25,6 +25,8 @@ class _LazyRun(ActiveRun):
     def _itself(self) -> Run:
         if self._found is None:
             self._found = self._writer.client.get_run(self._writer.run_id())
+            # MLflow asks a run for its id before it begins one under it.
+            setattr(fluent, "_active_experiment_id", self._found.info.experiment_id)  # noqa: B010
         return self._found
 
     @property

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .client import IAPMlflowClient
 from .process import sender_for
-from .runs import RunWriter
+from .runs import RunWriter, prepare
 
 if TYPE_CHECKING:
     from lightgbm.callback import CallbackEnv
@@ -55,7 +55,7 @@ class IAPLightGBMCallback:
         self._client = None
         if run is None:
             self._client = client or IAPMlflowClient(tracking_uri)
-            sender_for(self._client)  # from here on SIGTERM is taken care of, in the main thread
+            prepare(self._client)
         self._experiment_name = experiment_name
         self._run_name = run_name
         self._tags = dict(tags or {})

@@ -32,7 +32,7 @@ from .optuna_trials import (
     to_ms,
 )
 from .process import LOCK, sender_for
-from .runs import RunWriter
+from .runs import RunWriter, prepare
 from .starting import CLAIM_SECONDS, Start
 from .summary import Summary
 
@@ -105,7 +105,7 @@ class IAPMLflowCallback:
                 f"metric_name is {metric_name!r}. Give a name, or a sequence of one for each value."
             )
         self._client = client or IAPMlflowClient(tracking_uri)
-        sender_for(self._client)  # from here on SIGTERM is taken care of, in the main thread
+        prepare(self._client)
         self._metric_name = metric_name
         self._kwargs = dict(mlflow_kwargs or {})
         unknown = sorted(self._kwargs.keys() - _KNOWN_KWARGS)
@@ -115,10 +115,11 @@ class IAPMLflowCallback:
                 ", ".join(unknown),
                 ", ".join(sorted(_KNOWN_KWARGS)),
             )
-        self._experiment = self._experiment_of(experiment_name, create=create_experiment)
+        self._experiment_name, self._create_experiment = experiment_name, create_experiment
         self._tag_study_user_attrs = tag_study_user_attrs
         self._tag_trial_user_attrs = tag_trial_user_attrs
         self._tags = {**dict(self._kwargs.get("tags") or {}), **dict(tags or {})}
+        self._tags.pop("mlflow.runName", None)  # superseded by the run's name, as MLflow does
         if "description" in self._kwargs:
             self._tags["mlflow.note.content"] = self._kwargs["description"]
         self._study_run = study_run
@@ -232,7 +233,8 @@ class IAPMLflowCallback:
             MlflowException: MLflow cannot be asked what it has.
         """
         trials = study.get_trials(deepcopy=False)
-        if not trials:
+        # Until the first trial starts, a study cannot be told from others of its name.
+        if not trials or trials[0].datetime_start is None:
             return 0
         log = self._study_log(study)
         found = self._runs_in_mlflow(log)
@@ -302,13 +304,14 @@ class IAPMLflowCallback:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _experiment_of(self, name: str | None, *, create: bool) -> str | None:
-        """As ``RunWriter`` takes it; None for the one that is called as the study."""
-        if name is not None:
-            return f"name:{name}"
-        if create:
-            return None
-        given = self._kwargs.get("experiment_id") or os.environ.get("MLFLOW_EXPERIMENT_ID")
+    def _experiment_of(self, study: optuna.Study) -> str:
+        """As ``RunWriter`` takes it; MLflow's active one may be set when a study begins."""
+        if self._experiment_name is not None:
+            return f"name:{self._experiment_name}"
+        given = self._kwargs.get("experiment_id")
+        if given is None and self._create_experiment:
+            return f"name:{study.study_name}"
+        given = given or os.environ.get("MLFLOW_EXPERIMENT_ID")
         if given is None and "MLFLOW_EXPERIMENT_NAME" in os.environ:
             return f"name:{os.environ['MLFLOW_EXPERIMENT_NAME']}"
         return f"id:{given or '0'}"
@@ -325,7 +328,7 @@ class IAPMLflowCallback:
                     study,
                     key,
                     self._client,
-                    self._experiment or f"name:{study.study_name}",
+                    self._experiment_of(study),
                     metric_name=self._metric_name,
                     tags=self._tags,
                     has_run=self._study_run and self._outer_run() is None,

@@ -38,20 +38,24 @@ def draw(study: optuna.Study, naming: Naming) -> Iterator[Path]:
         OSError, subprocess.SubprocessError: they could not be drawn.
     """
     with tempfile.TemporaryDirectory(prefix="mlflow-iap-study-") as folder:
-        subprocess.run(  # noqa: S603 - ourselves
+        done = subprocess.run(  # noqa: S603 - ourselves
             [sys.executable, "-m", __name__, folder],
             input=_packed(study, naming),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            capture_output=True,
             env={**os.environ, "MPLBACKEND": "Agg"},
             timeout=_LONGEST,
-            check=True,
+            check=False,
         )
+        if done.returncode:
+            last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+            raise OSError(f"its pictures could not be drawn ({last})")
         yield Path(folder)
 
 
 def _packed(study: optuna.Study, naming: Naming) -> bytes:
     from optuna.distributions import distribution_to_json
+
+    from .optuna_trials import constraints_of
 
     trials = [
         {
@@ -63,7 +67,7 @@ def _packed(study: optuna.Study, naming: Naming) -> bytes:
             "params": trial.params,
             "distributions": {k: distribution_to_json(v) for k, v in trial.distributions.items()},
             "user_attrs": trial.user_attrs,
-            "constraints": list(getattr(trial, "constraints", {}).values()),
+            "constraints": list(constraints_of(trial).values()),
         }
         for trial in study.get_trials(deepcopy=False)
     ]

@@ -106,6 +106,7 @@ class StudyLog:
             self.run.log_metrics(metrics, step=len(finished))
             self.run.set_tags(self.study.user_attrs)
             self.run.reopen()
+            self.run.finish_at_exit("FINISHED")  # where it is one that was closed before, too
         finally:
             self._lock.release()
 
@@ -171,8 +172,9 @@ class _Reporter:
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._thread: threading.Thread | None = None
-        self._unreported: dict[str, StudyLog] = {}
-        self._undrawn: dict[str, StudyLog] = {}
+        # In the order of their changes.
+        self._unreported: dict[StudyLog, None] = {}
+        self._undrawn: dict[StudyLog, None] = {}
 
     def changed(self, log: StudyLog) -> None:
         """A trial of the study has ended."""
@@ -181,7 +183,7 @@ class _Reporter:
         with self._lock:
             if self._pid != os.getpid():
                 self._reset()
-            self._unreported[log.key] = self._undrawn[log.key] = log
+            self._unreported[log] = self._undrawn[log] = None
             if self._thread is None:
                 self._thread = threading.Thread(
                     target=self._work, args=(self._pid,), name="mlflow-iap-study", daemon=True
@@ -194,9 +196,9 @@ class _Reporter:
             (self._unreported, StudyLog.report),
             *([(self._undrawn, StudyLog.draw)] if with_pictures else []),
         ):
-            for key, log in list(logs.items()):
+            for log in list(logs):
                 if only is None or log in only:
-                    logs.pop(key, None)
+                    logs.pop(log, None)
                     with _telling(log):
                         write(log)
 
@@ -214,7 +216,7 @@ class _Reporter:
         self._unreported, self._undrawn = {}, {}
 
     def _show_links(self) -> None:
-        for log in list(self._undrawn.values()):
+        for log in list(self._undrawn):
             with _telling(log):
                 log.show_link()
 

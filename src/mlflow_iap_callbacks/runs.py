@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import tempfile
 import time
@@ -11,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mlflow import MlflowClient
-from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+from mlflow.tracking.context.registry import resolve_tags
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_RUN_NAME
 
 from .delivery import LONGEST_PARAM, MOST_METRICS, MOST_PARAMS, MOST_TAGS
 from .errors import IAPError
@@ -76,7 +78,10 @@ class RunWriter:
         self.__setstate__((client, experiment, key or uuid.uuid4().hex))
         self._run = sender_for(client).begin(self.key, experiment)
         self._run.is_urgent = mode in (Start.SHARED, Start.RESUMED)
-        parts = list(_parts(_texts(tags or {}, LONGEST_TAG), MOST_TAGS))
+        texts = _texts({**_context(), **(tags or {})}, LONGEST_TAG)
+        # MLflow takes no run whose name is not the one that its tags say.
+        run_name = texts.pop(MLFLOW_RUN_NAME, run_name)
+        parts = list(_parts(texts, MOST_TAGS))
         content = {
             "key": self.key,
             "experiment": experiment,
@@ -280,6 +285,20 @@ class RunWriter:
             with _never_raising(f"metric {name!r}"):
                 numbers[str(name)] = float(value)
         return numbers
+
+
+def prepare(client: MlflowClient) -> None:
+    """Do what takes time once, and what is for the main thread, before a training begins."""
+    sender_for(client)  # from here on SIGTERM is taken care of
+    _context()
+
+
+@functools.cache
+def _context() -> dict[str, str]:
+    """What MLflow's fluent API tells of a run: user, program, commit."""
+    with _never_raising("user and program"):
+        return {name: text for name, text in resolve_tags().items() if text}
+    return {}
 
 
 class _never_raising:

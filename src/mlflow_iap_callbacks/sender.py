@@ -73,7 +73,8 @@ class Sender:
         self._next_adoption = 0.0
         self._turns: dict[QueuedRun, _Turn] = {}
         self._begun: list[QueuedRun] = []
-        self._open: WeakValueDictionary[str, QueuedRun] = WeakValueDictionary()  # by key
+        # By experiment and key.
+        self._open: WeakValueDictionary[tuple[str, str], QueuedRun] = WeakValueDictionary()
         self._has_more = False  # runs that have no turn yet
         self._changed = threading.Condition()
         self._threads = 0
@@ -126,7 +127,7 @@ class Sender:
 
     def join(self, key: str, experiment: str, run_id: str | None) -> QueuedRun:
         """A run that another process began, or that was ended."""
-        known = self._open.get(key)
+        known = self._open.get((experiment, key))
         if known is not None and not known.is_ended and known.outbox.intake.is_open:
             return known  # all copies of a handle are one writer
         run = self._begin(key, experiment, is_owned=False, run_id=run_id)
@@ -260,7 +261,7 @@ class Sender:
     def _begin(self, key: str, experiment: str, *, is_owned: bool, run_id: str | None) -> QueuedRun:
         run = self.outbox.begin(key, experiment, is_owned=is_owned, run_id=run_id)
         self._begun.append(run)
-        self._open[key] = run
+        self._open[experiment, key] = run
         if not self._threads:
             with self._changed:
                 self._wake()
@@ -371,21 +372,26 @@ class Sender:
         upto = run.outbox.last_seq
         try:
             while not self._is_closed and (records := run.outbox.read(run, upto)):
+                was_refused = run.refused is not None
                 send = partial(self._delivery.send, run, records)
                 # An artifact takes the time that it takes.
                 done, refused = send() if records[0].kind == "artifact" else _PATIENT(send)
                 run.outbox.settle(run, done, refused)
                 with self._changed:
-                    self._after_success(turn, len(done), refused)
+                    # Of what is refused with its run the server is not asked.
+                    self._after_success(turn, len(done), refused, was_asked=not was_refused)
                     self._changed.notify_all()
         except Exception as error:  # noqa: BLE001 - told, and tried again
             return error
         return None
 
-    def _after_success(self, turn: _Turn, done: int, refused: Sequence[Refusal]) -> None:
-        self._last_success, self._failures, self._away_until = time.monotonic(), 0, 0.0
+    def _after_success(
+        self, turn: _Turn, done: int, refused: Sequence[Refusal], *, was_asked: bool
+    ) -> None:
+        if was_asked:
+            self._last_success, self._failures, self._away_until = time.monotonic(), 0, 0.0
         self.delivered += done - len(refused)
-        if self._away_since is not None:
+        if was_asked and self._away_since is not None:
             seconds = time.monotonic() - self._away_since
             self._away_since = None
             _logger.warning(

@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Run, RunStatus
+from mlflow.entities import Run, RunStatus, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
@@ -34,6 +34,9 @@ _MOST_REMEMBERED = 10_000  # runs
 # Seconds from its logging in which a claimed run is created without a look whether another did.
 CLAIM_SECONDS = 5.0
 
+# One key may be used in several experiments.
+_Place = tuple[str, str]
+
 
 class Start(str, Enum):
     """Who else may have made a run by the same key."""
@@ -55,11 +58,12 @@ class Starter:
     def __init__(self, client: MlflowClient) -> None:
         self.client = client
         self._experiments: dict[str, str] = {}
-        self._parents: dict[str, str | None] = {}  # run ids by key; None for one that is refused
-        self._awaited: set[str] = set()  # keys of shared runs that are not agreed on yet
-        self._first_seen: dict[str, float] = {}
-        self._made: dict[str, str] = {}  # ids by key of the last runs, for one that logs them again
-        self._starting: dict[str, QueuedRun] = {}
+        # Run ids by place; None for one that is refused.
+        self._parents: dict[_Place, str | None] = {}
+        self._awaited: set[_Place] = set()  # of shared runs that are not agreed on yet
+        self._first_seen: dict[_Place, float] = {}
+        self._made: dict[_Place, str] = {}  # ids of the last runs, for one that logs them again
+        self._starting: dict[_Place, QueuedRun] = {}
         self._lock = threading.Lock()
 
     def start(self, run: QueuedRun, content: Mapping[str, Any]) -> None:
@@ -70,7 +74,7 @@ class Starter:
         """
         with self._alone(run):
             if run.run_id is None and content["mode"] in (Start.NEW, Start.CLAIMED):
-                run.run_id = self._made.get(run.key)
+                run.run_id = self._made.get(_place(run))
             if run.run_id is None:
                 self._start(run, content)
 
@@ -91,9 +95,8 @@ class Starter:
 
     def refuse(self, run: QueuedRun) -> None:
         """No run will be made: those that would be its children go without a parent."""
-        if run.key in self._awaited:
-            self._parents[run.key] = None
-            self._awaited.discard(run.key)
+        self._parents[_place(run)] = None
+        self._awaited.discard(_place(run))
 
     def reopen(self, run: QueuedRun, found: Run) -> None:
         """Let a run go on that was ended, as this journal's."""
@@ -112,12 +115,12 @@ class Starter:
     @contextmanager
     def _alone(self, run: QueuedRun) -> Iterator[None]:
         """Two that go on with one run look for it one after the other."""
-        if self._starting.setdefault(run.key, run) is not run:
+        if self._starting.setdefault(_place(run), run) is not run:
             raise NotYet("It is being created.", 0.5)
         try:
             yield
         finally:
-            del self._starting[run.key]
+            del self._starting[_place(run)]
 
     def _start(self, run: QueuedRun, content: Mapping[str, Any]) -> None:
         mode = Start(content["mode"])
@@ -126,7 +129,7 @@ class Starter:
             raise NotYet("Another process may be about to log it.", wait)
         experiment_id = self._experiment_id(run.experiment)
         if mode is Start.SHARED:
-            self._awaited.add(run.key)
+            self._awaited.add(_place(run))
             found = self._agree(run, experiment_id, content)
         else:
             found = self._look(run, experiment_id, mode, content)
@@ -137,10 +140,16 @@ class Starter:
             self.reopen(run, found)
         else:
             self._forget_end(found)
+            if mode in (Start.CLAIMED, Start.LOGGED):
+                # Others made it, who knew less of it.
+                tags = with_names_that_mlflow_takes(content["tags"])
+                self.client.log_batch(
+                    found.info.run_id, tags=[RunTag(*tag) for tag in tags.items()]
+                )
         self._is_now(run, found)
         if mode in (Start.RESUMED, Start.SHARED):
-            self._parents[run.key] = run.run_id
-            self._awaited.discard(run.key)
+            self._parents[_place(run)] = run.run_id
+            self._awaited.discard(_place(run))
 
     def _look(
         self, run: QueuedRun, experiment_id: str, mode: Start, content: Mapping[str, Any]
@@ -168,7 +177,7 @@ class Starter:
         if not found:
             self._wait_for_earlier_try(run)
             self._create(run, experiment_id, content)
-        since = time.monotonic() - self._first_seen.setdefault(run.key, time.monotonic())
+        since = time.monotonic() - self._first_seen.setdefault(_place(run), time.monotonic())
         if since < _TO_AGREE:
             raise NotYet("Others may be making it at the same time.", _TO_AGREE - since)
         self.client.set_tag(found[0].info.run_id, _AGREED_TAG, "true")
@@ -188,7 +197,7 @@ class Starter:
         tags = {RUN_KEY_TAG: run.key, **with_names_that_mlflow_takes(content["tags"])}
         if Start(content["mode"]) in (Start.RESUMED, Start.SHARED):
             tags[JOURNAL_TAG] = run.outbox.name
-        parent = content.get("parent_id") or self._parent(content.get("parent"), experiment_id)
+        parent = content.get("parent_id") or self._parent(run, content.get("parent"), experiment_id)
         if parent is not None:
             tags[MLFLOW_PARENT_RUN_ID] = parent
         run.tried = time.time()
@@ -205,19 +214,22 @@ class Starter:
                 self._experiments.pop(run.experiment, None)
             raise
 
-    def _parent(self, key: str | None, experiment_id: str) -> str | None:
-        if key is None or key in self._parents:
-            return None if key is None else self._parents[key]
-        if key not in self._awaited:
+    def _parent(self, run: QueuedRun, key: str | None, experiment_id: str) -> str | None:
+        if key is None:
+            return None
+        place = (run.experiment, key)
+        if place in self._parents:
+            return self._parents[place]
+        if place not in self._awaited:
             found = find_runs(self.client, experiment_id, key)
             agreed = [each for each in found if _AGREED_TAG in each.data.tags] or found
             if agreed:
-                self._parents[key] = str(agreed[0].info.run_id)
-                return self._parents[key]
+                self._parents[place] = str(agreed[0].info.run_id)
+                return self._parents[place]
         raise NotYet("Its parent is not there yet.", 0.5)
 
     def _is_now(self, run: QueuedRun, found: Run) -> None:
-        run.run_id = self._made[run.key] = str(found.info.run_id)
+        run.run_id = self._made[_place(run)] = str(found.info.run_id)
         if len(self._made) > _MOST_REMEMBERED:
             del self._made[next(iter(self._made))]
         run.outbox.save(run)
@@ -248,3 +260,7 @@ class Starter:
             if found is None:
                 raise
             return found
+
+
+def _place(run: QueuedRun) -> _Place:
+    return run.experiment, run.key

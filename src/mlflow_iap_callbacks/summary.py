@@ -29,7 +29,10 @@ class Summary:
         return table
 
     def __str__(self) -> str:
-        console = Console(width=100, color_system=None, markup=False)
+        # Wide enough for links, which a line's end would break.
+        longest = max(map(len, self.rows.values()), default=0)
+        width = max(100, max(map(len, self.rows), default=0) + longest + 4)
+        console = Console(width=width, color_system=None, markup=False)
         with console.capture() as capture:
             console.print(self)
         return capture.get().rstrip()
