@@ -76,6 +76,7 @@ class RunWriter:
         if not experiment.startswith(("id:", "name:")):
             experiment = f"name:{experiment}"
         self.__setstate__((client, experiment, key or uuid.uuid4().hex))
+        mode = mode if key else Start.NEW
         self._run = sender_for(client).begin(self.key, experiment)
         self._run.is_urgent = mode in (Start.SHARED, Start.RESUMED)
         texts = _texts({**_context(), **(tags or {})}, LONGEST_TAG)
@@ -88,7 +89,7 @@ class RunWriter:
             "name": run_name,
             "time_ms": start_time or now_ms(),
             "tags": parts[0] if parts else {},
-            "mode": (mode if key else Start.NEW).value,
+            "mode": mode.value,
             "parent": parent.key if isinstance(parent, RunWriter) else None,
             "parent_id": parent if isinstance(parent, str) else None,
             "logged_at": time.time(),

@@ -424,6 +424,8 @@ class Sender:
                 self._turns.pop(run, None)
 
     def _after_failure(self, turn: _Turn, error: Exception) -> None:
+        if self._is_closed:
+            return  # what stays is told already
         run, now = turn.run, time.monotonic()
         after = error.after if isinstance(error, NotYet) else None
         if after is None:
