@@ -26,6 +26,9 @@ lint: $(VENV)/ready
 
 examples: $(VENV)/ready  ## each runs through a local IAP
 	$(RUN)mlflow-iap local --token-lifetime 2 -- $(RUN)python examples/lightgbm_sweep.py --trials 8
+	$(RUN)mlflow-iap local --token-lifetime 2 -- $(RUN)python examples/dask_sweep.py
+	$(RUN)mlflow-iap local --token-lifetime 2 -- $(RUN)python examples/processes_sweep.py
+	$(RUN)mlflow-iap local --token-lifetime 2 -- $(RUN)python examples/joblib_sweep.py
 
 wheel: $(VENV)/ready  ## build it, install it alone, import it
 	rm -rf build dist

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
-import subprocess
-import sys
-import sysconfig
-import textwrap
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,10 +15,8 @@ from mlflow.entities import Run
 from conftest import set_all, wait_until
 from mlflow_iap_callbacks import IAPMlflowClient, journals
 from mlflow_iap_callbacks.local import LocalCloud, MlflowServer
+from scripts import DEADLINE, Script, Start, command, starting
 
-_COMMAND = str(Path(sysconfig.get_path("scripts")) / "mlflow-iap")
-# Catches a process that hangs; each ends within a few seconds on an idle machine.
-_DEADLINE = 90.0
 _ENDED = "mlflow_iap.ended"
 _LEFT = re.compile(r"(\d+) records for \S+ stay on disk\. `mlflow-iap sync` sends them")
 
@@ -39,70 +31,10 @@ signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})  # for sigwait
 """
 
 
-class _Script:
-    """A Python program that runs in a process of its own.
-
-    Args:
-        file: holds it.
-        arguments: of the program.
-        variables: of its environment, beside the test's.
-    """
-
-    def __init__(self, file: Path, *arguments: str, **variables: str) -> None:
-        self._out, self._err = file.with_suffix(".out"), file.with_suffix(".err")
-        with self._out.open("w") as out, self._err.open("w") as err:
-            self._process = subprocess.Popen(
-                [sys.executable, str(file), *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-                env={**os.environ, "PYTHONUNBUFFERED": "1", **variables},
-            )
-        self.pid = self._process.pid
-
-    @property
-    def out(self) -> str:
-        return self._out.read_text()
-
-    @property
-    def err(self) -> str:
-        return self._err.read_text()
-
-    def wait_for(self, text: str) -> None:
-        """Until it has printed ``text``."""
-        wait_until(
-            lambda: text in self.out + self.err or self._process.poll() is not None, text, _DEADLINE
-        )
-        assert text in self.out + self.err, self.err
-
-    def send(self, number: signal.Signals) -> None:
-        self._process.send_signal(number)
-
-    def end(self, seconds: float = _DEADLINE) -> int:
-        """Wait for its end; return its exit status."""
-        return self._process.wait(seconds)
-
-    def kill(self) -> None:
-        """As ``kill -9``, where it has not ended."""
-        self._process.kill()
-        self._process.wait()
-
-
-Start = Callable[..., _Script]
-
-
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
     """Starts programs; what still runs at the test's end is killed."""
-    with ExitStack() as stack:
-
-        def start(text: str, *arguments: str, **variables: str) -> _Script:
-            file = tmp_path / f"script_{uuid.uuid4().hex[:8]}.py"
-            file.write_text(_IMPORTS + textwrap.dedent(text))
-            script = _Script(file, *arguments, **variables)
-            stack.callback(script.kill)
-            return script
-
+    with starting(tmp_path, _IMPORTS) as start:
         yield start
 
 
@@ -110,17 +42,6 @@ def start(tmp_path: Path) -> Iterator[Start]:
 def name() -> str:
     """Of an experiment that no other test has."""
     return uuid.uuid4().hex
-
-
-def _command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [_COMMAND, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=_DEADLINE,
-        check=False,
-        env={**os.environ, "COLUMNS": "200"},
-    )
 
 
 class _Seen(NamedTuple):
@@ -304,7 +225,7 @@ def test_threads_that_go_on_logging_do_not_hold_up_the_end_and_lose_nothing(
     )
     assert script.end() == 0, script.err
     at_least = [int(number) for number in script.out.split()]
-    assert _command("sync").returncode == 0  # what was logged while the interpreter ended
+    assert command("sync").returncode == 0  # what was logged while the interpreter ended
     seen = _seen(name)
     for number, least in enumerate(at_least):
         points = seen[str(number)].points["m"]
@@ -349,28 +270,28 @@ def test_a_process_ends_though_the_server_is_away_and_sync_delivers_what_it_left
 
     with LocalCloud(mlflow_server.url, port=port) as cloud:
         set_all(monkeypatch, cloud.environment())
-        dry = _command("sync", "--dry-run")
+        dry = command("sync", "--dry-run")
         assert (dry.returncode, dry.stdout.strip()) == (
             0,
             f"would send 46 records of 2 runs for {cloud.url}",
         )
         assert not cloud.requests
-        status = _command("status")
+        status = command("status")
         assert re.search(rf"process +{script.pid} on \S+ \(dead\)", status.stdout)
         assert re.search(rf"server +{cloud.url}\s", status.stdout)
         assert "46 records of 2 runs (2 finish, 40 metrics, 2 params, 2 start)" in status.stdout
         assert "`mlflow-iap sync` sends what dead processes left." in status.stdout
 
-        done = _command("sync")
+        done = command("sync")
         assert (done.returncode, "sent 46 records" in done.stdout) == (0, True), done.stdout
         seen = _seen(name)
         assert seen == {
             str(number): _Seen("FINISHED", False, {"m": _line(0, 20)}, {"p": str(number)})
             for number in range(2)
         }
-        again = _command("sync")
+        again = command("sync")
         assert (again.returncode, "Nothing waits" in again.stdout) == (0, True)
-        assert "Nothing waits" in _command("status").stdout
+        assert "Nothing waits" in command("status").stdout
         assert _files() == []
 
 
@@ -381,13 +302,13 @@ def test_a_sync_that_finds_the_server_away_says_why_and_keeps_everything(
     script = start(_AWAY, name)
     assert script.end() == 0, script.err
     assert "httpsResourceAccessor" in script.err
-    done = _command("sync")
+    done = command("sync")
     assert done.returncode == 1
     assert "46 records wait" in done.stdout
     assert "httpsResourceAccessor" in done.stdout + done.stderr
-    assert "httpsResourceAccessor" in _command("status").stdout
+    assert "httpsResourceAccessor" in command("status").stdout
     cloud.members.add(cloud.trainer)
-    assert _command("sync").returncode == 0
+    assert command("sync").returncode == 0
     assert {run.points["m"] == _line(0, 20) for run in _seen(name).values()} == {True}
 
 
@@ -420,7 +341,7 @@ threading.Event().wait()
 """
 
 
-def _killed(start: Start, name: str, *arguments: str, **variables: str) -> _Script:
+def _killed(start: Start, name: str, *arguments: str, **variables: str) -> Script:
     """A process that died with a run of 50 points open, some of which were delivered."""
     script = start(_OPEN, name, *arguments, **variables)
     script.wait_for("logged")
@@ -432,7 +353,7 @@ def test_what_a_killed_process_left_is_delivered_by_the_next_one_without_being_a
     cloud: LocalCloud, start: Start, name: str
 ) -> None:
     script = _killed(start, name)
-    status = _command("status").stdout
+    status = command("status").stdout
     assert re.search(rf"process +{script.pid} on \S+ \(dead\)", status), status
     following = start("RunWriter(IAPMlflowClient(), NAME, run_name='next').finish()", name)
     assert following.end() == 0, following.err
@@ -465,9 +386,9 @@ def test_sync_delivers_what_a_killed_process_left_and_leaves_a_living_one_alone(
     # Killed while the living process looks for no dead ones: it does so at its start, and once a
     # minute.
     _killed(start, name)
-    status = _command("status").stdout
+    status = command("status").stdout
     assert re.search(rf"process +{living.pid} on \S+ \(alive\)", status), status
-    assert _command("sync").returncode == 0
+    assert command("sync").returncode == 0
     seen = _seen(name)
     assert seen["open"] == _Seen("FAILED", True, {"m": _line(0, 50)}, {})
     assert (seen["living"].status, seen["living"].is_told) == ("RUNNING", False)
@@ -498,11 +419,11 @@ def test_a_run_that_is_resumed_by_its_key_goes_on_and_has_the_points_of_both(
     key = uuid.uuid4().hex
     _killed(start, name, key)
     if is_delivered_before:
-        assert _command("sync").returncode == 0
+        assert command("sync").returncode == 0
         assert _seen(name)["open"].status == "FAILED"
     resumed = start(_RESUMED, name, key)
     resumed.wait_for("resumed")
-    assert _command("sync").returncode == 0
+    assert command("sync").returncode == 0
     seen = _seen(name)
     assert seen["open"].status == "RUNNING"
     assert seen["open"].points == {"m": _line(0, 70)}
@@ -531,7 +452,7 @@ def test_a_run_resumed_on_another_machine_goes_on_when_its_dead_journal_arrives_
     cloud.clear_faults()
     resumed = start(_RESUMED, name, key, MLFLOW_IAP_OUTBOX=str(tmp_path / "another"))
     resumed.wait_for("resumed")
-    assert _command("sync").returncode == 0
+    assert command("sync").returncode == 0
     assert _seen(name) == {"open": _Seen("RUNNING", False, {"m": _line(0, 70)}, {})}
     resumed.send(signal.SIGUSR1)
     assert resumed.end() == 0, resumed.err
@@ -565,7 +486,7 @@ def test_a_training_that_gets_sigterm_delivers_what_it_has_and_dies_of_it(
     assert (seen.status, seen.is_told) == ("FAILED", True)
     assert len(seen.points["m"]) > 50
     assert seen.points["m"] == _line(0, len(seen.points["m"]))
-    assert _command("sync").returncode == 0  # what the training logged while it was ended
+    assert command("sync").returncode == 0  # what the training logged while it was ended
     seen = _seen(name)["open"]
     assert (seen.status, seen.is_told) == ("FAILED", True)
     assert seen.points["m"] == _line(0, len(seen.points["m"]))
@@ -600,7 +521,7 @@ def test_a_sweep_in_two_threads_that_gets_sigterm_leaves_no_trial_out(
     assert script.end() == -signal.SIGTERM, script.err
     assert script.err.count("stay on disk") <= 1, script.err
     assert "Traceback" not in script.err, script.err
-    assert _command("sync").returncode == 0
+    assert command("sync").returncode == 0
     seen = _seen(name)
     done = dict(line.split() for line in script.out.splitlines())
     assert len(done) > 10
@@ -659,7 +580,7 @@ def test_a_second_sigterm_ends_at_once_and_all_stays_on_disk(
     assert script.end() == -signal.SIGTERM
     assert _LEFT.search(script.err) is None  # it was not waited for
     cloud.clear_faults()
-    assert _command("sync").returncode == 0
+    assert command("sync").returncode == 0
     assert _seen(name)["open"] == _Seen("FAILED", True, {"m": [(0, 0.0)]}, {})
 
 
@@ -732,7 +653,7 @@ def test_30_forks_under_load_lose_and_double_nothing_and_never_deadlock(
     statuses, *logged = script.out.split()
     assert statuses == "{0}"
     # A server that 30 processes write to at once may be too slow to take all before they end.
-    wait_until(lambda: _command("sync").returncode == 0, "what they left is sent", _DEADLINE)
+    wait_until(lambda: command("sync").returncode == 0, "what they left is sent", DEADLINE)
     seen = _seen(name)
     of_children = {f"child {number}": _line(0, 20) for number in range(30)}
     assert seen.pop("shared") == _Seen(
@@ -880,7 +801,7 @@ def test_workers_that_get_callbacks_and_handles_lose_and_double_nothing(
     assert script.end() == 0, script.err
     assert "stay on disk" not in script.err, script.err
     assert "Traceback" not in script.err, script.err
-    assert _command("sync").returncode == 0
+    assert command("sync").returncode == 0
     assert _seen(name) == {"shared": _Seen("FINISHED", False, {"m": _line(0, 4)}, {})}
     values = [float(value) for value in script.out.split()]
     for number in range(4):
@@ -949,7 +870,7 @@ def test_a_pool_that_is_terminated_in_an_outage_leaves_its_records_to_sync(
     assert script.end() == 0, script.err
     assert _waiting() == 12
     cloud.clear_faults()
-    assert _command("sync").returncode == 0
+    assert command("sync").returncode == 0
     assert _seen(name) == {
         str(number): _Seen("FINISHED", False, {"m": [(number, number / 2)]}, {})
         for number in range(4)
@@ -1020,19 +941,19 @@ def test_runs_of_a_deleted_experiment_are_set_aside_and_sent_once_it_is_restored
     cloud.clear_faults()
     client.delete_experiment(experiment_id)
 
-    done = _command("sync")
+    done = command("sync")
     told = done.stdout + done.stderr
     assert re.search(r"must be in the 'active' state", told), told
     expected = {"a": _Seen("KILLED", False, {"m": _line(0, 5)}, {"p": "1"})}
     assert _seen(other) == expected
-    status = _command("status").stdout
+    status = command("status").stdout
     assert "0 records" in status
     assert re.search(r"refused +8 x .*'active' state", status), status
 
     client.restore_experiment(experiment_id)
-    again = _command("sync", "--refused")
+    again = command("sync", "--refused")
     assert again.returncode == 0, again.stdout
     assert _seen(name) == expected
     assert _seen(other) == expected
-    assert "Nothing waits" in _command("status").stdout
+    assert "Nothing waits" in command("status").stdout
     assert _files() == []

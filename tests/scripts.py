@@ -1,0 +1,106 @@
+"""Programs that run in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import sysconfig
+import textwrap
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from conftest import wait_until
+
+_COMMAND = str(Path(sysconfig.get_path("scripts")) / "mlflow-iap")
+# Catches a process that hangs; each ends within a few seconds on an idle machine.
+DEADLINE = 90.0
+
+
+class Script:
+    """A Python program that runs in a process of its own.
+
+    Args:
+        file: holds it.
+        arguments: of the program.
+        folder: where what it prints is kept.
+        variables: of its environment, beside the test's.
+    """
+
+    def __init__(self, file: Path, *arguments: str, folder: Path, **variables: str) -> None:
+        printed = folder / f"{file.stem}_{uuid.uuid4().hex[:8]}"
+        self._out, self._err = printed.with_suffix(".out"), printed.with_suffix(".err")
+        with self._out.open("w") as out, self._err.open("w") as err:
+            self._process = subprocess.Popen(
+                [sys.executable, str(file), *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                env={**os.environ, "PYTHONUNBUFFERED": "1", **variables},
+            )
+        self.pid = self._process.pid
+
+    @property
+    def out(self) -> str:
+        return self._out.read_text()
+
+    @property
+    def err(self) -> str:
+        return self._err.read_text()
+
+    def wait_for(self, text: str) -> None:
+        """Until it has printed ``text``."""
+        wait_until(
+            lambda: text in self.out + self.err or self._process.poll() is not None, text, DEADLINE
+        )
+        assert text in self.out + self.err, self.err
+
+    def send(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def end(self, seconds: float = DEADLINE) -> int:
+        """Wait for its end; return its exit status."""
+        return self._process.wait(seconds)
+
+    def kill(self) -> None:
+        """As ``kill -9``, where it has not ended."""
+        self._process.kill()
+        self._process.wait()
+
+
+Start = Callable[..., Script]
+
+
+@contextmanager
+def starting(folder: Path, imports: str) -> Iterator[Start]:
+    """Give what starts programs; those that still run at the end of the block are killed.
+
+    Args:
+        folder: for the programs and what they print.
+        imports: how each of them begins.
+    """
+    with ExitStack() as stack:
+
+        def start(text: str, *arguments: str, **variables: str) -> Script:
+            file = folder / f"script_{uuid.uuid4().hex[:8]}.py"
+            file.write_text(imports + textwrap.dedent(text))
+            script = Script(file, *arguments, folder=folder, **variables)
+            stack.callback(script.kill)
+            return script
+
+        yield start
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run ``mlflow-iap``."""
+    return subprocess.run(
+        [_COMMAND, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+        env={**os.environ, "COLUMNS": "200"},
+    )
