@@ -23,9 +23,9 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from .journals import Journal
     from .local import LocalCloud
     from .local.record import SeenRequest
+    from .outbox.journals import Journal
 
 _console = Console(highlight=False)
 
@@ -95,7 +95,7 @@ def status() -> None:
 
     MLFLOW_IAP_OUTBOX names the folder that is looked into.
     """
-    from . import journals
+    from .outbox import journals
 
     found = journals.survey()
     if not found:
@@ -118,7 +118,7 @@ def sync(dry_run: bool, refused: bool) -> None:
     Each to the server that it was meant for, with the credentials that are found here. Safe to run
     twice, and beside processes that log.
     """
-    from . import journals
+    from .outbox import journals
 
     dead = [journal for journal in journals.survey() if not journal.is_live]
     left = 0

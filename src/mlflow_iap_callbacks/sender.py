@@ -15,8 +15,8 @@ from weakref import WeakValueDictionary
 from mlflow import MlflowClient
 
 from .delivery import Delivery
-from .journals import new_outbox, orphans
 from .outbox import Outbox, QueuedRun, Refusal
+from .outbox.journals import new_outbox, orphans
 from .refusals import NotYet
 from .retry import RetryPolicy
 

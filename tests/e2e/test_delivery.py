@@ -13,8 +13,9 @@ import pytest
 from mlflow.entities import Run
 
 from conftest import wait_until
-from mlflow_iap_callbacks import IAPError, IAPMlflowClient, journals, process
+from mlflow_iap_callbacks import IAPError, IAPMlflowClient, process
 from mlflow_iap_callbacks.local import LocalCloud
+from mlflow_iap_callbacks.outbox import journals
 from mlflow_iap_callbacks.runs import RunWriter
 
 

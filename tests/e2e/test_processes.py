@@ -13,8 +13,9 @@ import pytest
 from mlflow.entities import Run
 
 from conftest import set_all, wait_until
-from mlflow_iap_callbacks import IAPMlflowClient, journals
+from mlflow_iap_callbacks import IAPMlflowClient
 from mlflow_iap_callbacks.local import LocalCloud, MlflowServer
+from mlflow_iap_callbacks.outbox import journals
 from scripts import DEADLINE, Script, Start, command, starting
 
 _ENDED = "mlflow_iap.ended"

@@ -16,12 +16,12 @@ import pytest
 from disk_helpers import JUNK, Disk
 
 from conftest import wait_until
-from mlflow_iap_callbacks.intake import Intake, Message, read_messages
+from mlflow_iap_callbacks.outbox.intake import Intake, Message, read_messages
 
 _APPEND_UNTIL_KILLED = """
 import itertools, sys
 from pathlib import Path
-from mlflow_iap_callbacks.intake import Intake
+from mlflow_iap_callbacks.outbox.intake import Intake
 
 intake = Intake(Path(sys.argv[1]))
 for n in itertools.count():

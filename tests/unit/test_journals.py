@@ -17,14 +17,14 @@ import msgpack
 import pytest
 from disk_helpers import JUNK, Disk
 
-from mlflow_iap_callbacks.database import record_id
-from mlflow_iap_callbacks.journals import folder, new_outbox, orphans, survey
 from mlflow_iap_callbacks.outbox import Outbox, QueuedRun, Refusal
+from mlflow_iap_callbacks.outbox.database import record_id
+from mlflow_iap_callbacks.outbox.journals import folder, new_outbox, orphans, survey
 
 _SERVER, _OTHER = "http://server", "http://other"
 _SCRIPT = """
 import sys
-from mlflow_iap_callbacks.journals import new_outbox, orphans
+from mlflow_iap_callbacks.outbox.journals import new_outbox, orphans
 
 def hold(server, collected, appended):
     "Leave so many points in the database, and so many in the intake."

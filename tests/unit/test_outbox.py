@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from disk_helpers import Disk
 
-from mlflow_iap_callbacks.journals import new_outbox, survey
 from mlflow_iap_callbacks.outbox import Outbox, QueuedRun, Record, Refusal
+from mlflow_iap_callbacks.outbox.journals import new_outbox, survey
 
 _SERVER = "http://server"
 

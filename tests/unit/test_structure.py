@@ -24,13 +24,15 @@ _LAYERS = [
     {"runs"},
     {"process"},
     {"sender"},
-    {"delivery", "journals"},
-    {"rescue", "starting"},
+    {"delivery", "outbox.journals"},
+    {"outbox.rescue", "starting"},
     {"client", "names", "outbox", "refusals"},
+    {"outbox.outbox"},
     {"mlflow_plugin"},
     {"iap_auth"},
     {"exchange"},
-    {"credentials", "database", "file_lock", "iap_answers", "intake", "retry"},
+    {"credentials", "iap_answers", "retry"},
+    {"outbox.database", "outbox.file_lock", "outbox.intake"},
     {"google_identity"},
     {"google_errors"},
     {"errors"},
@@ -39,9 +41,9 @@ _RANK = {name: rank for rank, layer in enumerate(_LAYERS) for name in layer}
 # Who may know a library that one module owns.
 _OWNERS = {
     "google": {"google_identity", "google_errors"},
-    "msgpack": {"intake", "outbox"},
-    "platformdirs": {"journals"},
-    "sqlite3": {"database", "journals", "rescue"},
+    "msgpack": {"outbox.intake", "outbox.outbox"},
+    "platformdirs": {"outbox.journals"},
+    "sqlite3": {"outbox.database", "outbox.journals", "outbox.rescue"},
     "tenacity": {"retry"},
     "optuna": {"optuna_callback", "optuna_pictures", "optuna_study"},
     "lightgbm": set(),
@@ -49,9 +51,21 @@ _OWNERS = {
 }
 
 
-def _imports(path: Path) -> list[tuple[str, bool]]:
-    """Modules that a file imports: ("name", True) for the package's own."""
+def _path(name: str) -> Path:
+    path = _PACKAGE / name.replace(".", "/")
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def _name(path: Path) -> str:
+    parts = path.relative_to(_PACKAGE).with_suffix("").parts
+    return ".".join(parts).removesuffix(".__init__")
+
+
+def _imports(name: str) -> list[tuple[str, bool]]:
+    """Modules that a module imports: ("name", True) for the package's own."""
     found = []
+    path = _path(name)
+    folder = ".".join(path.parent.relative_to(_PACKAGE).parts)
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
@@ -60,8 +74,12 @@ def _imports(path: Path) -> list[tuple[str, bool]]:
         if isinstance(node, ast.Import):
             found += [(alias.name.partition(".")[0], False) for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.level:
-            names = [node.module] if node.module else [alias.name for alias in node.names]
-            found += [(str(name), True) for name in names]
+            start = folder if node.level == 1 else ""
+            names = [".".join(filter(None, (start, node.module)))]
+            # Of a package's modules, those that are imported by name; else the package's own names.
+            inner = [f"{names[0]}.{alias.name}".strip(".") for alias in node.names]
+            known = [each for each in inner if each in _RANK]
+            found += [(each, True) for each in known or names]
         elif isinstance(node, ast.ImportFrom):
             found.append((str(node.module).partition(".")[0], False))
     return found
@@ -69,7 +87,7 @@ def _imports(path: Path) -> list[tuple[str, bool]]:
 
 @pytest.mark.parametrize("name", sorted(_RANK))
 def test_imports_point_one_way(name: str) -> None:
-    for imported, is_ours in _imports(_PACKAGE / f"{name}.py"):
+    for imported, is_ours in _imports(name):
         if is_ours and imported != "local":
             assert _RANK[imported] > _RANK[name], f"{name} imports {imported}"
         elif is_ours:
@@ -78,12 +96,13 @@ def test_imports_point_one_way(name: str) -> None:
 
 @pytest.mark.parametrize("library", sorted(_OWNERS))
 def test_a_library_has_its_owner(library: str) -> None:
-    users = {name for name in _RANK if (library, False) in _imports(_PACKAGE / f"{name}.py")}
+    users = {name for name in _RANK if (library, False) in _imports(name)}
     assert users <= _OWNERS[library]
 
 
 def test_every_module_has_its_place() -> None:
-    assert {path.stem for path in _PACKAGE.glob("*.py")} == {*_RANK, "__init__"}
+    found = {_name(path) for path in _PACKAGE.rglob("*.py")}
+    assert {name for name in found if not name.startswith("local")} == {*_RANK, "__init__"}
 
 
 def test_the_local_cloud_knows_nothing_of_what_it_tests() -> None:
