@@ -33,7 +33,7 @@ from .optuna_trials import (
 )
 from .process import LOCK, sender_for
 from .runs import RunWriter, prepare
-from .starting import CLAIM_SECONDS, Start
+from .starting import CLAIM_SECONDS, ENDED_TAG, Start
 from .summary import Summary
 
 if TYPE_CHECKING:
@@ -503,4 +503,5 @@ def _is_logged(run: Run | None, trial: optuna.trial.FrozenTrial) -> bool:
         run is not None
         and run.data.tags.get(STATE_TAG) == trial.state.name
         and run.info.status == STATUS[trial.state.name]
+        and ENDED_TAG not in run.data.tags  # its process died in the middle of it
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from typing import Any
@@ -173,6 +173,7 @@ class Starter:
         found = find_runs(self.client, experiment_id, run.key)
         agreed = [each for each in found if _AGREED_TAG in each.data.tags]
         if agreed:
+            self._delete_others(found, agreed[0])
             return agreed[0]
         if not found:
             self._wait_for_earlier_try(run)
@@ -181,9 +182,13 @@ class Starter:
         if since < _TO_AGREE:
             raise NotYet("Others may be making it at the same time.", _TO_AGREE - since)
         self.client.set_tag(found[0].info.run_id, _AGREED_TAG, "true")
-        for other in found[1:]:
-            self.client.delete_run(other.info.run_id)
+        self._delete_others(found, found[0])
         return found[0]
+
+    def _delete_others(self, found: Sequence[Run], agreed: Run) -> None:
+        for other in found:
+            if other is not agreed:
+                self.client.delete_run(other.info.run_id)
 
     def _wait_for_earlier_try(self, run: QueuedRun) -> None:
         since = time.time() - (run.tried or 0.0)
