@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import get_args
 
 from .errors import IAPConfigurationError
-from .google_errors import google_errors
+from .google_errors import with_google_errors
 from .google_identity import (
     CLIENT_ID_VARIABLE,
     IMPERSONATE_VARIABLE,
@@ -148,8 +148,7 @@ class IAPCredentials:
         if self._issuer is None:
             self._issuer = issuer_for(self._configuration)
         text, expiry = self._issuer.issue()
-        with google_errors():
-            return _Token.of(text, expiry, rejected)
+        return with_google_errors(_Token.of)(text, expiry, rejected)
 
     def _reset(self) -> None:
         self._lock = threading.RLock()

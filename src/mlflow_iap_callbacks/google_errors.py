@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import requests
 from google.auth import exceptions
 
 from .errors import IAPCredentialsError
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 BUSY = (408, 429, 500, 502, 503, 504)  # HTTP statuses behind which asking again may help
 # How google-auth, and this module, stumble over an answer or a file that is not as agreed.
@@ -22,12 +25,19 @@ _SECRET = re.compile(
 )
 
 
-@contextmanager
-def google_errors() -> Iterator[None]:
-    try:
-        yield
-    except (exceptions.GoogleAuthError, OSError, *MALFORMED) as error:
-        raise _in_words(error) from None
+def with_google_errors(function: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Let what goes wrong with Google's credentials be raised as an IAPCredentialsError."""
+
+    @wraps(function)
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        try:
+            return function(*args, **kwargs)
+        except (exceptions.GoogleAuthError, OSError, *MALFORMED) as error:
+            told = _in_words(error)
+        # Out here it has no context: that may hold a token, and Dask pickles it with the error.
+        raise told
+
+    return call
 
 
 def _in_words(error: BaseException) -> IAPCredentialsError:

@@ -35,7 +35,7 @@ from google.oauth2 import credentials as user_credentials
 from google.oauth2 import service_account
 
 from .errors import IAPConfigurationError, IAPCredentialsError
-from .google_errors import BUSY, MALFORMED, google_errors, reason_of
+from .google_errors import BUSY, MALFORMED, reason_of, with_google_errors
 
 Kind = Literal["id_token", "signed_jwt", "access_token"]
 
@@ -90,9 +90,10 @@ class Issuer:
     account: str
     google: _GoogleCredentials
 
+    @with_google_errors
     def issue(self) -> tuple[str, float | None]:
         """A new token, and its end in seconds since 1970 where it does not say so itself."""
-        with quiet_google_logs(), google_errors():
+        with quiet_google_logs():
             self.google.refresh(partial(Request(), timeout=_TIMEOUT))
             text, expiry = self.google.token, self.google.expiry
             text = text.decode() if isinstance(text, bytes) else text
@@ -131,6 +132,7 @@ class _Found:
         return _Found("impersonated", where, source=self.itself, account=account)
 
 
+@with_google_errors
 def issuer_for(configuration: Configuration) -> Issuer:
     """Look for an identity and make it ready to give the kind of token that is configured.
 
@@ -139,7 +141,7 @@ def issuer_for(configuration: Configuration) -> Issuer:
         IAPConfigurationError: an ID token is configured without its audience, or a signed JWT
             without its audience for no server.
     """
-    with quiet_google_logs(), google_errors():
+    with quiet_google_logs():
         found = _find(configuration.key_file)
         if configuration.impersonate and found.account != configuration.impersonate:
             found = found.impersonating(configuration.impersonate)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
 from typing import Any
@@ -128,6 +128,7 @@ class Starter:
         if wait > 0:
             raise NotYet("Another process may be about to log it.", wait)
         experiment_id = self._experiment_id(run.experiment)
+        found: Run | None
         if mode is Start.SHARED:
             self._awaited.add(_place(run))
             found = self._agree(run, experiment_id, content)
@@ -164,31 +165,32 @@ class Starter:
             return find_run(self.client, experiment_id, run.key)
         return None
 
-    def _agree(self, run: QueuedRun, experiment_id: str, content: Mapping[str, Any]) -> Run | None:
-        """The one run that all who share it use; None for one to be made.
+    def _agree(self, run: QueuedRun, experiment_id: str, content: Mapping[str, Any]) -> Run:
+        """The one run that all who share it use.
 
         MLflow can make two at once. So each maker waits until all can see all of them, takes the
         one with the lowest id, marks it for those that come later, and deletes the others.
         """
         found = find_runs(self.client, experiment_id, run.key)
-        agreed = [each for each in found if _AGREED_TAG in each.data.tags]
-        if agreed:
-            self._delete_others(found, agreed[0])
-            return agreed[0]
-        if not found:
-            self._wait_for_earlier_try(run)
-            self._create(run, experiment_id, content)
-        since = time.monotonic() - self._first_seen.setdefault(_place(run), time.monotonic())
-        if since < _TO_AGREE:
-            raise NotYet("Others may be making it at the same time.", _TO_AGREE - since)
-        self.client.set_tag(found[0].info.run_id, _AGREED_TAG, "true")
-        self._delete_others(found, found[0])
-        return found[0]
-
-    def _delete_others(self, found: Sequence[Run], agreed: Run) -> None:
+        if not any(map(_is_agreed, found)):
+            if not found:
+                self._wait_for_earlier_try(run)
+                self._create(run, experiment_id, content)
+                self._first_seen[_place(run)] = time.monotonic()
+            since = time.monotonic() - self._first_seen.setdefault(_place(run), time.monotonic())
+            if since < _TO_AGREE:
+                raise NotYet("Others may be making it at the same time.", _TO_AGREE - since)
+            with _unless_refused():
+                self.client.set_tag(found[0].info.run_id, _AGREED_TAG, "true")
+            found = find_runs(self.client, experiment_id, run.key)
+        agreed = next(filter(_is_agreed, found), None)
+        if agreed is None:
+            raise NotYet("Another was agreed on at the same time.", 0.5)
         for other in found:
             if other is not agreed:
-                self.client.delete_run(other.info.run_id)
+                with _unless_refused():
+                    self.client.delete_run(other.info.run_id)
+        return agreed
 
     def _wait_for_earlier_try(self, run: QueuedRun) -> None:
         since = time.time() - (run.tried or 0.0)
@@ -227,7 +229,7 @@ class Starter:
             return self._parents[place]
         if place not in self._awaited:
             found = find_runs(self.client, experiment_id, key)
-            agreed = [each for each in found if _AGREED_TAG in each.data.tags] or found
+            agreed = [*filter(_is_agreed, found), *found]
             if agreed:
                 self._parents[place] = str(agreed[0].info.run_id)
                 return self._parents[place]
@@ -269,3 +271,17 @@ class Starter:
 
 def _place(run: QueuedRun) -> _Place:
     return run.experiment, run.key
+
+
+def _is_agreed(run: Run) -> bool:
+    return _AGREED_TAG in run.data.tags
+
+
+@contextmanager
+def _unless_refused() -> Iterator[None]:
+    """For a run that another may have deleted at the same moment."""
+    try:
+        yield
+    except Exception as error:
+        if refusal(error) is None:
+            raise
