@@ -72,6 +72,8 @@ class Starter:
         Raises:
             NotYet: it is made by others right now, or waits for its parent.
         """
+        if run.run_id is None and content["mode"] == Start.SHARED:
+            self._awaited.add(_place(run))  # before a child of it is started
         with self._alone(run):
             if run.run_id is None and content["mode"] in (Start.NEW, Start.CLAIMED):
                 run.run_id = self._made.get(_place(run))
@@ -130,7 +132,6 @@ class Starter:
         experiment_id = self._experiment_id(run.experiment)
         found: Run | None
         if mode is Start.SHARED:
-            self._awaited.add(_place(run))
             found = self._agree(run, experiment_id, content)
         else:
             found = self._look(run, experiment_id, mode, content)
