@@ -17,7 +17,7 @@ from mlflow.entities import (
     RunTag,
 )
 
-from .names import mlflow_name, original_names, with_names_that_mlflow_takes
+from .names import MOST_TAGS, mlflow_name, original_names, with_names_that_mlflow_takes
 from .outbox import QueuedRun, Record, Refusal
 from .refusals import refusal
 from .starting import ENDED_TAG, JOURNAL_TAG, Starter
@@ -26,7 +26,7 @@ from .starting import ENDED_TAG, JOURNAL_TAG, Starter
 _SKIPPED_TAG = "mlflow_iap.skipped_nan_points"
 
 # The server's limits for one log_batch: mlflow.org/docs/latest/rest-api.html#log-batch
-MOST_METRICS, MOST_PARAMS, MOST_TAGS = 1000, 100, 100
+MOST_METRICS, MOST_PARAMS = 1000, 100
 LONGEST_PARAM = 6000
 _MOST_ENTITIES, _MOST_BYTES = 1000, 950_000
 # Of an entity's JSON without its name and value.

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 _REFUSED = re.compile(r"[^/\w.\- ]")
 _LONGEST = 250
 _NAME_TAG = "mlflow_iap.name"  # what a name was before it was made one that MLflow takes
-LONGEST_TAG = 8000
+MOST_TAGS, LONGEST_TAG = 100, 8000  # of one request, and of a tag
 
 
 def mlflow_name(name: str) -> str:

@@ -15,9 +15,9 @@ from mlflow import MlflowClient
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_RUN_NAME
 
-from .delivery import LONGEST_PARAM, MOST_METRICS, MOST_PARAMS, MOST_TAGS
+from .delivery import LONGEST_PARAM, MOST_METRICS, MOST_PARAMS
 from .errors import IAPError
-from .names import LONGEST_TAG
+from .names import LONGEST_TAG, MOST_TAGS
 from .outbox import QueuedRun
 from .process import LOCK, sender_for
 from .starting import Start

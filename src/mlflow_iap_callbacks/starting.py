@@ -16,7 +16,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from .client import RUN_KEY_TAG, IAPMlflowClient, errors_of_ours, find_run, find_runs
 from .errors import IAPUnknownOutcomeError
-from .names import with_names_that_mlflow_takes
+from .names import MOST_TAGS, with_names_that_mlflow_takes
 from .outbox import QueuedRun
 from .refusals import NotYet, refusal
 
@@ -144,14 +144,17 @@ class Starter:
             self._forget_end(found)
             if mode in (Start.CLAIMED, Start.LOGGED):
                 # Others made it, who knew less of it.
-                tags = with_names_that_mlflow_takes(content["tags"])
-                self.client.log_batch(
-                    found.info.run_id, tags=[RunTag(*tag) for tag in tags.items()]
-                )
+                self._add_tags(found.info.run_id, content["tags"])
         self._is_now(run, found)
         if mode in (Start.RESUMED, Start.SHARED):
             self._parents[_place(run)] = run.run_id
             self._awaited.discard(_place(run))
+
+    def _add_tags(self, run_id: str, given: Mapping[str, str]) -> None:
+        tags = [RunTag(*tag) for tag in with_names_that_mlflow_takes(given).items()]
+        # Those that say what odd names were may be more than one request takes.
+        for first in range(0, len(tags), MOST_TAGS):
+            self.client.log_batch(run_id, tags=tags[first : first + MOST_TAGS])
 
     def _look(
         self, run: QueuedRun, experiment_id: str, mode: Start, content: Mapping[str, Any]

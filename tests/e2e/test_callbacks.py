@@ -22,6 +22,7 @@ from mlflow.entities import Run
 from conftest import set_all, wait_until
 from mlflow_iap_callbacks import IAPLightGBMCallback, IAPMLflowCallback, IAPMlflowClient, process
 from mlflow_iap_callbacks.local import LocalCloud, MlflowServer
+from optuna_equality import is_of_a_study
 
 _PARAMS: dict[str, Any] = {"objective": "binary", "verbosity": -1, "num_threads": 1, "seed": 1}
 
@@ -45,11 +46,7 @@ def _runs(name: str) -> list[Run]:
     experiment = client.get_experiment_by_name(name)
     assert experiment is not None
     found = client.search_runs([experiment.experiment_id], max_results=1000)
-    return [run for run in found if not _is_of_a_study(run)]
-
-
-def _is_of_a_study(run: Run) -> bool:
-    return "mlflow_iap.study" in run.data.tags and "mlflow_iap.trial" not in run.data.tags
+    return [run for run in found if not is_of_a_study(run)]
 
 
 def _curve(run: Run, metric: str) -> list[tuple[int, float]]:
