@@ -28,18 +28,24 @@ class Assertions:
         self.keys = [EcKey(), *self.keys]
 
     def sign(self, account: Account, **claims: Any) -> str:
-        """Return an assertion about `account`; `claims` replace those that it would have."""
+        """Return an assertion about `account`.
+
+        Args:
+            account: who calls.
+            **claims: replace those that it would have; None takes one away.
+        """
         now = int(self._now())
+        all_claims = {
+            "aud": AUDIENCE,
+            "azp": AUDIENCE,
+            "email": account.name,
+            "exp": now + LIFETIME,
+            "iat": now,
+            "identity_source": "GOOGLE",
+            "iss": "https://cloud.google.com/iap",
+            "sub": f"accounts.google.com:{account.id}",
+            **claims,
+        }
         return self.keys[0].sign(
-            {
-                "aud": AUDIENCE,
-                "azp": AUDIENCE,
-                "email": account.name,
-                "exp": now + LIFETIME,
-                "iat": now,
-                "identity_source": "GOOGLE",
-                "iss": "https://cloud.google.com/iap",
-                "sub": f"accounts.google.com:{account.id}",
-                **claims,
-            }
+            {name: value for name, value in all_claims.items() if value is not None}
         )

@@ -121,7 +121,7 @@ class LocalCloud(CloudState):
 
         Args:
             account: its e-mail; a service account is created where it is unknown.
-            **claims: replace those that the assertion would have.
+            **claims: replace those that the assertion would have; None takes one away.
         """
         return self._now_running().assertions.sign(self.accounts.service_account(account), **claims)
 

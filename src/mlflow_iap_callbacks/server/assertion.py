@@ -16,8 +16,8 @@ ISSUER = "https://cloud.google.com/iap"
 LEEWAY = 30  # seconds, by Google's documentation of the assertion
 _LONGEST = 16 * 1024
 
-# 86 characters are the 64 bytes of an ES256 signature.
-_SHAPE = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]{86}")
+# 86 characters are the 64 bytes of an ES256 signature; the last one has two bits to tell.
+_SHAPE = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]{85}[AQgw]")
 
 _logger = logging.getLogger(__name__)
 
