@@ -165,7 +165,17 @@ _VALID = sign(exp=now() + 3600)
 _ANY_JSON = st.sampled_from(
     [
         *(None, True, False, 0, -1, 1, 2**63, 10**400, 0.5, 1e308, float("nan"), float("inf")),
-        *("", "x", KEY_ID, AUDIENCE, "ada@example.com", "9999999999", "\u0000", "ß", "../" + KEY_ID),
+        *(
+            "",
+            "x",
+            KEY_ID,
+            AUDIENCE,
+            "ada@example.com",
+            "9999999999",
+            "\u0000",
+            "ß",
+            "../" + KEY_ID,
+        ),
         *([], {}, [KEY_ID], [AUDIENCE], ["ada@example.com"], {"kid": KEY_ID}, [[[[]]]]),
     ]
 )
