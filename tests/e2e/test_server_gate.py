@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import os
 import signal
 import subprocess
@@ -95,6 +97,33 @@ def test_a_run_belongs_to_its_account_whatever_the_client_claims(cloud: LocalClo
     assert found.data.tags["a"] == "b"
     with pytest.raises(mlflow.MlflowException, match="cannot be taken away"):
         client.delete_tag(run.info.run_id, "mlflow.user")
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("post", f"{API}/runs/create"),
+        ("POST", f"/{API}//runs/create"),
+        ("POST", f"{API}/runs/create/"),
+        ("POST", f"{API}/runs/%63reate"),
+        ("POST", f"{API}/./runs/create"),
+        ("POST", f"{API}/runs%2Fcreate"),
+        ("POST", f"{API}/runs/create%20"),
+        ("POST", f"{API}/runs/create;x"),
+        ("POST", f"{API}/runs/create%00"),
+        ("POST", f"{API}/runs/create?user_id=mallory"),
+    ],
+)
+def test_no_spelling_of_a_request_makes_a_run_of_anothers(
+    cloud: LocalCloud, server: MlflowServer, method: str, path: str
+) -> None:
+    connection = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=30)
+    headers = {ASSERTION: cloud.assertion(), "Content-Type": "application/json"}
+    connection.request(method, path, json.dumps({"user_id": "mallory"}), headers)
+    answer = connection.getresponse()
+    body = answer.read()
+    connection.close()
+    assert answer.status != 200 or json.loads(body)["run"]["info"]["user_id"] == cloud.trainer
 
 
 def test_fluent_runs_models_and_the_registry_bear_the_accounts_name(

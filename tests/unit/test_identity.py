@@ -217,6 +217,12 @@ def test_however_a_body_is_written_that_mlflow_can_read(body: Any) -> None:
     assert arrived(f"{MLFLOW}/runs/create", body) == {"user_id": ADA, "tags": [OWNER, CLAIM]}
 
 
+@pytest.mark.parametrize("method", ["post", "Post"])
+def test_however_the_method_is_written_that_flask_can_read(method: str) -> None:
+    body = {"user_id": EVE}
+    assert arrived(f"{MLFLOW}/runs/create", body, method)["user_id"] == ADA
+
+
 def test_an_empty_body_makes_a_run_that_has_an_owner() -> None:
     assert arrived(f"{MLFLOW}/runs/create", b"") == {"user_id": ADA, "tags": [OWNER]}
 

@@ -30,6 +30,7 @@ def rule_for(method: str, path: str) -> Rule | None:
     Raises:
         OwnerIsFixedError: if the path itself names the owner's tag.
     """
+    method = method.upper()  # as Flask takes it
     found = _API.fullmatch(re.sub("/+", "/", path))
     if method in ("GET", "HEAD", "OPTIONS") or found is None:
         return None
