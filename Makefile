@@ -52,5 +52,5 @@ clean:
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(RUN)python -m pip install -q --upgrade pip
-	$(RUN)python -m pip install -q -e . --group dev
+	$(RUN)python -m pip install -q -e '.[server]' --group dev
 	touch $@

@@ -103,7 +103,8 @@ def test_a_library_has_its_owner(library: str) -> None:
 
 def test_every_module_has_its_place() -> None:
     found = {_name(path) for path in _PACKAGE.rglob("*.py")}
-    assert {name for name in found if not name.startswith("local")} == {*_RANK, "__init__"}
+    apart = ("local", "server")
+    assert {name for name in found if not name.startswith(apart)} == {*_RANK, "__init__"}
 
 
 def test_the_local_cloud_knows_nothing_of_what_it_tests() -> None:
@@ -114,10 +115,23 @@ def test_the_local_cloud_knows_nothing_of_what_it_tests() -> None:
             assert not (isinstance(node, ast.ImportFrom) and node.module == "mlflow"), path
 
 
+def test_the_server_stands_apart() -> None:
+    for path in (_PACKAGE / "server").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            assert not (isinstance(node, ast.ImportFrom) and node.level), path
+            if isinstance(node, ast.ImportFrom) and "mlflow_iap" in str(node.module):
+                ours = str(node.module)
+                assert ours.startswith(("mlflow_iap_callbacks.server", "mlflow_iap_callbacks.err"))
+    for name in _RANK:
+        assert not any(ours and imported.startswith("server") for imported, ours in _imports(name))
+
+
 @pytest.mark.parametrize(
     ("statement", "absent"),
     [
         ("import mlflow_iap_callbacks", {"mlflow", "optuna", "lightgbm", "google.auth"}),
+        ("import mlflow_iap_callbacks", {"mlflow_iap_callbacks.server", "starlette"}),
+        ("import mlflow_iap_callbacks.server.app", {"mlflow.server", "optuna", "requests"}),
         ("from mlflow_iap_callbacks import IAPMlflowClient", {"optuna", "lightgbm"}),
         ("from mlflow_iap_callbacks import IAPMLflowCallback", {"optuna", "lightgbm"}),
         ("from mlflow_iap_callbacks import IAPLightGBMCallback", {"optuna", "lightgbm"}),
