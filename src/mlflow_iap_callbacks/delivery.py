@@ -17,11 +17,12 @@ from mlflow.entities import (
     Param,
     RunTag,
 )
+from mlflow.exceptions import MlflowException
 
 from .logged_models import log_model
 from .names import MOST_TAGS, mlflow_name, original_names, with_names_that_mlflow_takes
 from .outbox import QueuedRun, Record, Refusal
-from .refusals import refusal
+from .refusals import NotYet, refusal
 from .starting import ENDED_TAG, JOURNAL_TAG, Starter
 
 # How many points are no numbers.
@@ -199,7 +200,7 @@ class Delivery:
             log_model(self.client, run_id, path, content)
         elif kind == "input":
             inputs = [*takewhile(lambda record: record.kind == "input", records)][:_MOST_INPUTS]
-            self.client.log_inputs(run_id, [_input(record.content) for record in inputs])
+            self._log_inputs(run_id, [_input(record.content) for record in inputs])
             return inputs, ()
         elif kind == "reopen":
             found = self.client.get_run(run_id)
@@ -276,6 +277,15 @@ class Delivery:
             room = _MOST_ENTITIES - len(some_params) - len(some_tags)
             self.client.log_batch(run_id, metrics[:room], some_params, some_tags)
             del metrics[:room], params[:MOST_PARAMS], tags[:MOST_TAGS]
+
+    def _log_inputs(self, run_id: str, inputs: list[DatasetInput]) -> None:
+        try:
+            self.client.log_inputs(run_id, inputs)
+        except MlflowException as error:
+            # MLflow looks whether it has a data set, and then inserts it.
+            if "IntegrityError" in str(error):
+                raise NotYet("Another run logs the same data set right now.", 0.2) from None
+            raise
 
     def _abandon(self, run: QueuedRun, run_id: str, *, time_ms: int, text: str) -> None:
         """End a run whose process died, unless it was ended, or another goes on with it."""

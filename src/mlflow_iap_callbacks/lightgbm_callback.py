@@ -156,6 +156,9 @@ class IAPLightGBMCallback:
         training = next((each for each in known if each.model is model), None)
         if training is not None:
             self._finish(training, model, estimator=estimator, X=X, y=y)
+            training.finish()
+            if training in self._kept:
+                self._kept.remove(training)
             return
         run = self._run or self._new_run()
         used = used_in(header_of(model))
@@ -171,10 +174,10 @@ class IAPLightGBMCallback:
         Args:
             status: FINISHED, FAILED or KILLED. Default: as the training turned out.
         """
-        for training in (*self._kept, *filter(None, self._trainings.values())):
-            training.keeps = False
+        for training in {*self._kept, *filter(None, self._trainings.values())}:
             training.end(status)
-            training.finish()
+            if training.keeps:
+                training.finish()
         self._kept.clear()
         self._trainings.clear()
 
@@ -201,14 +204,12 @@ class IAPLightGBMCallback:
         self._keeps = False
         kept = [*self._kept]
         self._kept.clear()
-        for number, training in enumerate(kept, start=1):
-            # What is raised is raised by the last training, or behind it.
-            status = _status_of(error) if number == len(kept) else None
-            training.end(status)
+        for training in kept:
+            training.end()
+            # What comes behind a training does not take its model.
             if training.status == "FINISHED":
                 self._finish(training, training.model)
-            training.finish(status)
-            training.keeps = False
+            training.finish(_status_of(error) if training is kept[-1] else None)
         self.flush()
 
     def _finish(self, training: Training, model: Any, **given: Any) -> None:
@@ -216,9 +217,6 @@ class IAPLightGBMCallback:
         results = Results(training.run, model, training.used.get("objective", ""))
         best = training.ending.best_iteration
         results.log(self._wanted, training.curves.samples(), best, **given)
-        training.finish()
-        if training in self._kept:
-            self._kept.remove(training)
 
     def _begin(self, env: CallbackEnv) -> Training | None:
         before = self._trainings.get(threading.get_ident())

@@ -128,13 +128,16 @@ class Curves:
             if name in values:  # two sets of one name
                 name = self._name(data, metric, f"{len(values)}")
             values[name] = value
-            best = bests.get(name)
             try:
-                is_better = best is None or (value > best.value if item[3] else value < best.value)
-                if is_better and value == value:  # no NaN
-                    bests[name] = _Point(value, step, time_ms, values)
-            except TypeError:
-                pass  # what is no number is told of where it is logged
+                number = float(value)
+            except (TypeError, ValueError, OverflowError):
+                continue  # told of where it is logged
+            best = bests.get(name)
+            is_higher_better = item[3]
+            if number == number and (  # no NaN
+                best is None or (number > best.value if is_higher_better else number < best.value)
+            ):
+                bests[name] = _Point(number, step, time_ms, values)
             length = tuple.__len__(item) if isinstance(item, tuple) else len(item)
             if length > 4 and item[4] is not None:
                 values[names.get((data, metric, "stdv")) or self._name(data, metric, "stdv")] = (

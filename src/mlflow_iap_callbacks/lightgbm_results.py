@@ -99,7 +99,7 @@ class Results:
                 ),
                 (
                     "a picture of the learning curves",
-                    wanted.pictures and bool(samples),
+                    wanted.pictures and any(values for _, values in samples),
                     lambda: _draw_curves(samples, best_iteration, folder),
                 ),
                 (

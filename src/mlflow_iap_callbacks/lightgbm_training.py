@@ -51,8 +51,8 @@ class Training:
         self.run = run
         self.is_own = is_own
         self.keeps = keeps
-        reference = weakref.ref(env.model)
-        self._model: Any = (lambda model=env.model: model) if keeps else reference
+        self._model = weakref.ref(env.model)
+        self._kept_model = env.model if keeps else None
         self.is_cv = "boosters" in vars(env.model)
         self.curves = Curves(run, env, max_points)
         self.status: str | None = None
@@ -75,7 +75,7 @@ class Training:
     @property
     def model(self) -> Any:
         """What was trained; None if it is not kept, and gone."""
-        return self._model()
+        return self._model() if self._kept_model is None else self._kept_model
 
     def log(self, env: CallbackEnv) -> None:
         """Log an iteration."""
@@ -107,9 +107,10 @@ class Training:
         Args:
             status: FINISHED, FAILED or KILLED. Default: as ``end`` found.
         """
+        self.keeps, self._kept_model = False, None
         self.status = status or self.status
-        if self.is_own and self.status is not None:
-            self.run.finish(self.status, end_time=self.ending.time_ms)
+        if self.is_own:
+            self.run.finish(str(self.status), end_time=self.ending.time_ms)
 
     def _when_over(self) -> None:
         try:

@@ -74,4 +74,4 @@ def _register(client: MlflowClient, run_id: str, model_id: str, name: str) -> No
     source = f"models:/{model_id}"
     versions = client.search_model_versions(f"run_id = '{run_id}'")
     if not any(version.name == name and version.source == source for version in versions):
-        client.create_model_version(name, source, run_id, model_id=model_id)
+        client.create_model_version(name, source, run_id, model_id=model_id, await_creation_for=0)
