@@ -46,7 +46,7 @@ def page() -> Iterator[Page]:
             args=[*_QUIET, *(["--no-sandbox"] if is_root else [])],
         )
         page = browser.new_page(
-            viewport={"width": 1280, "height": 800}, locale="en-GB", timezone_id="UTC"
+            viewport={"width": 1280, "height": 1024}, locale="en-GB", timezone_id="UTC"
         )
         page.set_default_timeout(_DEADLINE)
         expect.set_options(timeout=_DEADLINE)
@@ -72,6 +72,9 @@ def test_a_person_signs_in_and_finds_the_curves_the_pictures_and_the_model_of_a_
     curves, run_id = _train("tumours")
     drawn = Path(IAPMlflowClient().download_artifacts(run_id, "lightgbm", str(tmp_path)))
 
+    cloud.forget()
+    refused: list[str] = []
+    page.on("response", lambda got: refused.append(got.url) if got.status in (401, 403) else None)
     page.goto(cloud.url)
     expect(page.get_by_role("heading", name="Choose an account")).to_be_visible()
     page.get_by_role("button", name=cloud.user, exact=True).click()
@@ -79,7 +82,7 @@ def test_a_person_signs_in_and_finds_the_curves_the_pictures_and_the_model_of_a_
     expect(experiment).to_be_visible()
     assert page.url.startswith(cloud.url)
 
-    # Since 3.9 MLflow has pages for language models, and those for trainings behind a switch.
+    # Newer versions show pages for language models first, those for trainings behind a switch.
     switch = page.get_by_role("button", name="Model training", exact=True)
     if switch.count():
         switch.click()
@@ -92,12 +95,15 @@ def test_a_person_signs_in_and_finds_the_curves_the_pictures_and_the_model_of_a_
     _take(page, screenshots / "run.png")
 
     page.get_by_role("tab", name="Model metrics").click()
-    page.get_by_placeholder("Search metric charts").fill("^(train|valid)-")
+    search = page.get_by_placeholder("Search metric charts")
+    search.fill("^(train|valid)-")
+    search.blur()
     for name, values in curves.items():
         chart = _chart(page, name)
         expect(chart.locator("path.js-line").first).to_be_visible()
         assert chart.evaluate("plot => Array.from(plot.data[0].y)") == pytest.approx(values)
-    page.get_by_role("tab", name="Model metrics").scroll_into_view_if_needed()
+    header = page.get_by_test_id("experiment-view-compare-runs-section-header")
+    header.first.scroll_into_view_if_needed()
     _take(page, screenshots / "curves.png")
 
     page.get_by_role("tab", name="Artifacts").click()
@@ -112,6 +118,8 @@ def test_a_person_signs_in_and_finds_the_curves_the_pictures_and_the_model_of_a_
             arg=[width, height],
         )
     _take(page, screenshots / "pictures.png")
+    assert refused == []
+    assert {seen.account for seen in cloud.requests if seen.reached_upstream} == {cloud.user}
 
 
 def _train(experiment_name: str) -> tuple[dict[str, list[float]], str]:
@@ -168,5 +176,10 @@ def _chart(page: Page, metric: str) -> Locator:
 
 def _take(page: Page, path: Path) -> None:
     expect(page.locator("[aria-busy=true]")).to_have_count(0)
-    page.mouse.move(0, 799)
-    page.screenshot(path=path, animations="disabled", scale="css")
+    page.mouse.move(0, 0)
+    page.locator("main").screenshot(
+        path=path,
+        animations="disabled",
+        scale="css",
+        style="[data-assistant-ui] { visibility: hidden !important }",
+    )
