@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/
 
-.PHONY: demo test soak bench lint examples wheel lowest clean
+.PHONY: demo test soak bench peers lint examples wheel lowest clean
 
 demo: $(VENV)/ready  ## sweep through a local IAP, with tokens that expire during it
 	$(RUN)mlflow-iap local --token-lifetime 2 $$([ -t 0 ] && [ -t 2 ] && echo --stay) \
@@ -18,6 +18,10 @@ soak: $(VENV)/ready  ## kills, faults and outages, for minutes
 bench: $(VENV)/ready  ## beside other callbacks; writes benchmarks/results.md and .svg
 	$(RUN)python -m pip install -q --group bench
 	$(RUN)python benchmarks/compare.py
+
+peers: $(VENV)/ready  ## what other LightGBM integrations store; writes benchmarks/lightgbm_peers.md
+	$(RUN)python -m pip install -q uv
+	$(RUN)python benchmarks/lightgbm_peers.py
 
 lint: $(VENV)/ready
 	$(RUN)ruff check .
