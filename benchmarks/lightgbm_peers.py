@@ -40,33 +40,39 @@ _SHARED = ["lightgbm", "scikit-learn", "scipy", "pandas", "optuna", "optuna-inte
 _SHARED += ["dask[distributed]", "matplotlib", "graphviz"]
 
 
+_running: set[subprocess.Popen[str]] = set()
+
+
 @dataclass(frozen=True)
 class Peer:
     """One column.
 
     Attributes:
-        title: `{versions}` are filled in.
+        title: with its version in place of the braces.
         environment: its name under build/peers; two columns may share one.
         packages: beside the shared ones; the first is the one whose version is shown.
+        note: below the table.
     """
 
     title: str
     environment: str
     packages: tuple[str, ...]
+    note: str = ""
 
 
 _PEERS = {
     "ours": Peer("`IAPLightGBMCallback`", "mlflow", ("mlflow",)),
-    "mlflow": Peer("`mlflow.lightgbm.autolog`", "mlflow", ("mlflow",)),
-    "wandb": Peer("wandb", "wandb", ("wandb",)),
-    "neptune": Peer("neptune-lightgbm", "neptune", ("neptune-lightgbm", "neptune")),
+    "mlflow": Peer("`mlflow.lightgbm.autolog` {}", "mlflow", ("mlflow",)),
+    "wandb": Peer("wandb {}", "wandb", ("wandb",)),
+    "neptune": Peer("neptune-lightgbm {}", "neptune", ("neptune-lightgbm", "neptune")),
     "neptune-old": Peer(
-        "neptune-lightgbm, older libraries",
+        "neptune-lightgbm {}, older libraries",
         "neptune-old",
         ("neptune-lightgbm", "neptune", "scipy<1.12", "matplotlib<3.9"),
+        "With SciPy {scipy} and Matplotlib {matplotlib}, with which it imports and draws.",
     ),
-    "swanlab": Peer("SwanLab", "swanlab", ("swanlab",)),
-    "dvclive": Peer("DVCLive", "dvclive", ("dvclive",)),
+    "swanlab": Peer("SwanLab {}", "swanlab", ("swanlab",)),
+    "dvclive": Peer("DVCLive {}", "dvclive", ("dvclive",)),
 }
 
 
@@ -170,7 +176,13 @@ def _ask_all(wanted: Sequence[tuple[str, Probe]], console: Console) -> list[Answ
             console.print(dict(answer.seen), markup=False, style="dim")
             return answer
 
-        return list(pool.map(ask, wanted))
+        try:
+            return list(pool.map(ask, wanted))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list(_running):
+                _end(process)
+            raise
 
 
 def _ask(name: str, probe: Probe, variables: Mapping[str, str], server: str) -> Answer:
@@ -198,6 +210,7 @@ def _ask(name: str, probe: Probe, variables: Mapping[str, str], server: str) -> 
             text=True,
             start_new_session=True,  # ended with all that it started
         )
+        _running.add(process)
         try:
             line, _ = process.communicate(timeout=probe.timeout)
             answer: dict[str, Any] = json.loads(line.splitlines()[-1])
@@ -206,16 +219,20 @@ def _ask(name: str, probe: Probe, variables: Mapping[str, str], server: str) -> 
             answer = {"cells": dict.fromkeys(probe.rows, cell), "seen": {}}
         except (ValueError, IndexError):
             log.seek(0)
-            answer = {
-                "cells": dict.fromkeys(probe.rows, "fails: process ended"),
-                "seen": {"log": log.read()[-1500:]},
-            }
+            raise RuntimeError(
+                f"{name}:{probe.name} gave no answer:\n{log.read()[-3000:]}"
+            ) from None
         finally:
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            _end(process)
+            _running.discard(process)
             shutil.rmtree(Path(folder) / "outbox", ignore_errors=True)
     return Answer(name, probe, answer["cells"], answer["seen"])
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def _column(name: str, answers: Sequence[Answer]) -> Column:
@@ -225,11 +242,11 @@ def _column(name: str, answers: Sequence[Answer]) -> Column:
     why = next((a.seen["import"] for a in mine if "import" in a.seen), None)
     package = peer.packages[0]
     code = "import importlib.metadata as m, sys; print(*map(m.version, sys.argv[1:]))"
-    command = [str(_python(peer.environment)), "-c", code, package, "lightgbm", "scipy"]
+    shown = (package, "lightgbm", "scipy", "matplotlib")
+    command = [str(_python(peer.environment)), "-c", code, *shown]
     versions = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
-    found = dict(zip(("package", "lightgbm", "scipy"), versions, strict=True))
-    shown = "" if name == "ours" else f" {found['package']}"
-    return Column(f"{peer.title}{shown}", found, cells, why)
+    found = dict(zip(shown, versions, strict=True))
+    return Column(peer.title.format(found[package]), found, cells, why, peer.note.format(**found))
 
 
 if __name__ == "__main__":

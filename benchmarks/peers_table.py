@@ -21,12 +21,21 @@ Neptune and SwanLab run offline; a run is opened around the training as their do
 autolog opens its own. *not run*: there is no server in that probe. LightGBM {lightgbm}, on Python \
 {python}."""
 
+_SECTIONS = (
+    "Curve",
+    "End of a training",
+    "Around it",
+    "Params",
+    "Data set",
+    "What only the finished model knows",
+)
 NOT_RUN = "not run"
+_DASH = "\N{EN DASH}"
 
 # Label, and the rows that it sums up as PROBE.ROW.
 _SHORT: tuple[tuple[str, str], ...] = (
     ("`lgb.train`: each set and metric, your own too", "lgb_train.curve custom_metric.custom"),
-    ("any metric name, none merged", "odd_names.odd names_apart.apart"),
+    ("any metric name, none merged", "at_names.at odd_names.odd names_apart.apart"),
     ("`lgb.cv`: mean and standard deviation", "lgb_cv.mean lgb_cv.deviation"),
     ("`lgb.cv`: each fold", "lgb_cv.folds"),
     ("`LGBMClassifier.fit`, its importance too", "classifier.fit classifier.end"),
@@ -82,12 +91,14 @@ class Column:
         versions: of what it ran with.
         cells: by names of probe and row.
         unimportable: why it cannot be imported.
+        note: what else is to be said of it.
     """
 
     title: str
     versions: Mapping[str, str]
     cells: Mapping[tuple[str, str], str]
     unimportable: str | None = None
+    note: str = ""
 
 
 def markdown(probes: Sequence[Probe], columns: Sequence[Column], python: str) -> str:
@@ -97,15 +108,17 @@ def markdown(probes: Sequence[Probe], columns: Sequence[Column], python: str) ->
     notes: list[str] = []
     for column in columns:
         title = column.title
+        note = column.note
         if column.unimportable:
             why = re.sub(r" \(/.*?\)", "", column.unimportable)
-            notes.append(f"[^{len(notes) + 1}]: With SciPy {column.versions['scipy']}: {why}.")
+            note = f"With SciPy {column.versions['scipy']}: {why}."
+        if note:
+            notes.append(f"[^{len(notes) + 1}]: {note}")
             title += f"[^{len(notes)}]"
         titles.append(title)
     rows = [(probe.section, probe.name, *row) for probe in probes for row in probe.rows.items()]
     lines = [_HEAD.format(lightgbm=lightgbm, python=python), "", *_head(titles)]
-    sections = dict.fromkeys(section for section, *_ in rows)
-    for section in sections:
+    for section in _SECTIONS:
         lines.append(_line([f"**{section}**", *("" for _ in columns)]))
         for each, probe, row, label in rows:
             if each == section:
@@ -126,7 +139,7 @@ def _short(columns: Sequence[Column]) -> Iterator[str]:
         ]
         yield _line([label, *map(_sign, found)])
     yield ""
-    yield "✓ yes · part: some of it · - no · ✗ raises into your code"
+    yield f"✓ yes · part: some of it · {_DASH} no · ✗ raises into your code"
 
 
 def _sign(cells: Sequence[str]) -> str:
@@ -134,10 +147,10 @@ def _sign(cells: Sequence[str]) -> str:
     if kinds == {NOT_RUN}:
         return ""
     if "fails" in kinds:
-        return "✗"
+        return "part, ✗" if "yes" in kinds else "✗"
     if kinds == {"yes"}:
         return "✓"
-    return "-" if kinds == {"no"} else "part"
+    return _DASH if kinds == {"no"} else "part"
 
 
 def _head(titles: Sequence[str]) -> list[str]:

@@ -47,7 +47,9 @@ def main() -> None:
     else:
         try:
             probe.ask(adapter(Path.cwd()), answers)
-        except Exception as error:  # noqa: BLE001 - what it raises is the answer
+        except Exception as error:
+            if _is_ours(error):
+                raise
             error_name = type(error).__name__
             answers.seen["raised"] = traceback.format_exc()[-1500:]
     for row in probe.rows:
@@ -56,6 +58,12 @@ def main() -> None:
     channel.flush()
     # Not held up by what a library does at exit.
     os._exit(0)
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether the probe itself is at fault, not what it calls."""
+    where = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+    return where.parent == Path(__file__).parent
 
 
 if __name__ == "__main__":

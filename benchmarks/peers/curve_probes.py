@@ -30,9 +30,16 @@ def custom_metric(peer: Peer, answers: Answers) -> None:
     answers.put("custom", judge.curves(expected, peer.stored()))
 
 
-@probe(_SECTION, odd="names with odd characters: `ndcg@1`, `hold out (2024)`, `my metric's%x`")
+@probe(_SECTION, at="names with an `@`: `ndcg@1`")
+def at_names(peer: Peer, answers: Answers) -> None:
+    with peer.run() as session:
+        _, expected = train(session.callbacks, feval=error_rate("ndcg@1"))
+    answers.put("at", judge.curves(expected, peer.stored()))
+
+
+@probe(_SECTION, odd="names with other characters: `hold out (2024)`, `my metric's%x`")
 def odd_names(peer: Peer, answers: Answers) -> None:
-    own = [error_rate("ndcg@1"), error_rate("my metric's%x", 0.7)]
+    own = error_rate("my metric's%x")
     with peer.run() as session:
         _, expected = train(session.callbacks, feval=own, names=("train", "hold out (2024)"))
     runs = peer.stored()
@@ -99,7 +106,10 @@ def classifier(peer: Peer, answers: Answers) -> None:
     answers.put("fit", judge.curves(curves_of(fitted.evals_result_), runs))
     if "end" not in answers.cells:
         split = [int(each) for each in fitted.feature_importances_]
-        found = [judge.pictures(run, "importance") or judge.has_numbers(run, split) for run in runs]
+        found = [
+            judge.pictures(run, "importance") or judge.has_table(run, fitted.feature_name_, split)
+            for run in runs
+        ]
         answers.put("end", judge.yes_if(any(found)), found)
 
 

@@ -108,10 +108,13 @@ def pictures(run: StoredRun, pattern: str) -> list[str]:
     return [name for name in (*found, *run.charts) if re.search(pattern, name, re.IGNORECASE)]
 
 
-def has_numbers(run: StoredRun, wanted: Sequence[float]) -> str | None:
-    """Name of one text that has all these numbers, to six digits."""
-    needed = {f"{value:.6g}" for value in wanted if value}
+def has_table(run: StoredRun, names: Sequence[str], values: Sequence[float]) -> str | None:
+    """Name of one text that has all these names and numbers, to six digits, but of those at 0."""
+    rows = [(name, value) for name, value in zip(names, values, strict=True) if value]
+    needed = {f"{value:.6g}" for _, value in rows}
     for name, text in texts(run):
+        if not all(each in text for each, _ in rows):
+            continue
         found = re.findall(r"-?\d+\.?\d*(?:[eE][+-]?\d+)?", text)
         if needed <= {f"{float(each):.6g}" for each in found}:
             return name
