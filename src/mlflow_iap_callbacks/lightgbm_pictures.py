@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 _MOST_DOTS = 5000
 _MOST_COUNTS = 20  # classes whose counts are written into the matrix
 _MOST_TICKS = 40
+_STEPS = (1, 2, 5, 10)  # between ticks
 _DPI = 120
 _BLUE = "#4c78a8"
 
@@ -35,7 +36,7 @@ def draw_importance(rows: Sequence[tuple[str, float, float]], total: int, path: 
         axes.set_title(title)
         axes.set_yticks(range(len(rows)), names)
         axes.set_ylim(len(rows) - 0.4, -0.6)
-        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=_STEPS))
         axes.grid(axis="x", alpha=0.3)
         axes.set_axisbelow(True)
         axes.tick_params(axis="y", length=0)
@@ -82,7 +83,7 @@ def draw_curves(
         if best_iteration:
             best = axes.axvline(best_iteration - 1, color="grey", linestyle=":")
         axes.set(title=metric, xlabel="iteration")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=_STEPS))
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     for axes in cells[len(by_metric) :]:
@@ -157,7 +158,7 @@ def draw_residuals(predicted: Any, true: Any, path: Path) -> None:
     spread.axvline(0.0, color="grey", linewidth=1)
     spread.set(xlabel="true - predicted", ylabel="rows", title="Distribution, the inner 99 %")
     for axes in (over, spread):
-        axes.xaxis.set_major_locator(MaxNLocator(6))
+        axes.xaxis.set_major_locator(MaxNLocator(6, steps=_STEPS))
         axes.grid(alpha=0.3)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
