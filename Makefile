@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/
 
-.PHONY: demo test soak bench lint examples wheel lowest clean
+.PHONY: demo test soak bench screenshots lint examples wheel lowest clean
 
 demo: $(VENV)/ready  ## sweep through a local IAP, with tokens that expire during it
 	$(RUN)mlflow-iap local --token-lifetime 2 $$([ -t 0 ] && [ -t 2 ] && echo --stay) \
@@ -18,6 +18,9 @@ soak: $(VENV)/ready  ## kills, faults and outages, for minutes
 bench: $(VENV)/ready  ## beside other callbacks; writes benchmarks/results.md and .svg
 	$(RUN)python -m pip install -q --group bench
 	$(RUN)python benchmarks/compare.py
+
+screenshots: $(VENV)/ready  ## of MLflow's pages, with Chromium; writes docs/images
+	MLFLOW_IAP_SCREENSHOTS=$(CURDIR)/docs/images $(RUN)python -m pytest tests/e2e/test_browser.py
 
 lint: $(VENV)/ready
 	$(RUN)ruff check .
