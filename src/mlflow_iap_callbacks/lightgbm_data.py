@@ -90,6 +90,7 @@ def data_of(
         fold = model.boosters[0].train_set
         yield LightGBMData(fold.reference or fold, "cv", names, infos), "cross-validation"
         return
-    yield LightGBMData(model.train_set, "training", names, infos), "training"
+    name = getattr(model, "_train_data_name", "training")
+    yield LightGBMData(model.train_set, name, names, infos), "training"
     for name, data in zip(model.name_valid_sets, model.valid_sets, strict=True):
         yield LightGBMData(data, name, names, infos), "validation"
