@@ -71,7 +71,7 @@ def lgb_cv(peer: Peer, answers: Answers) -> None:
                 folds.setdefault(name, []).append((env.iteration, value))
 
     x, y = points()
-    with peer.run(folds=True) as session:
+    with peer.run(fold_curves=True) as session:
         results: dict[str, Any] = lgb.cv(
             dict(PARAMS),
             lgb.Dataset(x, y, feature_name=NAMES),

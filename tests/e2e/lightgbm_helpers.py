@@ -41,7 +41,10 @@ def runs(experiment: str) -> list[Run]:
     assert process.sender_for(client).flush(60.0)
     found = client.get_experiment_by_name(experiment)
     assert found is not None
-    return list(client.search_runs([found.experiment_id], order_by=["attributes.start_time"]))
+    order = ["attributes.start_time"]
+    ids = [run.info.run_id for run in client.search_runs([found.experiment_id], order_by=order)]
+    # A search has no outputs in MLflow's older versions.
+    return [client.get_run(run_id) for run_id in ids]
 
 
 def points(run: Run, metric: str) -> list[tuple[int, float]]:
