@@ -173,7 +173,7 @@ def _dense_shapes(kind: Any) -> Iterator[list[tuple[int, int]]]:
 def finished_model(peer: Peer, answers: Answers) -> None:
     x, y = points(5)
     name = "peers-model"
-    with peer.run(registered_model_name=name) as session:
+    with peer.run(registered_model_name=name, log_trees=1) as session:
         start = perf_counter()
         booster, _ = train(session.callbacks)
         trained = perf_counter()
