@@ -14,7 +14,7 @@ from .runs import RunWriter, now_ms
 if TYPE_CHECKING:
     from lightgbm.callback import CallbackEnv
 
-SECONDS, RATE = "seconds_per_iteration", "learning_rate"
+_SECONDS, _RATE = "seconds_per_iteration", "learning_rate"
 # LightGBM's names for it: lightgbm.readthedocs.io/en/latest/Parameters.html#learning_rate
 _RATE_NAMES = ("learning_rate", "shrinkage_rate", "eta")
 _MOST_SAMPLES = 1000  # iterations, for a picture
@@ -45,12 +45,14 @@ class Curves:
         self._names: dict[tuple[str, ...], str] = {}
         self._parts: dict[str, tuple[str, ...]] = {}
         self._best: dict[str, _Point] = {}
-        self._held: _Point | None = None  # the last iteration, where it is not logged yet
+        # Of the last iteration, where it is not logged yet: step, time and values.
+        self._held: tuple[int, int, Mapping[str, Any]] | None = None
         self.last = env.iteration
         self._samples: list[tuple[int, Mapping[str, Any]]] = []
         self._sample_stride = 1
         self._rates = tuple(map(env.params.get, _RATE_NAMES))
-        self._first_rate: tuple[Any, int] | None = None
+        self._started_ms = now_ms()
+        self._has_rate_curve = False
         self._ended_at: float | None = None
 
     def log(self, env: CallbackEnv, folds: Iterator[tuple[str, str, int, float]] | None) -> None:
@@ -68,16 +70,16 @@ class Curves:
         if shown % self._sample_stride == 0:
             self._sample(step, values)
         if self._ended_at is not None:
-            values[SECONDS] = now - self._ended_at
+            values[_SECONDS] = now - self._ended_at
         self._ended_at = now
-        self._follow_rate(env.params, step, time_ms, values)
+        self._follow_rate(env.params, values)
         self.last = step
         if shown % self._stride == 0:
             self._held = None
             if values:
                 self._run.log_metrics(values, step=step, timestamp=time_ms)
         else:
-            self._held = _Point(0.0, step, time_ms, values)
+            self._held = (step, time_ms, values)
 
     def log_ends(self, best_iteration: int) -> None:
         """Log what was held back, and the bests: each a metric of its own, at the step that had it.
@@ -95,7 +97,8 @@ class Curves:
                     if self._parts.get(other, ())[: len(its)] == its:
                         kept[other] = value
         if self._held is not None:
-            late[self._held.step] = (self._held.time_ms, dict(self._held.values))
+            step, time_ms, last = self._held
+            late[step] = (time_ms, dict(last))
         for step, (time_ms, values) in sorted(late.items()):
             self._run.log_metrics(values, step=step, timestamp=time_ms)
         self._held = None
@@ -159,26 +162,21 @@ class Curves:
         return name
 
     def _sample(self, step: int, values: Mapping[str, Any]) -> None:
-        self._samples.append((step, dict(values)))
+        self._samples.append((step, values))
         if len(self._samples) > _MOST_SAMPLES:
             del self._samples[1::2]
             self._sample_stride *= 2
 
-    def _follow_rate(
-        self, params: Mapping[str, Any], step: int, time_ms: int, values: dict[str, Any]
-    ) -> None:
+    def _follow_rate(self, params: Mapping[str, Any], values: dict[str, Any]) -> None:
         """Where a learning rate never changes it is a param, and no curve."""
         rates = tuple(map(params.get, _RATE_NAMES))
-        before = next(filter(None, self._rates), None)
-        if self._first_rate is None:
-            self._first_rate = (before, time_ms)
         if rates == self._rates:
             return
+        before = next(filter(None, self._rates), None)
         changed = next(new for new, old in zip(rates, self._rates, strict=True) if new != old)
         self._rates = rates
-        if self._first_rate[0] is not None:
-            first, first_ms = self._first_rate
-            self._run.log_metrics({RATE: first}, step=self._first, timestamp=first_ms)
-            self._first_rate = (None, 0)
+        if not self._has_rate_curve and before is not None:
+            self._run.log_metrics({_RATE: before}, step=self._first, timestamp=self._started_ms)
+        self._has_rate_curve = True
         if changed is not None:
-            values[RATE] = changed
+            values[_RATE] = changed

@@ -11,6 +11,8 @@ from typing import Any
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.dataset import Dataset
 
+from .lightgbm_boosters import is_cv
+
 # A schema is for people; one of more columns is a list of numbers.
 _MOST_COLUMNS = 1000
 _MOST_ROWS = 10_000  # for a digest, as MLflow's own
@@ -86,7 +88,7 @@ def data_of(
         names: of the features.
         infos: as ``LightGBMData`` takes them.
     """
-    if "boosters" in vars(model):
+    if is_cv(model):
         fold = model.boosters[0].train_set
         yield LightGBMData(fold.reference or fold, "cv", names, infos), "cross-validation"
         return

@@ -30,7 +30,6 @@ class Ending:
         self._model: Callable[[], Any] = weakref.ref(model)
         self._first_score = vars(model).get("best_score")
         self._pruner: Any = None
-        self.is_over = False
         self.is_in_order = False
         self.best_iteration = 0
         self.time_ms = 0
@@ -45,12 +44,13 @@ class Ending:
 
     @property
     def is_watched(self) -> bool:
-        """Whether ``when_over`` will be called; otherwise only ``look`` tells."""
+        """Whether ``when_over`` will be called; otherwise only ``end`` tells."""
         return self._watched is not None
 
-    def look(self) -> None:
-        """Take down how it stands, or ended."""
+    def end(self) -> None:
+        """Take down how it stands, or ended; model and data are not held here any more."""
         model = self._model()
+        self._model, self._watched = _nothing, None
         if model is None:
             return
         marks = vars(model)
@@ -58,11 +58,6 @@ class Ending:
         is_scored = marks.get("best_score") is not self._first_score
         self.is_in_order = is_scored or self.best_iteration > 0
         self.time_ms = now_ms()
-
-    def end(self) -> None:
-        """It is over, and its model and data are not held here any more."""
-        self.look()
-        self.is_over, self._model, self._watched = True, _nothing, None
 
     @property
     def is_pruned(self) -> bool:
@@ -100,11 +95,10 @@ def _trial_of(callback: object) -> Any:
 
 
 def _is_busy() -> bool:
-    package = __package__ or ""
+    busy = tuple(f"{__package__}.{name}" for name in _BUSY)
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        module = str(frame.f_globals.get("__name__"))
-        if module.startswith(tuple(f"{package}.{name}" for name in _BUSY)):
+        if str(frame.f_globals.get("__name__")).startswith(busy):
             return True
         frame = frame.f_back
     return False

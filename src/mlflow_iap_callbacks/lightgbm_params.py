@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Mapping
 from typing import Any
+
+from .lightgbm_boosters import boosters_of
 
 # Of the command line, files, the network and a device: they say nothing of the model.
 _NOT_OF_THE_MODEL = re.compile(
@@ -17,8 +20,7 @@ _NOT_OF_THE_MODEL = re.compile(
 
 def header_of(model: Any) -> str:
     """What a model says of itself before its trees, and its parameters behind them."""
-    booster = model.boosters[0] if "boosters" in vars(model) else model
-    return str(booster.model_to_string(num_iteration=1))
+    return str(boosters_of(model)[0].model_to_string(num_iteration=1))
 
 
 def used_in(header: str) -> dict[str, str]:
@@ -50,7 +52,7 @@ def params_of(given: Mapping[str, Any], used: Mapping[str, str]) -> dict[str, An
     """
     params: dict[str, Any] = {}
     for name, value in given.items():
-        canonical = _canonical(name)
+        canonical = _canonical_names().get(name, name)
         known = used.get(canonical)
         if known is None or _is_same(value, known):
             # LightGBM tells six digits.
@@ -62,15 +64,17 @@ def params_of(given: Mapping[str, Any], used: Mapping[str, str]) -> dict[str, An
     return params
 
 
-def _canonical(name: str) -> str:
+@functools.cache
+def _canonical_names() -> Mapping[str, str]:
+    """By each alias of LightGBM's parameters."""
     try:
         from lightgbm.basic import _ConfigAliases
 
-        _ConfigAliases.get(name)  # has it read them
+        _ConfigAliases.get("")  # has it read them
         aliases: Any = _ConfigAliases.aliases
+        return {alias: str(main) for main, others in aliases.items() for alias in others}
     except (AttributeError, ImportError):  # an inner part of LightGBM
-        return name
-    return next((str(main) for main, others in aliases.items() if name in (main, *others)), name)
+        return {}
 
 
 def _is_same(given: Any, used: str) -> bool:

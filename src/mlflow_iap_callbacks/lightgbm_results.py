@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 
+from .lightgbm_boosters import boosters_of, is_cv
 from .runs import RunWriter
 
 _logger = logging.getLogger(__name__)
@@ -61,8 +63,8 @@ class Results:
 
     def __init__(self, run: RunWriter, model: Any, objective: str) -> None:
         self._run = run
-        self._boosters = model.boosters if "boosters" in vars(model) else [model]
-        self._is_cv = "boosters" in vars(model)
+        self._boosters = boosters_of(model)
+        self._is_cv = is_cv(model)
         self._booster = self._boosters[0]
         self._objective = objective
 
@@ -95,12 +97,16 @@ class Results:
                 (
                     "a picture of the feature importance",
                     wanted.pictures,
-                    lambda: self._draw_importance(rows, folder),
+                    lambda: _pictures().draw_importance(
+                        rows[:_MOST_SHOWN], len(rows), folder / "feature_importance.png"
+                    ),
                 ),
                 (
                     "a picture of the learning curves",
-                    wanted.pictures and any(values for _, values in samples),
-                    lambda: _draw_curves(samples, best_iteration, folder),
+                    wanted.pictures,
+                    lambda: _pictures().draw_curves(
+                        samples, best_iteration, folder / "learning_curves.png"
+                    ),
                 ),
                 (
                     "predictions",
@@ -108,7 +114,7 @@ class Results:
                     lambda: self._judge(estimator, X, y, folder, draws=wanted.pictures),
                 ),
                 ("trees", wanted.trees > 0, lambda: self._write_trees(wanted.trees, folder)),
-                ("the files", True, lambda: self._log_files(folder)),
+                ("the files", True, lambda: self._run.log_artifact(folder)),
                 (
                     "the model",
                     wanted.model and not self._is_cv,
@@ -131,11 +137,6 @@ class Results:
         order = np.argsort(-gain, kind="stable")
         return [(names[at], float(gain[at]), float(split[at])) for at in order]
 
-    def _draw_importance(self, rows: Sequence[tuple[str, float, float]], folder: Path) -> None:
-        from .lightgbm_pictures import draw_importance
-
-        draw_importance(rows[:_MOST_SHOWN], len(rows), folder / "feature_importance.png")
-
     def _judge(self, estimator: Any, X: Any, y: Any, folder: Path, *, draws: bool) -> None:
         """Confusion matrix of classes, residuals of numbers."""
         true = np.asarray(y).ravel()
@@ -148,20 +149,17 @@ class Results:
             rows = ([name, *row] for name, row in zip(names, counts.tolist(), strict=True))
             _write_table(folder / "confusion_matrix.csv", ["true \\ predicted", *names], rows)
             if draws:
-                from .lightgbm_pictures import draw_confusion
-
-                draw_confusion(counts, names, folder / "confusion_matrix.png")
+                _pictures().draw_confusion(counts, names, folder / "confusion_matrix.png")
         elif self._objective in _REGRESSION:
             predicted = np.asarray(self._booster.predict(X), dtype=float).ravel()
-            residuals = true.astype(float) - predicted
+            true = true.astype(float)
+            residuals = true - predicted
             quantiles = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
             found = np.quantile(residuals, quantiles)
             of_each = zip(quantiles, found.tolist(), strict=True)
             _write_table(folder / "residuals.csv", ["quantile", "true - predicted"], of_each)
             if draws:
-                from .lightgbm_pictures import draw_residuals
-
-                draw_residuals(predicted, true.astype(float), folder / "residuals.png")
+                _pictures().draw_residuals(predicted, true, folder / "residuals.png")
 
     def _write_trees(self, most: int, folder: Path) -> None:
         trees = self._booster.trees_to_dataframe()
@@ -173,9 +171,6 @@ class Results:
         for number in range(min(most, self._booster.num_trees())):
             graph = lightgbm.create_tree_digraph(self._booster, tree_index=number)
             (folder / f"tree_{number}.svg").write_bytes(graph.pipe(format="svg"))
-
-    def _log_files(self, folder: Path) -> None:
-        self._run.log_artifact(folder)
 
     def _log_model(self, X: Any, registered_name: str | None, folder: Path) -> None:
         from mlflow import lightgbm as flavour
@@ -217,10 +212,11 @@ def _classes(found: Any, X: Any) -> Any:
     return found.argmax(axis=1) if found.ndim > 1 else (found > 0.5).astype(int)
 
 
-def _draw_curves(samples: Sequence[tuple[int, Any]], best_iteration: int, folder: Path) -> None:
-    from .lightgbm_pictures import draw_curves
+def _pictures() -> ModuleType:
+    """Imported when one is drawn: matplotlib takes its time."""
+    from . import lightgbm_pictures
 
-    draw_curves(samples, best_iteration, folder / "learning_curves.png")
+    return lightgbm_pictures
 
 
 def _write_importance(rows: Iterable[tuple[str, float, float]], folder: Path) -> None:

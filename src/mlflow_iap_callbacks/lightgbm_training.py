@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from .lightgbm_boosters import is_cv
 from .lightgbm_curves import Curves
 from .lightgbm_data import data_of
 from .lightgbm_endings import Ending
@@ -53,13 +54,13 @@ class Training:
         self.keeps = keeps
         self._model = weakref.ref(env.model)
         self._kept_model = env.model if keeps else None
-        self.is_cv = "boosters" in vars(env.model)
+        self._is_cv = is_cv(env.model)
         self.curves = Curves(run, env, max_points)
         self.status: str | None = None
         self._pid = os.getpid()
         self._last = env.end_iteration - 1
         self._reaches_last = False
-        self._folds = _fold_values(engine) if fold_curves and self.is_cv else None
+        self._folds = _fold_values(engine) if fold_curves and self._is_cv else None
         header = header_of(env.model)
         self.used = used_in(header)
         features = features_in(header)
@@ -92,14 +93,12 @@ class Training:
         """
         if self.status is not None or self._pid != os.getpid():
             return  # a fork has the trainings of its parent, too
-        if not self.ending.is_over:
-            self.ending.look()
+        self.ending.end()
         self.status = status or self._outcome()
         _live.discard(self)
         self.curves.log_ends(self.ending.best_iteration)
         if not self.keeps:
             self.finish()
-        self.ending.end()
 
     def finish(self, status: str | None = None) -> None:
         """End the run; nothing happens to one that others own.
@@ -119,7 +118,7 @@ class Training:
             _logger.warning("The end of a training was not logged: %s", error)
 
     def _outcome(self) -> str:
-        is_complete = self.ending.is_in_order or (self._reaches_last and self.is_cv)
+        is_complete = self.ending.is_in_order or (self._reaches_last and self._is_cv)
         if is_complete:
             return "FINISHED"
         return "KILLED" if self.ending.is_pruned else "FAILED"

@@ -21,6 +21,7 @@ _LAYERS = [
     {"lightgbm_training", "lightgbm_results", "optuna_study", "summary"},
     {"fluent", "lightgbm_curves", "optuna_failures", "optuna_pictures"},
     {"lightgbm_data", "lightgbm_endings", "lightgbm_params", "lightgbm_pictures", "optuna_trials"},
+    {"lightgbm_boosters"},
     {"runs"},
     {"process"},
     {"sender"},

@@ -64,6 +64,11 @@ class Record(NamedTuple):
         """What the body says."""
         return msgpack.unpackb(self.body)
 
+    @property
+    def has_files(self) -> bool:
+        """Whether files belong to it, which the outbox may have copied."""
+        return self.kind in ("artifact", "model")
+
 
 class Refusal(NamedTuple):
     """What MLflow refuses for good: a record, or a part of one.
@@ -279,7 +284,7 @@ class Outbox:
                 del self._settled[run.number]
         if not refused and run.number not in self._settled:
             for record in records:
-                if record.kind in ("artifact", "model"):
+                if record.has_files:
                     self._delete_copy(record.content)
 
     def save(self, run: QueuedRun) -> None:
