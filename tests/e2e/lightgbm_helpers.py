@@ -47,6 +47,12 @@ def runs(experiment: str) -> list[Run]:
     return [client.get_run(run_id) for run_id in ids]
 
 
+def the_run(experiment: str) -> Run:
+    """The only one in the experiment."""
+    (run,) = runs(experiment)
+    return run
+
+
 def points(run: Run, metric: str) -> list[tuple[int, float]]:
     """Step and value of each, by time."""
     history = IAPMlflowClient().get_metric_history(run.info.run_id, metric)

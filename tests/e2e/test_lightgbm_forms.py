@@ -29,8 +29,8 @@ from lightgbm_helpers import (
     points,
     runs,
     sets,
+    the_run,
 )
-from mlflow.entities import Run
 from optuna_integration import LightGBMPruningCallback
 from optuna_integration.lightgbm import LightGBMTuner
 from sklearn.base import clone
@@ -68,11 +68,6 @@ def _train(
     return record
 
 
-def _one(name: str) -> Run:
-    (run,) = runs(name)
-    return run
-
-
 def _same(predicted: np.ndarray, data: lgb.Dataset) -> list[tuple[str, float, bool]]:
     return [("mine", float(np.mean(predicted)), True), ("yours", float(np.std(predicted)), False)]
 
@@ -106,7 +101,7 @@ def test_a_training_is_logged_as_it_was_recorded(
     cloud: LocalCloud, name: str, form: dict[str, Any]
 ) -> None:
     record = _train(IAPLightGBMCallback(experiment_name=name), **form)
-    run = _one(name)
+    run = the_run(name)
     assert curves(run) == expected(record)
     assert run.info.status == "FINISHED"
     assert run.data.metrics["stopped_iteration"] == 12
@@ -120,7 +115,7 @@ def test_a_training_is_logged_as_it_was_recorded(
 def test_a_training_without_sets_has_its_params_and_its_end(cloud: LocalCloud, name: str) -> None:
     callback = IAPLightGBMCallback(experiment_name=name)
     lgb.train(PARAMS, sets()[0], 5, callbacks=[callback])
-    run = _one(name)
+    run = the_run(name)
     assert curves(run) == {}
     assert run.info.status == "FINISHED"
     assert run.data.metrics["stopped_iteration"] == 5
@@ -147,7 +142,7 @@ def test_an_early_stop_is_finished_with_its_last_and_its_best_iteration(
         valid_sets=[valid],
         callbacks=callbacks,
     )
-    run = _one(name)
+    run = the_run(name)
     length = len(record["valid_0"]["auc"])
     assert length < 200
     assert curves(run) == expected(record)
@@ -161,7 +156,7 @@ def test_early_stopping_that_params_ask_for_is_seen_too(cloud: LocalCloud, name:
     record = _train(
         IAPLightGBMCallback(experiment_name=name), 200, params={"early_stopping_round": 3}
     )
-    run = _one(name)
+    run = the_run(name)
     assert curves(run) == expected(record)
     assert run.info.status == "FINISHED"
     assert run.data.metrics["best_iteration"] == run.data.metrics["stopped_iteration"] - 3
@@ -178,7 +173,7 @@ def test_a_training_that_goes_on_with_a_model_goes_on_with_its_steps(
         lgb.early_stopping(3, verbose=False),
         init_model=first,
     )
-    run = _one(name)
+    run = the_run(name)
     assert curves(run) == expected(record, first=7)
     assert run.info.status == "FINISHED"
     assert run.data.metrics["stopped_iteration"] == 7 + len(record["valid"]["binary_logloss"])
@@ -197,7 +192,7 @@ def test_a_training_that_raises_is_failed_with_its_last_iteration(
     with pytest.raises(ZeroDivisionError):
         _train(callback, 12, stop)
     callback.flush()
-    run = _one(name)
+    run = the_run(name)
     assert run.info.status == "FAILED"
     assert [step for step, _ in points(run, "valid-binary_logloss")] == [0, 1, 2, 3, 4]
 
@@ -215,7 +210,7 @@ def test_a_training_that_raises_at_its_last_iteration_is_failed(
 
     train()
     gc.collect()  # what was raised is gone with the frame, so nobody holds it
-    wait_until(lambda: _one(name).info.status == "FAILED", "the run is FAILED")
+    wait_until(lambda: the_run(name).info.status == "FAILED", "the run is FAILED")
 
 
 def test_one_callback_used_twice_makes_two_runs(cloud: LocalCloud, name: str) -> None:
@@ -263,7 +258,7 @@ def test_a_pruned_training_has_all_its_points_and_is_killed(
 
     study.optimize(objective, 1, callbacks=[of_study] if run == "the trial's" else [])
     gc.collect()
-    found = _one(name)
+    found = the_run(name)
     assert study.trials[0].state.name == "PRUNED"
     assert len(seen) == 18
     assert points(found, "valid-binary_logloss") == list(enumerate(seen))
@@ -281,7 +276,7 @@ def test_cv_has_mean_deviation_and_each_fold(cloud: LocalCloud, name: str) -> No
         eval_train_metric=True,
         callbacks=[callback],
     )
-    run = _one(name)
+    run = the_run(name)
     found = curves(run)
     folds = {full: found.pop(full) for full in list(found) if "-fold" in full}
     assert found == expected_of_cv(result)
@@ -308,7 +303,7 @@ def test_cv_that_stops_early_keeps_its_last_iterations_too(cloud: LocalCloud, na
             IAPLightGBMCallback(experiment_name=name),
         ],
     )
-    run = _one(name)
+    run = the_run(name)
     (best,) = {len(values) for values in result.values()}
     assert points(run, "valid-binary_logloss") == list(enumerate(seen))
     assert len(seen) == best + 3  # LightGBM's own result ends at the best
@@ -334,8 +329,10 @@ def test_the_estimators_of_scikit_learn_are_logged_as_they_recorded(
     elif way == "pickle":
         estimator, callback = pickle.loads(pickle.dumps((estimator, callback)))
     estimator.fit(x, y, callbacks=[callback], **options)
-    run = _one(name)
-    of_ranker = {f"held-{name}": values for name, values in estimator.evals_result_["held"].items()}
+    run = the_run(name)
+    recorded_values = {
+        f"held-{name}": values for name, values in estimator.evals_result_["held"].items()
+    }
     originals = {
         tag.removeprefix("mlflow_iap.name."): text
         for tag, text in run.data.tags.items()
@@ -343,7 +340,7 @@ def test_the_estimators_of_scikit_learn_are_logged_as_they_recorded(
     }
     found = {originals.get(full, full): curve for full, curve in curves(run).items()}
     found = {full: curve for full, curve in found.items() if not full.startswith("best-")}
-    assert found == {full: list(enumerate(values)) for full, values in of_ranker.items()}
+    assert found == {full: list(enumerate(values)) for full, values in recorded_values.items()}
     assert run.info.status == "FINISHED"
 
 
@@ -412,7 +409,7 @@ def test_a_dask_estimator_makes_one_run(cloud: LocalCloud, name: str, tmp_path: 
         )
         assert estimator.fitted_
         client.run(lambda: process.drain(30.0))
-    run = _one(name)
+    run = the_run(name)
     recorded = recorder.curves()
     assert len(recorded) == 2  # each worker has its own data, and values
     assert curves(run) in recorded
@@ -472,7 +469,7 @@ def test_a_run_that_exists_is_written_to_and_left_open(cloud: LocalCloud, name: 
     run = client.create_run(experiment, run_name="mine")
     client.log_param(run.info.run_id, "learning_rate", "0.1")
     record = _train(IAPLightGBMCallback(run=run.info.run_id), params={"learning_rate": 0.1})
-    found = _one(name)
+    found = the_run(name)
     assert curves(found) == expected(record)
     assert (found.info.status, found.info.run_name) == ("RUNNING", "mine")
     assert "num_leaves" not in found.data.params  # a default; none was given
@@ -482,7 +479,7 @@ def test_the_active_fluent_run_is_written_to_if_asked(cloud: LocalCloud, name: s
     mlflow.set_experiment(name)
     with mlflow.start_run():
         record = _train(IAPLightGBMCallback(run=mlflow.active_run()))
-    run = _one(name)
+    run = the_run(name)
     assert curves(run) == expected(record)
     assert run.info.status == "FINISHED"
 
@@ -492,13 +489,13 @@ def test_a_run_that_exists_is_written_to_after_a_pickle(cloud: LocalCloud, name:
     run = client.create_run(client.create_experiment(name))
     callback = pickle.loads(pickle.dumps(IAPLightGBMCallback(run=run.info.run_id)))
     record = _train(callback)
-    assert curves(_one(name)) == expected(record)
+    assert curves(the_run(name)) == expected(record)
 
 
 def test_the_experiment_is_mlflows_active_one(cloud: LocalCloud, name: str) -> None:
     mlflow.set_experiment(name)
     _train(IAPLightGBMCallback(), 2)
-    assert _one(name).info.status == "FINISHED"
+    assert the_run(name).info.status == "FINISHED"
 
 
 def test_the_model_is_the_same_with_and_without_the_callback(cloud: LocalCloud, name: str) -> None:
@@ -519,7 +516,7 @@ def test_thinned_curves_keep_their_best_and_last(cloud: LocalCloud, name: str) -
         101,
         params={"metric": ["auc", "binary_logloss"]},
     )
-    run = _one(name)
+    run = the_run(name)
     for full, curve in expected(record).items():
         kept = points(run, full)
         assert len(kept) <= 10
@@ -536,7 +533,7 @@ def test_thinned_curves_of_an_early_stop_keep_its_last(cloud: LocalCloud, name: 
         lgb.early_stopping(3, verbose=False),
     )
     curve = expected(record)["valid-binary_logloss"]
-    kept = points(_one(name), "valid-binary_logloss")
+    kept = points(the_run(name), "valid-binary_logloss")
     assert kept[-1] == curve[-1]
     assert min(value for _, value in kept) == min(value for _, value in curve)
 
@@ -560,7 +557,7 @@ def test_names_that_are_joined_alike_stay_two(cloud: LocalCloud, name: str) -> N
         feval=feval,
         callbacks=[IAPLightGBMCallback(experiment_name=name)],
     )
-    run = _one(name)
+    run = the_run(name)
     found = curves(run)
     assert sorted(value for curve in found.values() for _, value in curve) == [
         1,
@@ -588,7 +585,7 @@ def test_two_sets_of_one_name_stay_two(cloud: LocalCloud, name: str) -> None:
         callbacks=[IAPLightGBMCallback(experiment_name=name)],
     )
     assert _train_two.num_trees() == 3
-    assert len(curves(_one(name))) == 2
+    assert len(curves(the_run(name))) == 2
 
 
 def test_a_learning_rate_is_a_curve_where_it_changes(cloud: LocalCloud, name: str) -> None:
@@ -599,14 +596,14 @@ def test_a_learning_rate_is_a_curve_where_it_changes(cloud: LocalCloud, name: st
         lgb.reset_parameter(learning_rate=rates),
         params={"learning_rate": 0.1},
     )
-    run = _one(name)
+    run = the_run(name)
     assert points(run, "learning_rate") == [(0, 0.1), (2, 0.05), (4, 0.02)]
     assert len(points(run, "seconds_per_iteration")) == 4
 
 
 def test_a_learning_rate_that_stays_is_a_param_only(cloud: LocalCloud, name: str) -> None:
     _train(IAPLightGBMCallback(experiment_name=name), 3, params={"eta": 0.2})
-    run = _one(name)
+    run = the_run(name)
     assert "learning_rate" not in run.data.metrics
     assert (run.data.params["learning_rate"], run.data.params["eta"]) == ("0.2", "0.2")
 
@@ -635,7 +632,7 @@ def test_nan_is_no_best(cloud: LocalCloud, name: str) -> None:
         feval=feval,
         callbacks=[IAPLightGBMCallback(experiment_name=name)],
     )
-    run = _one(name)
+    run = the_run(name)
     assert points(run, "valid_0-odd") == [(1, 2.0), (2, 3.0)]
     assert points(run, "best-valid_0-odd") == [(1, 2.0)]
     assert run.data.tags["mlflow_iap.skipped_nan_points"] == "2"

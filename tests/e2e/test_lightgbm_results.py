@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from lightgbm.callback import CallbackEnv
-from lightgbm_helpers import PARAMS, arrays, curves, runs, sets
+from lightgbm_helpers import PARAMS, arrays, curves, runs, sets, the_run
 from mlflow.entities import Run
 from scipy.sparse import csr_matrix
 
@@ -29,11 +29,6 @@ from mlflow_iap_callbacks.local import LocalCloud
 @pytest.fixture
 def name() -> str:
     return uuid.uuid4().hex
-
-
-def _one(name: str) -> Run:
-    (run,) = runs(name)
-    return run
 
 
 def _files(run: Run) -> set[str]:
@@ -65,7 +60,7 @@ def test_params_are_those_that_lightgbm_used_with_those_given(cloud: LocalCloud,
         "force_col_wise": True,
     }
     lgb.train(given, sets()[0], 3, callbacks=[IAPLightGBMCallback(experiment_name=name)])
-    params = _one(name).data.params
+    params = the_run(name).data.params
     used = {
         "objective": "regression",
         "metric": "l1,rmse",
@@ -120,7 +115,7 @@ def test_data_sets_are_inputs_with_shape_features_and_digest(cloud: LocalCloud, 
 def test_data_sets_are_left_out_if_asked(cloud: LocalCloud, name: str) -> None:
     callback = IAPLightGBMCallback(experiment_name=name, log_datasets=False)
     lgb.train(PARAMS, sets()[0], 2, callbacks=[callback])
-    assert not _one(name).inputs.dataset_inputs
+    assert not the_run(name).inputs.dataset_inputs
 
 
 def test_sparse_data_of_many_columns_stays_sparse(cloud: LocalCloud, name: str) -> None:
@@ -132,7 +127,7 @@ def test_sparse_data_of_many_columns_stays_sparse(cloud: LocalCloud, name: str) 
     with IAPLightGBMCallback(experiment_name=name, log_model=False) as callback:
         data = lgb.Dataset(x, y)
         lgb.train({**PARAMS, "min_data_in_leaf": 1}, data, 3, callbacks=[callback])
-    run = _one(name)
+    run = the_run(name)
     profile = json.loads(run.inputs.dataset_inputs[0].dataset.profile)
     assert (profile["num_rows"], profile["num_features"]) == (500, wide)
     assert "feature_importance.png" in _files(run)
@@ -151,7 +146,7 @@ def test_a_finished_booster_leaves_importance_pictures_and_a_model(
         stop = lgb.early_stopping(5, verbose=False)
         booster = lgb.train(PARAMS, data, 100, valid_sets=[data, held], callbacks=[stop, callback])
         callback.finish(booster, X=frame[120:], y=y[120:])
-    run = _one(name)
+    run = the_run(name)
     assert run.info.status == "FINISHED"
     assert run.data.metrics["best_iteration"] == booster.best_iteration
     assert _files(run) >= {
@@ -195,7 +190,7 @@ def test_a_model_without_data_at_hand_has_a_signature_of_its_features(
     frame, y = _frame()
     with IAPLightGBMCallback(experiment_name=name, log_pictures=False) as callback:
         lgb.train(PARAMS, lgb.Dataset(frame, y), 3, callbacks=[callback])
-    run = _one(name)
+    run = the_run(name)
     (output,) = run.outputs.model_outputs
     info = mlflow.models.get_model_info(f"models:/{output.model_id}")
     assert info.signature.inputs.input_names() == list(frame.columns)
@@ -205,7 +200,7 @@ def test_a_model_without_data_at_hand_has_a_signature_of_its_features(
 def test_the_model_is_left_out_if_asked(cloud: LocalCloud, name: str) -> None:
     with IAPLightGBMCallback(experiment_name=name, log_model=False) as callback:
         lgb.train(PARAMS, sets()[0], 3, callbacks=[callback])
-    assert not _one(name).outputs.model_outputs
+    assert not the_run(name).outputs.model_outputs
 
 
 def test_residuals_are_logged_of_a_regression(cloud: LocalCloud, name: str, tmp_path: Path) -> None:
@@ -216,7 +211,7 @@ def test_residuals_are_logged_of_a_regression(cloud: LocalCloud, name: str, tmp_
         {**PARAMS, "objective": "regression"}, lgb.Dataset(x, y), 5, callbacks=[callback]
     )
     callback.finish(booster, X=x, y=y)
-    run = _one(name)
+    run = the_run(name)
     assert "residuals.png" in _files(run)
     rows = list(csv.reader(_text(run, "residuals.csv", tmp_path).splitlines()))[1:]
     residuals = y - booster.predict(x)
@@ -233,7 +228,7 @@ def test_an_estimator_is_judged_by_its_own_labels(
         estimator = lgb.LGBMClassifier(n_estimators=5, verbose=-1, n_jobs=1)
         estimator.fit(x, labels, callbacks=[callback])
         callback.finish(estimator, X=x, y=labels)
-    run = _one(name)
+    run = the_run(name)
     rows = list(csv.reader(_text(run, "confusion_matrix.csv", tmp_path).splitlines()))
     assert rows[0][1:] == ["no", "well", "yes"]
     assert sum(int(cell) for row in rows[1:] for cell in row[1:]) == len(x)
@@ -245,7 +240,7 @@ def test_a_cross_validation_leaves_the_mean_importance_of_its_folds(
 ) -> None:
     with IAPLightGBMCallback(experiment_name=name) as callback:
         found = lgb.cv(PARAMS, sets()[0], 5, nfold=3, return_cvbooster=True, callbacks=[callback])
-    run = _one(name)
+    run = the_run(name)
     table = csv.DictReader(_text(run, "feature_importance.csv", tmp_path).splitlines())
     gain = {row["feature"]: float(row["gain"]) for row in table}
     folds = np.array(found["cvbooster"].feature_importance("gain"))
@@ -272,7 +267,7 @@ def test_what_raises_behind_a_training_fails_its_run_and_leaves_its_model(
 
     with pytest.raises(ZeroDivisionError):
         train_and_raise()
-    run = _one(name)
+    run = the_run(name)
     assert run.info.status == "FAILED"
     assert len(run.outputs.model_outputs) == 1
 
@@ -289,7 +284,7 @@ def test_a_training_that_raises_in_a_with_fails_its_run_without_a_model(
 
     with pytest.raises(ZeroDivisionError):
         train()
-    run = _one(name)
+    run = the_run(name)
     assert run.info.status == "FAILED"
     assert not run.outputs.model_outputs
 
@@ -298,7 +293,7 @@ def test_a_booster_that_was_trained_before_gets_a_run(cloud: LocalCloud, name: s
     booster = lgb.train({**PARAMS, "eta": 0.2}, sets()[0], 3)
     callback = IAPLightGBMCallback(experiment_name=name)
     callback.finish(booster)
-    run = _one(name)
+    run = the_run(name)
     assert run.info.status == "FINISHED"
     assert run.data.params["learning_rate"] == "0.2"
     assert len(run.outputs.model_outputs) == 1
@@ -310,7 +305,7 @@ def test_a_trial_s_run_has_the_model_that_is_finished_into_it(cloud: LocalCloud,
     callback = IAPLightGBMCallback(run=run.info.run_id)
     booster = lgb.train(PARAMS, sets()[0], 3, callbacks=[callback])
     callback.finish(booster)
-    found = _one(name)
+    found = the_run(name)
     assert found.info.status == "RUNNING"
     assert len(found.outputs.model_outputs) == 1
 
@@ -321,7 +316,7 @@ def test_only_the_first_features_of_wide_data_are_drawn(
     x, y = arrays(features=2000)
     with IAPLightGBMCallback(experiment_name=name, log_model=False) as callback:
         lgb.train(PARAMS, lgb.Dataset(x, y), 3, callbacks=[callback])
-    run = _one(name)
+    run = the_run(name)
     table = list(csv.DictReader(_text(run, "feature_importance.csv", tmp_path).splitlines()))
     assert len(table) == 2000
     path = IAPMlflowClient().download_artifacts(
@@ -339,7 +334,7 @@ def test_what_cannot_be_logged_is_told_and_the_rest_is_there(
     booster = lgb.train(PARAMS, lgb.Dataset(x, y), 3, callbacks=[callback])
     with caplog.at_level(logging.WARNING):
         callback.finish(booster, X=x[:, :2], y=y)
-    run = _one(name)
+    run = the_run(name)
     assert "predictions could not be logged" in caplog.text
     assert "feature_importance.png" in _files(run)
     assert run.info.status == "FINISHED"
@@ -373,4 +368,4 @@ def test_a_terminal_shows_what_is_being_logged(
     os.close(ours)
     assert process.returncode == 0
     assert b"LightGBM: logging the model" in shown
-    assert curves(_one(name)) == {}
+    assert curves(the_run(name)) == {}
