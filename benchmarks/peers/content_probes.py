@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 import lightgbm as lgb
 import numpy as np
@@ -17,6 +17,8 @@ from . import judge
 from .data import FEATURES, NAMES, PARAMS, ROWS, curves_of, points, train
 from .peer import Peer, StoredRun
 from .rows import Answers, probe
+
+_Noted = TypeVar("_Noted")
 
 
 @probe(
@@ -116,7 +118,8 @@ def sparse_data(peer: Peer, answers: Answers) -> None:
     x = sparse.random(150, 4000, density=0.05, format="csr", random_state=0)
     y = (np.asarray(x[:, :400].sum(axis=1)).ravel() > 10).astype(int)
     recorded: dict[str, Any] = {}
-    with _dense_shapes(sparse.csr_matrix) as shapes:
+    names = ("toarray", "todense")
+    with _noting(sparse.csr_matrix, names, lambda matrix, _: matrix.shape) as shapes:
         with peer.run() as session:
             data = lgb.Dataset(x, y, free_raw_data=False)
             booster = lgb.train(
@@ -135,22 +138,25 @@ def sparse_data(peer: Peer, answers: Answers) -> None:
 
 
 @contextmanager
-def _dense_shapes(kind: Any) -> Iterator[list[tuple[int, int]]]:
-    """Shapes of what is made dense meanwhile."""
-    shapes: list[tuple[int, int]] = []
-    originals = {name: getattr(kind, name) for name in ("toarray", "todense")}
+def _noting(
+    kind: Any, names: Sequence[str], note: Callable[[Any, Any], _Noted]
+) -> Iterator[list[_Noted]]:
+    """What `note` makes of each call of these methods meanwhile: of the object, and the answer."""
+    noted: list[_Noted] = []
+    originals = {name: getattr(kind, name) for name in names}
 
     def noting(original: Any) -> Any:
         def method(self: Any, *given: Any, **named: Any) -> Any:
-            shapes.append(self.shape)
-            return original(self, *given, **named)
+            answer = original(self, *given, **named)
+            noted.append(note(self, answer))
+            return answer
 
         return method
 
     for name, original in originals.items():
         setattr(kind, name, noting(original))
     try:
-        yield shapes
+        yield noted
     finally:
         for name, original in originals.items():
             setattr(kind, name, original)
@@ -258,29 +264,10 @@ def wide_data(peer: Peer, answers: Answers) -> None:
     answers.put("wide", judge.YES if most <= 100 else f"no: {most:,} bars", (pictures, bars))
 
 
-@contextmanager
-def _bars() -> Iterator[list[int]]:
+def _bars() -> AbstractContextManager[list[int]]:
     """Numbers of bars that matplotlib draws meanwhile."""
-    bars: list[int] = []
     try:
         from matplotlib.axes import Axes
     except ImportError:
-        yield bars
-        return
-    originals = {name: getattr(Axes, name) for name in ("bar", "barh")}
-
-    def noting(original: Any) -> Any:
-        def method(self: Any, *given: Any, **named: Any) -> Any:
-            drawn = original(self, *given, **named)
-            bars.append(len(drawn))
-            return drawn
-
-        return method
-
-    for name, original in originals.items():
-        setattr(Axes, name, noting(original))
-    try:
-        yield bars
-    finally:
-        for name, original in originals.items():
-            setattr(Axes, name, original)
+        return nullcontext([])
+    return _noting(Axes, ("bar", "barh"), lambda _, drawn: len(drawn))
