@@ -38,7 +38,7 @@ examples: $(VENV)/ready  ## each runs through a local IAP
 	$(RUN)mlflow-iap local --token-lifetime 2 -- $(RUN)python examples/joblib_sweep.py
 
 wheel: $(VENV)/ready  ## build it, install it alone, import it
-	rm -rf build dist
+	rm -rf dist
 	$(RUN)python -m pip wheel -q --no-deps -w dist .
 	$(PYTHON) -m venv --clear build/wheel
 	build/wheel/bin/python -m pip install -q dist/*.whl
