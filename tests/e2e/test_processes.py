@@ -912,7 +912,14 @@ resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))
     assert len(curve) == 500
     run = _seen(name)["trained"]
     assert run.status == "FINISHED"
-    assert run.points == {"training-binary_logloss": curve}
+    seconds = run.points.pop("seconds_per_iteration")
+    assert [step for step, _ in seconds] == list(range(1, 500))
+    best = min(curve, key=lambda point: point[1])
+    assert run.points == {
+        "training-binary_logloss": curve,
+        "best-training-binary_logloss": [best],
+        "stopped_iteration": [(499, 500.0)],
+    }
 
 
 # --- what MLflow refuses -----------------------------------------------------------------------
