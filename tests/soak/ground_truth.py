@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Run, ViewType
+from mlflow.entities import Metric, Run, ViewType
 
 _KEY, _ENDED = "mlflow_iap.run_key", "mlflow_iap.ended"
 # A dead run ends when its journal was written to last, by a clock of the file system's.
 _CLOCK_TICK_MS, _MOST_MS_LATE = 50, 2000
+# What LightGBM's callback adds to its curves, beside the best of each.
+_OWN = {"seconds_per_iteration", "stopped_iteration"}
 _STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 
 
@@ -156,6 +158,17 @@ def compare(store: MlflowClient, noted: Mapping[str, Noted], *, most_unknown: in
     return result
 
 
+def _is_of_curves(point: Metric, curves: Mapping[tuple[str, int], Call]) -> bool:
+    """Whether what LightGBM's callback adds says what the noted curves do."""
+    if point.key.startswith("best-"):
+        call = curves.get((point.key.removeprefix("best-"), point.step))
+        return call is not None and point.value == call.content
+    steps = {step for _, step in curves}
+    if point.key == "stopped_iteration":
+        return point.step == max(steps) == point.value - 1
+    return point.step in steps
+
+
 def _is_of_a_study(run: Run) -> bool:
     return "mlflow_iap.study" in run.data.tags and "mlflow_iap.trial" not in run.data.tags
 
@@ -213,6 +226,7 @@ def _compare_points(store: MlflowClient, run: Run, noted: Noted, result: Compari
         moment = noted.end.content["end_ms"]
         for name, value in noted.end.content["values"].items():
             expected[name, 0] = Call(value, moment, moment if noted.end.latest else None)
+    own = _OWN | {f"best-{name}" for name, _ in noted.points}
     seen = set()
     for name in run.data.metrics:
         for point in store.get_metric_history(run.info.run_id, name):
@@ -220,12 +234,16 @@ def _compare_points(store: MlflowClient, run: Run, noted: Noted, result: Compari
             call = expected.get(place)
             if place in seen:
                 result.wrong.append(f"run {key} has {place} twice: {point}")
+            elif name in own:
+                if not _is_of_curves(point, noted.points):
+                    result.wrong.append(f"run {key} has {point}, which none of its curves has")
             elif call is None or point.value != call.content:
                 result.wrong.append(f"run {key} has {point}, noted was {call}")
             elif not call.earliest <= point.timestamp <= (call.latest or point.timestamp):
                 result.wrong.append(f"run {key} has {point} at another time than {call}")
             seen.add(place)
     result.figures["points"] += len(seen)
+    seen = {place for place in seen if place[0] not in own}
     certain = {place for place, call in expected.items() if call.latest is not None}
     result.figures["points logged as the kill came"] += len(seen - certain)
     for place in certain - seen:

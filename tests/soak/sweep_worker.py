@@ -58,6 +58,7 @@ class Sweep:
         self._tick = threading.Event()
         self._keys: dict[int, str] = {}
         self._ends: dict[int, int] = {}
+        self._trained: dict[int, dict[str, Any]] = {}  # params of trainings by their trials
 
     def run(self, trials: int | None, *, jobs: int = 1, seconds: float | None = None) -> None:
         self.study.optimize(
@@ -96,29 +97,23 @@ class Sweep:
     def _train(self, run: Any, rounds: int, seed: int) -> None:
         rng = np.random.default_rng(seed)
         data = lgb.Dataset(rng.normal(size=(200, 4)), rng.integers(0, 2, 200))
-        numbers: list[int] = []
+        callback = IAPLightGBMCallback(run=run)
 
-        def before(env: Any) -> None:
+        def noted(env: Any) -> None:
             values = {f"{item[0]}-{item[1]}": item[2] for item in env.evaluation_result_list}
-            numbers.append(self._notes.about("points", run.key, (env.iteration, values)))
-
-        def after(env: Any) -> None:
-            self._notes.done(numbers[-1])
+            with self._notes.around("points", run.key, (env.iteration, values)):
+                callback(env)
             self._tick.wait(self._pause)
 
-        before.order, after.order = -101, -99  # type: ignore[attr-defined]
-        lgb.train(
-            {**_PARAMS, "num_threads": 1, "seed": seed},
-            data,
-            rounds,
-            valid_sets=[data],
-            callbacks=[before, IAPLightGBMCallback(run=run), after],
-        )
+        params = {**_PARAMS, "num_threads": 1, "seed": seed}
+        self._trained[seed] = {**params, "num_iterations": rounds}
+        lgb.train(params, data, rounds, valid_sets=[data], callbacks=[noted])
 
     def _before_end(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
         assert trial.datetime_complete is not None
+        params = {**self._trained.pop(trial.number, {}), **trial.params}
         content = {
-            "params": {name: str(value) for name, value in trial.params.items()},
+            "params": {name: str(value) for name, value in params.items()},
             "values": dict(zip(["value"], trial.values or (), strict=False)),
             "state": trial.state.name,
             "end_ms": int(trial.datetime_complete.timestamp() * 1000),
