@@ -10,7 +10,7 @@ demo: $(VENV)/ready  ## sweep through a local IAP, with tokens that expire durin
 	  -- $(RUN)python examples/lightgbm_sweep.py
 
 test: $(VENV)/ready  ## all tests
-	$(RUN)python -m pytest -n 2
+	$(RUN)python -m pytest -n 3
 
 soak: $(VENV)/ready  ## kills, faults and outages, for minutes
 	$(RUN)python -m pytest -m soak -s tests/soak
