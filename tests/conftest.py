@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 import requests
+from mlflow.utils import request_utils
 
-from mlflow_iap_callbacks import process
+from mlflow_iap_callbacks import mlflow_plugin, process
 from mlflow_iap_callbacks.iap_auth import IAPAuth
 from mlflow_iap_callbacks.local import LocalCloud, MlflowServer
 
@@ -24,9 +25,13 @@ _OURS = (
 
 
 @pytest.fixture(autouse=True)
-def _no_sender_outlives_its_test(_clean_environment: None) -> Iterator[None]:
+def _no_sender_and_no_token_outlives_its_test(_clean_environment: None) -> Iterator[None]:
     yield
     process.drain(0.0)
+    # A later cloud may be on a port that is free again, with other accounts.
+    mlflow_plugin._auths.clear()
+    mlflow_plugin._prefixes.clear()
+    request_utils._cached_get_request_session.cache_clear()
 
 
 @pytest.fixture(autouse=True)
