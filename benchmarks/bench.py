@@ -145,11 +145,12 @@ class Bench:
 
     def _points(self, experiment: str, since: float) -> int:
         """Count what the server holds of an experiment, without the warm-up's and what a study
-        has beside its trials."""
+        has beside its trials, a training beside its evaluations."""
         query = """SELECT count(*) FROM metrics JOIN runs USING (run_uuid)
                    JOIN experiments USING (experiment_id)
                    WHERE experiments.name = ? AND metrics.timestamp >= ?
-                   AND metrics.key NOT LIKE 'best%' AND metrics.key NOT LIKE 'trials.%'"""
+                   AND metrics.key NOT LIKE 'best%' AND metrics.key NOT LIKE 'trials.%'
+                   AND metrics.key NOT IN ('seconds_per_iteration', 'stopped_iteration')"""
         with contextlib.closing(sqlite3.connect(self._folder / "mlflow.db")) as database:
             count: int = database.execute(query, (experiment, int(since * 1000))).fetchone()[0]
         return count

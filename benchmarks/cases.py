@@ -11,6 +11,8 @@ CASES = {
     "8 at once": sweeps.AT_ONCE,
     "long": sweeps.LONG,
     "LightGBM": trainings.CONTENDERS,
+    "1,000 rounds": trainings.LONG,
+    "10,000 rounds": trainings.LONG,
     "Optuna, pairs": sweeps.PAIRED,
     "LightGBM, pairs": trainings.PAIRED,
     "throughput": throughput.CONTENDERS,

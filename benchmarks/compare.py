@@ -46,6 +46,7 @@ class Plan:
     points: int = 100_000
     pairs: int = 15
     long_trials: int = 2000
+    long_rounds: tuple[int, int] = (1_000, 10_000)
 
     def steps(self, number: int) -> Iterator[tuple[str, str, float]]:
         """Yield case, contender and delay, in the order of a round; the peers, which take minutes,
@@ -60,6 +61,9 @@ class Plan:
         if number == 0:
             for case in ("8 at once", "long"):
                 yield from ((case, name, 0.06) for name in CASES[case])
+            yield from (("1,000 rounds", name, 0.06) for name in CASES["1,000 rounds"])
+            for delay in self.delays:
+                yield from (("10,000 rounds", name, delay) for name in CASES["10,000 rounds"])
         for delay in self.delays[: 2 if number == 0 else 1]:
             yield from (("throughput", name, delay) for name in CASES["throughput"])
 
@@ -67,6 +71,7 @@ class Plan:
         """Return how many trials, rounds or points a training has."""
         sizes = {"Optuna": self.trials, "LightGBM": self.boosting_rounds, "throughput": self.points}
         sizes |= {"8 at once": 16, "long": self.long_trials}
+        sizes |= dict(zip(("1,000 rounds", "10,000 rounds"), self.long_rounds, strict=True))
         # So long that something of the training is sent, and refused, before it ends.
         longer = 4 if (case, delay) == ("LightGBM", DOWN) else 1
         return sizes.get(case, self.pairs) * longer
@@ -75,6 +80,8 @@ class Plan:
         """Return how many points the server must hold of a training."""
         each = {
             "LightGBM": 4,  # 2 sets, 2 metrics
+            "1,000 rounds": 12,  # 3 sets, 4 metrics
+            "10,000 rounds": 12,
             "Optuna, pairs": PAIRED_TRIALS,
             "LightGBM, pairs": PAIRED_ROUNDS * 4,
         }
@@ -88,7 +95,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="one small round, writes nothing")
     arguments = parser.parse_args()
-    plan = Plan((0.06,), 3, 10, 4_000, 2, 40) if arguments.quick else Plan()
+    plan = Plan((0.06,), 3, 10, 4_000, 2, 40, (50, 500)) if arguments.quick else Plan()
     rounds = 1 if arguments.quick else arguments.rounds
 
     # Ended in order, so that the server ends with it.
@@ -97,15 +104,18 @@ def main() -> None:
     if not console.is_terminal:
         console = Console(width=120)
     measurements = _measure(plan, rounds, console)
-    rows = {
-        case: summaries(measurements, case) for case in ("Optuna", "LightGBM", "8 at once", "long")
-    }
+    cases = ("Optuna", "LightGBM", "8 at once", "long", "1,000 rounds", "10,000 rounds")
+    rows = {case: summaries(measurements, case) for case in cases}
     titles = {
         "Optuna": f"Optuna: {plan.trials} trials, each asleep for 0.1 s; 8 params",
         "8 at once": "Optuna, n_jobs=8: 16 trials, each asleep for 1 s",
         "long": f"Optuna: {plan.long_trials} trials, each asleep for 0.01 s",
         "LightGBM": f"LightGBM: {plan.boosting_rounds} rounds (down: {plan.boosting_rounds * 4}), "
         "2 sets with 2 metrics, 1 thread",
+        **{
+            case: f"LightGBM: {plan.size(case, 0):,} rounds, 3 sets with 4 metrics, 1 thread"
+            for case in ("1,000 rounds", "10,000 rounds")
+        },
     }
     title = f"Throughput: {plan.points:,} points into one run, and a bare loop of log_batch"
     tables = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,18 +13,27 @@ ROWS, FEATURES = 20_000, 40
 PAIRED_ROUNDS = 100
 
 
-def _training(_: str = "", callback: Callable[..., None] | None = None) -> Contender:
+def _training(
+    _: str = "",
+    callback: Callable[..., None] | None = None,
+    *,
+    rows: int = ROWS,
+    names: Sequence[str] = ("train", "valid"),
+    metrics: Sequence[str] = ("auc", "binary_logloss"),
+) -> Contender:
     import lightgbm as lgb
     import numpy as np
 
     random = np.random.default_rng(0)
-    x = random.normal(size=(ROWS, FEATURES))
-    y = (x[:, :5].sum(axis=1) + random.normal(size=ROWS) > 0).astype(int)
-    cut = ROWS * 4 // 5
+    x = random.normal(size=(rows, FEATURES))
+    y = (x[:, :5].sum(axis=1) + random.normal(size=rows) > 0).astype(int)
+    cut = rows * 4 // 5
     # autolog looks at the raw data.
     train = lgb.Dataset(x[:cut], y[:cut], free_raw_data=False)
-    valid = lgb.Dataset(x[cut:], y[cut:], reference=train, free_raw_data=False)
-    params = {"objective": "binary", "metric": ["auc", "binary_logloss"], "num_threads": 1}
+    others = [
+        lgb.Dataset(x[cut:], y[cut:], reference=train, free_raw_data=False) for _ in names[1:]
+    ]
+    params = {"objective": "binary", "metric": list(metrics), "num_threads": 1}
     events: list[float] = []
 
     def run(rounds: int) -> None:
@@ -32,19 +41,19 @@ def _training(_: str = "", callback: Callable[..., None] | None = None) -> Conte
             {**params, "verbosity": -1},
             train,
             num_boost_round=rounds,
-            valid_sets=[train, valid],
-            valid_names=["train", "valid"],
+            valid_sets=[train, *others],
+            valid_names=list(names),
             callbacks=[Timed(callback, events)] if callback else [],
         )
 
     return Contender(run, events=events)
 
 
-def _ours(experiment: str) -> Contender:
+def _ours(experiment: str, **training: Any) -> Contender:
     from mlflow_iap_callbacks import IAPLightGBMCallback
 
     callback = IAPLightGBMCallback(experiment_name=experiment)
-    contender = _training(callback=callback)
+    contender = _training(callback=callback, **training)
     contender.deliver = lambda: flush(callback)
     return contender
 
@@ -99,3 +108,14 @@ CONTENDERS: dict[str, Callable[[str], Contender]] = {
     "log_metric, async": partial(_log_metric, synchronous=False),
 }
 PAIRED: dict[str, Callable[[str], Contender]] = {"ours": _paired}
+
+# Points come fast: a small set, so that a round is short.
+_MANY_POINTS: Any = {
+    "rows": 2_000,
+    "names": ("train", "valid", "test"),
+    "metrics": ("auc", "average_precision", "binary_error", "binary_logloss"),
+}
+LONG: dict[str, Callable[[str], Contender]] = {
+    "none": partial(_training, **_MANY_POINTS),
+    "ours": partial(_ours, **_MANY_POINTS),
+}
