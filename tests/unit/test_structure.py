@@ -15,8 +15,12 @@ _PACKAGE = Path(mlflow_iap_callbacks.__file__).parent
 
 # From what a user calls down to what knows nothing of the rest: imports point to the right.
 _LAYERS = [
-    {"cli"},
-    {"doctor"},
+    {"cli", "server.__main__"},
+    {"server.start"},
+    {"doctor", "server.bucket", "server.schema"},
+    {"server.artifacts", "server.database", "server.hosts"},
+    {"server.secret"},
+    {"server", "server.start_error"},
     {"lightgbm_callback", "optuna_callback"},
     {"optuna_study", "summary"},
     {"fluent", "optuna_failures", "optuna_pictures"},
@@ -40,8 +44,12 @@ _LAYERS = [
 _RANK = {name: rank for rank, layer in enumerate(_LAYERS) for name in layer}
 # Who may know a library that one module owns.
 _OWNERS = {
-    "google": {"google_identity", "google_errors"},
+    "google": {
+        *("google_identity", "google_errors"),
+        *("server.artifacts", "server.bucket", "server.secret"),
+    },
     "msgpack": {"outbox.intake", "outbox.outbox"},
+    "pymysql": {"server.database"},
     "platformdirs": {"outbox.journals"},
     "sqlite3": {"outbox.database", "outbox.journals", "outbox.rescue"},
     "tenacity": {"retry"},
@@ -121,6 +129,7 @@ def test_the_local_cloud_knows_nothing_of_what_it_tests() -> None:
         ("from mlflow_iap_callbacks import IAPMLflowCallback", {"optuna", "lightgbm"}),
         ("from mlflow_iap_callbacks import IAPLightGBMCallback", {"optuna", "lightgbm"}),
         ("import mlflow_iap_callbacks.local", {"mlflow", "optuna", "lightgbm"}),
+        ("import mlflow_iap_callbacks.server.artifacts", {"optuna", "google.cloud.storage"}),
     ],
 )
 def test_an_import_brings_no_more_than_it_needs(statement: str, absent: set[str]) -> None:

@@ -1,0 +1,1 @@
+"""The server's side: MLflow behind IAP, started, migrated and guarded."""
