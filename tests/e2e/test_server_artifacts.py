@@ -21,7 +21,7 @@ from deployed_server import DeployedServer, run, settings
 from mlflow_iap_callbacks.local import LocalCloud
 from mlflow_iap_callbacks.server.artifacts import SessionArtifactRepository
 from ports import free_port
-from server_helpers import mariadb, needs_mariadb
+from server_database import mariadb, needs_mariadb
 
 __all__ = ["mariadb"]
 

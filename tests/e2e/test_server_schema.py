@@ -6,7 +6,7 @@ import pytest
 
 from database_server import MariaDB
 from deployed_server import begin, run
-from server_helpers import (
+from server_database import (
     OLDEST_REVISION,
     fill,
     is_the_run_there,

@@ -19,7 +19,7 @@ from database_server import MariaDB
 from deployed_server import HOST, PASSWORD, DeployedServer, run, settings
 from mlflow_iap_callbacks.local import LocalCloud
 from ports import free_port
-from server_helpers import OLDEST_REVISION, fill, mariadb, needs_mariadb
+from server_database import OLDEST_REVISION, fill, mariadb, needs_mariadb
 
 pytestmark = needs_mariadb
 __all__ = ["mariadb"]

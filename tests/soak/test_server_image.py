@@ -17,7 +17,7 @@ from conftest import wait_until
 from database_server import MariaDB
 from deployed_server import HOST, application_folder, settings
 from ports import free_port
-from server_helpers import mariadb, needs_mariadb
+from server_database import mariadb, needs_mariadb
 
 _TOOLS = ("buildah", "mmdebstrap")
 pytestmark = [

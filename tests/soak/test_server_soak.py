@@ -13,7 +13,7 @@ import requests
 from bucket_emulator import BucketEmulator
 from database_server import MariaDB
 from deployed_server import HOST, DeployedServer, run, settings
-from server_helpers import (
+from server_database import (
     OLDEST_REVISION,
     fill,
     is_the_run_there,

@@ -139,5 +139,5 @@ def requirements_of_the_package(extra: str = "") -> dict[str, Requirement]:
 
 def pins(name: str) -> dict[str, str]:
     lines = (_APPENGINE / name).read_text().splitlines()
-    found = [re.match(r"([a-z0-9-]+)==([^ \\]+)", line) for line in lines]
+    found = [re.match(r"([a-z0-9-]+)(?:\[auth\])?==([^ \\]+)", line) for line in lines]
     return {match[1]: match[2] for match in found if match}

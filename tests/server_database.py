@@ -24,7 +24,7 @@ from deployed_server import PASSWORD, begin, settings
 OLDEST_REVISION = "bf29a5ff90ea"
 
 PINNED = re.findall(
-    "^mlflow==(.+)$",
+    r"^mlflow\[auth\]==(.+)$",
     (Path(__file__).parents[1] / "appengine" / "requirements.in").read_text(),
     re.MULTILINE,
 )[0]
