@@ -68,22 +68,31 @@ class DeployedServer:
         folder: for its log; kept at the end.
         variables: as of `settings`.
         program: what is given the command `serve`.
+        gated_port: where it listens behind its gate; None for a free one and no gate, for tests
+            that send without IAP's assertion.
     """
 
     def __init__(
-        self, folder: Path, variables: Mapping[str, str], program: Sequence[str] = _COMMAND
+        self,
+        folder: Path,
+        variables: Mapping[str, str],
+        program: Sequence[str] = _COMMAND,
+        gated_port: int | None = None,
     ) -> None:
         self._program = program
+        self._gated_port = gated_port
         self._folder = folder
         self.log = folder / "server.log"
         self._variables = variables
 
     def __enter__(self) -> DeployedServer:
-        port = free_port()
+        port = self._gated_port or free_port()
         self.url = f"http://127.0.0.1:{port}"
-        # As long as the gate needs Google's assertions: MLflow's own application in its place.
-        path = application_folder(self._folder, "mlflow.server.fastapi_app:app")
-        variables = {**self._variables, "PORT": str(port), "PYTHONPATH": str(path)}
+        variables = {**self._variables, "PORT": str(port)}
+        if self._gated_port is None:
+            # MLflow's own application in the gate's place.
+            path = application_folder(self._folder, "mlflow.server.fastapi_app:app")
+            variables["PYTHONPATH"] = str(path)
         self.process = begin("serve", variables, self.log, self._program)
         try:
             wait_until(lambda: self._is_up() or self.has_ended, "the server", 90)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 from mlflow import MlflowClient
@@ -16,10 +17,12 @@ from mlflow.entities import (
     Param,
     RunTag,
 )
+from mlflow.exceptions import MlflowException
 
+from .logged_models import log_model
 from .names import MOST_TAGS, mlflow_name, original_names, with_names_that_mlflow_takes
 from .outbox import QueuedRun, Record, Refusal
-from .refusals import refusal
+from .refusals import NotYet, refusal
 from .starting import ENDED_TAG, JOURNAL_TAG, Starter
 
 # How many points are no numbers.
@@ -29,6 +32,7 @@ _SKIPPED_TAG = "mlflow_iap.skipped_nan_points"
 MOST_METRICS, MOST_PARAMS = 1000, 100
 LONGEST_PARAM = 6000
 _MOST_ENTITIES, _MOST_BYTES = 1000, 950_000
+_MOST_INPUTS = 10  # each with a schema of up to 100 kB
 # Of an entity's JSON without its name and value.
 _BYTES_AROUND = 150
 
@@ -191,10 +195,13 @@ class Delivery:
         if kind == "artifact":
             path = run.outbox.artifact(content["path"], is_copied=content["is_copied"])
             self.client.log_artifact(run_id, path, content["to"])
+        elif kind == "model":
+            path = run.outbox.artifact(content["path"], is_copied=True)
+            log_model(self.client, run_id, path, content)
         elif kind == "input":
-            tags = [InputTag(name, value) for name, value in content["tags"].items()]
-            dataset = DatasetInput(Dataset(**content["dataset"]), tags)
-            self.client.log_inputs(run_id, [dataset])
+            inputs = [*takewhile(lambda record: record.kind == "input", records)][:_MOST_INPUTS]
+            self._log_inputs(run_id, [_input(record.content) for record in inputs])
+            return inputs, ()
         elif kind == "reopen":
             found = self.client.get_run(run_id)
             if found.info.status != "RUNNING" or ENDED_TAG in found.data.tags:
@@ -271,6 +278,15 @@ class Delivery:
             self.client.log_batch(run_id, metrics[:room], some_params, some_tags)
             del metrics[:room], params[:MOST_PARAMS], tags[:MOST_TAGS]
 
+    def _log_inputs(self, run_id: str, inputs: list[DatasetInput]) -> None:
+        try:
+            self.client.log_inputs(run_id, inputs)
+        except MlflowException as error:
+            # MLflow looks whether it has a data set, and then inserts it.
+            if "IntegrityError" in str(error):
+                raise NotYet("Another run logs the same data set right now.", 0.2) from None
+            raise
+
     def _abandon(self, run: QueuedRun, run_id: str, *, time_ms: int, text: str) -> None:
         """End a run whose process died, unless it was ended, or another goes on with it."""
         found = self.client.get_run(run_id)
@@ -281,6 +297,11 @@ class Delivery:
 
     def _end(self, run_id: str, *, status: str, time_ms: int) -> None:
         self._starter.update(run_id, status, time_ms)
+
+
+def _input(content: Mapping[str, Any]) -> DatasetInput:
+    tags = [InputTag(name, value) for name, value in content["tags"].items()]
+    return DatasetInput(Dataset(**content["dataset"]), tags)
 
 
 def _refused(record: Record, reason: str) -> Refusal:

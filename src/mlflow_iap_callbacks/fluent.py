@@ -18,13 +18,13 @@ class _LazyRun(ActiveRun):
     """Asks for itself when something of it is needed: the first call of the fluent API."""
 
     def __init__(self, run: RunWriter) -> None:
-        self._writer = run
+        self.writer = run
         self._found: Run | None = None
 
     @property
     def _itself(self) -> Run:
         if self._found is None:
-            self._found = self._writer.client.get_run(self._writer.run_id())
+            self._found = self.writer.client.get_run(self.writer.run_id())
             # MLflow asks a run for its id before it begins one under it.
             setattr(fluent, "_active_experiment_id", self._found.info.experiment_id)  # noqa: B010
         return self._found

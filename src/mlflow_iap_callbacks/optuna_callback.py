@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
 import shutil
 import tempfile
 import time
@@ -32,7 +31,7 @@ from .optuna_trials import (
     to_ms,
 )
 from .process import LOCK, sender_for
-from .runs import RunWriter, prepare
+from .runs import RunWriter, active_experiment, prepare
 from .starting import CLAIM_SECONDS, ENDED_TAG, Start
 from .summary import Summary
 
@@ -311,10 +310,7 @@ class IAPMLflowCallback:
         given = self._kwargs.get("experiment_id")
         if given is None and self._create_experiment:
             return f"name:{study.study_name}"
-        given = given or os.environ.get("MLFLOW_EXPERIMENT_ID")
-        if given is None and "MLFLOW_EXPERIMENT_NAME" in os.environ:
-            return f"name:{os.environ['MLFLOW_EXPERIMENT_NAME']}"
-        return f"id:{given or '0'}"
+        return active_experiment() if given is None else f"id:{given}"
 
     def _study_log(self, study: optuna.Study) -> StudyLog:
         with LOCK:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import tempfile
 import time
 import uuid
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 _V = TypeVar("_V", str, float)
+
+# Stands for the experiment of a run whose key is MLflow's own id.
+_EXISTING = "id:"
 
 _DATASET = ("name", "digest", "source_type", "source", "schema", "profile")
 # So that a few records always fill a request's megabyte without overflowing it.
@@ -99,6 +103,18 @@ class RunWriter:
             self._append("start", content)
         for part in parts[1:]:
             self._append("tags", part)
+
+    @classmethod
+    def existing(cls, client: MlflowClient, run_id: str) -> RunWriter:
+        """A run that is there already, and that others may write to and finish.
+
+        Args:
+            client: to deliver with.
+            run_id: MLflow's.
+        """
+        run = cls.__new__(cls)
+        run.__setstate__((client, _EXISTING, run_id))
+        return run
 
     def log_metrics(
         self, values: Mapping[str, float], *, step: int = 0, timestamp: int | None = None
@@ -180,6 +196,21 @@ class RunWriter:
             path = Path(folder) / artifact_file
             path.write_text(text, encoding="utf-8")
             self.log_artifact(path)
+
+    def log_model(
+        self, local_path: str | Path, name: str = "model", *, registered_name: str | None = None
+    ) -> None:
+        """Log a saved model as one of the run's.
+
+        Args:
+            local_path: folder that ``mlflow.FLAVOR.save_model`` wrote; it is copied at once.
+            name: of the model, as the run shows it.
+            registered_name: in the model registry, which gets a version of it. Default: none.
+        """
+        with _never_raising("model"):
+            kept = self._here().outbox.copy_artifact(Path(local_path).resolve(strict=True))
+            content = {"path": kept, "is_copied": True, "key": uuid.uuid4().hex, "name": name}
+            self._append("model", {**content, "registered_name": registered_name})
 
     def log_input(self, dataset: Dataset, context: str | None = None) -> None:
         """Log a data set as an input of the run.
@@ -276,6 +307,8 @@ class RunWriter:
             is_over = to_write and run is not None and run.is_ended
             if run is None or is_over or not run.outbox.intake.is_open:
                 run_id = None if run is None else run.run_id
+                if self._experiment == _EXISTING:
+                    run_id = self.key
                 run = sender_for(self._client).join(self.key, self._experiment, run_id)
                 self._run = run
             return run
@@ -286,6 +319,15 @@ class RunWriter:
             with _never_raising(f"metric {name!r}"):
                 numbers[str(name)] = float(value)
         return numbers
+
+
+def active_experiment() -> str:
+    """MLflow's active one, as ``RunWriter`` takes it: ``mlflow.set_experiment``, else what the
+    environment says, else *Default*."""
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME")
+    if "MLFLOW_EXPERIMENT_ID" not in os.environ and name is not None:
+        return f"name:{name}"
+    return f"id:{os.environ.get('MLFLOW_EXPERIMENT_ID', '0')}"
 
 
 def prepare(client: MlflowClient) -> None:

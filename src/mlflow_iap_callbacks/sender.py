@@ -375,7 +375,8 @@ class Sender:
                 was_refused = run.refused is not None
                 send = partial(self._delivery.send, run, records)
                 # An artifact takes the time that it takes.
-                done, refused = send() if records[0].kind == "artifact" else _PATIENT(send)
+                is_file = records[0].kind in ("artifact", "model")
+                done, refused = send() if is_file else _PATIENT(send)
                 run.outbox.settle(run, done, refused)
                 with self._changed:
                     # Of what is refused with its run the server is not asked.

@@ -52,20 +52,19 @@ def cloud(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[LocalCloud]:
-    """The server as on App Engine: IAP and its 32 MB limit, MySQL on a socket, a bucket."""
+    """As on App Engine: IAP and its 32 MB limit, the gate, MySQL on a socket, a bucket."""
     port = free_port()
     variables = {
         **settings(mariadb, mariadb.new_database_for("mlflow"), f"gs://{bucket.bucket}/a"),
         **bucket.environment,
-        "MLFLOW_SERVER_HOSTS": f"127.0.0.1:{port}",
     }
     assert run("migrate", variables).exit_code == 0
-    with (
-        DeployedServer(tmp_path, variables) as server,
-        LocalCloud(server.url, port=port) as cloud,
-    ):
-        set_all(monkeypatch, cloud.environment())
-        yield cloud
+    with LocalCloud(f"http://127.0.0.1:{port}") as cloud:
+        variables |= cloud.server_environment()
+        variables["MLFLOW_SERVER_HOSTS"] = cloud.url.removeprefix("http://")
+        with DeployedServer(tmp_path, variables, gated_port=port):
+            set_all(monkeypatch, cloud.environment())
+            yield cloud
 
 
 @needs_mariadb
@@ -76,7 +75,9 @@ def test_200_mb_go_up_and_down_past_the_32_mb_of_a_request(
     file = tmp_path / "model.bin"
     file.write_bytes(os.urandom(_200_MB))
     client = MlflowClient()
-    run_id = client.create_run("0").info.run_id
+    made = client.create_run("0")
+    assert made.data.tags["mlflow.user"] == cloud.trainer
+    run_id = made.info.run_id
     client.log_artifact(run_id, str(file), "model")
     client.log_text(run_id, "small", "model/notes.txt")
     listed = {item.path: item.file_size for item in client.list_artifacts(run_id, "model")}

@@ -15,21 +15,17 @@ _PACKAGE = Path(mlflow_iap_callbacks.__file__).parent
 
 # From what a user calls down to what knows nothing of the rest: imports point to the right.
 _LAYERS = [
-    {"cli", "server.__main__"},
-    {"server.start"},
-    {"doctor", "server.bucket", "server.schema"},
-    {"server.artifacts", "server.database", "server.hosts"},
-    {"server.secret"},
-    {"server", "server.start_error"},
+    {"cli"},
+    {"doctor"},
     {"lightgbm_callback", "optuna_callback"},
-    {"optuna_study", "summary"},
-    {"fluent", "optuna_failures", "optuna_pictures"},
-    {"optuna_trials"},
+    {"lightgbm_training", "lightgbm_results", "optuna_study", "summary"},
+    {"fluent", "lightgbm_curves", "optuna_failures", "optuna_pictures"},
+    {"lightgbm_data", "lightgbm_endings", "lightgbm_params", "lightgbm_pictures", "optuna_trials"},
     {"runs"},
     {"process"},
     {"sender"},
     {"delivery", "outbox.journals"},
-    {"outbox.rescue", "starting"},
+    {"logged_models", "outbox.rescue", "starting"},
     {"client", "names", "outbox", "refusals"},
     {"outbox.outbox"},
     {"mlflow_plugin"},
@@ -44,17 +40,14 @@ _LAYERS = [
 _RANK = {name: rank for rank, layer in enumerate(_LAYERS) for name in layer}
 # Who may know a library that one module owns.
 _OWNERS = {
-    "google": {
-        *("google_identity", "google_errors"),
-        *("server.artifacts", "server.bucket", "server.secret"),
-    },
+    "google": {"google_identity", "google_errors"},
     "msgpack": {"outbox.intake", "outbox.outbox"},
-    "pymysql": {"server.database"},
     "platformdirs": {"outbox.journals"},
     "sqlite3": {"outbox.database", "outbox.journals", "outbox.rescue"},
     "tenacity": {"retry"},
     "optuna": {"optuna_callback", "optuna_pictures", "optuna_study"},
-    "lightgbm": set(),
+    "lightgbm": {"lightgbm_params", "lightgbm_results"},
+    "matplotlib": {"lightgbm_pictures", "optuna_pictures"},
     "aiohttp": set(),
 }
 
@@ -110,7 +103,8 @@ def test_a_library_has_its_owner(library: str) -> None:
 
 def test_every_module_has_its_place() -> None:
     found = {_name(path) for path in _PACKAGE.rglob("*.py")}
-    assert {name for name in found if not name.startswith("local")} == {*_RANK, "__init__"}
+    apart = ("local", "server")
+    assert {name for name in found if not name.startswith(apart)} == {*_RANK, "__init__"}
 
 
 def test_the_local_cloud_knows_nothing_of_what_it_tests() -> None:
@@ -121,15 +115,28 @@ def test_the_local_cloud_knows_nothing_of_what_it_tests() -> None:
             assert not (isinstance(node, ast.ImportFrom) and node.module == "mlflow"), path
 
 
+def test_the_server_stands_apart() -> None:
+    for path in (_PACKAGE / "server").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            assert not (isinstance(node, ast.ImportFrom) and node.level), path
+            if isinstance(node, ast.ImportFrom) and "mlflow_iap" in str(node.module):
+                ours = str(node.module)
+                assert ours.startswith(("mlflow_iap_callbacks.server", "mlflow_iap_callbacks.err"))
+    for name in _RANK:
+        assert not any(ours and imported.startswith("server") for imported, ours in _imports(name))
+
+
 @pytest.mark.parametrize(
     ("statement", "absent"),
     [
         ("import mlflow_iap_callbacks", {"mlflow", "optuna", "lightgbm", "google.auth"}),
+        ("import mlflow_iap_callbacks", {"mlflow_iap_callbacks.server", "starlette"}),
+        ("import mlflow_iap_callbacks.server.app", {"mlflow.server", "optuna", "requests"}),
+        ("import mlflow_iap_callbacks.server.artifacts", {"optuna", "google.cloud.storage"}),
         ("from mlflow_iap_callbacks import IAPMlflowClient", {"optuna", "lightgbm"}),
         ("from mlflow_iap_callbacks import IAPMLflowCallback", {"optuna", "lightgbm"}),
         ("from mlflow_iap_callbacks import IAPLightGBMCallback", {"optuna", "lightgbm"}),
         ("import mlflow_iap_callbacks.local", {"mlflow", "optuna", "lightgbm"}),
-        ("import mlflow_iap_callbacks.server.artifacts", {"optuna", "google.cloud.storage"}),
     ],
 )
 def test_an_import_brings_no_more_than_it_needs(statement: str, absent: set[str]) -> None:

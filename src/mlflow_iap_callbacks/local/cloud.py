@@ -16,6 +16,7 @@ from typing import Any, Literal
 from aiohttp import web
 
 from mlflow_iap_callbacks.local.accounts import DEFAULT_CUSTOM_CLIENT_ID
+from mlflow_iap_callbacks.local.assertions import AUDIENCE, Assertions
 from mlflow_iap_callbacks.local.connect_proxy import GOOGLE_NAMES, ConnectProxy
 from mlflow_iap_callbacks.local.credential_files import CredentialFiles
 from mlflow_iap_callbacks.local.echo import echo_application
@@ -109,6 +110,31 @@ class LocalCloud(CloudState):
     def google_url(self) -> str:
         """Origin of the Google endpoints over plain HTTP."""
         return self._now_running().google_url
+
+    @property
+    def assertion_keys_url(self) -> str:
+        """Where the public keys of Identity-Aware Proxy are, as PEM by key id."""
+        return f"{self.google_url}/iap/verify/public_key"
+
+    def assertion(self, account: str = CloudState.trainer, **claims: Any) -> str:
+        """Return what Identity-Aware Proxy would tell the application about an account.
+
+        Args:
+            account: its e-mail; a service account is created where it is unknown.
+            **claims: replace those that the assertion would have; None takes one away.
+        """
+        return self._now_running().assertions.sign(self.accounts.service_account(account), **claims)
+
+    def rotate_assertion_key(self) -> None:
+        """Let Identity-Aware Proxy sign by a new key; the old ones stay published."""
+        self._now_running().assertions.rotate()
+
+    def server_environment(self) -> dict[str, str]:
+        """Return the variables of a server that checks this cloud's assertions."""
+        return {
+            "MLFLOW_IAP_AUDIENCE": AUDIENCE,
+            "MLFLOW_IAP_KEYS_URL": self.assertion_keys_url,
+        }
 
     def key_file(self, account: str = CloudState.trainer) -> Path:
         """Write a service account's key file; the account is created where it is unknown."""
@@ -346,9 +372,9 @@ class _Running:
         )
         self._upstream = self._upstream or echo_url
         self._context, self.authority_file = tls_context(self._folder, GOOGLE_NAMES)
-        self._key = EcKey()
+        self.assertions = Assertions(self._cloud.now)
         self._token_endpoint = TokenEndpoint(self._cloud)
-        self._sign_in = SignIn(self._cloud, self._key, self.url, self.google_url)
+        self._sign_in = SignIn(self._cloud, EcKey(), self.url, self.google_url)
         self.files = CredentialFiles(
             self._cloud, self._token_endpoint, self._folder, self.google_url
         )
@@ -365,8 +391,10 @@ class _Running:
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
         assert self._upstream is not None  # noqa: S101 - for the type checker
-        iap = IapProxy(self._cloud, self._key, self._sign_in, self._upstream)
-        google = google_application(self._cloud, self._key, self._token_endpoint, self._sign_in)
+        iap = IapProxy(self._cloud, self.assertions, self._sign_in, self._upstream)
+        google = google_application(
+            self._cloud, self.assertions, self._token_endpoint, self._sign_in
+        )
         proxy = ConnectProxy(self._port_of("google_tls"))
         async with contextlib.AsyncExitStack() as servers:
             await self._site(servers, echo_application(), {"echo": None})

@@ -8,10 +8,10 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from mlflow_iap_callbacks.local.answers import google_error, http_date
+from mlflow_iap_callbacks.local.assertions import Assertions
 from mlflow_iap_callbacks.local.connection import reset
 from mlflow_iap_callbacks.local.faults import KINDS_AT, Fault
 from mlflow_iap_callbacks.local.iam_credentials import IamCredentials, bearer
-from mlflow_iap_callbacks.local.keys import EcKey
 from mlflow_iap_callbacks.local.metadata_server import MetadataServer
 from mlflow_iap_callbacks.local.record import SeenRequest, without_secrets
 from mlflow_iap_callbacks.local.secret_manager import SecretManager
@@ -21,13 +21,13 @@ from mlflow_iap_callbacks.local.token_endpoint import TokenEndpoint
 
 
 def google_application(
-    state: CloudState, iap_key: EcKey, token_endpoint: TokenEndpoint, sign_in: SignIn
+    state: CloudState, assertions: Assertions, token_endpoint: TokenEndpoint, sign_in: SignIn
 ) -> web.Application:
     """Return the application; it does not tell host names apart, as no two paths collide."""
     metadata = MetadataServer(state)
     iam = IamCredentials(state)
     secrets = SecretManager(state)
-    keys = _PublicKeys(state, iap_key)
+    keys = _PublicKeys(state, assertions)
     application = web.Application(middlewares=[_observer(state)])
     application.add_routes(
         [
@@ -56,9 +56,9 @@ def google_application(
 
 
 class _PublicKeys:
-    def __init__(self, state: CloudState, iap_key: EcKey) -> None:
+    def __init__(self, state: CloudState, assertions: Assertions) -> None:
         self._state = state
-        self._iap_key = iap_key
+        self._assertions = assertions
 
     async def of_google(self, request: web.Request) -> web.Response:
         key = self._state.mint.google_key
@@ -75,10 +75,10 @@ class _PublicKeys:
         return web.json_response({key.id: key.certificate_pem})
 
     async def of_iap(self, request: web.Request) -> web.Response:
-        return web.json_response({self._iap_key.id: self._iap_key.public_pem})
+        return web.json_response({key.id: key.public_pem for key in self._assertions.keys})
 
     async def of_iap_as_jwk(self, request: web.Request) -> web.Response:
-        return web.json_response({"keys": [self._iap_key.jwk]})
+        return web.json_response({"keys": [key.jwk for key in self._assertions.keys]})
 
 
 async def _not_found(request: web.Request) -> web.Response:

@@ -15,12 +15,8 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from mlflow_iap_callbacks.local import answers, connection
-from mlflow_iap_callbacks.local.accounts import (
-    MANAGED_CLIENT_ID,
-    PROJECT_ID,
-    PROJECT_NUMBER,
-    Account,
-)
+from mlflow_iap_callbacks.local.accounts import MANAGED_CLIENT_ID, Account
+from mlflow_iap_callbacks.local.assertions import Assertions
 from mlflow_iap_callbacks.local.faults import Fault, FaultKind
 from mlflow_iap_callbacks.local.iap_decision import (
     EMPTY_TOKEN,
@@ -30,13 +26,10 @@ from mlflow_iap_callbacks.local.iap_decision import (
     identify,
     may_enter,
 )
-from mlflow_iap_callbacks.local.keys import EcKey
 from mlflow_iap_callbacks.local.record import SeenRequest, without_secrets
 from mlflow_iap_callbacks.local.sign_in import CALLBACK_PATH, SignIn
 from mlflow_iap_callbacks.local.state import CloudState
 
-ASSERTION_AUDIENCE = f"/projects/{PROJECT_NUMBER}/apps/{PROJECT_ID}"
-ASSERTION_LIFETIME = 600
 LARGEST_REQUEST = 32 * 1024 * 1024
 
 _HOP_BY_HOP = {
@@ -58,14 +51,16 @@ class IapProxy:
 
     Args:
         state: the cloud.
-        key: signs what tells the application who called.
+        assertions: tell the application who called.
         sign_in: for people with a browser.
         upstream: the application's origin.
     """
 
-    def __init__(self, state: CloudState, key: EcKey, sign_in: SignIn, upstream: str) -> None:
+    def __init__(
+        self, state: CloudState, assertions: Assertions, sign_in: SignIn, upstream: str
+    ) -> None:
         self._state = state
-        self._key = key
+        self._assertions = assertions
         self._sign_in = sign_in
         self._upstream = upstream.rstrip("/")
         self._session: aiohttp.ClientSession
@@ -254,25 +249,10 @@ class IapProxy:
         if identity.header == "authorization":
             headers.popall("Authorization", None)
         account = identity.account
-        headers["X-Goog-IAP-JWT-Assertion"] = self._assertion(account)
+        headers["X-Goog-IAP-JWT-Assertion"] = self._assertions.sign(account)
         headers["X-Goog-Authenticated-User-Email"] = f"accounts.google.com:{account.name}"
         headers["X-Goog-Authenticated-User-Id"] = f"accounts.google.com:{account.id}"
         return headers
-
-    def _assertion(self, account: Account) -> str:
-        now = int(self._state.now())
-        return self._key.sign(
-            {
-                "aud": ASSERTION_AUDIENCE,
-                "azp": ASSERTION_AUDIENCE,
-                "email": account.name,
-                "exp": now + ASSERTION_LIFETIME,
-                "iat": now,
-                "identity_source": "GOOGLE",
-                "iss": "https://cloud.google.com/iap",
-                "sub": f"accounts.google.com:{account.id}",
-            }
-        )
 
 
 class _Visit:

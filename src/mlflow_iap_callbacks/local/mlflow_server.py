@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -28,11 +29,25 @@ class MlflowServer:
     Args:
         folder: for the database, the artifacts and the log; kept at the end.
         port: 0 for a free one.
+        app_name: of the entry point that it serves; None for MLflow's own app.
+        environment: variables of it, beside those of this process that do not change what it does.
+        workers: its processes.
     """
 
-    def __init__(self, folder: Path, *, port: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        port: int = 0,
+        app_name: str | None = None,
+        environment: Mapping[str, str] | None = None,
+        workers: int = 1,
+    ) -> None:
         self._folder = folder.resolve()  # the server runs in it
         self.log = self._folder / "mlflow-server.log"
+        self._options = ["--workers", str(workers)]
+        self._options += ["--app-name", app_name] if app_name else []
+        self._environment = dict(environment or {})
         self._given_port = port
         self._port = port
         self._process: subprocess.Popen[bytes] | None = None
@@ -103,7 +118,7 @@ class MlflowServer:
     def _launch(self) -> bool:
         """Start the process; return whether it answers, having ended it where it does not."""
         command = [sys.executable, "-m", "mlflow", "server", "--host", _HOST]
-        command += ["--port", str(self._port), "--workers", "1"]
+        command += ["--port", str(self._port), *self._options]
         command += ["--backend-store-uri", f"sqlite:///{self._folder / 'mlflow.db'}"]
         command += ["--artifacts-destination", str(self._folder / "artifacts")]
         with self.log.open("ab") as log:
@@ -111,7 +126,7 @@ class MlflowServer:
             self._process = subprocess.Popen(  # noqa: S603 - our own command
                 command,
                 cwd=self._folder,
-                env=_clean_environment(),
+                env={**_clean_environment(), **self._environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -30,7 +30,7 @@ JOURNAL = "journal"
 _KINDS = frozenset(
     [
         *(JOURNAL, "start", "join", "metrics", "curve", "params", "suggestions", "tags"),
-        *("artifact", "input", "reopen", "finish", "abandon"),
+        *("artifact", "model", "input", "reopen", "finish", "abandon"),
     ]
 )
 Message = tuple[int, str, Any]

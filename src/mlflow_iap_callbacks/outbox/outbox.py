@@ -51,7 +51,7 @@ class Record(NamedTuple):
     Args:
         seq: its place in the order of the journal.
         kind: ``start``, ``metrics``, ``curve``, ``params``, ``suggestions``, ``tags``,
-            ``artifact``, ``input``, ``reopen``, ``finish`` or ``abandon``.
+            ``artifact``, ``model``, ``input``, ``reopen``, ``finish`` or ``abandon``.
         body: MessagePack.
     """
 
@@ -279,7 +279,7 @@ class Outbox:
                 del self._settled[run.number]
         if not refused and run.number not in self._settled:
             for record in records:
-                if record.kind == "artifact":
+                if record.kind in ("artifact", "model"):
                     self._delete_copy(record.content)
 
     def save(self, run: QueuedRun) -> None:

@@ -1,1 +1,1 @@
-"""The server's side: MLflow behind IAP, started, migrated and guarded."""
+"""The MLflow server behind Identity-Aware Proxy: it lets in whom Google vouches for."""

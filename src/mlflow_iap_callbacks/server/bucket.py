@@ -8,7 +8,7 @@ from google.cloud.storage.retry import DEFAULT_RETRY
 from mlflow.store.artifact.gcs_artifact_repo import GCSArtifactRepository
 from requests import RequestException
 
-from .start_error import StartError
+from mlflow_iap_callbacks.server.start_error import StartError
 
 # Seconds; google-cloud-storage's own are 60 and 120.
 _TIMEOUT, _DEADLINE = 10.0, 15.0

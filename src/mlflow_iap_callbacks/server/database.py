@@ -11,8 +11,8 @@ from pymysql.constants import ER
 from sqlalchemy import URL, Engine, StaticPool
 from sqlalchemy.exc import DBAPIError
 
-from .secret import read_secret
-from .start_error import StartError
+from mlflow_iap_callbacks.server.secret import read_secret
+from mlflow_iap_callbacks.server.start_error import StartError
 
 _PASSWORD = "MLFLOW_SERVER_DATABASE_PASSWORD"  # noqa: S105 - a variable's name
 _POLL = 0.5  # seconds between two tries

@@ -10,11 +10,11 @@ from typing import NoReturn
 
 from sqlalchemy import URL, Engine
 
-from . import schema
-from .artifacts import SCHEME
-from .database import connect, database_url, name_of, text_of
-from .hosts import hosts_of
-from .start_error import StartError
+from mlflow_iap_callbacks.server import schema
+from mlflow_iap_callbacks.server.artifacts import SCHEME
+from mlflow_iap_callbacks.server.database import connect, database_url, name_of, text_of
+from mlflow_iap_callbacks.server.hosts import hosts_of
+from mlflow_iap_callbacks.server.start_error import StartError
 
 # Seconds. Cloud SQL's restart takes about one minute; App Engine's start may take ten.
 _DATABASE_WAIT = 120.0
@@ -123,7 +123,7 @@ def require_artifacts(environment: Mapping[str, str]) -> None:
                 "MLFLOW_ARTIFACTS_DESTINATION to gs://BUCKET/FOLDER."
             ) from None
         return
-    from .bucket import require_bucket
+    from mlflow_iap_callbacks.server.bucket import require_bucket
 
     require_bucket(destination)
 

@@ -1,0 +1,1 @@
+"""Probes that run every tracker's LightGBM integration through the same trainings."""

@@ -1,0 +1,161 @@
+"""What the probes answered, as Markdown: all of it, and in short for the README."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from peers.rows import Probe
+
+_HEAD = """\
+# LightGBM integrations, probed
+
+Each cell is what a probe saw (`make peers`): a small training with each integration, and what its \
+tracker really holds then, read back from the server or from its files. Curves are compared with \
+`lgb.record_evaluation`'s, value by value and step by step. *part* says what of it is there; \
+*fails* is what was raised into the training, or into the call at its end. What an integration \
+offers for the end of a training is called with all its options on \
+(`IAPLightGBMCallback.finish`, wandb's `log_summary`, Neptune's `create_booster_summary`). wandb, \
+Neptune and SwanLab run offline; a run is opened around the training as their documentation does, \
+autolog opens its own. *not run*: there is no server in that probe. LightGBM {lightgbm}, on Python \
+{python}."""
+
+_SECTIONS = (
+    "Curve",
+    "End of a training",
+    "Around it",
+    "Params",
+    "Data set",
+    "What only the finished model knows",
+)
+NOT_RUN = "not run"
+_DASH = "\N{EN DASH}"
+
+# Label, and the rows that it sums up as PROBE.ROW.
+_SHORT: tuple[tuple[str, str], ...] = (
+    ("`lgb.train`: each set and metric, your own too", "lgb_train.curve custom_metric.custom"),
+    ("any metric name, none merged", "at_names.at odd_names.odd names_apart.apart"),
+    ("`lgb.cv`: mean and standard deviation", "lgb_cv.mean lgb_cv.deviation"),
+    ("`lgb.cv`: each fold", "lgb_cv.folds"),
+    ("`LGBMClassifier.fit`, its importance too", "classifier.fit classifier.end"),
+    (
+        "`cross_val_score`, `GridSearchCV`: a run each",
+        "cross_validation.one cross_validation_in_processes.two grid_search.grid",
+    ),
+    ("Dask: one run", "dask_estimator.dask"),
+    (
+        "early stopping: the curve to its last iteration, and no more",
+        "early_stopping.last early_stopping.apart",
+    ),
+    ("best iteration and score", "early_stopping.iteration early_stopping.score"),
+    ("pruned or raising: the curve is kept", "pruned_trial.pruned raising.kept"),
+    (
+        "finished and failed runs are marked so",
+        "early_stopping.finished raising.failed continued.finished",
+    ),
+    ("`init_model` with early stopping: steps go on", "continued.steps"),
+    ("12 trainings in 4 threads: a run each", "threads.threads"),
+    ("your callbacks and the model stay as they are", "unchanged.callbacks unchanged.model"),
+    ("server away: trains on, delivers later", "server_away.goes_on server_away.kept"),
+    ("params as given", "params.given"),
+    ("params as resolved", "params.resolved"),
+    ("learning rate, seconds per iteration", "learning_rate.rate params.seconds"),
+    (
+        "data set: size, names, categories, digest",
+        "data_set.shape data_set.names data_set.categorical data_set.digest",
+    ),
+    ("sparse data stays sparse", "sparse_data.sparse"),
+    ("importance as tables", "finished_model.gain finished_model.split"),
+    ("importance as a picture, of 2,000 features too", "finished_model.importance wide_data.wide"),
+    (
+        "learning curves, confusion matrix, residuals",
+        "finished_model.curves finished_model.confusion regression.residuals",
+    ),
+    ("trees", "finished_model.trees"),
+    ("the model", "finished_model.model"),
+    (
+        "signature, example, requirements, registry",
+        "finished_model.signature finished_model.example finished_model.requirements "
+        "finished_model.registered",
+    ),
+    ("curve thinned to N points", "thinned.thin"),
+)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One integration's answers.
+
+    Attributes:
+        versions: of what it ran with.
+        cells: by names of probe and row.
+        unimportable: why it cannot be imported.
+        note: what else is to be said of it.
+    """
+
+    title: str
+    versions: Mapping[str, str]
+    cells: Mapping[tuple[str, str], str]
+    unimportable: str | None = None
+    note: str = ""
+
+
+def markdown(probes: Sequence[Probe], columns: Sequence[Column], python: str) -> str:
+    """All rows, the short table between its marks, and the notes."""
+    lightgbm = " and ".join(sorted({column.versions["lightgbm"] for column in columns}))
+    titles: list[str] = []
+    notes: list[str] = []
+    for column in columns:
+        title = column.title
+        note = column.note
+        if column.unimportable:
+            why = re.sub(r" \(/.*?\)", "", column.unimportable)
+            note = f"With SciPy {column.versions['scipy']}: {why}."
+        if note:
+            notes.append(f"[^{len(notes) + 1}]: {note}")
+            title += f"[^{len(notes)}]"
+        titles.append(title)
+    rows = [(probe.section, probe.name, *row) for probe in probes for row in probe.rows.items()]
+    lines = [_HEAD.format(lightgbm=lightgbm, python=python), "", *_head(titles)]
+    for section in _SECTIONS:
+        lines.append(_line([f"**{section}**", *("" for _ in columns)]))
+        for each, probe, row, label in rows:
+            if each == section:
+                cells = [column.cells.get((probe, row), NOT_RUN) for column in columns]
+                lines.append(_line([label, *cells]))
+    lines += ["", "## In short", "", "<!-- short -->", "", *_short(columns), "", "<!-- end -->"]
+    return "\n".join([*lines, "", *notes, ""])
+
+
+def _short(columns: Sequence[Column]) -> Iterator[str]:
+    # Without what does not run at all: nothing is to be compared there.
+    running = [column for column in columns if not column.unimportable]
+    yield from _head([column.title for column in running])
+    for label, rows in _SHORT:
+        keys = [tuple(row.split(".")) for row in rows.split()]
+        found = [
+            [column.cells.get((probe, row), NOT_RUN) for probe, row in keys] for column in running
+        ]
+        yield _line([label, *map(_sign, found)])
+    yield ""
+    yield f"✓ yes · part: some of it · {_DASH} no · ✗ raises into your code"
+
+
+def _sign(cells: Sequence[str]) -> str:
+    kinds = {cell.partition(":")[0] for cell in cells}
+    if kinds == {NOT_RUN}:
+        return ""
+    if "fails" in kinds:
+        return "part, ✗" if "yes" in kinds else "✗"
+    if kinds == {"yes"}:
+        return "✓"
+    return _DASH if kinds == {"no"} else "part"
+
+
+def _head(titles: Sequence[str]) -> list[str]:
+    return [_line(["", *titles]), _line(["---", *(":-:" for _ in titles)])]
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"

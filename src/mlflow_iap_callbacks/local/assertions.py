@@ -1,0 +1,51 @@
+"""What Identity-Aware Proxy tells the application about a caller, signed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from mlflow_iap_callbacks.local.accounts import PROJECT_ID, PROJECT_NUMBER, Account
+from mlflow_iap_callbacks.local.keys import EcKey
+
+AUDIENCE = f"/projects/{PROJECT_NUMBER}/apps/{PROJECT_ID}"
+LIFETIME = 600  # seconds
+
+
+class Assertions:
+    """Signs assertions by the newest of its keys; all of them are published.
+
+    Args:
+        now: Google's clock, in seconds since the epoch.
+    """
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self.keys = [EcKey()]
+
+    def rotate(self) -> None:
+        """Sign by a new key from now on."""
+        self.keys = [EcKey(), *self.keys]
+
+    def sign(self, account: Account, **claims: Any) -> str:
+        """Return an assertion about `account`.
+
+        Args:
+            account: who calls.
+            **claims: replace those that it would have; None takes one away.
+        """
+        now = int(self._now())
+        all_claims = {
+            "aud": AUDIENCE,
+            "azp": AUDIENCE,
+            "email": account.name,
+            "exp": now + LIFETIME,
+            "iat": now,
+            "identity_source": "GOOGLE",
+            "iss": "https://cloud.google.com/iap",
+            "sub": f"accounts.google.com:{account.id}",
+            **claims,
+        }
+        return self.keys[0].sign(
+            {name: value for name, value in all_claims.items() if value is not None}
+        )

@@ -1,0 +1,77 @@
+"""A saved model, logged to MLflow and registered once, however often its delivery is begun."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model
+
+# By which a model is found again that was made when the answer to it was lost.
+_KEY_TAG = "mlflow_iap.model_key"
+_MOST_PARAMS = 100  # of a request for a new model
+
+
+def log_model(client: MlflowClient, run_id: str, folder: str, content: Mapping[str, Any]) -> None:
+    """Log what ``mlflow.FLAVOR.save_model`` wrote, as an output of the run.
+
+    Args:
+        client: any MlflowClient.
+        run_id: of the run that it comes from.
+        folder: where it is.
+        content: its ``key`` and ``name``, and the ``registered_name`` that it gets a version of,
+            if any.
+
+    Raises:
+        MlflowException, requests.RequestException: it is not there yet, or not all of it; nothing
+            is doubled if it is logged again.
+    """
+    run = client.get_run(run_id)
+    experiment_id = run.info.experiment_id
+    found = _find(client, experiment_id, run_id, content["key"]) or client.create_logged_model(
+        experiment_id,
+        content["name"],
+        source_run_id=run_id,
+        tags={**run.data.tags, _KEY_TAG: content["key"]},
+        params=dict(list(run.data.params.items())[:_MOST_PARAMS]),
+    )
+    model_id = found.model_id
+    if found.status != LoggedModelStatus.READY:
+        _sign(Path(folder), run_id, found)
+        client.log_model_artifacts(model_id, folder)
+        client.finalize_logged_model(model_id, LoggedModelStatus.READY)
+    outputs = run.outputs.model_outputs if run.outputs else []
+    if model_id not in {output.model_id for output in outputs}:
+        client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
+    if content["registered_name"]:
+        _register(client, run_id, model_id, content["registered_name"])
+
+
+def _find(client: MlflowClient, experiment_id: str, run_id: str, key: str) -> LoggedModel | None:
+    models = client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'")
+    return next((model for model in models if model.tags.get(_KEY_TAG) == key), None)
+
+
+def _sign(folder: Path, run_id: str, found: LoggedModel) -> None:
+    """Write into the model whose it is, as ``mlflow.FLAVOR.log_model`` does."""
+    path = folder / "MLmodel"
+    model = Model.load(path)
+    model.run_id, model.model_id, model.model_uuid = run_id, found.model_id, found.model_id
+    model.artifact_path = found.artifact_location
+    model.save(path)
+
+
+def _register(client: MlflowClient, run_id: str, model_id: str, name: str) -> None:
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    source = f"models:/{model_id}"
+    versions = client.search_model_versions(f"run_id = '{run_id}'")
+    if not any(version.name == name and version.source == source for version in versions):
+        client.create_model_version(name, source, run_id, model_id=model_id, await_creation_for=0)

@@ -1,0 +1,100 @@
+"""What the gate is told by the environment."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+GOOGLE_KEYS_URL = "https://www.gstatic.com/iap/verify/public_key"
+
+_AUDIENCE = re.compile(
+    r"/projects/\d+/(apps/[^/\s]+|locations/[^/\s]+/services/[^/\s]+|global/backendServices/\d+)"
+)
+_TRUE = {"true", "1"}
+_FALSE = {"false", "0", ""}
+
+
+class ServerSettingsError(ValueError):
+    """The environment does not say what the server needs; its text is one plain sentence."""
+
+
+@dataclass(frozen=True)
+class GateSettings:
+    """What the gate checks for.
+
+    Attributes:
+        audience: the one that an assertion must name: `/projects/NUMBER/apps/PROJECT_ID` on App
+            Engine, `/projects/NUMBER/locations/REGION/services/NAME` on Cloud Run.
+        keys_url: where the public keys are, as a JSON object of PEM by key id.
+        has_permissions: whether MLflow's permissions per experiment and registered model hold;
+            otherwise everyone whom Identity-Aware Proxy lets in sees and changes all.
+        admins: lower-case e-mails of those who may do all, where permissions hold.
+    """
+
+    audience: str
+    keys_url: str = GOOGLE_KEYS_URL
+    has_permissions: bool = False
+    admins: tuple[str, ...] = ()
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> GateSettings:
+        """Read MLFLOW_IAP_AUDIENCE, _KEYS_URL, _PERMISSIONS and _ADMINS.
+
+        Raises:
+            ServerSettingsError: if one of them cannot work.
+        """
+        emails = environment.get("MLFLOW_IAP_ADMINS", "").lower().split(",")
+        settings = cls(
+            _audience(environment.get("MLFLOW_IAP_AUDIENCE", "").strip()),
+            _keys_url(environment.get("MLFLOW_IAP_KEYS_URL", "").strip() or GOOGLE_KEYS_URL),
+            _permissions(environment.get("MLFLOW_IAP_PERMISSIONS", "").strip().lower()),
+            tuple(email.strip() for email in emails if email.strip()),
+        )
+        if settings.has_permissions and not settings.admins:
+            raise ServerSettingsError(
+                "MLFLOW_IAP_PERMISSIONS is on, and nobody is named who may grant them: set "
+                "MLFLOW_IAP_ADMINS to one or more e-mails, separated by commas."
+            )
+        return settings
+
+
+def _audience(text: str) -> str:
+    if not _AUDIENCE.fullmatch(text):
+        found = f"is {text!r}" if text else "is not set"
+        raise ServerSettingsError(
+            f"MLFLOW_IAP_AUDIENCE {found}, so no request could be let in: set it to "
+            "/projects/NUMBER/apps/PROJECT_ID on App Engine, to "
+            "/projects/NUMBER/locations/REGION/services/NAME on Cloud Run."
+        )
+    return text
+
+
+def _keys_url(text: str) -> str:
+    url = urlsplit(text)
+    if url.hostname and (
+        url.scheme == "https" or (url.scheme == "http" and _is_loopback(url.hostname))
+    ):
+        return text
+    raise ServerSettingsError(
+        f"MLFLOW_IAP_KEYS_URL is {text!r}, where anybody in between could put keys of their own: "
+        "use https, or plain http on this machine only."
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _permissions(text: str) -> bool:
+    if text not in _TRUE | _FALSE:
+        raise ServerSettingsError(f"MLFLOW_IAP_PERMISSIONS is {text!r}: set it to true or false.")
+    return text in _TRUE

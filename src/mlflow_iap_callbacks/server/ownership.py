@@ -1,0 +1,244 @@
+"""Whose name a record bears: which requests of MLflow's API name somebody, and who it becomes."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+OWNER_TAG = "mlflow.user"
+CLAIM_TAG = "mlflow_iap.claimed_user"
+# `mlflow.trace.user` is not among them: it is the user of the application that is traced.
+_OWNER_TAGS = {OWNER_TAG, "mlflow.auth.username", "mlflow.auth.userId"}
+
+Body = dict[str, Any]
+Rule = Callable[[Body, str], None]
+
+
+class MalformedError(Exception):
+    """The body is not what MLflow takes at this path; its text says in what."""
+
+
+class OwnerIsFixedError(Exception):
+    """The request would take its owner from a record."""
+
+
+def rule_for(method: str, path: str) -> Rule | None:
+    """Return what makes a request's body tell the truth; None where it names nobody.
+
+    Raises:
+        OwnerIsFixedError: if the path itself names the owner's tag.
+    """
+    method = method.upper()  # as Flask takes it
+    found = _API.fullmatch(re.sub("/+", "/", path))
+    if method in ("GET", "HEAD", "OPTIONS") or found is None:
+        return None
+    if method == "DELETE" and path.rpartition("/tags/")[2] in _OWNER_TAGS:
+        raise OwnerIsFixedError
+    for pattern, methods, rule in _RULES:
+        if method in methods and pattern.fullmatch(found["call"]):
+            return rule
+    return None
+
+
+def parse(body: bytes) -> Body:
+    """Return a body as MLflow understands it.
+
+    Raises:
+        MalformedError: if it is no JSON object.
+    """
+    try:
+        content = json.loads(body) if body.strip() else {}
+        if isinstance(content, str):  # old clients encode twice
+            content = json.loads(content)
+    except (ValueError, RecursionError):
+        raise MalformedError("it is not JSON") from None
+    if not isinstance(content, dict):
+        raise MalformedError("it is not a JSON object")
+    return content
+
+
+def _new_run(body: Body, email: str) -> None:
+    claims = [body.pop(name, None) for name in ("user_id", "userId")]
+    _new(body, email)
+    body["user_id"] = email
+    claim = next(filter(None, claims), "unknown")
+    if claim not in ("unknown", email) and CLAIM_TAG not in map(_key, body["tags"]):
+        body["tags"].append({"key": CLAIM_TAG, "value": str(claim)})
+
+
+def _new(body: Body, email: str, name: str = "tags") -> None:
+    tags = _list(body, name)
+    claims = [tag.get("value") for tag in tags if _key(tag) == OWNER_TAG]
+    kept = [tag for tag in tags if _key(tag) not in _OWNER_TAGS]
+    kept.append({"key": OWNER_TAG, "value": email})
+    if claims and claims[-1] != email:
+        kept = [tag for tag in kept if _key(tag) != CLAIM_TAG]
+        kept.append({"key": CLAIM_TAG, "value": claims[-1]})
+    body[_name(body, name)] = kept
+
+
+def _tags(body: Body, email: str, name: str = "tags") -> None:
+    for tag in _list(body, name):
+        _one_tag(tag, email)
+
+
+def _one_tag(body: Body, email: str) -> None:
+    """A tag of a record that is there already: its owner stays who made it."""
+    if _key(body) in _OWNER_TAGS:
+        body["key"] = CLAIM_TAG
+
+
+def _one_tag_less(body: Body, email: str) -> None:
+    if _key(body) in _OWNER_TAGS:
+        raise OwnerIsFixedError
+
+
+def _new_trace(body: Body, email: str) -> None:
+    if _name(body, "trace") not in body:  # of MLflow 2
+        _new(body, email, "request_metadata")
+        _tags(body, email)
+        return
+    info = _object(_object(body, "trace"), "trace_info")
+    metadata = _object(info, "trace_metadata")
+    claim = metadata.get(OWNER_TAG, email)
+    for name in _OWNER_TAGS:
+        metadata.pop(name, None)
+    metadata[OWNER_TAG] = email
+    if claim != email:
+        metadata[CLAIM_TAG] = claim
+    _map_of_tags(_object(info, "tags"))
+    for assessment in _list(info, "assessments"):
+        _source(assessment, email)
+
+
+def _ended_trace(body: Body, email: str) -> None:
+    _tags(body, email, "request_metadata")
+    _tags(body, email)
+
+
+def _assessment(body: Body, email: str) -> None:
+    _source(_object(body, "assessment"), email)
+
+
+def _source(assessment: Body, email: str) -> None:
+    if "source" not in assessment:
+        return
+    source = _object(assessment, "source")
+    kind = source.get(_name(source, "source_type"))
+    if kind not in ("LLM_JUDGE", "CODE", 2, 3):  # not said counts as a person
+        source[_name(source, "source_id")] = email
+
+
+def _new_dataset(body: Body, email: str) -> None:
+    _made_by(body, email)
+    tags = _inner_object(body, "tags")
+    claim = tags.get(OWNER_TAG, email)
+    tags[OWNER_TAG] = email
+    if claim != email:
+        tags[CLAIM_TAG] = claim
+    body["tags"] = json.dumps(tags)
+
+
+def _dataset_tags(body: Body, email: str) -> None:
+    tags = _inner_object(body, "tags")
+    _map_of_tags(tags)
+    body["tags"] = json.dumps(tags)
+
+
+def _dataset_records(body: Body, email: str) -> None:
+    body[_name(body, "updated_by")] = email
+    records = _inner(body, "records", [])
+    for record in records if isinstance(records, list) else ():
+        # MLflow takes the maker of a record from here.
+        if isinstance(record, dict) and isinstance(record.get("tags"), dict):
+            record["tags"].update(dict.fromkeys(_OWNER_TAGS & set(record["tags"]), email))
+    body["records"] = json.dumps(records)
+
+
+def _made_by(body: Body, email: str) -> None:
+    body[_name(body, "created_by")] = email
+
+
+def _completed_by(body: Body, email: str) -> None:
+    if _name(body, "completed_by") in body:
+        body[_name(body, "completed_by")] = email
+
+
+def _map_of_tags(tags: Body) -> None:
+    claims = [tags.pop(name) for name in sorted(_OWNER_TAGS) if name in tags]
+    if claims:
+        tags[CLAIM_TAG] = claims[-1]
+
+
+def _key(tag: Body) -> str:
+    return str(tag.get("key"))
+
+
+def _name(body: Body, name: str) -> str:
+    """The spelling of a field that a body uses: protobuf takes `user_id` and `userId`."""
+    first, *others = name.split("_")
+    camel = first + "".join(map(str.capitalize, others))
+    return camel if camel in body and name not in body else name
+
+
+def _object(body: Body, name: str) -> Body:
+    content = body.setdefault(_name(body, name), {})
+    if content is None:
+        content = body[_name(body, name)] = {}
+    if not isinstance(content, dict):
+        raise MalformedError(f"{name} is not a JSON object")
+    return content
+
+
+def _list(body: Body, name: str) -> list[Body]:
+    content = body.get(_name(body, name)) or []
+    if not isinstance(content, list) or not all(isinstance(item, dict) for item in content):
+        raise MalformedError(f"{name} is not a list of JSON objects")
+    return content
+
+
+def _inner(body: Body, name: str, default: Any) -> Any:
+    """What is JSON once more, in a string."""
+    text = body.get(name)
+    if not text:
+        return default
+    try:
+        return json.loads(text)
+    except (TypeError, ValueError, RecursionError):
+        raise MalformedError(f"{name} is not JSON in a string") from None
+
+
+def _inner_object(body: Body, name: str) -> Body:
+    content = _inner(body, name, {})
+    if not isinstance(content, dict):
+        raise MalformedError(f"{name} is not a JSON object in a string")
+    return content
+
+
+_API = re.compile(r"/(ajax-)?api/\d+\.\d+/mlflow/(?P<call>.*?)/?", re.DOTALL)
+_RULES: list[tuple[re.Pattern[str], set[str], Rule]] = [
+    (re.compile(pattern), set(methods.split()), rule)
+    for pattern, methods, rule in (
+        ("runs/create", "POST", _new_run),
+        ("(experiments|registered-models|model-versions)/create", "POST", _new),
+        ("logged-models", "POST", _new),
+        ("runs/log-batch", "POST", _tags),
+        ("logged-models/[^/]+/tags", "PATCH", _tags),
+        ("(runs|registered-models|model-versions)/set-tag", "POST", _one_tag),
+        ("experiments/set-experiment-tag", "POST", _one_tag),
+        ("traces/[^/]+/tags", "PATCH", _one_tag),
+        ("(runs|registered-models|model-versions)/delete-tag", "POST DELETE", _one_tag_less),
+        ("experiments/delete-experiment-tag", "POST", _one_tag_less),
+        ("traces/[^/]+/tags", "DELETE", _one_tag_less),
+        ("traces", "POST", _new_trace),
+        ("traces/[^/]+", "PATCH", _ended_trace),
+        ("traces/[^/]+/assessments(/[^/]+)?", "POST PATCH", _assessment),
+        ("datasets/create", "POST", _new_dataset),
+        ("datasets/[^/]+/tags", "PATCH", _dataset_tags),
+        ("datasets/[^/]+/records", "POST", _dataset_records),
+        ("(issues|review-queues/create)", "POST", _made_by),
+        ("review-queues/items/set-status", "POST", _completed_by),
+    )
+]

@@ -1,0 +1,115 @@
+"""MLflow's permissions per experiment and registered model, for those whom the gate lets in.
+
+The rule by which users come to be: whoever is let in for the first time becomes a user of MLflow
+by that e-mail, with a random password that nobody knows and that opens nothing, as only the gate's
+word counts. Who is named in MLFLOW_IAP_ADMINS is an admin from that moment on; it is looked up
+again on each request. Everybody else starts with MLflow's `default_permission`.
+"""
+
+from __future__ import annotations
+
+import configparser
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import mlflow
+from mlflow import environment_variables as mlflow_variables
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import UNAUTHENTICATED
+from starlette.types import ASGIApp
+from werkzeug.datastructures import Authorization
+
+from mlflow_iap_callbacks.server.gate import visitor
+from mlflow_iap_callbacks.server.gate_settings import GateSettings, ServerSettingsError
+
+AUTHORIZATION_FUNCTION = f"{__name__}:user_of_request"
+
+
+def user_of_request() -> Authorization:
+    """Return the visitor as MLflow's user; MLflow's `authorization_function`.
+
+    Raises:
+        MlflowException: if the request did not come through the gate.
+    """
+    from mlflow.server.auth import store
+
+    email = visitor.get("")
+    if not email:
+        raise MlflowException("This request did not come through the gate.", UNAUTHENTICATED)
+    is_admin = email in GateSettings.from_environment().admins
+    if not store.has_user(email):
+        with suppress(MlflowException):  # another request of theirs was first
+            store.create_user(email, _unknown_password(), is_admin=is_admin)
+    if is_admin and not store.get_user(email).is_admin:
+        store.update_user(email, is_admin=True)
+    return Authorization("basic", {"username": email})
+
+
+def app_with_permissions(settings: GateSettings) -> ASGIApp:
+    """Return MLflow's app with its own permissions, which know users by `user_of_request`.
+
+    Its users are kept in the backend store, and its `default_permission` is MLflow's own, unless
+    MLFLOW_AUTH_CONFIG_PATH names a file that says otherwise.
+
+    Raises:
+        ServerSettingsError: if that file names another `authorization_function`.
+    """
+    # Needed for a page that is not served, and may differ between processes.
+    os.environ.setdefault(mlflow_variables.MLFLOW_FLASK_SERVER_SECRET_KEY.name, secrets.token_hex())
+    # MLflow wants one admin to begin with.
+    os.environ[mlflow_variables.MLFLOW_AUTH_ADMIN_USERNAME.name] = settings.admins[0]
+    os.environ[mlflow_variables.MLFLOW_AUTH_ADMIN_PASSWORD.name] = _unknown_password()
+    mlflow_variables.MLFLOW_BASIC_AUTH_FAIL_CLOSED.set(True)
+    mlflow_variables._MLFLOW_SGI_NAME.set("uvicorn")  # else it gives Flask's part alone
+    with _config_file():
+        from mlflow.server import auth
+    if auth.auth_config.authorization_function != AUTHORIZATION_FUNCTION:
+        raise ServerSettingsError(
+            f"{os.environ[mlflow_variables.MLFLOW_AUTH_CONFIG_PATH.name]} lets in by "
+            f"{auth.auth_config.authorization_function}: write there "
+            f"authorization_function = {AUTHORIZATION_FUNCTION}"
+        )
+    with _alone():
+        app: ASGIApp = auth.create_app()
+    return app
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """The processes of one server start at once, and each would make the tables."""
+    import fcntl  # not on Windows, where the rest can be imported
+
+    with open(__file__) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _config_file() -> Iterator[None]:
+    """MLflow reads its settings from a file alone, and once; ours holds the database's password."""
+    name = mlflow_variables.MLFLOW_AUTH_CONFIG_PATH.name
+    if name in os.environ:
+        yield
+        return
+    from mlflow.server.constants import BACKEND_STORE_URI_ENV_VAR
+
+    config = configparser.ConfigParser(interpolation=None)
+    config.read(Path(mlflow.__file__).parent / "server" / "auth" / "basic_auth.ini")
+    config["mlflow"]["database_uri"] = os.environ[BACKEND_STORE_URI_ENV_VAR].replace("%", "%%")
+    config["mlflow"]["authorization_function"] = AUTHORIZATION_FUNCTION
+    with tempfile.NamedTemporaryFile("w", suffix=".ini") as file:
+        config.write(file)
+        file.flush()
+        os.environ[name] = file.name
+        try:
+            yield
+        finally:
+            del os.environ[name]
+
+
+def _unknown_password() -> str:
+    return secrets.token_urlsafe(32)

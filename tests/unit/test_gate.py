@@ -1,0 +1,265 @@
+"""Which requests the gate lets through to MLflow, and what it takes off them."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from fastapi import routing
+from starlette.routing import Mount
+
+from asgi import Answer, Recorder, call
+from mlflow_iap_callbacks.local import LocalCloud
+from mlflow_iap_callbacks.server.assertion import Verifier
+from mlflow_iap_callbacks.server.closed_routes import is_closed
+from mlflow_iap_callbacks.server.gate import Gate, visitor
+from mlflow_iap_callbacks.server.public_keys import PublicKeys
+
+pytest.importorskip("flask_wtf", reason="the extra `server` is not installed")
+
+ASSERTION = "X-Goog-IAP-JWT-Assertion"
+ADA = "ada@example.com"
+
+# What a tracking server is for. A new family that a new MLflow brings is looked at before it is
+# put here, or into closed_routes.py.
+SERVED = {
+    *("/", "/build", "/static-files", "/health", "/version", "/graphql", "/v1/traces"),
+    *("/get-artifact", "/model-versions/get-artifact", "/mlflow-artifacts/artifacts"),
+    *("/mlflow-artifacts/mpu/create", "/mlflow-artifacts/mpu/complete"),
+    *("/mlflow-artifacts/mpu/abort", "/mlflow-artifacts/presigned"),
+    *("artifacts", "datasets", "experiments", "get-online-trace-details", "get-trace-artifact"),
+    *("issues", "label-schemas", "logged-models", "metrics", "model-versions", "registered-models"),
+    *("review-queues", "runs", "scorers", "server-info", "traces", "unified-traces"),
+    *("upload-artifact", "workspaces"),
+}
+PERMISSIONS = {"roles", "users"}
+
+
+@pytest.fixture(scope="module")
+def cloud() -> Iterator[LocalCloud]:
+    with LocalCloud() as running:
+        yield running
+
+
+@pytest.fixture
+def app() -> Recorder:
+    return Recorder()
+
+
+def gate(cloud: LocalCloud, app: Any, **options: Any) -> Gate:
+    audience = cloud.server_environment()["MLFLOW_IAP_AUDIENCE"]
+    return Gate(app, Verifier(PublicKeys(cloud.assertion_keys_url), audience), **options)
+
+
+def ask(app: Any, path: str, *args: Any, **options: Any) -> Answer:
+    return asyncio.run(call(app, path, *args, **options))
+
+
+def by_another_cloud(cloud: LocalCloud) -> dict[str, str]:
+    with LocalCloud() as other:
+        return {ASSERTION: other.assertion(ADA)}
+
+
+FORGED: dict[str, Callable[[LocalCloud], Any]] = {
+    "nothing": lambda cloud: {},
+    "an unsigned e-mail": lambda cloud: {
+        "X-Goog-Authenticated-User-Email": f"accounts.google.com:{ADA}"
+    },
+    "an expired assertion": lambda cloud: {ASSERTION: cloud.assertion(ADA, iat=1, exp=600)},
+    "one for another application": lambda cloud: {
+        ASSERTION: cloud.assertion(ADA, aud="/projects/1/apps/other")
+    },
+    "one of another's key": by_another_cloud,
+    "two": lambda cloud: [(ASSERTION, cloud.assertion(ADA)), (ASSERTION, cloud.assertion(ADA))],
+    "one in another header": lambda cloud: {
+        "Authorization": f"Bearer {cloud.assertion(ADA)}",
+        "X_Goog_IAP_JWT_Assertion": cloud.assertion(ADA),
+    },
+}
+
+
+def mlflow_routes() -> dict[str, set[str]]:
+    """All of the real app's, as paths that match them."""
+    from mlflow.server import app as flask_app
+    from mlflow.server.fastapi_app import app as fastapi_app
+
+    found: dict[str, set[str]] = {}
+    for route, context in routing._iter_routes_with_context(fastapi_app.routes):
+        if not isinstance(route, Mount):
+            assert isinstance(route, routing.APIRoute), f"{route} is of a new kind"
+            path = (context or route).path
+            found.setdefault(re.sub(r"\{[^}]*\}", "x", path), set()).update(route.methods)
+    for rule in flask_app.url_map.iter_rules():
+        found.setdefault(re.sub("<[^>]*>", "x", rule.rule), set()).update(rule.methods or ())
+    return found
+
+
+def family(path: str) -> str:
+    api = re.fullmatch(r"/(?:ajax-)?api/\d\.\d/?mlflow/([^/]+).*", path)
+    if api:
+        return api[1]
+    path = re.sub(r"^/(ajax-)?api/\d\.\d", "", path)
+    return re.sub("/x(/.*)?$", "", path) or "/"
+
+
+@pytest.mark.parametrize("kind", FORGED)
+def test_no_route_of_mlflow_is_reached_without_an_assertion(cloud: LocalCloud, kind: str) -> None:
+    app = Recorder()
+    guarded = gate(cloud, app)
+    headers = FORGED[kind](cloud)
+
+    async def try_all() -> list[tuple[str, str, int]]:
+        return [
+            (method, path, (await call(guarded, path, method, headers)).status)
+            for path, methods in mlflow_routes().items()
+            if path not in ("/health", "/version")
+            for method in {"GET", "POST", *methods}
+        ]
+
+    let_in = [tried for tried in asyncio.run(try_all()) if tried[2] != 401]
+    assert let_in == []
+    assert app.calls == 0
+
+
+def test_each_family_of_routes_is_served_or_closed_by_decision() -> None:
+    served = {family(path) for path in mlflow_routes() if not is_closed(path)}
+    assert served <= SERVED | PERMISSIONS, "decide on the new ones"
+    closed = {family(path) for path in mlflow_routes() if is_closed(path)}
+    assert {"/gateway/mlflow/v1/models", "assistant", "gateway", "mcp-servers"} <= closed
+    assert {"webhooks", "genai", "prompt-optimization", "scorer", "jobs"} <= closed
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/gateway/mlflow/v1/chat/completions",
+        "//gateway/mlflow/v1/chat/completions",
+        "/ajax-api/3.0/jobs/",
+        "/ajax-api/3.0/mlflow/assistant/message",
+        "/ajax-api/3.0//mlflow/assistant/message",
+        "/api/3.0/mlflow/mcp-servers",
+        "/api/2.0/mlflow/webhooks/x/test",
+        "/ajax-api/3.0/mlflow/scorer/invoke",
+        "/ajax-api/2.0/mlflow/gateway-proxy",
+        "/ajax-api/3.0/mlflow/genai/evaluate/invoke",
+        "/prefix/gateway/mlflow/v1/models",
+        "/prefix/ajax-api/3.0/jobs/search",
+    ],
+)
+def test_what_runs_code_or_calls_out_is_not_there(
+    cloud: LocalCloud, app: Recorder, path: str
+) -> None:
+    guarded = gate(cloud, app, static_prefix="/prefix")
+    answer = ask(guarded, path, "POST", {ASSERTION: cloud.assertion(ADA)})
+    assert (answer.status, app.calls) == (404, 0)
+
+
+def test_an_artifact_may_be_named_like_a_closed_route(cloud: LocalCloud, app: Recorder) -> None:
+    path = "/api/2.0/mlflow-artifacts/artifacts/1/x/artifacts/ajax-api/3.0/jobs/gateway/x"
+    assert ask(gate(cloud, app), path, headers={ASSERTION: cloud.assertion(ADA)}).status == 200
+
+
+@pytest.mark.parametrize("path", ["/health", "/version"])
+def test_health_and_version_are_open_and_reach_nothing(
+    cloud: LocalCloud, app: Recorder, path: str
+) -> None:
+    assert ask(gate(cloud, app), path).status == 200
+    assert ask(gate(cloud, app), path, "HEAD").status == 200
+    assert app.calls == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "scope"),
+    [
+        ("//health", {}),
+        ("/health/", {}),
+        ("/health//", {}),
+        ("/Health", {}),
+        ("/health/../api/2.0/mlflow/runs/search", {}),
+        ("/health;x", {}),
+        ("/static-files/../health", {}),
+        ("/prefix/health", {}),
+        ("/health", {"raw_path": b"/%68ealth"}),
+        ("/health", {"method": "POST"}),
+        ("/health", {"method": "OPTIONS"}),
+        ("/root/health", {"root_path": "/root"}),
+        ("/health", {"type": "websocket"}),
+    ],
+)
+def test_nothing_that_only_resembles_an_open_path_is_open(
+    cloud: LocalCloud, app: Recorder, path: str, scope: dict[str, Any]
+) -> None:
+    answer = ask(gate(cloud, app, static_prefix="/prefix"), path, **scope)
+    assert answer.status in (401, 403)
+    assert app.calls == 0
+
+
+def test_a_websocket_needs_an_assertion_too(cloud: LocalCloud, app: Recorder) -> None:
+    assert ask(gate(cloud, app), "/ws", type="websocket").status == 403
+    assert app.calls == 0
+    ask(gate(cloud, app), "/ws", headers={ASSERTION: cloud.assertion(ADA)}, type="websocket")
+    assert app.calls == 1
+
+
+def test_the_refusal_is_one_sentence_in_the_form_of_the_path(cloud: LocalCloud) -> None:
+    page = ask(gate(cloud, Recorder()), "/")
+    assert page.headers["content-type"].startswith("text/plain")
+    assert b"no valid assertion of Identity-Aware Proxy" in page.body
+    for path in ("/api/2.0/mlflow/runs/search", "/ajax-api/3.0/mlflow/traces/search"):
+        api = ask(gate(cloud, Recorder()), path)
+        assert api.headers["content-type"] == "application/json"
+        assert b'"error_code": "UNAUTHENTICATED"' in api.body
+
+
+def test_without_any_key_the_answer_is_503_and_says_why(app: Recorder) -> None:
+    with LocalCloud() as cloud:
+        cloud.fault("answer", path="/iap/verify", times=0, where="google")
+        answer = ask(gate(cloud, app), "/", headers={ASSERTION: cloud.assertion(ADA)})
+    assert (answer.status, app.calls) == (503, 0)
+    assert b"public keys" in answer.body
+
+
+def test_takes_off_whatever_a_client_could_name_itself_by(cloud: LocalCloud, app: Recorder) -> None:
+    headers = {
+        ASSERTION: cloud.assertion(ADA),
+        "X-Goog-Authenticated-User-Email": "accounts.google.com:eve@example.com",
+        "X_Goog_Authenticated_User_Email": "accounts.google.com:eve@example.com",
+        "X-Goog-Authenticated-User-Id": "accounts.google.com:2",
+        "Authorization": "Basic ZXZlOnB3",
+        "Remote-User": "eve",
+        "Remote_User": "eve",
+        "X-Forwarded-User": "eve",
+        "X_Forwarded_Email": "eve@example.com",
+        "X-Auth-Request-Email": "eve@example.com",
+        "X-MLflow-Run-Id": "1",
+        "Content-Type": "text/plain",
+    }
+    assert ask(gate(cloud, app), "/", headers=headers).body == b"in"
+    assert app.headers == {"x-mlflow-run-id": "1", "content-type": "text/plain"}
+
+
+def test_each_request_knows_its_own_visitor(cloud: LocalCloud) -> None:
+    async def tell(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.sleep(0)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        name = await asyncio.to_thread(visitor.get)
+        await send({"type": "http.response.body", "body": name.encode()})
+
+    guarded = gate(cloud, tell)
+    emails = [f"user-{number}@example.com" for number in range(20)]
+
+    async def all_at_once() -> list[Answer]:
+        return await asyncio.gather(
+            *(call(guarded, "/", headers={ASSERTION: cloud.assertion(email)}) for email in emails)
+        )
+
+    assert [answer.body.decode() for answer in asyncio.run(all_at_once())] == emails
+    assert visitor.get("nobody") == "nobody"
+
+
+def test_the_application_starts_and_ends_with_its_server(cloud: LocalCloud, app: Recorder) -> None:
+    ask(gate(cloud, app), "", type="lifespan")
+    assert app.calls == 1

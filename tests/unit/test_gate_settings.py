@@ -1,0 +1,83 @@
+"""What the gate takes from the environment, and what it refuses to start with."""
+
+from __future__ import annotations
+
+import pytest
+
+from mlflow_iap_callbacks.server.gate_settings import (
+    GOOGLE_KEYS_URL,
+    GateSettings,
+    ServerSettingsError,
+)
+
+AUDIENCE = {"MLFLOW_IAP_AUDIENCE": "/projects/123/apps/my-project"}
+
+
+def test_the_audience_is_all_that_is_needed() -> None:
+    assert GateSettings.from_environment(AUDIENCE) == GateSettings(
+        "/projects/123/apps/my-project", GOOGLE_KEYS_URL, False, ()
+    )
+
+
+@pytest.mark.parametrize(
+    "audience",
+    [
+        "/projects/123/apps/example.com:my-project",
+        "/projects/123/locations/europe-west1/services/mlflow",
+        "/projects/123/global/backendServices/456",
+    ],
+)
+def test_takes_the_audience_of_app_engine_cloud_run_and_a_load_balancer(audience: str) -> None:
+    assert GateSettings.from_environment({"MLFLOW_IAP_AUDIENCE": audience}).audience == audience
+
+
+@pytest.mark.parametrize("audience", ["", "my-project", "/projects/my-project/apps/my-project"])
+def test_refuses_an_audience_that_no_assertion_has(audience: str) -> None:
+    with pytest.raises(ServerSettingsError, match="MLFLOW_IAP_AUDIENCE is"):
+        GateSettings.from_environment({"MLFLOW_IAP_AUDIENCE": audience})
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:8080/keys", "http://[::1]/keys", "http://localhost/keys"]
+)
+def test_takes_keys_over_plain_http_from_this_machine(url: str) -> None:
+    environment = {**AUDIENCE, "MLFLOW_IAP_KEYS_URL": url}
+    assert GateSettings.from_environment(environment).keys_url == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://www.gstatic.com/iap/verify/public_key",
+        "http://127.0.0.1.example.com/keys",
+        "http://10.0.0.1/keys",
+        "file:///etc/passwd",
+        "https:///keys",
+        "keys",
+    ],
+)
+def test_refuses_keys_from_where_others_could_put_theirs(url: str) -> None:
+    with pytest.raises(ServerSettingsError, match="MLFLOW_IAP_KEYS_URL"):
+        GateSettings.from_environment({**AUDIENCE, "MLFLOW_IAP_KEYS_URL": url})
+
+
+def test_admins_are_named_by_lower_case_emails() -> None:
+    settings = GateSettings.from_environment(
+        {
+            **AUDIENCE,
+            "MLFLOW_IAP_PERMISSIONS": "true",
+            "MLFLOW_IAP_ADMINS": "Ada@Example.com, bob@example.com,",
+        }
+    )
+    assert settings.has_permissions
+    assert settings.admins == ("ada@example.com", "bob@example.com")
+
+
+def test_refuses_permissions_that_nobody_could_grant() -> None:
+    with pytest.raises(ServerSettingsError, match="MLFLOW_IAP_ADMINS"):
+        GateSettings.from_environment({**AUDIENCE, "MLFLOW_IAP_PERMISSIONS": "true"})
+
+
+def test_refuses_a_switch_that_is_neither_on_nor_off() -> None:
+    with pytest.raises(ServerSettingsError, match="MLFLOW_IAP_PERMISSIONS is 'perhaps'"):
+        GateSettings.from_environment({**AUDIENCE, "MLFLOW_IAP_PERMISSIONS": "perhaps"})

@@ -1,0 +1,132 @@
+"""How the public keys of Identity-Aware Proxy are fetched."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from mlflow_iap_callbacks.local import LocalCloud
+from mlflow_iap_callbacks.local.keys import parse_jwt
+from mlflow_iap_callbacks.server.public_keys import KeysUnavailableError, PublicKeys
+
+KEYS_PATH = "/iap/verify/public_key"
+
+
+@pytest.fixture
+def cloud() -> Iterator[LocalCloud]:
+    with LocalCloud() as running:
+        yield running
+
+
+def key_id(cloud: LocalCloud) -> str:
+    return str(parse_jwt(cloud.assertion())[0]["kid"])
+
+
+def fetches(cloud: LocalCloud) -> int:
+    return sum(seen.path == KEYS_PATH for seen in cloud.google_requests)
+
+
+def outage(cloud: LocalCloud, **answer: object) -> None:
+    cloud.fault("answer", path=KEYS_PATH, times=0, where="google", **answer)  # type: ignore[arg-type]
+
+
+def test_are_fetched_once_for_all_who_wait_and_for_all_who_come_later(cloud: LocalCloud) -> None:
+    keys = PublicKeys(cloud.assertion_keys_url)
+    known = key_id(cloud)
+
+    async def ask() -> list[str | None]:
+        return await asyncio.gather(*(keys.find(known) for _ in range(50)))
+
+    assert all(pem and "PUBLIC KEY" in pem for pem in asyncio.run(ask()) + asyncio.run(ask()))
+    assert fetches(cloud) == 1
+
+
+def test_a_flood_of_invented_key_ids_fetches_once_in_the_interval(cloud: LocalCloud) -> None:
+    keys = PublicKeys(cloud.assertion_keys_url)
+
+    async def flood() -> list[str | None]:
+        first = await keys.find(key_id(cloud))
+        assert first
+        found = [await keys.find(f"invented-{number}") for number in range(500)]
+        return found + await asyncio.gather(*(keys.find(f"more-{n}") for n in range(500)))
+
+    assert set(asyncio.run(flood())) == {None}
+    assert fetches(cloud) == 1
+
+
+def test_a_new_key_is_known_with_the_first_request_that_names_it(cloud: LocalCloud) -> None:
+    keys = PublicKeys(cloud.assertion_keys_url, fetch_interval=0.0)
+    old = key_id(cloud)
+    assert asyncio.run(keys.find(old))
+    cloud.rotate_assertion_key()
+    assert key_id(cloud) != old
+    assert asyncio.run(keys.find(key_id(cloud)))
+    assert asyncio.run(keys.find(old))
+    assert fetches(cloud) == 2
+
+
+def test_a_key_that_is_no_longer_published_is_forgotten(cloud: LocalCloud) -> None:
+    with LocalCloud() as other:
+        keys = PublicKeys(other.assertion_keys_url, fetch_interval=0.0, fresh_for=0.0)
+        old = key_id(other)
+        assert asyncio.run(keys.find(old))
+        pem = asyncio.run(PublicKeys(cloud.assertion_keys_url).find(key_id(cloud)))
+        outage(other, status=200, body=json.dumps({"new": pem}))
+
+        async def until_forgotten() -> None:
+            while await keys.find(old):
+                await asyncio.sleep(0)
+            assert await keys.find("new")
+
+        asyncio.run(asyncio.wait_for(until_forgotten(), 10))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"status": 503},
+        {"status": 302},
+        {"status": 200, "body": "<html>"},
+        {"status": 200, "body": "[]"},
+        {"status": 200, "body": "{}"},
+        {"status": 200, "body": '{"a": "no key", "b": null}'},
+    ],
+)
+def test_known_keys_stay_in_use_while_none_can_be_fetched(
+    cloud: LocalCloud, answer: dict[str, object]
+) -> None:
+    keys = PublicKeys(cloud.assertion_keys_url, fetch_interval=0.0, fresh_for=0.0)
+    known = key_id(cloud)
+    assert asyncio.run(keys.find(known))
+    outage(cloud, **answer)
+
+    async def ask() -> None:
+        assert await keys.find(known)
+        assert await keys.find("another") is None
+        assert await keys.find(known)
+
+    asyncio.run(ask())
+    assert fetches(cloud) >= 2
+
+
+def test_with_no_key_known_the_want_of_keys_is_told_and_then_made_good(cloud: LocalCloud) -> None:
+    keys = PublicKeys(cloud.assertion_keys_url, fetch_interval=0.0)
+    outage(cloud)
+    with pytest.raises(KeysUnavailableError):
+        asyncio.run(keys.find(key_id(cloud)))
+    cloud.clear_faults()
+    assert asyncio.run(keys.find(key_id(cloud)))
+
+
+def test_an_unreachable_address_is_not_asked_more_often_than_the_interval(
+    cloud: LocalCloud,
+) -> None:
+    keys = PublicKeys(cloud.assertion_keys_url)
+    outage(cloud)
+    for _ in range(20):
+        with pytest.raises(KeysUnavailableError):
+            asyncio.run(keys.find("any"))
+    assert fetches(cloud) == 1
