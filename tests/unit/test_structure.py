@@ -133,6 +133,7 @@ def test_the_server_stands_apart() -> None:
         ("import mlflow_iap_callbacks", {"mlflow", "optuna", "lightgbm", "google.auth"}),
         ("import mlflow_iap_callbacks", {"mlflow_iap_callbacks.server", "starlette"}),
         ("import mlflow_iap_callbacks.server.app", {"mlflow.server", "optuna", "requests"}),
+        ("import mlflow_iap_callbacks.server.artifacts", {"optuna", "google.cloud.storage"}),
         ("from mlflow_iap_callbacks import IAPMlflowClient", {"optuna", "lightgbm"}),
         ("from mlflow_iap_callbacks import IAPMLflowCallback", {"optuna", "lightgbm"}),
         ("from mlflow_iap_callbacks import IAPLightGBMCallback", {"optuna", "lightgbm"}),
