@@ -30,6 +30,7 @@ def settings(server: MariaDB, database: str, artifacts: str) -> dict[str, str]:
         "GAE_SERVICE": "mlflow",
         "GAE_VERSION": "v1",
         "MLFLOW_SERVER_REGION_ID": "ew",
+        "MLFLOW_IAP_AUDIENCE": "/projects/123456789012/apps/my-project",
         "MLFLOW_SERVER_DATABASE_SOCKET": server.socket,
         "MLFLOW_SERVER_DATABASE_NAME": database,
         "MLFLOW_SERVER_DATABASE_PASSWORD": PASSWORD,

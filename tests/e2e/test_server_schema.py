@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import requests
 
 from database_server import MariaDB
-from deployed_server import begin, run
+from deployed_server import HOST, DeployedServer, begin, run
+from mlflow_iap_callbacks.local import LocalCloud
+from ports import free_port
 from server_database import (
     OLDEST_REVISION,
     fill,
@@ -79,3 +84,36 @@ def test_binary_logging_without_its_flag_is_told_before_anything_is_changed(
     assert "--database-flags=log_bin_trust_function_creators=on" in refused.stderr
     assert mariadb.query(f"SHOW TABLES IN {database}") == []
     assert run("migrate", variables(mariadb, database)).exit_code == 0
+
+
+def test_tables_of_users_come_by_the_migration_where_permissions_are_on(
+    mariadb: MariaDB, tmp_path: Path
+) -> None:
+    database = mariadb.new_database_for("mlflow")
+    without = variables(mariadb, database)
+    assert run("migrate", without).stdout == "The schema is migrated.\n"
+    given = {
+        **without,
+        "MLFLOW_IAP_PERMISSIONS": "true",
+        "MLFLOW_IAP_ADMINS": "root@example.com",
+        "MLFLOW_SERVER_DATABASE_WAIT": "5",
+    }
+    refused = run("check", given)
+    assert "users None. Back it up, then run" in refused.stderr
+    three = [begin("migrate", given) for _ in range(3)]
+    assert [process.wait(120) for process in three] == [0, 0, 0]
+    assert run("migrate", given).stdout == "The schema is current.\n"
+    checked = run("check", given).stdout
+    assert "permissions by user, admins root@example.com\n" in checked
+    assert mariadb.query(f"SELECT COUNT(*) FROM {database}.users") == [(0,)]
+    with LocalCloud() as cloud:
+        given |= cloud.server_environment()
+        with DeployedServer(tmp_path, given, gated_port=free_port()) as server:
+            assertion = cloud.assertion("ada@example.com")
+            headers = {"X-Goog-IAP-JWT-Assertion": assertion, "Host": HOST}
+            url = f"{server.url}/api/2.0/mlflow/experiments/create"
+            requests.post(
+                url, json={"name": "hers"}, headers=headers, timeout=30
+            ).raise_for_status()
+    users = mariadb.query(f"SELECT username, is_admin FROM {database}.users ORDER BY username")
+    assert users == [("ada@example.com", 0), ("root@example.com", 1)]

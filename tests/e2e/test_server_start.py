@@ -56,6 +56,8 @@ def server(
         ({"MLFLOW_SERVER_DATABASE_NAME": "none"}, "refuses: "),
         ({"MLFLOW_SERVER_DATABASE_SOCKET": "/cloudsql/a:b:c"}, "did not answer within 1 s"),
         ({"MLFLOW_SERVER_DATABASE_WAIT": "soon"}, "'soon' is no number of seconds."),
+        ({"MLFLOW_IAP_AUDIENCE": ""}, "MLFLOW_IAP_AUDIENCE is not set, so no request could be"),
+        ({"MLFLOW_IAP_PERMISSIONS": "true"}, "set MLFLOW_IAP_ADMINS to one or more e-mails"),
         ({"GAE_SERVICE": ""}, "The names that this server is called by are not known"),
         ({"PORT": "http"}, "PORT='http' is no number above 0."),
     ],

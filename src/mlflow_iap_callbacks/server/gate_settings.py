@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from mlflow_iap_callbacks.server.start_error import StartError
+
 GOOGLE_KEYS_URL = "https://www.gstatic.com/iap/verify/public_key"
 
 _AUDIENCE = re.compile(
@@ -16,10 +18,6 @@ _AUDIENCE = re.compile(
 )
 _TRUE = {"true", "1"}
 _FALSE = {"false", "0", ""}
-
-
-class ServerSettingsError(ValueError):
-    """The environment does not say what the server needs; its text is one plain sentence."""
 
 
 @dataclass(frozen=True)
@@ -45,17 +43,17 @@ class GateSettings:
         """Read MLFLOW_IAP_AUDIENCE, _KEYS_URL, _PERMISSIONS and _ADMINS.
 
         Raises:
-            ServerSettingsError: if one of them cannot work.
+            StartError: if one of them cannot work.
         """
         emails = environment.get("MLFLOW_IAP_ADMINS", "").lower().split(",")
         settings = cls(
             _audience(environment.get("MLFLOW_IAP_AUDIENCE", "").strip()),
             _keys_url(environment.get("MLFLOW_IAP_KEYS_URL", "").strip() or GOOGLE_KEYS_URL),
-            _permissions(environment.get("MLFLOW_IAP_PERMISSIONS", "").strip().lower()),
+            wants_permissions(environment),
             tuple(email.strip() for email in emails if email.strip()),
         )
         if settings.has_permissions and not settings.admins:
-            raise ServerSettingsError(
+            raise StartError(
                 "MLFLOW_IAP_PERMISSIONS is on, and nobody is named who may grant them: set "
                 "MLFLOW_IAP_ADMINS to one or more e-mails, separated by commas."
             )
@@ -65,7 +63,7 @@ class GateSettings:
 def _audience(text: str) -> str:
     if not _AUDIENCE.fullmatch(text):
         found = f"is {text!r}" if text else "is not set"
-        raise ServerSettingsError(
+        raise StartError(
             f"MLFLOW_IAP_AUDIENCE {found}, so no request could be let in: set it to "
             "/projects/NUMBER/apps/PROJECT_ID on App Engine, to "
             "/projects/NUMBER/locations/REGION/services/NAME on Cloud Run."
@@ -79,7 +77,7 @@ def _keys_url(text: str) -> str:
         url.scheme == "https" or (url.scheme == "http" and _is_loopback(url.hostname))
     ):
         return text
-    raise ServerSettingsError(
+    raise StartError(
         f"MLFLOW_IAP_KEYS_URL is {text!r}, where anybody in between could put keys of their own: "
         "use https, or plain http on this machine only."
     )
@@ -94,7 +92,13 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _permissions(text: str) -> bool:
+def wants_permissions(environment: Mapping[str, str]) -> bool:
+    """Read MLFLOW_IAP_PERMISSIONS alone.
+
+    Raises:
+        StartError: if it is neither true nor false.
+    """
+    text = environment.get("MLFLOW_IAP_PERMISSIONS", "").strip().lower()
     if text not in _TRUE | _FALSE:
-        raise ServerSettingsError(f"MLFLOW_IAP_PERMISSIONS is {text!r}: set it to true or false.")
+        raise StartError(f"MLFLOW_IAP_PERMISSIONS is {text!r}: set it to true or false.")
     return text in _TRUE

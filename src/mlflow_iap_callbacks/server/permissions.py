@@ -24,7 +24,8 @@ from starlette.types import ASGIApp
 from werkzeug.datastructures import Authorization
 
 from mlflow_iap_callbacks.server.gate import visitor
-from mlflow_iap_callbacks.server.gate_settings import GateSettings, ServerSettingsError
+from mlflow_iap_callbacks.server.gate_settings import GateSettings
+from mlflow_iap_callbacks.server.start_error import StartError
 
 AUTHORIZATION_FUNCTION = f"{__name__}:user_of_request"
 
@@ -56,7 +57,7 @@ def app_with_permissions(settings: GateSettings) -> ASGIApp:
     MLFLOW_AUTH_CONFIG_PATH names a file that says otherwise.
 
     Raises:
-        ServerSettingsError: if that file names another `authorization_function`.
+        StartError: if that file names another `authorization_function`.
     """
     # Needed for a page that is not served, and may differ between processes.
     os.environ.setdefault(mlflow_variables.MLFLOW_FLASK_SERVER_SECRET_KEY.name, secrets.token_hex())
@@ -68,7 +69,7 @@ def app_with_permissions(settings: GateSettings) -> ASGIApp:
     with _config_file():
         from mlflow.server import auth
     if auth.auth_config.authorization_function != AUTHORIZATION_FUNCTION:
-        raise ServerSettingsError(
+        raise StartError(
             f"{os.environ[mlflow_variables.MLFLOW_AUTH_CONFIG_PATH.name]} lets in by "
             f"{auth.auth_config.authorization_function}: write there "
             f"authorization_function = {AUTHORIZATION_FUNCTION}"

@@ -13,6 +13,7 @@ from mlflow.store.db import utils as mlflow_db
 from sqlalchemy import Engine, inspect, text
 from sqlalchemy.exc import SQLAlchemyError
 
+from mlflow_iap_callbacks.server import users_schema
 from mlflow_iap_callbacks.server.database import name_of
 from mlflow_iap_callbacks.server.start_error import StartError
 
@@ -39,8 +40,8 @@ class Schema(Enum):
     CUT_OFF = auto()  # in the middle of a migration: under way, or it was killed or failed
 
 
-def look(engine: Engine) -> Schema:
-    """Find out how the tables stand."""
+def look(engine: Engine, *, has_users: bool) -> Schema:
+    """Find out how the tables stand; `has_users`: those of users and permissions too."""
     tables = inspect(engine).get_table_names()
     if _MARKER in tables:
         return Schema.CUT_OFF
@@ -49,23 +50,24 @@ def look(engine: Engine) -> Schema:
     revision = mlflow_db._get_schema_version(engine)
     if revision is None:
         return Schema.FOREIGN
-    if revision == mlflow_db._get_latest_schema_revision():
-        return Schema.CURRENT
-    return Schema.OLDER if _is_known(revision) else Schema.NEWER
+    found = _compare(ScriptDirectory.from_config(mlflow_db._get_alembic_config("")), revision)
+    if found is Schema.CURRENT and has_users:
+        return _compare(users_schema.scripts(), users_schema.revision_of(engine))
+    return found
 
 
-def require_current(engine: Engine) -> None:
+def require_current(engine: Engine, *, has_users: bool) -> None:
     """Return where this MLflow can serve from the database.
 
     Raises:
         StartError: it cannot; with what to do.
     """
-    found = look(engine)
+    found = look(engine, has_users=has_users)
     if found is not Schema.CURRENT:
         raise StartError(f"The database {name_of(engine.url)} {_refusal(engine, found)}")
 
 
-def migrate(engine: Engine) -> bool:
+def migrate(engine: Engine, *, has_users: bool) -> bool:
     """Bring the tables to this MLflow's schema; return whether there was anything to do.
 
     A lock in the database server lets one do it at a time; the others wait, and find it done.
@@ -73,6 +75,7 @@ def migrate(engine: Engine) -> bool:
     Args:
         engine: of one connection, which holds the lock and makes the changes: when it is lost the
             lock goes only after the last change.
+        has_users: whether those of users and permissions are wanted too.
 
     Raises:
         StartError: it cannot begin, or it failed.
@@ -84,13 +87,13 @@ def migrate(engine: Engine) -> bool:
             "s. Wait for it to end (SHOW PROCESSLIST shows what it does)."
         )
     try:
-        return _migrate(engine)
+        return _migrate(engine, has_users)
     finally:
         _one(engine, "SELECT RELEASE_LOCK(:lock)", lock=lock)
 
 
-def _migrate(engine: Engine) -> bool:
-    found = look(engine)
+def _migrate(engine: Engine, has_users: bool) -> bool:
+    found = look(engine, has_users=has_users)
     if found is Schema.CUT_OFF and _has_nothing_to_lose(engine):
         _drop_all(engine)
         found = Schema.EMPTY
@@ -108,6 +111,8 @@ def _migrate(engine: Engine) -> bool:
             mlflow_db._initialize_tables(engine)
         else:
             mlflow_db._upgrade_db(engine)
+        if has_users:
+            users_schema.upgrade(engine)
     except (SQLAlchemyError, MlflowException, CommandError) as error:
         again = "Migrate again: it begins anew, for nothing was in it."
         raise StartError(
@@ -131,11 +136,11 @@ def _refusal(engine: Engine, found: Schema) -> str:
         if _has_nothing_to_lose(engine):
             return f"is in the middle of its first migration. Wait for it, or run {by_hand}."
         return f"is in the middle of a migration. Wait for it if it is under way. Else: {_RESTORE}"
-    revision = mlflow_db._get_schema_version(engine)
+    revisions = f"{mlflow_db._get_schema_version(engine)}, users {users_schema.revision_of(engine)}"
     if found is Schema.OLDER:
-        return f"has the older schema {revision}. Back it up, then run {by_hand}."
+        return f"has the older schema {revisions}. Back it up, then run {by_hand}."
     return (
-        f"has the schema {revision}, which is newer than this MLflow. Deploy the newer MLflow, or "
+        f"has the schema {revisions}, which is newer than this MLflow. Deploy the newer MLflow, or "
         "restore the backup that was taken before its migration."
     )
 
@@ -183,12 +188,13 @@ def _require_utf8mb4(engine: Engine) -> None:
         )
 
 
-def _is_known(revision: str) -> bool:
-    scripts = ScriptDirectory.from_config(mlflow_db._get_alembic_config(""))
+def _compare(history: ScriptDirectory, revision: str | None) -> Schema:
+    if revision == history.get_current_head():
+        return Schema.CURRENT
     try:
-        return scripts.get_revision(revision) is not None
+        return Schema.OLDER if revision is None or history.get_revision(revision) else Schema.NEWER
     except CommandError:
-        return False
+        return Schema.NEWER
 
 
 def _one(engine: Engine, statement: str, **values: Any) -> Any:

@@ -13,6 +13,7 @@ from sqlalchemy import URL, Engine
 from mlflow_iap_callbacks.server import schema
 from mlflow_iap_callbacks.server.artifacts import SCHEME
 from mlflow_iap_callbacks.server.database import connect, database_url, name_of, text_of
+from mlflow_iap_callbacks.server.gate_settings import GateSettings, wants_permissions
 from mlflow_iap_callbacks.server.hosts import hosts_of
 from mlflow_iap_callbacks.server.start_error import StartError
 
@@ -56,12 +57,15 @@ def serve(environment: Mapping[str, str], *, is_to_migrate: bool) -> NoReturn:
         StartError: something is missing.
     """
     command = _command(environment)
+    # The server's own process reads them, too late for a status: `mlflow server` ends with 0.
+    GateSettings.from_environment(environment)
+    has_users = _wants_users(environment)
     hosts = hosts_of(environment)
     url = database_url(environment)
     engine = _database(environment, url)
     if is_to_migrate:
-        schema.migrate(engine)
-    schema.require_current(engine)
+        schema.migrate(engine, has_users=has_users)
+    schema.require_current(engine, has_users=has_users)
     engine.dispose()
     require_artifacts(environment)
     kept = {
@@ -86,7 +90,8 @@ def migrate(environment: Mapping[str, str]) -> bool:
     Raises:
         StartError: it is not possible.
     """
-    return schema.migrate(_database(environment, database_url(environment)))
+    engine = _database(environment, database_url(environment))
+    return schema.migrate(engine, has_users=_wants_users(environment))
 
 
 def check(environment: Mapping[str, str]) -> list[str]:
@@ -96,11 +101,15 @@ def check(environment: Mapping[str, str]) -> list[str]:
         StartError: something is missing.
     """
     command = _command(environment)
-    found = [f"answers to {', '.join(hosts_of(environment))}"]
+    gate = GateSettings.from_environment(environment)
+    found = [f"lets in whom IAP vouches for to {gate.audience}"]
+    if gate.has_permissions:
+        found.append(f"permissions by user, admins {', '.join(gate.admins)}")
+    found.append(f"answers to {', '.join(hosts_of(environment))}")
     url = database_url(environment)
     engine = _database(environment, url)
     found.append(f"database {name_of(url)} answers")
-    schema.require_current(engine)
+    schema.require_current(engine, has_users=_wants_users(environment))
     found.append("its schema is this MLflow's")
     require_artifacts(environment)
     found.append(f"artifacts in {_destination(environment)}")
@@ -144,6 +153,12 @@ def _command(environment: Mapping[str, str]) -> list[str]:
         *("--workers", workers, "--artifacts-destination", destination),
         *("--uvicorn-opts", " ".join(_UVICORN)),
     ]
+
+
+def _wants_users(environment: Mapping[str, str]) -> bool:
+    """Whether the database has MLflow's users and permissions; its own settings may say another."""
+    is_elsewhere = environment.get("MLFLOW_AUTH_CONFIG_PATH")
+    return wants_permissions(environment) and not is_elsewhere
 
 
 def _destination(environment: Mapping[str, str]) -> str:
