@@ -22,7 +22,7 @@ def hosts_of(environment: Mapping[str, str]) -> list[str]:
     given = environment.get("MLFLOW_SERVER_HOSTS", "")
     hosts = [host for part in given.split(",") if (host := part.strip())]
     if project and service:
-        # example.com:my-project, of before 2018, is my-project.example.com in URLs.
+        # example.com:my-project, as old ones are called, is my-project.example.com in URLs.
         domain, _, name = project.rpartition(":")
         app = f"{name}.{domain}" if domain else name
         base = app if service == "default" else f"{service}-dot-{app}"

@@ -29,8 +29,8 @@ _UVICORN = (
     "--no-access-log",
     # Seconds from SIGTERM in which requests may end. App Engine kills after 30.
     *("--timeout-graceful-shutdown", "25"),
-    # Seconds for which a connection is kept. nginx in front keeps its side for 60, and must be the
-    # first to close: a request that goes out on one that is being closed is lost.
+    # Seconds for which a connection is kept. nginx in front keeps its side for 60 by default, and
+    # must be the first to close: a request that goes out on one that is being closed is lost.
     *("--timeout-keep-alive", "75"),
     # Seconds. At 5, the default, a worker that is busy importing or with a large file is killed.
     *("--timeout-worker-healthcheck", "30"),
