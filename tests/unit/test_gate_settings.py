@@ -78,3 +78,14 @@ def test_refuses_permissions_that_nobody_could_grant() -> None:
 def test_refuses_a_switch_that_is_neither_on_nor_off() -> None:
     with pytest.raises(StartError, match="MLFLOW_IAP_PERMISSIONS is 'perhaps'"):
         GateSettings.from_environment({**AUDIENCE, "MLFLOW_IAP_PERMISSIONS": "perhaps"})
+
+
+def test_refuses_a_default_permission_that_mlflow_does_not_know() -> None:
+    with pytest.raises(StartError, match="MLFLOW_IAP_DEFAULT_PERMISSION is 'read': set it to one"):
+        GateSettings.from_environment({**AUDIENCE, "MLFLOW_IAP_DEFAULT_PERMISSION": "read"})
+
+
+def test_refuses_settings_for_users_with_passwords() -> None:
+    given = {**AUDIENCE, "MLFLOW_IAP_PERMISSIONS": "true", "MLFLOW_IAP_ADMINS": "ada@example.com"}
+    with pytest.raises(StartError, match="MLFLOW_AUTH_CONFIG_PATH is set"):
+        GateSettings.from_environment({**given, "MLFLOW_AUTH_CONFIG_PATH": "auth.ini"})

@@ -16,6 +16,8 @@ GOOGLE_KEYS_URL = "https://www.gstatic.com/iap/verify/public_key"
 _AUDIENCE = re.compile(
     r"/projects/\d+/(apps/[^/\s]+|locations/[^/\s]+/services/[^/\s]+|global/backendServices/\d+)"
 )
+_DEFAULT_PERMISSION = "READ"  # MLflow's own
+_PERMISSIONS = {"READ", "USE", "EDIT", "MANAGE", "NO_PERMISSIONS"}
 _TRUE = {"true", "1"}
 _FALSE = {"false", "0", ""}
 
@@ -31,16 +33,18 @@ class GateSettings:
         has_permissions: whether MLflow's permissions per experiment and registered model hold;
             otherwise everyone whom Identity-Aware Proxy lets in sees and changes all.
         admins: lower-case e-mails of those who may do all, where permissions hold.
+        default_permission: what everybody else may do with what is not theirs, by MLflow's names.
     """
 
     audience: str
     keys_url: str = GOOGLE_KEYS_URL
     has_permissions: bool = False
     admins: tuple[str, ...] = ()
+    default_permission: str = _DEFAULT_PERMISSION
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> GateSettings:
-        """Read MLFLOW_IAP_AUDIENCE, _KEYS_URL, _PERMISSIONS and _ADMINS.
+        """Read MLFLOW_IAP_AUDIENCE, _KEYS_URL, _PERMISSIONS, _ADMINS and _DEFAULT_PERMISSION.
 
         Raises:
             StartError: if one of them cannot work.
@@ -51,11 +55,17 @@ class GateSettings:
             _keys_url(environment.get("MLFLOW_IAP_KEYS_URL", "").strip() or GOOGLE_KEYS_URL),
             wants_permissions(environment),
             tuple(email.strip() for email in emails if email.strip()),
+            _default_permission(environment.get("MLFLOW_IAP_DEFAULT_PERMISSION", "").strip()),
         )
         if settings.has_permissions and not settings.admins:
             raise StartError(
                 "MLFLOW_IAP_PERMISSIONS is on, and nobody is named who may grant them: set "
                 "MLFLOW_IAP_ADMINS to one or more e-mails, separated by commas."
+            )
+        if settings.has_permissions and environment.get("MLFLOW_AUTH_CONFIG_PATH"):
+            raise StartError(
+                "MLFLOW_AUTH_CONFIG_PATH is set, which has settings for users with passwords: "
+                "unset it, and say by MLFLOW_IAP_DEFAULT_PERMISSION what all may do."
             )
         return settings
 
@@ -90,6 +100,15 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _default_permission(text: str) -> str:
+    if text and text not in _PERMISSIONS:
+        raise StartError(
+            f"MLFLOW_IAP_DEFAULT_PERMISSION is {text!r}: set it to one of "
+            f"{', '.join(sorted(_PERMISSIONS))}."
+        )
+    return text or _DEFAULT_PERMISSION
 
 
 def wants_permissions(environment: Mapping[str, str]) -> bool:

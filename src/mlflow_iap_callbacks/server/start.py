@@ -57,9 +57,8 @@ def serve(environment: Mapping[str, str], *, is_to_migrate: bool) -> NoReturn:
         StartError: something is missing.
     """
     command = _command(environment)
-    # The server's own process reads them, too late for a status: `mlflow server` ends with 0.
-    GateSettings.from_environment(environment)
-    has_users = _wants_users(environment)
+    # The server's own process reads them again, too late for a status: it would end with 0.
+    has_users = GateSettings.from_environment(environment).has_permissions
     hosts = hosts_of(environment)
     url = database_url(environment)
     engine = _database(environment, url)
@@ -91,7 +90,7 @@ def migrate(environment: Mapping[str, str]) -> bool:
         StartError: it is not possible.
     """
     engine = _database(environment, database_url(environment))
-    return schema.migrate(engine, has_users=_wants_users(environment))
+    return schema.migrate(engine, has_users=wants_permissions(environment))
 
 
 def check(environment: Mapping[str, str]) -> list[str]:
@@ -109,7 +108,7 @@ def check(environment: Mapping[str, str]) -> list[str]:
     url = database_url(environment)
     engine = _database(environment, url)
     found.append(f"database {name_of(url)} answers")
-    schema.require_current(engine, has_users=_wants_users(environment))
+    schema.require_current(engine, has_users=gate.has_permissions)
     found.append("its schema is this MLflow's")
     require_artifacts(environment)
     found.append(f"artifacts in {_destination(environment)}")
@@ -153,12 +152,6 @@ def _command(environment: Mapping[str, str]) -> list[str]:
         *("--workers", workers, "--artifacts-destination", destination),
         *("--uvicorn-opts", " ".join(_UVICORN)),
     ]
-
-
-def _wants_users(environment: Mapping[str, str]) -> bool:
-    """Whether the database has MLflow's users and permissions; its own settings may say another."""
-    is_elsewhere = environment.get("MLFLOW_AUTH_CONFIG_PATH")
-    return wants_permissions(environment) and not is_elsewhere
 
 
 def _destination(environment: Mapping[str, str]) -> str:
