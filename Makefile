@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/
 
-.PHONY: demo test soak bench peers screenshots lint examples wheel lowest clean
+.PHONY: demo test soak bench peers screenshots lint server-lint requirements examples wheel lowest clean
 
 demo: $(VENV)/ready  ## sweep through a local IAP, with tokens that expire during it
 	$(RUN)mlflow-iap local --token-lifetime 2 $$([ -t 0 ] && [ -t 2 ] && echo --stay) \
@@ -30,6 +30,24 @@ lint: $(VENV)/ready
 	$(RUN)ruff check .
 	$(RUN)ruff format --check .
 	$(RUN)mypy
+
+server-lint: $(VENV)/ready build/google/ready  ## what is deployed: image, scripts, app.yaml
+	$(RUN)hadolint appengine/Dockerfile
+	$(RUN)shellcheck appengine/prepare appengine/entrypoint.sh .ci/run
+	PYTHON=$(RUN)python appengine/prepare my-project 123456789012 us-central1 uc
+	build/google/bin/python -c "from google.appengine.api import appinfo; \
+	  appinfo.LoadSingleAppInfo(open('build/appengine/app.yaml'))"
+
+requirements: $(VENV)/ready  ## pin what the image holds, by hash
+	$(RUN)uv pip compile -q --upgrade --generate-hashes --no-build --no-header \
+	  --python-version 3.12 --python-platform x86_64-manylinux_2_28 \
+	  appengine/requirements.in -o appengine/requirements.txt
+
+# Google's own parser of app.yaml; apart, for it needs an older urllib3.
+build/google/ready:
+	$(PYTHON) -m venv --clear build/google
+	build/google/bin/python -m pip install -q appengine-python-standard
+	touch $@
 
 examples: $(VENV)/ready  ## each runs through a local IAP
 	$(RUN)mlflow-iap local --token-lifetime 2 -- $(RUN)python examples/lightgbm_sweep.py --trials 8

@@ -1,4 +1,4 @@
-"""A MariaDB server as a child process, for studies that several processes work on."""
+"""A MariaDB server as a child process: for shared studies, and for MLflow's server."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pymysql
 
@@ -31,10 +32,15 @@ class MariaDB:
 
     Args:
         folder: for the data and the log; kept at the end.
+        is_logged: whether binary logging is on, as with Cloud SQL's point-in-time recovery.
+
+    Attributes:
+        socket: its path, named as Cloud SQL names it; known once it runs.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, is_logged: bool = False) -> None:
         self._folder = folder
+        self._is_logged = is_logged
         self._password = secrets.token_hex(8)
         self._numbers = itertools.count(1)
         self._stack = contextlib.ExitStack()
@@ -43,9 +49,10 @@ class MariaDB:
         with contextlib.ExitStack() as stack:
             # Not in the folder given: the path of a socket has to be short.
             short = stack.enter_context(tempfile.TemporaryDirectory(prefix="mlflow-iap-db-"))
-            self._socket = f"{short}/socket"
+            (Path(short) / "cloudsql").mkdir()
+            self.socket = f"{short}/cloudsql/my-project:europe-west4:mlflow"
             self._start(stack)
-            self._query(f"CREATE USER optuna@localhost IDENTIFIED BY '{self._password}'")
+            self.new_user("optuna", self._password)
             self._stack = stack.pop_all()
         return self
 
@@ -54,13 +61,51 @@ class MariaDB:
 
     def new_database(self) -> str:
         """Make an empty database; return its URL for SQLAlchemy."""
-        name = f"study_{next(self._numbers)}"
-        self._query(f"CREATE DATABASE {name} CHARACTER SET utf8mb4")
-        self._query(f"GRANT ALL ON {name}.* TO optuna@localhost")
+        name = self.new_database_for("optuna")
         return (
             f"mysql+pymysql://optuna:{self._password}@localhost/{name}"
-            f"?unix_socket={self._socket}&charset=utf8mb4"
+            f"?unix_socket={self.socket}&charset=utf8mb4"
         )
+
+    def new_user(self, name: str, password: str) -> None:
+        """Make a user without rights."""
+        self.query(f"CREATE USER {name}@localhost IDENTIFIED BY %s", password)
+
+    def new_database_for(self, user: str, characters: str = "utf8mb4") -> str:
+        """Make an empty database that a user may do all in; return its name."""
+        name = f"study_{next(self._numbers)}"
+        self.query(f"CREATE DATABASE {name} CHARACTER SET {characters}")
+        self.query(f"GRANT ALL ON {name}.* TO {user}@localhost")
+        return name
+
+    def query(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        """Carry out a statement as the server's administrator; return its rows."""
+        connection = pymysql.connect(user="root", unix_socket=self.socket, autocommit=True)
+        with connection, connection.cursor() as cursor:
+            cursor.execute(query, values or None)
+            return list(cursor.fetchall())
+
+    def dump(self, database: str) -> str:
+        """Back a database up, by what its own tools are for that."""
+        return self._tool("mariadb-dump", "--routines", "--triggers", database)
+
+    def restore(self, database: str, dump: str) -> None:
+        """Bring a database back to what it was."""
+        self.query(f"DROP DATABASE {database}")
+        self.query(f"CREATE DATABASE {database} CHARACTER SET utf8mb4")
+        self._tool("mariadb", database, given=dump)
+
+    def _tool(self, name: str, *arguments: str, given: str = "") -> str:
+        done = subprocess.run(
+            [name, "--no-defaults", "--user=root", f"--socket={self.socket}", *arguments],
+            input=given,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=_DEADLINE,
+            env={**os.environ, "PATH": _path()},
+        )
+        return done.stdout
 
     def _start(self, stack: contextlib.ExitStack) -> None:
         as_root = ["--user=root"] if os.geteuid() == 0 else []
@@ -81,7 +126,8 @@ class MariaDB:
         server = subprocess.Popen(
             [
                 *("mariadbd", "--no-defaults", data, *as_root, "--skip-networking"),
-                *(f"--socket={self._socket}", f"--pid-file={self._folder / 'mariadb.pid'}"),
+                *(f"--socket={self.socket}", f"--pid-file={self._folder / 'mariadb.pid'}"),
+                *([f"--log-bin={self._folder / 'log'}", "--server-id=1"] * self._is_logged),
                 # Commits need not survive a crash of the machine.
                 "--innodb-flush-log-at-trx-commit=0",
             ],
@@ -96,15 +142,10 @@ class MariaDB:
 
     def _answers(self) -> bool:
         try:
-            self._query("SELECT 1")
+            self.query("SELECT 1")
         except pymysql.err.OperationalError:
             return False
         return True
-
-    def _query(self, query: str) -> None:
-        connection = pymysql.connect(user="root", unix_socket=self._socket)
-        with connection, connection.cursor() as cursor:
-            cursor.execute(query)
 
 
 def _path() -> str:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from .retry import RetryPolicy
 
 NAME = "iap"
+# Bytes; App Engine and Cloud Run take no request above 32 MB. MLflow's own is 500 MB.
+_LEAST_IN_PARTS = 32_000_000
 
 _auths: dict[str, IAPAuth] = {}  # by origin
 _prefixes: dict[str, str] = {}  # of URLs, as their tracking URI writes them, to origins
@@ -41,6 +43,7 @@ class IAPRequestAuthProvider(RequestAuthProvider):
             with suppress(IAPConfigurationError):
                 auth_for(uri)
         _take_over_transport()
+        _send_large_files_in_parts()
         return _by_origin
 
 
@@ -101,6 +104,19 @@ def _mlflow_uris() -> list[str]:
 
     uris = {mlflow.get_tracking_uri(), mlflow.get_registry_uri()}
     return [uri for uri in uris if uri.startswith(("http://", "https://"))]
+
+
+def _send_large_files_in_parts() -> None:
+    """Straight to the bucket, where the server offers that; a choice made by variables stays."""
+    from mlflow.environment_variables import (
+        MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD,
+        MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE,
+    )
+
+    if not MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD.is_set():
+        MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD.set(True)
+    if not MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE.is_set():
+        MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE.set(_LEAST_IN_PARTS)
 
 
 def _take_over_transport() -> None:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mlflow_iap_callbacks.server.gate_settings import (
-    GOOGLE_KEYS_URL,
-    GateSettings,
-    ServerSettingsError,
-)
+from mlflow_iap_callbacks.server.gate_settings import GOOGLE_KEYS_URL, GateSettings
+from mlflow_iap_callbacks.server.start_error import StartError
 
 AUDIENCE = {"MLFLOW_IAP_AUDIENCE": "/projects/123/apps/my-project"}
 
@@ -33,7 +30,7 @@ def test_takes_the_audience_of_app_engine_cloud_run_and_a_load_balancer(audience
 
 @pytest.mark.parametrize("audience", ["", "my-project", "/projects/my-project/apps/my-project"])
 def test_refuses_an_audience_that_no_assertion_has(audience: str) -> None:
-    with pytest.raises(ServerSettingsError, match="MLFLOW_IAP_AUDIENCE is"):
+    with pytest.raises(StartError, match="MLFLOW_IAP_AUDIENCE is"):
         GateSettings.from_environment({"MLFLOW_IAP_AUDIENCE": audience})
 
 
@@ -57,7 +54,7 @@ def test_takes_keys_over_plain_http_from_this_machine(url: str) -> None:
     ],
 )
 def test_refuses_keys_from_where_others_could_put_theirs(url: str) -> None:
-    with pytest.raises(ServerSettingsError, match="MLFLOW_IAP_KEYS_URL"):
+    with pytest.raises(StartError, match="MLFLOW_IAP_KEYS_URL"):
         GateSettings.from_environment({**AUDIENCE, "MLFLOW_IAP_KEYS_URL": url})
 
 
@@ -74,10 +71,21 @@ def test_admins_are_named_by_lower_case_emails() -> None:
 
 
 def test_refuses_permissions_that_nobody_could_grant() -> None:
-    with pytest.raises(ServerSettingsError, match="MLFLOW_IAP_ADMINS"):
+    with pytest.raises(StartError, match="MLFLOW_IAP_ADMINS"):
         GateSettings.from_environment({**AUDIENCE, "MLFLOW_IAP_PERMISSIONS": "true"})
 
 
 def test_refuses_a_switch_that_is_neither_on_nor_off() -> None:
-    with pytest.raises(ServerSettingsError, match="MLFLOW_IAP_PERMISSIONS is 'perhaps'"):
+    with pytest.raises(StartError, match="MLFLOW_IAP_PERMISSIONS is 'perhaps'"):
         GateSettings.from_environment({**AUDIENCE, "MLFLOW_IAP_PERMISSIONS": "perhaps"})
+
+
+def test_refuses_a_default_permission_that_mlflow_does_not_know() -> None:
+    with pytest.raises(StartError, match="MLFLOW_IAP_DEFAULT_PERMISSION is 'read': set it to one"):
+        GateSettings.from_environment({**AUDIENCE, "MLFLOW_IAP_DEFAULT_PERMISSION": "read"})
+
+
+def test_refuses_settings_for_users_with_passwords() -> None:
+    given = {**AUDIENCE, "MLFLOW_IAP_PERMISSIONS": "true", "MLFLOW_IAP_ADMINS": "ada@example.com"}
+    with pytest.raises(StartError, match="MLFLOW_AUTH_CONFIG_PATH is set"):
+        GateSettings.from_environment({**given, "MLFLOW_AUTH_CONFIG_PATH": "auth.ini"})

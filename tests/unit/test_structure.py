@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -127,12 +128,27 @@ def test_the_server_stands_apart() -> None:
         assert not any(ours and imported.startswith("server") for imported, ours in _imports(name))
 
 
+@pytest.mark.parametrize("part", ["local", "server"])
+def test_imports_within_a_part_make_no_circle(part: str) -> None:
+    graph = TopologicalSorter[str]()
+    for path in (_PACKAGE / part).glob("[!_]*.py"):
+        graph.add(path.stem)
+        for node in ast.walk(ast.parse(path.read_text())):
+            module = str(node.module) if isinstance(node, ast.ImportFrom) else ""
+            if module == f"mlflow_iap_callbacks.{part}":
+                graph.add(path.stem, *(alias.name for alias in node.names))
+            elif module.startswith(f"mlflow_iap_callbacks.{part}."):
+                graph.add(path.stem, module.rpartition(".")[2])
+    graph.prepare()
+
+
 @pytest.mark.parametrize(
     ("statement", "absent"),
     [
         ("import mlflow_iap_callbacks", {"mlflow", "optuna", "lightgbm", "google.auth"}),
         ("import mlflow_iap_callbacks", {"mlflow_iap_callbacks.server", "starlette"}),
         ("import mlflow_iap_callbacks.server.app", {"mlflow.server", "optuna", "requests"}),
+        ("import mlflow_iap_callbacks.server.artifacts", {"optuna", "google.cloud.storage"}),
         ("from mlflow_iap_callbacks import IAPMlflowClient", {"optuna", "lightgbm"}),
         ("from mlflow_iap_callbacks import IAPMLflowCallback", {"optuna", "lightgbm"}),
         ("from mlflow_iap_callbacks import IAPLightGBMCallback", {"optuna", "lightgbm"}),

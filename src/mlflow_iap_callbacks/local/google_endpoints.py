@@ -14,6 +14,7 @@ from mlflow_iap_callbacks.local.faults import KINDS_AT, Fault
 from mlflow_iap_callbacks.local.iam_credentials import IamCredentials, bearer
 from mlflow_iap_callbacks.local.metadata_server import MetadataServer
 from mlflow_iap_callbacks.local.record import SeenRequest, without_secrets
+from mlflow_iap_callbacks.local.secret_manager import SecretManager
 from mlflow_iap_callbacks.local.sign_in import PAGE_PATH, SignIn
 from mlflow_iap_callbacks.local.state import CloudState
 from mlflow_iap_callbacks.local.token_endpoint import TokenEndpoint
@@ -25,6 +26,7 @@ def google_application(
     """Return the application; it does not tell host names apart, as no two paths collide."""
     metadata = MetadataServer(state)
     iam = IamCredentials(state)
+    secrets = SecretManager(state)
     keys = _PublicKeys(state, assertions)
     application = web.Application(middlewares=[_observer(state)])
     application.add_routes(
@@ -32,6 +34,7 @@ def google_application(
             web.post("/token", token_endpoint.token),
             web.post("/v1/token", token_endpoint.exchange),
             web.post("/v1/projects/-/serviceAccounts/{call}", iam.call),
+            web.get("/v1/{name:projects/.+/secrets/.+/versions/.+}:access", secrets.access),
             web.get("/", metadata.root),
             web.get("/computeMetadata/v1/{path:.*}", metadata.get),
             web.get("/robot/v1/metadata/x509/{email}", keys.of_service_account),

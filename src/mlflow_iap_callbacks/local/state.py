@@ -30,6 +30,8 @@ class CloudState:
         trainer: e-mail of a service account that is there from the start.
         vm_account: e-mail of the service account of the virtual machine.
         user: e-mail of a person.
+        secrets: texts in Secret Manager, by `projects/PROJECT/secrets/NAME`; one version each.
+        secret_readers: e-mails that hold roles/secretmanager.secretAccessor on all of them.
         requests: what Identity-Aware Proxy saw, oldest first.
         google_requests: what the other endpoints saw, oldest first.
     """
@@ -43,6 +45,8 @@ class CloudState:
         self.client_id = client_id
         self.programmatic_clients: set[str] = set()
         self.members = {TRAINER, VM_ACCOUNT, USER}
+        self.secrets: dict[str, str] = {}
+        self.secret_readers = {TRAINER, VM_ACCOUNT}
         self.delay = 0.0
         self.clock_offset = 0.0
         self.requests: list[SeenRequest] = []

@@ -7,7 +7,8 @@ import sys
 
 from starlette.types import ASGIApp
 
-from mlflow_iap_callbacks.server.gate_settings import GateSettings, ServerSettingsError
+from mlflow_iap_callbacks.server.gate_settings import GateSettings
+from mlflow_iap_callbacks.server.start_error import StartError
 
 # With this status uvicorn stops all of the server; after others it starts the process again.
 _STARTUP_FAILURE = 3
@@ -27,7 +28,7 @@ def create_app() -> ASGIApp:
     try:
         settings = GateSettings.from_environment()
         app = _mlflow_app(settings)
-    except ServerSettingsError as error:
+    except StartError as error:
         print(error, file=sys.stderr)  # noqa: T201 - before any log is set up
         raise SystemExit(_STARTUP_FAILURE) from None
     static_prefix = os.environ.get("_MLFLOW_STATIC_PREFIX", "")
@@ -39,7 +40,7 @@ def _mlflow_app(settings: GateSettings) -> ASGIApp:
     from mlflow.environment_variables import _MLFLOW_SGI_NAME
 
     if _MLFLOW_SGI_NAME.get() in ("gunicorn", "waitress"):
-        raise ServerSettingsError(
+        raise StartError(
             f"{_MLFLOW_SGI_NAME.get()} serves a part of MLflow only, and not this app: start it "
             "without --gunicorn-opts and --waitress-opts."
         )

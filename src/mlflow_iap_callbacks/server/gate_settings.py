@@ -9,17 +9,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from mlflow_iap_callbacks.server.start_error import StartError
+
 GOOGLE_KEYS_URL = "https://www.gstatic.com/iap/verify/public_key"
 
 _AUDIENCE = re.compile(
     r"/projects/\d+/(apps/[^/\s]+|locations/[^/\s]+/services/[^/\s]+|global/backendServices/\d+)"
 )
+_DEFAULT_PERMISSION = "READ"  # MLflow's own
+_PERMISSIONS = {"READ", "USE", "EDIT", "MANAGE", "NO_PERMISSIONS"}
 _TRUE = {"true", "1"}
 _FALSE = {"false", "0", ""}
-
-
-class ServerSettingsError(ValueError):
-    """The environment does not say what the server needs; its text is one plain sentence."""
 
 
 @dataclass(frozen=True)
@@ -33,31 +33,39 @@ class GateSettings:
         has_permissions: whether MLflow's permissions per experiment and registered model hold;
             otherwise everyone whom Identity-Aware Proxy lets in sees and changes all.
         admins: lower-case e-mails of those who may do all, where permissions hold.
+        default_permission: what everybody else may do with what is not theirs, by MLflow's names.
     """
 
     audience: str
     keys_url: str = GOOGLE_KEYS_URL
     has_permissions: bool = False
     admins: tuple[str, ...] = ()
+    default_permission: str = _DEFAULT_PERMISSION
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> GateSettings:
-        """Read MLFLOW_IAP_AUDIENCE, _KEYS_URL, _PERMISSIONS and _ADMINS.
+        """Read MLFLOW_IAP_AUDIENCE, _KEYS_URL, _PERMISSIONS, _ADMINS and _DEFAULT_PERMISSION.
 
         Raises:
-            ServerSettingsError: if one of them cannot work.
+            StartError: if one of them cannot work.
         """
         emails = environment.get("MLFLOW_IAP_ADMINS", "").lower().split(",")
         settings = cls(
             _audience(environment.get("MLFLOW_IAP_AUDIENCE", "").strip()),
             _keys_url(environment.get("MLFLOW_IAP_KEYS_URL", "").strip() or GOOGLE_KEYS_URL),
-            _permissions(environment.get("MLFLOW_IAP_PERMISSIONS", "").strip().lower()),
+            wants_permissions(environment),
             tuple(email.strip() for email in emails if email.strip()),
+            _default_permission(environment.get("MLFLOW_IAP_DEFAULT_PERMISSION", "").strip()),
         )
         if settings.has_permissions and not settings.admins:
-            raise ServerSettingsError(
+            raise StartError(
                 "MLFLOW_IAP_PERMISSIONS is on, and nobody is named who may grant them: set "
                 "MLFLOW_IAP_ADMINS to one or more e-mails, separated by commas."
+            )
+        if settings.has_permissions and environment.get("MLFLOW_AUTH_CONFIG_PATH"):
+            raise StartError(
+                "MLFLOW_AUTH_CONFIG_PATH is set, which has settings for users with passwords: "
+                "unset it, and say by MLFLOW_IAP_DEFAULT_PERMISSION what all may do."
             )
         return settings
 
@@ -65,7 +73,7 @@ class GateSettings:
 def _audience(text: str) -> str:
     if not _AUDIENCE.fullmatch(text):
         found = f"is {text!r}" if text else "is not set"
-        raise ServerSettingsError(
+        raise StartError(
             f"MLFLOW_IAP_AUDIENCE {found}, so no request could be let in: set it to "
             "/projects/NUMBER/apps/PROJECT_ID on App Engine, to "
             "/projects/NUMBER/locations/REGION/services/NAME on Cloud Run."
@@ -79,7 +87,7 @@ def _keys_url(text: str) -> str:
         url.scheme == "https" or (url.scheme == "http" and _is_loopback(url.hostname))
     ):
         return text
-    raise ServerSettingsError(
+    raise StartError(
         f"MLFLOW_IAP_KEYS_URL is {text!r}, where anybody in between could put keys of their own: "
         "use https, or plain http on this machine only."
     )
@@ -94,7 +102,22 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _permissions(text: str) -> bool:
+def _default_permission(text: str) -> str:
+    if text and text not in _PERMISSIONS:
+        raise StartError(
+            f"MLFLOW_IAP_DEFAULT_PERMISSION is {text!r}: set it to one of "
+            f"{', '.join(sorted(_PERMISSIONS))}."
+        )
+    return text or _DEFAULT_PERMISSION
+
+
+def wants_permissions(environment: Mapping[str, str]) -> bool:
+    """Read MLFLOW_IAP_PERMISSIONS alone.
+
+    Raises:
+        StartError: if it is neither true nor false.
+    """
+    text = environment.get("MLFLOW_IAP_PERMISSIONS", "").strip().lower()
     if text not in _TRUE | _FALSE:
-        raise ServerSettingsError(f"MLFLOW_IAP_PERMISSIONS is {text!r}: set it to true or false.")
+        raise StartError(f"MLFLOW_IAP_PERMISSIONS is {text!r}: set it to true or false.")
     return text in _TRUE

@@ -3,7 +3,7 @@
 The rule by which users come to be: whoever is let in for the first time becomes a user of MLflow
 by that e-mail, with a random password that nobody knows and that opens nothing, as only the gate's
 word counts. Who is named in MLFLOW_IAP_ADMINS is an admin from that moment on; it is looked up
-again on each request. Everybody else starts with MLflow's `default_permission`.
+again on each request. Everybody else starts with the default permission.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from starlette.types import ASGIApp
 from werkzeug.datastructures import Authorization
 
 from mlflow_iap_callbacks.server.gate import visitor
-from mlflow_iap_callbacks.server.gate_settings import GateSettings, ServerSettingsError
+from mlflow_iap_callbacks.server.gate_settings import GateSettings
 
 AUTHORIZATION_FUNCTION = f"{__name__}:user_of_request"
 
@@ -52,11 +52,7 @@ def user_of_request() -> Authorization:
 def app_with_permissions(settings: GateSettings) -> ASGIApp:
     """Return MLflow's app with its own permissions, which know users by `user_of_request`.
 
-    Its users are kept in the backend store, and its `default_permission` is MLflow's own, unless
-    MLFLOW_AUTH_CONFIG_PATH names a file that says otherwise.
-
-    Raises:
-        ServerSettingsError: if that file names another `authorization_function`.
+    Its users are kept in the backend store.
     """
     # Needed for a page that is not served, and may differ between processes.
     os.environ.setdefault(mlflow_variables.MLFLOW_FLASK_SERVER_SECRET_KEY.name, secrets.token_hex())
@@ -65,14 +61,8 @@ def app_with_permissions(settings: GateSettings) -> ASGIApp:
     os.environ[mlflow_variables.MLFLOW_AUTH_ADMIN_PASSWORD.name] = _unknown_password()
     mlflow_variables.MLFLOW_BASIC_AUTH_FAIL_CLOSED.set(True)
     mlflow_variables._MLFLOW_SGI_NAME.set("uvicorn")  # else it gives Flask's part alone
-    with _config_file():
+    with _config_file(settings.default_permission):
         from mlflow.server import auth
-    if auth.auth_config.authorization_function != AUTHORIZATION_FUNCTION:
-        raise ServerSettingsError(
-            f"{os.environ[mlflow_variables.MLFLOW_AUTH_CONFIG_PATH.name]} lets in by "
-            f"{auth.auth_config.authorization_function}: write there "
-            f"authorization_function = {AUTHORIZATION_FUNCTION}"
-        )
     with _alone():
         app: ASGIApp = auth.create_app()
     return app
@@ -89,18 +79,16 @@ def _alone() -> Iterator[None]:
 
 
 @contextmanager
-def _config_file() -> Iterator[None]:
+def _config_file(default_permission: str) -> Iterator[None]:
     """MLflow reads its settings from a file alone, and once; ours holds the database's password."""
-    name = mlflow_variables.MLFLOW_AUTH_CONFIG_PATH.name
-    if name in os.environ:
-        yield
-        return
     from mlflow.server.constants import BACKEND_STORE_URI_ENV_VAR
 
     config = configparser.ConfigParser(interpolation=None)
     config.read(Path(mlflow.__file__).parent / "server" / "auth" / "basic_auth.ini")
     config["mlflow"]["database_uri"] = os.environ[BACKEND_STORE_URI_ENV_VAR].replace("%", "%%")
+    config["mlflow"]["default_permission"] = default_permission
     config["mlflow"]["authorization_function"] = AUTHORIZATION_FUNCTION
+    name = mlflow_variables.MLFLOW_AUTH_CONFIG_PATH.name
     with tempfile.NamedTemporaryFile("w", suffix=".ini") as file:
         config.write(file)
         file.flush()

@@ -1,0 +1,33 @@
+"""Secret Manager: versions of secrets, to those who may read them."""
+
+from __future__ import annotations
+
+import base64
+
+from aiohttp import web
+
+from mlflow_iap_callbacks.local.answers import google_error
+from mlflow_iap_callbacks.local.iam_credentials import bearer
+from mlflow_iap_callbacks.local.state import CloudState
+
+
+class SecretManager:
+    """Answers `versions.access` from `CloudState.secrets`."""
+
+    def __init__(self, state: CloudState) -> None:
+        self._state = state
+
+    async def access(self, request: web.Request) -> web.Response:
+        caller = self._state.mint.live_access_token(bearer(request))
+        if caller is None:
+            return google_error(401, "Request had invalid authentication credentials.")
+        name = request.match_info["name"]
+        if caller.account.name not in self._state.secret_readers:
+            return google_error(
+                403, f"Permission 'secretmanager.versions.access' denied for resource '{name}'."
+            )
+        secret = name.rpartition("/versions/")[0]
+        if secret not in self._state.secrets:
+            return google_error(404, f"Secret [{secret}] not found or has no versions.")
+        data = base64.b64encode(self._state.secrets[secret].encode()).decode()
+        return web.json_response({"name": name, "payload": {"data": data}})

@@ -1,0 +1,169 @@
+"""Artifacts in a bucket, large ones straight from the client to it: MLflow's seam for storage.
+
+App Engine takes no request above 32 MB, so MLflow's client sends larger files in parts to URLs that
+the server names. MLflow signs such URLs, which takes a private key; a machine in Google Cloud has
+none. Here each part goes to a resumable upload session of its own, whose URL is its own permission,
+and the bucket composes the parts.
+
+MLflow loads this module in every process that imports it, so nothing heavy is imported before it is
+needed.
+"""
+
+from __future__ import annotations
+
+import mimetypes
+import posixpath
+import re
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from mlflow.entities.multipart_upload import (
+    CreateMultipartUploadResponse,
+    MultipartUploadCredential,
+    MultipartUploadPart,
+)
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST
+from mlflow.store.artifact.gcs_artifact_repo import GCSArtifactRepository
+
+if TYPE_CHECKING:
+    from google.cloud.storage import Blob
+
+# A scheme of our own for `mlflow server --artifacts-destination`: MLflow's `gs` stays as it is.
+SCHEME = "gs-sessions"
+# Beside the artifacts, not among those of a run. The bucket's lifecycle removes what stays there.
+PARTS_FOLDER = ".uploads"
+
+_MOST_SOURCES = 32  # that Cloud Storage composes at once
+_MOST_PARTS = 10_000  # as Amazon's and Google's own multipart uploads
+_THREADS = 8  # of one upload's requests to the bucket, each some 50 ms
+_UPLOAD_ID = re.compile(r"[0-9a-f]{32}")
+_UPLOAD_TAG = "mlflow-upload"
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class SessionArtifactRepository(GCSArtifactRepository):
+    """MLflow's repository for Cloud Storage, its multipart uploads by sessions.
+
+    Args:
+        artifact_uri: ``gs-sessions://BUCKET/FOLDER``.
+    """
+
+    def __init__(self, artifact_uri: str, *args: Any, **kwargs: Any) -> None:
+        place = artifact_uri.removeprefix(f"{SCHEME}://")
+        super().__init__(f"gs://{place}", *args, **kwargs)
+        self._bucket_name, _, self._folder = place.partition("/")
+
+    def create_multipart_upload(
+        self, local_file: str, num_parts: int = 1, artifact_path: str | None = None
+    ) -> CreateMultipartUploadResponse:
+        """A URL for each part, good for a week, to which its bytes are PUT in one request."""
+        if not 1 <= num_parts <= _MOST_PARTS:
+            raise MlflowException(
+                f"An upload in {num_parts} parts is not possible. Give 1 to {_MOST_PARTS}: raise "
+                "MLFLOW_MULTIPART_UPLOAD_CHUNK_SIZE.",
+                error_code=INVALID_PARAMETER_VALUE,
+            )
+        upload_id = uuid.uuid4().hex
+        numbers = range(1, num_parts + 1)
+        urls = _all(
+            lambda number: self._part(upload_id, number).create_resumable_upload_session(
+                timeout=self._GCS_DEFAULT_TIMEOUT
+            ),
+            numbers,
+        )
+        credentials = [
+            MultipartUploadCredential(url=url, part_number=number, headers={})
+            for number, url in zip(numbers, urls, strict=True)
+        ]
+        return CreateMultipartUploadResponse(upload_id=upload_id, credentials=credentials)
+
+    def complete_multipart_upload(
+        self,
+        local_file: str,
+        upload_id: str,
+        parts: Sequence[MultipartUploadPart] | None = None,
+        artifact_path: str | None = None,
+    ) -> None:
+        """Make the artifact of its parts and delete them; done twice, it is done once."""
+        from google.api_core.exceptions import NotFound
+
+        target = self._blob(*filter(None, (artifact_path, posixpath.basename(local_file))))
+        numbers = sorted(part.part_number for part in parts or ())
+        if numbers != list(range(1, len(numbers) + 1)) or not numbers:
+            raise MlflowException(
+                f"The upload of {target.name} ended with the parts {numbers[:20]}. Send each once, "
+                "from 1.",
+                error_code=INVALID_PARAMETER_VALUE,
+            )
+        pieces = [self._part(upload_id, number) for number in numbers]
+        target.content_type = mimetypes.guess_type(target.name)[0] or "application/octet-stream"
+        target.metadata = {_UPLOAD_TAG: upload_id}
+        try:
+            self._compose(upload_id, pieces, target)
+        except NotFound:
+            if not self._is_made_of(target, upload_id):
+                raise MlflowException(
+                    f"Parts of the upload of {target.name} are missing. Send the file again.",
+                    error_code=RESOURCE_DOES_NOT_EXIST,
+                ) from None
+        self._delete_parts(upload_id)
+
+    def abort_multipart_upload(
+        self, local_file: str, upload_id: str, artifact_path: str | None = None
+    ) -> None:
+        """Delete the parts that have arrived."""
+        self._delete_parts(upload_id)
+
+    def _compose(self, upload_id: str, pieces: Sequence[Blob], target: Blob) -> None:
+        level = 0
+        while len(pieces) > _MOST_SOURCES:
+            level += 1
+            groups = [
+                pieces[first : first + _MOST_SOURCES]
+                for first in range(0, len(pieces), _MOST_SOURCES)
+            ]
+            joined = [self._part(upload_id, number, level) for number in range(len(groups))]
+            _all(lambda pair: self._join(*pair), list(zip(joined, groups, strict=True)))
+            pieces = joined
+        self._join(target, pieces)
+
+    def _join(self, target: Blob, pieces: Sequence[Blob]) -> None:
+        target.compose(pieces, timeout=self._GCS_DEFAULT_TIMEOUT)
+
+    def _is_made_of(self, target: Blob, upload_id: str) -> bool:
+        found = target.bucket.get_blob(target.name)
+        return found is not None and (found.metadata or {}).get(_UPLOAD_TAG) == upload_id
+
+    def _delete_parts(self, upload_id: str) -> None:
+        from google.api_core.exceptions import NotFound
+
+        def delete(blob: Blob) -> None:
+            try:
+                blob.delete(timeout=self._GCS_DEFAULT_TIMEOUT)
+            except NotFound:  # by the same call, sent twice
+                return
+
+        folder = self._part(upload_id, 0)
+        prefix = f"{posixpath.dirname(folder.name)}/"
+        _all(delete, list(folder.bucket.list_blobs(prefix=prefix)))
+
+    def _part(self, upload_id: str, number: int, level: int = 0) -> Blob:
+        if not _UPLOAD_ID.fullmatch(upload_id or ""):
+            raise MlflowException(
+                f"There is no upload {upload_id!r}. Give the upload_id of its creation.",
+                error_code=INVALID_PARAMETER_VALUE,
+            )
+        return self._blob(PARTS_FOLDER, upload_id, f"{level}-{number:05}")
+
+    def _blob(self, *path: str) -> Blob:
+        return self.client.bucket(self._bucket_name).blob(posixpath.join(self._folder, *path))
+
+
+def _all(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(function, items))

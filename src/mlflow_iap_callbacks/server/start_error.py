@@ -1,0 +1,5 @@
+"""What keeps a server from starting."""
+
+
+class StartError(Exception):
+    """One plain line: what happened with what was found, and what to do next."""

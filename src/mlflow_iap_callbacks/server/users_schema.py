@@ -1,0 +1,47 @@
+"""The tables of MLflow's users and their permissions, which have a history of their own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import mlflow
+from alembic.config import Config
+from alembic.runtime.environment import EnvironmentContext
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, inspect
+
+_VERSION_TABLE = "alembic_version_auth"
+
+
+def scripts() -> ScriptDirectory:
+    """The history. MLflow's own way to it imports all of its server."""
+    return ScriptDirectory(
+        str(Path(mlflow.__file__).parent / "server" / "auth" / "db" / "migrations")
+    )
+
+
+def revision_of(engine: Engine) -> str | None:
+    """Return the revision of the tables; None for no tables, and for those of before MLflow 3.6."""
+    with engine.connect() as connection:
+        return _context(connection).get_current_revision()
+
+
+def upgrade(engine: Engine) -> None:
+    """Bring the tables to the newest revision, on the engine's own connection."""
+    history = scripts()
+    with engine.begin() as connection:
+        context = _context(connection)
+        is_unversioned = context.get_current_revision() is None
+        if is_unversioned and inspect(connection).has_table("users"):
+            context.stamp(history, history.get_base() or "base")
+        with EnvironmentContext(
+            Config(), history, fn=lambda found, _: history._upgrade_revs("head", found)
+        ) as environment:
+            environment.configure(connection=connection, version_table=_VERSION_TABLE)
+            with environment.begin_transaction():
+                environment.run_migrations()
+
+
+def _context(connection: Connection) -> MigrationContext:
+    return MigrationContext.configure(connection, opts={"version_table": _VERSION_TABLE})

@@ -1,0 +1,145 @@
+"""The server as its image runs it: entrypoint.sh's command with app.yaml's variables."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import requests
+from click.testing import CliRunner, Result
+
+from conftest import wait_until
+from database_server import MariaDB
+from mlflow_iap_callbacks.server.__main__ import main
+from ports import free_port
+
+# One that has to be written differently in a URL, in SQL and in a shell.
+PASSWORD = "p@ss/w0rd:x'"
+HOST = "mlflow-dot-my-project.ew.r.appspot.com"
+_COMMAND = (sys.executable, "-m", "mlflow_iap_callbacks.server")
+
+
+def settings(server: MariaDB, database: str, artifacts: str) -> dict[str, str]:
+    """The variables of a server on App Engine whose database is here."""
+    return {
+        "GOOGLE_CLOUD_PROJECT": "my-project",
+        "GAE_SERVICE": "mlflow",
+        "GAE_VERSION": "v1",
+        "MLFLOW_SERVER_REGION_ID": "ew",
+        "MLFLOW_IAP_AUDIENCE": "/projects/123456789012/apps/my-project",
+        "MLFLOW_SERVER_DATABASE_SOCKET": server.socket,
+        "MLFLOW_SERVER_DATABASE_NAME": database,
+        "MLFLOW_SERVER_DATABASE_PASSWORD": PASSWORD,
+        "MLFLOW_ARTIFACTS_DESTINATION": artifacts,
+        "HOST": "127.0.0.1",
+    }
+
+
+def run(command: str, variables: Mapping[str, str]) -> Result:
+    """A command to its end, in this process: an import of MLflow takes seconds."""
+    return CliRunner(env=variables).invoke(main, [command])
+
+
+def begin(
+    command: str,
+    variables: Mapping[str, str],
+    log: Path | None = None,
+    program: Sequence[str] = _COMMAND,
+) -> subprocess.Popen[bytes]:
+    """A command that is not waited for, in a process group of its own."""
+    with (log or Path(os.devnull)).open("ab") as output:
+        return subprocess.Popen(
+            [*program, command],
+            env=_environment(variables),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+
+
+class DeployedServer:
+    """`serve`, until it is healthy.
+
+    Args:
+        folder: for its log; kept at the end.
+        variables: as of `settings`.
+        program: what is given the command `serve`.
+        gated_port: where it listens behind its gate; None for a free one and no gate, for tests
+            that send without IAP's assertion.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        variables: Mapping[str, str],
+        program: Sequence[str] = _COMMAND,
+        gated_port: int | None = None,
+    ) -> None:
+        self._program = program
+        self._gated_port = gated_port
+        self._folder = folder
+        self.log = folder / "server.log"
+        self._variables = variables
+
+    def __enter__(self) -> DeployedServer:
+        port = self._gated_port or free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        variables = {**self._variables, "PORT": str(port)}
+        if self._gated_port is None:
+            # MLflow's own application in the gate's place.
+            path = application_folder(self._folder, "mlflow.server.fastapi_app:app")
+            variables["PYTHONPATH"] = str(path)
+        self.process = begin("serve", variables, self.log, self._program)
+        try:
+            wait_until(lambda: self._is_up() or self.has_ended, "the server", 90)
+            assert not self.has_ended, self.log.read_text()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self.has_ended:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    @property
+    def has_ended(self) -> bool:
+        return self.process.poll() is not None
+
+    @property
+    def processes(self) -> list[int]:
+        """Ids of the server's process and of all that it started."""
+        listed = subprocess.run(
+            ["ps", "-o", "pid=", "-g", str(self.process.pid)], capture_output=True, text=True
+        )
+        return [int(line) for line in listed.stdout.split()]
+
+    def _is_up(self) -> bool:
+        try:
+            return requests.get(f"{self.url}/health", timeout=5).ok
+        except requests.RequestException:
+            return False
+
+
+def _environment(variables: Mapping[str, str]) -> dict[str, str]:
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("MLFLOW_", "PYTHONDONTWRITEBYTECODE"))
+    }
+    return {**kept, **variables}
+
+
+def application_folder(folder: Path, application: str) -> Path:
+    """A folder that, first in Python's path, makes `application` MLflow's app `iap`."""
+    metadata = folder / "application" / "application-1.dist-info"
+    metadata.mkdir(parents=True, exist_ok=True)
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: application\nVersion: 1\n")
+    (metadata / "entry_points.txt").write_text(f"[mlflow.app]\niap = {application}\n")
+    return metadata.parent
