@@ -136,11 +136,13 @@ def _refusal(engine: Engine, found: Schema) -> str:
         if _has_nothing_to_lose(engine):
             return f"is in the middle of its first migration. Wait for it, or run {by_hand}."
         return f"is in the middle of a migration. Wait for it if it is under way. Else: {_RESTORE}"
-    revisions = f"{mlflow_db._get_schema_version(engine)}, users {users_schema.revision_of(engine)}"
+    revision = mlflow_db._get_schema_version(engine)
+    if revision == mlflow_db._get_latest_schema_revision():
+        revision = f"{users_schema.revision_of(engine) or 'none'} of users"
     if found is Schema.OLDER:
-        return f"has the older schema {revisions}. Back it up, then run {by_hand}."
+        return f"has the older schema {revision}. Back it up, then run {by_hand}."
     return (
-        f"has the schema {revisions}, which is newer than this MLflow. Deploy the newer MLflow, or "
+        f"has the schema {revision}, which is newer than this MLflow. Deploy the newer MLflow, or "
         "restore the backup that was taken before its migration."
     )
 

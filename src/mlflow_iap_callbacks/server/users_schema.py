@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import mlflow
 from alembic.config import Config
 from alembic.runtime.environment import EnvironmentContext
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, inspect
+from sqlalchemy import Connection, Engine, event, inspect
 
 _VERSION_TABLE = "alembic_version_auth"
 
@@ -31,6 +32,7 @@ def upgrade(engine: Engine) -> None:
     """Bring the tables to the newest revision, on the engine's own connection."""
     history = scripts()
     with engine.begin() as connection:
+        event.listen(connection, "before_cursor_execute", _without_name_twice, retval=True)
         context = _context(connection)
         is_unversioned = context.get_current_revision() is None
         if is_unversioned and inspect(connection).has_table("users"):
@@ -45,3 +47,11 @@ def upgrade(engine: Engine) -> None:
 
 def _context(connection: Connection) -> MigrationContext:
     return MigrationContext.configure(connection, opts={"version_table": _VERSION_TABLE})
+
+
+def _without_name_twice(
+    _: Connection, __: object, statement: str, parameters: Any, *___: object
+) -> tuple[str, Any]:
+    """Two of the tables have a foreign key of one name, which MySQL takes once in a database."""
+    # github.com/mlflow/mlflow/issues/9642, of 2023
+    return statement.replace("CONSTRAINT fk_user_id FOREIGN KEY", "FOREIGN KEY"), parameters
