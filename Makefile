@@ -13,7 +13,7 @@ test: $(VENV)/ready  ## all tests
 	$(RUN)python -m pytest -n 3
 
 soak: $(VENV)/ready  ## kills, faults and outages, for minutes
-	$(RUN)python -m pytest -m soak -s tests/soak
+	$(RUN)python -m pytest -m soak -s tests
 
 bench: $(VENV)/ready  ## beside other callbacks; writes benchmarks/results.md and .svg
 	$(RUN)python -m pip install -q --group bench
