@@ -298,7 +298,7 @@ def test_a_study_whose_server_is_dead_from_start_to_end_is_delivered_by_sync(
 
 # --- workers that are killed -------------------------------------------------------------------
 
-# Sweeps whose worker is killed at each of what it appends to its journal; further at random moments.
+# Sweeps whose worker is killed at each of what it appends to its journal; others at random moments.
 _FORCED = 9
 _VICTIMS = """
 from mlflow_iap_callbacks.runs import RunWriter
