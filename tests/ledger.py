@@ -63,7 +63,7 @@ class Ledger:
         """What a client was told, and is not so in the database; and what is there twice."""
         for logging in self._logging:
             logging.result()  # raises what a client was not to see
-        said = _Said(server, database)
+        said = _Said(server, database, self._experiment_id)
         found = [f"run {name} is there twice" for name in _repeated(said.names)]
         found += [f"run {name} is not there" for name in self._begun if name not in said.names]
         for run_id in self._runs.values():
@@ -108,10 +108,13 @@ class Ledger:
 
 
 class _Said:
-    """What a database says of all runs."""
+    """What a database says of an experiment's runs."""
 
-    def __init__(self, server: DatabaseServer, database: str) -> None:
-        runs = server.query(f"SELECT name, run_uuid, status FROM {database}.runs")
+    def __init__(self, server: DatabaseServer, database: str, experiment_id: str) -> None:
+        runs = server.query(
+            f"SELECT name, run_uuid, status FROM {database}.runs WHERE experiment_id = %s",
+            experiment_id,
+        )
         self.names = [name for name, _, _ in runs]
         self.statuses = {run_id: status for _, run_id, status in runs}
         self.points, self.latest, self.params = (

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Event
 
 import pytest
 import requests
-from server_helpers import ASSERTION
 
 from bucket_emulator import BucketEmulator
-from conftest import set_all, wait_until
+from conftest import set_all
 from database_server import MariaDB
-from deployed_server import HOST, PASSWORD, DeployedServer, behind_iap, run, settings
+from deployed_server import HOST, PASSWORD, DeployedServer, run, settings
 from mlflow_iap_callbacks.local import LocalCloud
 from ports import free_port
 from server_database import OLDEST_REVISION, fill, mariadb, needs_mariadb
@@ -27,7 +23,6 @@ pytestmark = needs_mariadb
 __all__ = ["mariadb"]
 
 _SECRET = "projects/local-project/secrets/mlflow-database"
-_PIECE = bytes(1_000_000)  # of an artifact
 
 
 @pytest.fixture(scope="module")
@@ -199,65 +194,6 @@ def test_it_answers_to_its_own_names_and_origins_only(
     assert response.status_code == status
     health = requests.get(f"{server.url}/health", headers={"Host": "10.0.0.1"}, timeout=30)
     assert health.status_code == 200, "App Engine's health checks come by address"
-
-
-def test_sigterm_under_load_ends_what_is_under_way_and_then_the_server(
-    mariadb: MariaDB, variables: dict[str, str], tmp_path: Path
-) -> None:
-    with behind_iap(tmp_path, variables) as (cloud, server), ThreadPoolExecutor(9) as pool:
-        # To the server itself: IAP would answer for one that is away.
-        headers = {"Host": cloud.url.removeprefix("http://"), ASSERTION: cloud.assertion()}
-        is_begun, may_end = Event(), Event()
-        upload = pool.submit(upload_slowly, server, headers, is_begun, may_end)
-        assert is_begun.wait(30)
-        answers: list[str] = []
-        loads = [pool.submit(create_runs, server, headers, answers) for _ in range(8)]
-        wait_until(lambda: len(answers) > 50, "the load")
-        server.process.send_signal(signal.SIGTERM)
-        wait_until(lambda: "Waiting for connections to close" in server.log.read_text(), "SIGTERM")
-        assert not server.has_ended
-        may_end.set()
-        # App Engine kills after 30 seconds.
-        assert server.process.wait(30) == 0
-        for load in loads:
-            load.result()
-        assert upload.result() == 200
-        wait_until(lambda: server.processes == [], "the end of what it started", 5)
-    database = variables["MLFLOW_SERVER_DATABASE_NAME"]
-    created = {run_id for (run_id,) in mariadb.query(f"SELECT run_uuid FROM {database}.runs")}
-    assert created == set(answers), "each that was begun has been answered"
-    kept = Path(variables["MLFLOW_ARTIFACTS_DESTINATION"]) / "slow.bin"
-    assert kept.stat().st_size == 4 * len(_PIECE)
-
-
-def create_runs(server: DeployedServer, headers: Mapping[str, str], answers: list[str]) -> None:
-    """Until no connection is taken any more."""
-    while True:
-        try:
-            response = requests.post(
-                f"{server.url}/api/2.0/mlflow/runs/create",
-                json={"experiment_id": "0"},
-                headers=headers,
-                timeout=30,
-            )
-        except requests.ConnectionError:
-            return
-        answers.append(response.json()["run"]["info"]["run_id"])
-
-
-def upload_slowly(
-    server: DeployedServer, headers: Mapping[str, str], is_begun: Event, may_end: Event
-) -> int:
-    """Send a half, and the other when it may end; return the answer's status."""
-
-    def pieces() -> Iterator[bytes]:
-        yield from (_PIECE, _PIECE)
-        is_begun.set()
-        may_end.wait(60)
-        yield from (_PIECE, _PIECE)
-
-    url = f"{server.url}/api/2.0/mlflow-artifacts/artifacts/slow.bin"
-    return requests.put(url, data=pieces(), headers=headers, timeout=60).status_code
 
 
 def assert_refused(variables: Mapping[str, str], told: str) -> None:

@@ -8,21 +8,28 @@ from __future__ import annotations
 import json
 import random
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from chaos import Chaos
 from sweeps import SEED, Soak
 
-from deployment import Deployment, deployment
+from conftest import set_all
+from deployment import Deployment, deployed
 from ledger import Ledger
 from server_database import needs_mariadb, text_of
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(900), needs_mariadb]
-__all__ = ["deployment"]
-
 _CLIENTS, _KILLS = 6, 8
 _LONGEST_OUTAGE = 5.0  # seconds, before what was killed is started again
+
+
+@pytest.fixture
+def deployment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deployment]:
+    with deployed(tmp_path) as deployment:
+        set_all(monkeypatch, deployment.cloud.environment())
+        yield deployment
 
 
 @pytest.mark.parametrize("killed", [("server",), ("mariadb",), ("mariadb", "server")])
