@@ -1,4 +1,4 @@
-"""A MariaDB server as a child process: for shared studies, and for MLflow's server."""
+"""MySQL's kind of server as a child process: for shared studies, and for MLflow's server."""
 
 from __future__ import annotations
 
@@ -9,55 +9,87 @@ import secrets
 import shutil
 import subprocess
 import tempfile
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
 import pymysql
+from typing_extensions import Self
 
 from conftest import wait_until
 
-_DEADLINE = 60.0
+DEADLINE = 60.0
 
 
 def is_installed() -> bool:
     """Whether Debian's ``mariadb-server`` is there."""
-    return all(shutil.which(name, path=_path()) for name in ("mariadbd", "mariadb-install-db"))
+    return all(shutil.which(name, path=path()) for name in ("mariadbd", "mariadb-install-db"))
 
 
-class MariaDB:
-    """MariaDB with its data in one folder, reached by a socket in a folder that only we can enter.
-
-        with MariaDB(tmp_path) as server:
-            optuna.create_study(storage=server.new_database())
+class DatabaseServer(ABC):
+    """A server with its data in one folder, reached by a socket in a folder that only we can enter.
 
     Args:
         folder: for the data and the log; kept at the end.
-        is_logged: whether binary logging is on, as with Cloud SQL's point-in-time recovery.
 
     Attributes:
         socket: its path, named as Cloud SQL names it; known once it runs.
     """
 
-    def __init__(self, folder: Path, *, is_logged: bool = False) -> None:
-        self._folder = folder
-        self._is_logged = is_logged
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self._password = secrets.token_hex(8)
         self._numbers = itertools.count(1)
         self._stack = contextlib.ExitStack()
 
-    def __enter__(self) -> MariaDB:
+    def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
             # Not in the folder given: the path of a socket has to be short.
-            short = stack.enter_context(tempfile.TemporaryDirectory(prefix="mlflow-iap-db-"))
-            (Path(short) / "cloudsql").mkdir()
+            short = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mlflow-iap-db-")))
+            (short / "cloudsql").mkdir()
             self.socket = f"{short}/cloudsql/my-project:europe-west4:mlflow"
-            self._start(stack)
+            self._log = stack.enter_context((self.folder / "database.log").open("w"))
+            subprocess.run(
+                self.preparation(),
+                stdout=self._log,
+                stderr=self._log,
+                check=True,
+                timeout=DEADLINE,
+                env=_environment(),
+            )
+            stack.callback(self._stop)
+            self.restart()
             self.new_user("optuna", self._password)
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+    @abstractmethod
+    def preparation(self) -> list[str]:
+        """The command that makes its data folder, with an administrator without a password."""
+
+    @abstractmethod
+    def command(self) -> list[str]:
+        """The command that it runs by."""
+
+    def kill(self) -> None:
+        """Kill it, as a crash would."""
+        self._process.kill()
+        self._process.wait()
+
+    def restart(self) -> None:
+        """Start it on what it had stored, and return when it answers."""
+        self._process = subprocess.Popen(
+            self.command(),
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
+            env=_environment(),
+        )
+        wait_until(lambda: self._has_ended or self._answers(), "the database", DEADLINE)
+        assert not self._has_ended, Path(self._log.name).read_text()
 
     def new_database(self) -> str:
         """Make an empty database; return its URL for SQLAlchemy."""
@@ -85,6 +117,56 @@ class MariaDB:
             cursor.execute(query, values or None)
             return list(cursor.fetchall())
 
+    @property
+    def _has_ended(self) -> bool:
+        return self._process.poll() is not None
+
+    def _answers(self) -> bool:
+        try:
+            self.query("SELECT 1")
+        except pymysql.err.OperationalError:
+            return False
+        return True
+
+    def _stop(self) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(DEADLINE)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+
+class MariaDB(DatabaseServer):
+    """MariaDB.
+
+        with MariaDB(tmp_path) as server:
+            optuna.create_study(storage=server.new_database())
+
+    Args:
+        folder: as of `DatabaseServer`.
+        is_logged: whether binary logging is on, as with Cloud SQL's point-in-time recovery.
+        is_durable: whether commits survive a kill, as on Cloud SQL; they take longer then.
+    """
+
+    def __init__(self, folder: Path, *, is_logged: bool = False, is_durable: bool = False) -> None:
+        super().__init__(folder)
+        self._is_logged = is_logged
+        self._is_durable = is_durable
+
+    def preparation(self) -> list[str]:
+        return [
+            *("mariadb-install-db", "--no-defaults", *self._options()),
+            *("--auth-root-authentication-method=normal", "--skip-test-db"),
+        ]
+
+    def command(self) -> list[str]:
+        return [
+            *("mariadbd", "--no-defaults", *self._options(), "--skip-networking"),
+            *(f"--socket={self.socket}", f"--pid-file={self.folder / 'mariadb.pid'}"),
+            *([f"--log-bin={self.folder / 'log'}", "--server-id=1"] * self._is_logged),
+            f"--innodb-flush-log-at-trx-commit={int(self._is_durable)}",
+        ]
+
     def dump(self, database: str) -> str:
         """Back a database up, by what its own tools are for that."""
         return self._tool("mariadb-dump", "--routines", "--triggers", database)
@@ -95,6 +177,9 @@ class MariaDB:
         self.query(f"CREATE DATABASE {database} CHARACTER SET utf8mb4")
         self._tool("mariadb", database, given=dump)
 
+    def _options(self) -> list[str]:
+        return [f"--datadir={self.folder / 'data'}", *as_root()]
+
     def _tool(self, name: str, *arguments: str, given: str = "") -> str:
         done = subprocess.run(
             [name, "--no-defaults", "--user=root", f"--socket={self.socket}", *arguments],
@@ -102,61 +187,21 @@ class MariaDB:
             capture_output=True,
             text=True,
             check=True,
-            timeout=_DEADLINE,
-            env={**os.environ, "PATH": _path()},
+            timeout=DEADLINE,
+            env=_environment(),
         )
         return done.stdout
 
-    def _start(self, stack: contextlib.ExitStack) -> None:
-        as_root = ["--user=root"] if os.geteuid() == 0 else []
-        data = f"--datadir={self._folder / 'data'}"
-        log = stack.enter_context((self._folder / "mariadb.log").open("w"))
-        environment = {**os.environ, "PATH": _path()}
-        subprocess.run(
-            [
-                *("mariadb-install-db", "--no-defaults", data, *as_root),
-                *("--auth-root-authentication-method=normal", "--skip-test-db"),
-            ],
-            stdout=log,
-            stderr=log,
-            check=True,
-            timeout=_DEADLINE,
-            env=environment,
-        )
-        server = subprocess.Popen(
-            [
-                *("mariadbd", "--no-defaults", data, *as_root, "--skip-networking"),
-                *(f"--socket={self.socket}", f"--pid-file={self._folder / 'mariadb.pid'}"),
-                *([f"--log-bin={self._folder / 'log'}", "--server-id=1"] * self._is_logged),
-                # Commits need not survive a crash of the machine.
-                "--innodb-flush-log-at-trx-commit=0",
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env=environment,
-        )
-        stack.callback(_end, server)
-        wait_until(lambda: server.poll() is not None or self._answers(), "MariaDB", _DEADLINE)
-        assert server.poll() is None, (self._folder / "mariadb.log").read_text()
 
-    def _answers(self) -> bool:
-        try:
-            self.query("SELECT 1")
-        except pymysql.err.OperationalError:
-            return False
-        return True
+def as_root() -> list[str]:
+    """What such a server wants to be told before it runs as root."""
+    return ["--user=root"] if os.geteuid() == 0 else []
 
 
-def _path() -> str:
+def path() -> str:
     """With what Debian puts outside of a user's."""
     return f"{os.environ.get('PATH', os.defpath)}:/usr/sbin"
 
 
-def _end(server: subprocess.Popen[bytes]) -> None:
-    server.terminate()
-    try:
-        server.wait(_DEADLINE)
-    except subprocess.TimeoutExpired:
-        server.kill()
-        server.wait()
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PATH": path()}

@@ -6,14 +6,16 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import requests
 from click.testing import CliRunner, Result
 
 from conftest import wait_until
-from database_server import MariaDB
+from database_server import DatabaseServer
+from mlflow_iap_callbacks.local import LocalCloud
 from mlflow_iap_callbacks.server.__main__ import main
 from ports import free_port
 
@@ -23,7 +25,7 @@ HOST = "mlflow-dot-my-project.ew.r.appspot.com"
 _COMMAND = (sys.executable, "-m", "mlflow_iap_callbacks.server")
 
 
-def settings(server: MariaDB, database: str, artifacts: str) -> dict[str, str]:
+def settings(server: DatabaseServer, database: str, artifacts: str) -> dict[str, str]:
     """The variables of a server on App Engine whose database is here."""
     return {
         "GOOGLE_CLOUD_PROJECT": "my-project",
@@ -87,9 +89,23 @@ class DeployedServer:
         self._variables = variables
 
     def __enter__(self) -> DeployedServer:
-        port = self._gated_port or free_port()
-        self.url = f"http://127.0.0.1:{port}"
-        variables = {**self._variables, "PORT": str(port)}
+        self._port = self._gated_port or free_port()
+        self.url = f"http://127.0.0.1:{self._port}"
+        self.restart()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    def kill(self) -> None:
+        """Kill it and all that it started, as a crash of the machine would."""
+        if not self.has_ended:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def restart(self) -> None:
+        """Start it on its port, and return when it is healthy."""
+        variables = {**self._variables, "PORT": str(self._port)}
         if self._gated_port is None:
             # MLflow's own application in the gate's place.
             path = application_folder(self._folder, "mlflow.server.fastapi_app:app")
@@ -99,14 +115,8 @@ class DeployedServer:
             wait_until(lambda: self._is_up() or self.has_ended, "the server", 90)
             assert not self.has_ended, self.log.read_text()
         except BaseException:
-            self.__exit__()
+            self.kill()
             raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if not self.has_ended:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
 
     @property
     def has_ended(self) -> bool:
@@ -125,6 +135,19 @@ class DeployedServer:
             return requests.get(f"{self.url}/health", timeout=5).ok
         except requests.RequestException:
             return False
+
+
+@contextmanager
+def behind_iap(
+    folder: Path, variables: Mapping[str, str]
+) -> Iterator[tuple[LocalCloud, DeployedServer]]:
+    """The server with its gate, and IAP in front of it; arguments as of `DeployedServer`."""
+    port = free_port()
+    with LocalCloud(f"http://127.0.0.1:{port}") as cloud:
+        name = {"MLFLOW_SERVER_HOSTS": cloud.url.removeprefix("http://")}
+        given = {**variables, **cloud.server_environment(), **name}
+        with DeployedServer(folder, given, gated_port=port) as server:
+            yield cloud, server
 
 
 def _environment(variables: Mapping[str, str]) -> dict[str, str]:

@@ -17,7 +17,7 @@ from packaging.version import Version
 
 import database_server
 from conftest import wait_until
-from database_server import MariaDB
+from database_server import DatabaseServer, MariaDB
 from deployed_server import PASSWORD, begin, settings
 
 # Of MLflow 3.5, the oldest that the package supports.
@@ -38,19 +38,23 @@ needs_mariadb = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MariaDB]:
-    """Set up as appengine/README.md says for Cloud SQL."""
     with MariaDB(tmp_path_factory.mktemp("mariadb"), is_logged=True) as server:
-        server.query("SET GLOBAL log_bin_trust_function_creators = 1")
-        server.new_user("mlflow", PASSWORD)
+        set_up(server)
         yield server
 
 
-def variables(server: MariaDB, database: str) -> dict[str, str]:
+def set_up(server: DatabaseServer) -> None:
+    """As appengine/README.md says for Cloud SQL."""
+    server.query("SET GLOBAL log_bin_trust_function_creators = 1")
+    server.new_user("mlflow", PASSWORD)
+
+
+def variables(server: DatabaseServer, database: str) -> dict[str, str]:
     """Of a server whose artifacts do not matter."""
     return settings(server, database, "artifacts")
 
 
-def url_of(server: MariaDB, database: str) -> sqlalchemy.URL:
+def url_of(server: DatabaseServer, database: str) -> sqlalchemy.URL:
     """For looking into a database as its user does."""
     query = {"unix_socket": server.socket, "charset": "utf8mb4"}
     return sqlalchemy.URL.create(
@@ -58,12 +62,12 @@ def url_of(server: MariaDB, database: str) -> sqlalchemy.URL:
     )
 
 
-def text_of(server: MariaDB, database: str) -> str:
+def text_of(server: DatabaseServer, database: str) -> str:
     """As MLflow takes it."""
     return url_of(server, database).render_as_string(hide_password=False)
 
 
-def fill(server: MariaDB, database: str, revision: str) -> None:
+def fill(server: DatabaseServer, database: str, revision: str) -> None:
     """Make MLflow's tables as they were at a revision."""
     engine = sqlalchemy.create_engine(url_of(server, database))
     InitialBase.metadata.create_all(engine)
@@ -74,7 +78,7 @@ def fill(server: MariaDB, database: str, revision: str) -> None:
     engine.dispose()
 
 
-def log_a_run(server: MariaDB, database: str) -> None:
+def log_a_run(server: DatabaseServer, database: str) -> None:
     """Put an experiment with a run of one metric into a database, of any of MLflow's schemas."""
     server.query(
         f"INSERT INTO {database}.experiments (name, lifecycle_stage) VALUES ('kept', 'active')"
@@ -89,12 +93,12 @@ def log_a_run(server: MariaDB, database: str) -> None:
     )
 
 
-def is_the_run_there(server: MariaDB, database: str) -> bool:
+def is_the_run_there(server: DatabaseServer, database: str) -> bool:
     """Whether what `log_a_run` logged is as it was."""
     return server.query(f"SELECT run_uuid, value FROM {database}.metrics") == [("r1", 0.5)]
 
 
-def kill_in_the_middle(server: MariaDB, database: str, changes: int) -> None:
+def kill_in_the_middle(server: DatabaseServer, database: str, changes: int) -> None:
     """Migrate, and kill -9 when so many tables were made or altered."""
     before = changes_of(server)
     process = begin("migrate", variables(server, database))
@@ -107,7 +111,7 @@ def kill_in_the_middle(server: MariaDB, database: str, changes: int) -> None:
     assert process.wait() == -signal.SIGKILL, "it was too fast"
 
 
-def changes_of(server: MariaDB) -> int:
+def changes_of(server: DatabaseServer) -> int:
     """How many tables were made or altered since it started."""
     rows = server.query("SHOW GLOBAL STATUS WHERE variable_name IN (%s, %s)", *_CHANGES)
     return sum(int(value) for _, value in rows)

@@ -17,10 +17,9 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from bucket_emulator import BucketEmulator
 from conftest import set_all
 from database_server import MariaDB
-from deployed_server import DeployedServer, run, settings
+from deployed_server import behind_iap, run, settings
 from mlflow_iap_callbacks.local import LocalCloud
 from mlflow_iap_callbacks.server.artifacts import SessionArtifactRepository
-from ports import free_port
 from server_database import mariadb, needs_mariadb
 
 __all__ = ["mariadb"]
@@ -53,18 +52,14 @@ def cloud(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[LocalCloud]:
     """As on App Engine: IAP and its 32 MB limit, the gate, MySQL on a socket, a bucket."""
-    port = free_port()
     variables = {
         **settings(mariadb, mariadb.new_database_for("mlflow"), f"gs://{bucket.bucket}/a"),
         **bucket.environment,
     }
     assert run("migrate", variables).exit_code == 0
-    with LocalCloud(f"http://127.0.0.1:{port}") as cloud:
-        variables |= cloud.server_environment()
-        variables["MLFLOW_SERVER_HOSTS"] = cloud.url.removeprefix("http://")
-        with DeployedServer(tmp_path, variables, gated_port=port):
-            set_all(monkeypatch, cloud.environment())
-            yield cloud
+    with behind_iap(tmp_path, variables) as (cloud, _):
+        set_all(monkeypatch, cloud.environment())
+        yield cloud
 
 
 @needs_mariadb

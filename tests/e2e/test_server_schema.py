@@ -11,6 +11,7 @@ from database_server import MariaDB
 from deployed_server import HOST, DeployedServer, begin, run
 from mlflow_iap_callbacks.local import LocalCloud
 from ports import free_port
+from schema_checks import check_binary_logging_without_its_flag, check_three_migrations_at_once
 from server_database import (
     OLDEST_REVISION,
     fill,
@@ -30,14 +31,7 @@ __all__ = ["mariadb"]
 def test_of_three_migrations_at_once_one_does_it_and_the_others_find_it_done(
     mariadb: MariaDB, revision: str | None
 ) -> None:
-    database = mariadb.new_database_for("mlflow")
-    if revision:
-        fill(mariadb, database, revision)
-        log_a_run(mariadb, database)
-    three = [begin("migrate", variables(mariadb, database)) for _ in range(3)]
-    assert [process.wait(120) for process in three] == [0, 0, 0]
-    assert run("migrate", variables(mariadb, database)).stdout == "The schema is current.\n"
-    assert not revision or is_the_run_there(mariadb, database)
+    check_three_migrations_at_once(mariadb, revision)
 
 
 def test_a_first_migration_that_was_killed_begins_anew(mariadb: MariaDB) -> None:
@@ -75,15 +69,7 @@ def test_a_lost_first_migration_is_kept_once_somebody_logged_into_it(mariadb: Ma
 def test_binary_logging_without_its_flag_is_told_before_anything_is_changed(
     mariadb: MariaDB,
 ) -> None:
-    database = mariadb.new_database_for("mlflow")
-    mariadb.query("SET GLOBAL log_bin_trust_function_creators = 0")
-    try:
-        refused = run("migrate", variables(mariadb, database))
-    finally:
-        mariadb.query("SET GLOBAL log_bin_trust_function_creators = 1")
-    assert "--database-flags=log_bin_trust_function_creators=on" in refused.stderr
-    assert mariadb.query(f"SHOW TABLES IN {database}") == []
-    assert run("migrate", variables(mariadb, database)).exit_code == 0
+    check_binary_logging_without_its_flag(mariadb)
 
 
 def test_tables_of_users_come_by_the_migration_where_permissions_are_on(

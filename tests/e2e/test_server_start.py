@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import requests
 
 from bucket_emulator import BucketEmulator
-from conftest import set_all, wait_until
+from conftest import set_all
 from database_server import MariaDB
 from deployed_server import HOST, PASSWORD, DeployedServer, run, settings
 from mlflow_iap_callbacks.local import LocalCloud
@@ -123,6 +121,14 @@ def test_on_cloud_run_it_goes_by_the_names_that_it_is_given(variables: dict[str,
     assert "answers to mlflow-123456789012.us-central1.run.app\n" in found.stdout
 
 
+@pytest.mark.parametrize(("service", "seconds"), [({}, 25), ({"K_SERVICE": "mlflow"}, 8)])
+def test_requests_under_way_have_most_of_the_time_from_sigterm_to_the_kill(
+    variables: dict[str, str], service: dict[str, str], seconds: int
+) -> None:
+    found = run("check", {**variables, **service})
+    assert f"--timeout-graceful-shutdown {seconds}\n" in found.stdout
+
+
 def test_a_server_that_cannot_start_ends_with_a_status_and_no_traceback(
     variables: dict[str, str],
 ) -> None:
@@ -190,40 +196,6 @@ def test_it_answers_to_its_own_names_and_origins_only(
     assert response.status_code == status
     health = requests.get(f"{server.url}/health", headers={"Host": "10.0.0.1"}, timeout=30)
     assert health.status_code == 200, "App Engine's health checks come by address"
-
-
-def test_sigterm_under_load_ends_what_is_under_way_and_then_the_server(
-    mariadb: MariaDB, variables: dict[str, str], tmp_path: Path
-) -> None:
-    with DeployedServer(tmp_path, variables) as server:
-        answers: list[str] = []
-        with ThreadPoolExecutor(8) as pool:
-            loads = [pool.submit(create_runs, server, answers) for _ in range(8)]
-            wait_until(lambda: len(answers) > 50, "the load")
-            server.process.send_signal(signal.SIGTERM)
-            # App Engine kills after 30 seconds.
-            assert server.process.wait(30) == 0
-            for load in loads:
-                load.result()
-        wait_until(lambda: server.processes == [], "the end of what it started", 5)
-    database = variables["MLFLOW_SERVER_DATABASE_NAME"]
-    created = {run_id for (run_id,) in mariadb.query(f"SELECT run_uuid FROM {database}.runs")}
-    assert created == set(answers), "each that was begun has been answered"
-
-
-def create_runs(server: DeployedServer, answers: list[str]) -> None:
-    """Until no connection is taken any more."""
-    while True:
-        try:
-            response = requests.post(
-                f"{server.url}/api/2.0/mlflow/runs/create",
-                json={"experiment_id": "0"},
-                headers={"Host": HOST},
-                timeout=30,
-            )
-        except requests.ConnectionError:
-            return
-        answers.append(response.json()["run"]["info"]["run_id"])
 
 
 def assert_refused(variables: Mapping[str, str], told: str) -> None:

@@ -7,12 +7,12 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, Protocol
 
-from mlflow_iap_callbacks.local import LocalCloud, MlflowServer
+from mlflow_iap_callbacks.local import LocalCloud
 from mlflow_iap_callbacks.local.faults import FaultKind
 
-# One answer in five: lost before or behind the server's work, cut, or another.
+# An answer is lost before or behind the server's work, cut, or another.
 _FAULTS: Mapping[FaultKind, tuple[int, ...]] = {
     "answer": (503, 500),
     "answer_after": (502, 504),
@@ -20,7 +20,14 @@ _FAULTS: Mapping[FaultKind, tuple[int, ...]] = {
     "reset_after": (0,),
     "reset_midway": (0,),
 }
-_SHARE = 0.2
+
+
+class Killable(Protocol):
+    """A server that keeps its port and what it stored."""
+
+    def kill(self) -> None: ...
+
+    def restart(self) -> None: ...
 
 
 class Chaos:
@@ -28,16 +35,16 @@ class Chaos:
 
     Args:
         cloud: in front of the server.
-        server: behind it.
         seed: of the moments.
+        lost: share of the answers.
     """
 
-    def __init__(self, cloud: LocalCloud, server: MlflowServer, seed: int) -> None:
-        self.server_kills = 0
+    def __init__(self, cloud: LocalCloud, seed: int, *, lost: float = 0.2) -> None:
+        self.kills = 0
         self.revocations = 0
         self.seconds_without_role = 0.0
         self._cloud = cloud
-        self._server = server
+        self._lost = lost
         self._seed = seed
         self._over = threading.Event()
         self._errors: list[Exception] = []
@@ -46,7 +53,7 @@ class Chaos:
     def __enter__(self) -> Chaos:
         kinds = [(kind, status) for kind, numbers in _FAULTS.items() for status in numbers]
         # Each strikes what those before it have let pass.
-        rate = 1 - (1 - _SHARE) ** (1 / len(kinds))
+        rate = 1 - (1 - self._lost) ** (1 / len(kinds))
         for number, (kind, status) in enumerate(kinds):
             self._cloud.fault_rate(kind, rate, seed=self._seed + number, status=status or 503)
         return self
@@ -86,14 +93,22 @@ class Chaos:
             self._cloud.revoke_tokens()  # ends with the second
             self.revocations += 1
 
-    def kill_the_server(self, times: int) -> None:
-        """Each time after a while of service, and for a while."""
-        rng = random.Random(f"{self._seed} server")
-        while self.server_kills < times and self.wait(rng.uniform(1.0, 8.0)):
-            self._server.kill()
-            self.server_kills += 1
+    def kill(self, times: int, *victims: Killable) -> None:
+        """Kill some of them, each time after a while of service, and for a while.
+
+        Args:
+            times: how often.
+            victims: each needs those before it to start.
+        """
+        rng = random.Random(f"{self._seed} kills")
+        while self.kills < times and self.wait(rng.uniform(1.0, 8.0)):
+            killed = rng.sample(victims, rng.randint(1, len(victims)))
+            for victim in killed:
+                victim.kill()
+            self.kills += 1
             self.wait(rng.uniform(0.0, 1.0))
-            self._server.restart()
+            for victim in sorted(killed, key=victims.index):
+                victim.restart()
 
     def withdraw_the_role(self, after: float, seconds: float) -> None:
         self.wait(after)

@@ -27,14 +27,14 @@ _UVICORN = (
     *("--loop", "uvloop", "--http", "httptools"),
     # App Engine's front writes one; without a second, half as many requests again pass.
     "--no-access-log",
-    # Seconds from SIGTERM in which requests may end. App Engine kills after 30.
-    *("--timeout-graceful-shutdown", "25"),
     # Seconds for which a connection is kept. nginx in front keeps its side for 60 by default, and
     # must be the first to close: a request that goes out on one that is being closed is lost.
     *("--timeout-keep-alive", "75"),
     # Seconds. At 5, the default, a worker that is busy importing or with a large file is killed.
     *("--timeout-worker-healthcheck", "30"),
 )
+# Seconds from SIGTERM in which requests may end: App Engine kills after 30, Cloud Run after 10.
+_GRACE, _GRACE_ON_CLOUD_RUN = 25, 8
 # What a tracking server does not need, and what would run code or call out.
 _OFF = {
     # Eight processes more, and 1.3 GiB.
@@ -145,12 +145,14 @@ def _command(environment: Mapping[str, str]) -> list[str]:
     for name, text in (("PORT", port), ("MLFLOW_WORKERS", workers)):
         if not text.isdigit() or not int(text):
             raise StartError(f"{name}={text!r} is no number above 0. Correct it, or unset it.")
+    grace = _GRACE_ON_CLOUD_RUN if environment.get("K_SERVICE") else _GRACE
+    uvicorn = [*_UVICORN, "--timeout-graceful-shutdown", str(grace)]
     return [
         *(sys.executable, "-m", "mlflow", "server", "--app-name", "iap"),
         # App Engine's front comes from outside of the container.
         *("--host", environment.get("HOST") or "0.0.0.0", "--port", port),  # noqa: S104
         *("--workers", workers, "--artifacts-destination", destination),
-        *("--uvicorn-opts", " ".join(_UVICORN)),
+        *("--uvicorn-opts", " ".join(uvicorn)),
     ]
 
 

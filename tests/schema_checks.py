@@ -1,0 +1,37 @@
+"""What holds for MLflow's tables on each kind of database server."""
+
+from __future__ import annotations
+
+from database_server import DatabaseServer
+from deployed_server import begin, run
+from server_database import fill, is_the_run_there, log_a_run, variables
+
+
+def check_three_migrations_at_once(server: DatabaseServer, revision: str | None) -> None:
+    """One does it and the others find it done.
+
+    Args:
+        server: which gets a database.
+        revision: of the tables with a run in them that it begins with; None for none.
+    """
+    database = server.new_database_for("mlflow")
+    if revision:
+        fill(server, database, revision)
+        log_a_run(server, database)
+    three = [begin("migrate", variables(server, database)) for _ in range(3)]
+    assert [process.wait(120) for process in three] == [0, 0, 0]
+    assert run("migrate", variables(server, database)).stdout == "The schema is current.\n"
+    assert not revision or is_the_run_there(server, database)
+
+
+def check_binary_logging_without_its_flag(server: DatabaseServer) -> None:
+    """It is told before anything is changed."""
+    database = server.new_database_for("mlflow")
+    server.query("SET GLOBAL log_bin_trust_function_creators = 0")
+    try:
+        refused = run("migrate", variables(server, database))
+    finally:
+        server.query("SET GLOBAL log_bin_trust_function_creators = 1")
+    assert "--database-flags=log_bin_trust_function_creators=on" in refused.stderr
+    assert server.query(f"SHOW TABLES IN {database}") == []
+    assert run("migrate", variables(server, database)).exit_code == 0
