@@ -21,7 +21,7 @@ _DATABASE_WAIT = 120.0
 # What asks nothing of the server but processors and memory: two are busy with two (of 1, 2 and 4
 # on two processors, 68, 71 and 87 requests a second at 8 clients; 403, 599 and 943 MiB).
 _WORKERS = 2
-_UVICORN = (
+_UVICORN: tuple[str, ...] = (
     # Two workers and asyncio's own loop hold each answer back for 43 ms (uvicorn#3149).
     *("--loop", "uvloop", "--http", "httptools"),
     # App Engine's front writes one; without a second, half as many requests again pass.
