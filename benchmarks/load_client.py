@@ -12,7 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Coroutine, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import uvloop
@@ -183,4 +183,4 @@ if __name__ == "__main__":
     # Not in the command: every user of the machine can read that.
     given = json.load(sys.stdin)
     clients = _Clients(Load(**given["load"]), given["port"], given["headers"])
-    json.dump(asdict(uvloop.run(clients.run())), sys.stdout)
+    json.dump(vars(uvloop.run(clients.run())), sys.stdout)

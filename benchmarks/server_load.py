@@ -59,7 +59,7 @@ class Plan:
     rounds: int = 2
     seconds: float = 4.0
     changed_rounds: int = 3
-    trainers: tuple[int, ...] = (8, 16, 32, 64, 128, 256)
+    trainers: tuple[int, ...] = (16, 32, 64, 128, 256)
     changed_at: int = 8
 
 
