@@ -165,13 +165,16 @@ class _Client:
         lines = [f"POST {_API}/{name} HTTP/1.1", "Content-Type: application/json"]
         lines += [f"Content-Length: {len(body)}"]
         lines += [f"{name}: {value}" for name, value in self._headers.items()]
-        reader, writer = self._stream or await asyncio.open_connection("127.0.0.1", self._port)
-        self._stream = None  # one that fails, or is broken off, is not used again
+        # One that fails, is broken off, or was closed by the server is not used again.
+        stream, self._stream = self._stream, None
+        if stream is None or stream[0].at_eof():
+            stream = await asyncio.open_connection("127.0.0.1", self._port)
+        reader, writer = stream
         writer.write("\r\n".join([*lines, "", ""]).encode() + body)
         head = (await reader.readuntil(b"\r\n\r\n")).lower()
         length = head.partition(b"\r\ncontent-length:")[2].partition(b"\r\n")[0]
         answer = await reader.readexactly(int(length))
-        self._stream = reader, writer
+        self._stream = stream
         return int(head.split(b" ", 2)[1]), answer
 
 

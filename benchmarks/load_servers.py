@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -30,6 +31,7 @@ _ASSERTION = "X-Goog-IAP-JWT-Assertion"
 _MLFLOW = ("sh", "-c", 'exec "$0" -m mlflow server --port "$PORT"', sys.executable)
 # What `pip install mlflow pymysql` leaves uvicorn with; in this environment are others, too.
 _WITHOUT_UVLOOP = "--loop asyncio --http h11"
+_JOB_FOLDER = "_MLFLOW_HUEY_STORAGE_PATH"
 _IDLE = 0.05  # of a processor
 _DEADLINE = 90.0
 
@@ -119,6 +121,11 @@ class Server:
                 return
             if time.monotonic() > ends:
                 raise RuntimeError(f"{self.name}: busy without any request after {_DEADLINE:.0f} s")
+
+    def job_folders(self) -> set[str]:
+        """Return where its job execution keeps its queue: in memory, and left behind at its end."""
+        found = {process.environ().get(_JOB_FOLDER) for process in self._family()}
+        return {path for path in found if path is not None}
 
     def _family(self) -> list[psutil.Process]:
         return [self._process, *self._process.children(recursive=True)]
@@ -226,13 +233,16 @@ class Stage:
             gated_port=free_port() if change.is_gated else None,
         ) as deployed:
             port = int(deployed.url.rpartition(":")[2])
+            server = Server(change.name, port, deployed.process.pid, self._headers, database)
             try:
-                yield Server(change.name, port, deployed.process.pid, self._headers, database)
+                yield server
             finally:
-                # Asked first, lest it leaves its files in memory behind.
+                left = server.job_folders()
                 deployed.process.terminate()
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     deployed.process.wait(_DEADLINE)
+                for path in left:
+                    shutil.rmtree(path, ignore_errors=True)
 
     def _headers(self) -> dict[str, str]:
         return {"Host": HOST, _ASSERTION: self._cloud.assertion()}

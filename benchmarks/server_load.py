@@ -41,7 +41,10 @@ _CHANGES = [
     Change("h11", arguments=["--uvicorn=--http h11"]),
     Change("access log", arguments=["--uvicorn=--access-log"]),
     Change(_C_DRIVER, arguments=["--driver=mysqldb"]),
-    Change("20 connections a worker", {"MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "20"}),
+    Change(
+        "MLflow's 15 connections",
+        {"MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "5", "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": "10"},
+    ),
     Change("job execution", arguments=["--jobs"]),
     Change("no gate", is_gated=False),
 ]
@@ -58,8 +61,8 @@ class Plan:
     clients: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
     rounds: int = 2
     seconds: float = 4.0
-    changed_rounds: int = 3
-    trainers: tuple[int, ...] = (16, 32, 64, 128, 256)
+    changed_rounds: int = 2
+    trainers: tuple[int, ...] = (32, 64, 96, 128, 192, 256)
     changed_at: int = 8
 
 
