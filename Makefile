@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/
 
-.PHONY: demo test soak bench peers screenshots lint server-lint requirements examples wheel lowest clean
+.PHONY: demo test soak bench server-bench peers screenshots lint server-lint requirements examples wheel lowest clean
 
 demo: $(VENV)/ready  ## sweep through a local IAP, with tokens that expire during it
 	$(RUN)mlflow-iap local --token-lifetime 2 $$([ -t 0 ] && [ -t 2 ] && echo --stay) \
@@ -18,6 +18,10 @@ soak: $(VENV)/ready  ## kills, faults and outages, for minutes
 bench: $(VENV)/ready  ## beside other callbacks; writes benchmarks/results.md and .svg
 	$(RUN)python -m pip install -q --group bench
 	$(RUN)python benchmarks/compare.py
+
+server-bench: $(VENV)/ready  ## the server under load; writes benchmarks/server_load.md
+	$(RUN)python -m pip install -q --group bench
+	PYTHONPATH=tests $(RUN)python benchmarks/server_load.py
 
 screenshots: $(VENV)/ready  ## of MLflow's pages, with Chromium; writes docs/images
 	MLFLOW_IAP_SCREENSHOTS=$(CURDIR)/docs/images $(RUN)python -m pytest tests/e2e/test_browser.py

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -196,6 +197,31 @@ def test_it_answers_to_its_own_names_and_origins_only(
     assert response.status_code == status
     health = requests.get(f"{server.url}/health", headers={"Host": "10.0.0.1"}, timeout=30)
     assert health.status_code == 200, "App Engine's health checks come by address"
+
+
+def test_more_requests_at_once_than_mlflow_has_connections_are_all_answered(
+    mariadb: MariaDB, server: DeployedServer
+) -> None:
+    mariadb.query("SET GLOBAL max_connections = 1000")  # as on Cloud SQL
+
+    def post(path: str, **content: object) -> requests.Response:
+        url = f"{server.url}/api/2.0/mlflow/{path}"
+        return requests.post(url, json=content, headers={"Host": HOST}, timeout=60)
+
+    experiment = post("experiments/create", name="busy").json()["experiment_id"]
+
+    def log_to_a_run(number: int) -> list[int]:
+        """What takes most connections: one session in another, in another."""
+        created = post("runs/create", experiment_id=experiment)
+        run_id = created.json()["run"]["info"]["run_id"]
+        metrics = [{"key": "auc", "value": number, "timestamp": 1, "step": 0}]
+        tags = [{"key": "number", "value": str(number)}]
+        logged = post("runs/log-batch", run_id=run_id, metrics=metrics, tags=tags)
+        return [created.status_code, logged.status_code]
+
+    with ThreadPoolExecutor(96) as pool:
+        answers = list(pool.map(log_to_a_run, range(96)))
+    assert {status for statuses in answers for status in statuses} == {200}
 
 
 def assert_refused(variables: Mapping[str, str], told: str) -> None:

@@ -1,0 +1,248 @@
+"""Servers to be loaded: as deployed, with one setting changed, and by MLflow's defaults."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import psutil
+from load_client import Load, Outcome
+
+from database_server import MariaDB
+from deployed_server import HOST, PASSWORD, DeployedServer, settings
+from mlflow_iap_callbacks.local import LocalCloud
+from mlflow_iap_callbacks.server.database import database_url, text_of
+from ports import free_port
+
+_HERE = Path(__file__).parent
+_CLIENT = _HERE / "load_client.py"
+_SERVER = (sys.executable, "-m", "mlflow_iap_callbacks.server")
+_CHANGED = (sys.executable, str(_HERE / "changed_server.py"))
+_ASSERTION = "X-Goog-IAP-JWT-Assertion"
+# MLflow's own command in the place of `serve`.
+_MLFLOW = ("sh", "-c", 'exec "$0" -m mlflow server --port "$PORT"', sys.executable)
+# What `pip install mlflow pymysql` leaves uvicorn with; in this environment are others, too.
+_WITHOUT_UVLOOP = "--loop asyncio --http h11"
+_JOB_FOLDER = "_MLFLOW_HUEY_STORAGE_PATH"
+_IDLE = 0.05  # of a processor
+_DEADLINE = 90.0
+
+
+@dataclass(frozen=True)
+class Change:
+    """One setting of the chosen ones that is another.
+
+    Attributes:
+        name: for people.
+        variables: of its environment.
+        arguments: of `changed_server.py`.
+        is_gated: whether it asks for IAP's assertion.
+    """
+
+    name: str
+    variables: Mapping[str, str] = field(default_factory=dict)
+    arguments: Sequence[str] = ()
+    is_gated: bool = True
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One load of one server.
+
+    Attributes:
+        server: its name.
+        database: that it stored in.
+        memory_mib: afterwards, of all its processes: their own, and what they share, once.
+        cpu: seconds of processor time that the server took.
+    """
+
+    server: str
+    database: str
+    load: Load
+    outcome: Outcome
+    memory_mib: float
+    cpu: float
+
+
+class Server:
+    """One that runs, to be loaded as often as is wanted.
+
+    Args:
+        process: that all of it descends from.
+        headers: of requests; called for each load, for an assertion holds ten minutes.
+        database: its name.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        port: int,
+        process: int,
+        headers: Callable[[], Mapping[str, str]],
+        database: str,
+    ) -> None:
+        self.name = name
+        self.database = database
+        self._port = port
+        self._process = psutil.Process(process)
+        self._headers = headers
+
+    def load(self, load: Load) -> Cell:
+        """Load it, by a process of its own."""
+        before = self._cpu()
+        given = {"load": asdict(load), "port": self._port, "headers": self._headers()}
+        done = subprocess.run(
+            [sys.executable, str(_CLIENT)],
+            input=json.dumps(given),
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+        outcome = Outcome(**json.loads(done.stdout))
+        return Cell(
+            self.name, self.database, load, outcome, self._memory_mib(), self._cpu() - before
+        )
+
+    def wait_until_idle(self) -> None:
+        """Return when all that it starts beside itself has started."""
+        ends = time.monotonic() + _DEADLINE
+        while True:
+            before = self._cpu()
+            time.sleep(1.0)
+            if self._cpu() - before < _IDLE:
+                return
+            if time.monotonic() > ends:
+                raise RuntimeError(f"{self.name}: busy without any request after {_DEADLINE:.0f} s")
+
+    def job_folders(self) -> set[str]:
+        """Return where its job execution keeps its queue: in memory, and left behind at its end."""
+        found = {process.environ().get(_JOB_FOLDER) for process in self._family()}
+        return {path for path in found if path is not None}
+
+    def _family(self) -> list[psutil.Process]:
+        return [self._process, *self._process.children(recursive=True)]
+
+    def _cpu(self) -> float:
+        times = [process.cpu_times() for process in self._family()]
+        return float(sum(each.user + each.system for each in times))
+
+    def _memory_mib(self) -> float:
+        # Not PSS: that counts less of the libraries the more other servers run here meanwhile.
+        used = [_memory(process.pid) for process in self._family()]
+        return (sum(own for own, _ in used) + max(files for _, files in used)) / 1024
+
+
+def _memory(process: int) -> tuple[int, int]:
+    """A process's own memory and that of files, in KiB."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    kinds = dict(line.split(":", 1) for line in lines)
+    own, files = (int(kinds[name].split()[0]) for name in ("RssAnon", "RssFile"))
+    return own, files
+
+
+class Stage:
+    """A database as Cloud SQL is set up, and Google's side, for servers to run on."""
+
+    def __init__(self, folder: Path, database: MariaDB, cloud: LocalCloud) -> None:
+        self._folder = folder
+        self._mariadb = database
+        self._cloud = cloud
+        self._chosen = database.new_database_for("mlflow")
+        self._defaults = database.new_database_for("mlflow")
+
+    @classmethod
+    @contextlib.contextmanager
+    def running(cls) -> Iterator[Stage]:
+        """With everything ended and removed afterwards."""
+        with (
+            tempfile.TemporaryDirectory() as name,
+            MariaDB(Path(name), is_logged=True) as database,
+            LocalCloud() as cloud,
+        ):
+            for setting, value in (
+                ("log_bin_trust_function_creators", 1),
+                # A commit survives a crash of the machine.
+                ("innodb_flush_log_at_trx_commit", 1),
+                ("sync_binlog", 1),
+                # Of many servers side by side; one has 15 for each worker.
+                ("max_connections", 2000),
+            ):
+                database.query(f"SET GLOBAL {setting} = {value}")
+            database.new_user("mlflow", PASSWORD)
+            yield cls(Path(name), database, cloud)
+
+    @contextlib.contextmanager
+    def chosen(self, change: Change | None = None) -> Iterator[Server]:
+        """`serve` as in the image, or but for one setting."""
+        variables = {
+            **settings(self._mariadb, self._chosen, "artifacts"),
+            **self._cloud.server_environment(),
+            "MLFLOW_SERVER_MIGRATE": "true",
+        }
+        if change is None:
+            change = Change("chosen")
+        program = (*_CHANGED, *change.arguments) if change.arguments else _SERVER
+        with self._running(change, variables, program, self._chosen) as server:
+            yield server
+
+    @contextlib.contextmanager
+    def defaults(self) -> Iterator[Server]:
+        """`mlflow server`, told only where it stores and listens, and by which name."""
+        url = database_url(settings(self._mariadb, self._defaults, "artifacts"))
+        variables = {
+            "MLFLOW_BACKEND_STORE_URI": text_of(url),
+            "MLFLOW_SERVER_ALLOWED_HOSTS": HOST,
+            "MLFLOW_UVICORN_OPTS": _WITHOUT_UVLOOP,
+            # No benchmark is reported.
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+        }
+        change = Change("MLflow's defaults")
+        with self._running(change, variables, _MLFLOW, self._defaults) as server:
+            yield server
+
+    def lost(self, cells: Sequence[Cell]) -> list[str]:
+        """Return, for each database that has other points than it was sent, a line that says so."""
+        lines = []
+        for database in (self._chosen, self._defaults):
+            outcomes = [cell.outcome for cell in cells if cell.database == database]
+            least = sum(outcome.acknowledged for outcome in outcomes)
+            most = least + sum(outcome.doubtful for outcome in outcomes)
+            ((found,),) = self._mariadb.query(f"SELECT COUNT(*) FROM {database}.metrics")
+            if not least <= found <= most:
+                lines.append(f"{database} has {found:,} points, {least:,} were acknowledged.")
+        return lines
+
+    @contextlib.contextmanager
+    def _running(
+        self, change: Change, variables: Mapping[str, str], program: Sequence[str], database: str
+    ) -> Iterator[Server]:
+        folder = Path(tempfile.mkdtemp(dir=self._folder))
+        artifacts = {"MLFLOW_ARTIFACTS_DESTINATION": str(folder / "artifacts")}
+        with DeployedServer(
+            folder,
+            {**variables, **artifacts, **change.variables},
+            program,
+            gated_port=free_port() if change.is_gated else None,
+        ) as deployed:
+            port = int(deployed.url.rpartition(":")[2])
+            server = Server(change.name, port, deployed.process.pid, self._headers, database)
+            try:
+                yield server
+            finally:
+                left = server.job_folders()
+                deployed.process.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    deployed.process.wait(_DEADLINE)
+                for path in left:
+                    shutil.rmtree(path, ignore_errors=True)
+
+    def _headers(self) -> dict[str, str]:
+        return {"Host": HOST, _ASSERTION: self._cloud.assertion()}

@@ -1,0 +1,168 @@
+"""What servers did under load, as tables and in Markdown."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime, timezone
+from functools import cached_property
+from importlib.metadata import version
+from statistics import median
+from typing import TypeVar
+
+from load_servers import Cell
+from report import Table, short
+
+_Key = TypeVar("_Key")
+
+_FIGURES = ("requests/s", "p50 ms", "p99 ms", "CPU ms", "MiB", "errors")
+_NOTE = """\
+Server, database and load share the machine, so that an instance with two processors of its own \
+and a database elsewhere answers more: what counts is one row beside another. All of a table in \
+one run, interleaved, the rounds to and fro. The database is MariaDB over a socket, with the \
+binary log on and each commit on disk, as Cloud SQL has them. A client keeps its connection and \
+sends `runs/log-batch` with 10 points to a run of its own; the load comes from one process on \
+plain sockets, which takes its processor time from the server. *Chosen* is `python -m \
+mlflow_iap_callbacks.server serve` with a valid assertion on each request and no proxy in front; \
+*MLflow's defaults* is `mlflow server` as `pip install mlflow pymysql` has it: 4 workers, \
+asyncio's loop and h11, access log, job execution, no gate. *CPU ms* is the processor time of all \
+of a server's processes for a request, *MiB* their memory afterwards (what they share counted \
+once), *errors* all that was not answered with 200. At the end the database had every point that \
+was acknowledged, and no other."""
+_TRAINERS = """\
+A trainer here is a sweep of LightGBM trainings of 10 s: every {period:.0f} s, the shortest time \
+for which the sender joins records, it sends one batch of {points} points (4 curves, 10 rounds a \
+second), and every other time ends the run and begins the next. Its p50 and p99 are from when it \
+was due until all of that was answered. A server carries so many where that is within \
+{latest:.0f} s for 99 of 100. Longer trainings send less often, one older than ten minutes once a \
+minute."""
+# Seconds within which a server must have what a trainer sends at its pace.
+_LATEST = 1.0
+
+
+class Summary:
+    """Loads of one server by equally many clients, as if they were one."""
+
+    def __init__(self, cells: Sequence[Cell]) -> None:
+        self.cells = cells
+        self._outcomes = [cell.outcome for cell in cells]
+
+    @property
+    def rate(self) -> float:
+        """Requests in a second."""
+        seconds = sum(cell.load.seconds for cell in self.cells)
+        return sum(outcome.requests for outcome in self._outcomes) / seconds
+
+    @cached_property
+    def _latencies(self) -> list[float]:
+        return sorted(second for outcome in self._outcomes for second in outcome.latencies)
+
+    def quantile_ms(self, share: float) -> float:
+        return self._latencies[round(share * (len(self._latencies) - 1))] * 1000
+
+    @property
+    def cpu_ms(self) -> float:
+        """Milliseconds of processor time of the server for a request."""
+        answered = sum(outcome.answered for outcome in self._outcomes)
+        return sum(cell.cpu for cell in self.cells) / answered * 1000
+
+    @property
+    def memory_mib(self) -> float:
+        return max(cell.memory_mib for cell in self.cells)
+
+    @property
+    def errors(self) -> str:
+        """All that came instead of 200."""
+        errors = sum((Counter(outcome.errors) for outcome in self._outcomes), Counter[str]())
+        return ", ".join(f"{count} {name}" for name, count in errors.items()) or "0"
+
+
+def is_carried(cell: Cell) -> bool:
+    """Whether a server keeps up with so many trainers."""
+    return not cell.outcome.errors and Summary([cell]).quantile_ms(0.99) <= _LATEST * 1000
+
+
+def clients_table(cells: Iterable[Cell]) -> Table:
+    rows = [
+        [str(clients), server, *_figures(summary)]
+        for (clients, server), summary in _by_clients(cells).items()
+    ]
+    title = "Clients at once, each sending again as soon as it is answered"
+    return Table(title, ["clients", "server", *_FIGURES], rows)
+
+
+def settings_table(cells: Iterable[Cell], clients: int) -> Table:
+    """One row for each changed setting, below the chosen ones."""
+    rows = []
+    groups = _grouped(cells, lambda cell: cell.server)
+    chosen, *_ = groups.values()
+    for name, group in groups.items():
+        pairs = zip(group, chosen, strict=True)
+        ratio = median(cell.outcome.requests / beside.outcome.requests for cell, beside in pairs)
+        rows.append([name, f"{ratio:.2f}", *_figures(Summary(group))])
+    title = f"The chosen settings with one of them changed, {clients} clients"
+    return Table(title, ["server", "times the chosen", *_FIGURES], rows, names=1)
+
+
+def trainers_table(cells: Iterable[Cell]) -> Table:
+    rows = [
+        [str(trainers), server, *_figures(summary)]
+        for (trainers, server), summary in _by_clients(cells).items()
+    ]
+    return Table("Trainers at once", ["trainers", "server", *_FIGURES], rows)
+
+
+def carried(cells: Sequence[Cell]) -> dict[str, int]:
+    """How many trainers each server keeps up with, of the numbers tried."""
+    most = dict.fromkeys((cell.server for cell in cells), 0)
+    for cell in cells:
+        if is_carried(cell):
+            most[cell.server] = cell.load.clients
+    return most
+
+
+def markdown(tables: Sequence[Table], trainers: Sequence[Cell]) -> str:
+    packages = ("mlflow", "uvicorn", "uvloop", "SQLAlchemy", "PyMySQL")
+    versions = ", ".join(f"{name} {version(name)}" for name in packages)
+    machine = f"{os.cpu_count()} CPUs, {platform.system()} {platform.machine()}"
+    day = datetime.now(timezone.utc).date()
+    load = trainers[0].load
+    parts = [
+        "# The server under load",
+        _NOTE,
+        f"{day}; {machine}, Python {platform.python_version()}, {versions}.",
+    ]
+    for table in tables:
+        parts += [f"## {table.title}", table.markdown()]
+    most = ", ".join(f"{name}: **{number}**" for name, number in carried(trainers).items())
+    parts += [
+        _TRAINERS.format(points=load.points, period=load.period, latest=_LATEST),
+        f"Carried by one instance, of the numbers tried: {most}.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _figures(summary: Summary) -> list[str]:
+    return [
+        short(summary.rate),
+        short(summary.quantile_ms(0.5)),
+        short(summary.quantile_ms(0.99)),
+        short(summary.cpu_ms),
+        f"{summary.memory_mib:,.0f}",
+        summary.errors,
+    ]
+
+
+def _by_clients(cells: Iterable[Cell]) -> dict[tuple[int, str], Summary]:
+    groups = _grouped(cells, lambda cell: (cell.load.clients, cell.server))
+    ordered = sorted(groups.items(), key=lambda item: item[0][0])
+    return {place: Summary(group) for place, group in ordered}
+
+
+def _grouped(cells: Iterable[Cell], key: Callable[[Cell], _Key]) -> dict[_Key, list[Cell]]:
+    groups: dict[_Key, list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(key(cell), []).append(cell)
+    return groups
