@@ -9,12 +9,13 @@ import secrets
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pymysql
 
-from conftest import wait_until
+from waiting import wait_until
 
 _DEADLINE = 60.0
 
@@ -32,7 +33,8 @@ class MariaDB:
 
     Args:
         folder: for the data and the log; kept at the end.
-        is_logged: whether binary logging is on, as with Cloud SQL's point-in-time recovery.
+        is_logged: whether it writes a binary log and has the flag that MLflow's migrations need
+            then, as appengine/README.md sets Cloud SQL up.
 
     Attributes:
         socket: its path, named as Cloud SQL names it; known once it runs.
@@ -40,6 +42,7 @@ class MariaDB:
 
     def __init__(self, folder: Path, *, is_logged: bool = False) -> None:
         self._folder = folder
+        self._log = folder / "mariadb.log"
         self._is_logged = is_logged
         self._password = secrets.token_hex(8)
         self._numbers = itertools.count(1)
@@ -51,13 +54,24 @@ class MariaDB:
             short = stack.enter_context(tempfile.TemporaryDirectory(prefix="mlflow-iap-db-"))
             (Path(short) / "cloudsql").mkdir()
             self.socket = f"{short}/cloudsql/my-project:europe-west4:mlflow"
-            self._start(stack)
+            self._install()
+            self._start()
+            stack.callback(self._end)
             self.new_user("optuna", self._password)
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+    @contextlib.contextmanager
+    def away(self) -> Iterator[None]:
+        """Ended until the block ends."""
+        self._end()
+        try:
+            yield
+        finally:
+            self._start()
 
     def new_database(self) -> str:
         """Make an empty database; return its URL for SQLAlchemy."""
@@ -71,10 +85,10 @@ class MariaDB:
         """Make a user without rights."""
         self.query(f"CREATE USER {name}@localhost IDENTIFIED BY %s", password)
 
-    def new_database_for(self, user: str, characters: str = "utf8mb4") -> str:
+    def new_database_for(self, user: str, collation: str = "utf8mb4_nopad_bin") -> str:
         """Make an empty database that a user may do all in; return its name."""
         name = f"study_{next(self._numbers)}"
-        self.query(f"CREATE DATABASE {name} CHARACTER SET {characters}")
+        self.query(f"CREATE DATABASE {name} COLLATE {collation}")
         self.query(f"GRANT ALL ON {name}.* TO {user}@localhost")
         return name
 
@@ -92,7 +106,7 @@ class MariaDB:
     def restore(self, database: str, dump: str) -> None:
         """Bring a database back to what it was."""
         self.query(f"DROP DATABASE {database}")
-        self.query(f"CREATE DATABASE {database} CHARACTER SET utf8mb4")
+        self.query(f"CREATE DATABASE {database} COLLATE utf8mb4_nopad_bin")
         self._tool("mariadb", database, given=dump)
 
     def _tool(self, name: str, *arguments: str, given: str = "") -> str:
@@ -107,38 +121,51 @@ class MariaDB:
         )
         return done.stdout
 
-    def _start(self, stack: contextlib.ExitStack) -> None:
+    def _install(self) -> None:
+        options = ["--auth-root-authentication-method=normal", "--skip-test-db"]
+        installing = self._begin("mariadb-install-db", *options)
+        assert installing.wait(_DEADLINE) == 0, self._log.read_text()
+
+    def _start(self) -> None:
+        logged = [f"--log-bin={self._folder / 'log'}", "--server-id=1"]
+        logged += ["--log-bin-trust-function-creators=1"]
+        self._process = self._begin(
+            *("mariadbd", "--skip-networking", f"--socket={self.socket}"),
+            f"--pid-file={self._folder / 'mariadb.pid'}",
+            *(logged if self._is_logged else ()),
+            # Commits need not survive a crash of the machine.
+            "--innodb-flush-log-at-trx-commit=0",
+        )
+        try:
+            wait_until(lambda: self._has_ended or self._answers(), "MariaDB", _DEADLINE)
+            assert not self._has_ended, self._log.read_text()
+        except BaseException:
+            self._end()
+            raise
+
+    def _begin(self, name: str, *options: str) -> subprocess.Popen[bytes]:
         as_root = ["--user=root"] if os.geteuid() == 0 else []
-        data = f"--datadir={self._folder / 'data'}"
-        log = stack.enter_context((self._folder / "mariadb.log").open("w"))
-        environment = {**os.environ, "PATH": _path()}
-        subprocess.run(
-            [
-                *("mariadb-install-db", "--no-defaults", data, *as_root),
-                *("--auth-root-authentication-method=normal", "--skip-test-db"),
-            ],
-            stdout=log,
-            stderr=log,
-            check=True,
-            timeout=_DEADLINE,
-            env=environment,
-        )
-        server = subprocess.Popen(
-            [
-                *("mariadbd", "--no-defaults", data, *as_root, "--skip-networking"),
-                *(f"--socket={self.socket}", f"--pid-file={self._folder / 'mariadb.pid'}"),
-                *([f"--log-bin={self._folder / 'log'}", "--server-id=1"] * self._is_logged),
-                # Commits need not survive a crash of the machine.
-                "--innodb-flush-log-at-trx-commit=0",
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env=environment,
-        )
-        stack.callback(_end, server)
-        wait_until(lambda: server.poll() is not None or self._answers(), "MariaDB", _DEADLINE)
-        assert server.poll() is None, (self._folder / "mariadb.log").read_text()
+        with self._log.open("ab") as log:
+            return subprocess.Popen(
+                [name, "--no-defaults", f"--datadir={self._folder / 'data'}", *as_root, *options],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "PATH": _path()},
+                start_new_session=True,  # Ctrl-C is not for it
+            )
+
+    def _end(self) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(_DEADLINE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    @property
+    def _has_ended(self) -> bool:
+        return self._process.poll() is not None
 
     def _answers(self) -> bool:
         try:
@@ -151,12 +178,3 @@ class MariaDB:
 def _path() -> str:
     """With what Debian puts outside of a user's."""
     return f"{os.environ.get('PATH', os.defpath)}:/usr/sbin"
-
-
-def _end(server: subprocess.Popen[bytes]) -> None:
-    server.terminate()
-    try:
-        server.wait(_DEADLINE)
-    except subprocess.TimeoutExpired:
-        server.kill()
-        server.wait()

@@ -6,16 +6,16 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-import requests
 from click.testing import CliRunner, Result
 
-from conftest import wait_until
 from database_server import MariaDB
 from mlflow_iap_callbacks.server.__main__ import main
 from ports import free_port
+from waiting import answers, wait_until
 
 # One that has to be written differently in a URL, in SQL and in a shell.
 PASSWORD = "p@ss/w0rd:x'"
@@ -83,29 +83,32 @@ class DeployedServer:
         self._gated_port = gated_port
         self._folder = folder
         self.log = folder / "server.log"
-        self._variables = variables
+        self._variables = dict(variables)
 
     def __enter__(self) -> DeployedServer:
         port = self._gated_port or free_port()
         self.url = f"http://127.0.0.1:{port}"
-        variables = {**self._variables, "PORT": str(port)}
+        self._variables["PORT"] = str(port)
         if self._gated_port is None:
             # MLflow's own application in the gate's place.
             path = application_folder(self._folder, "mlflow.server.fastapi_app:app")
-            variables["PYTHONPATH"] = str(path)
-        self.process = begin("serve", variables, self.log, self._program)
-        try:
-            wait_until(lambda: self._is_up() or self.has_ended, "the server", 90)
-            assert not self.has_ended, self.log.read_text()
-        except BaseException:
-            self.__exit__()
-            raise
+            self._variables["PYTHONPATH"] = str(path)
+        self._start()
         return self
 
     def __exit__(self, *_: object) -> None:
         if not self.has_ended:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """Killed, and started again when the block ends."""
+        self.__exit__()
+        try:
+            yield
+        finally:
+            self._start()
 
     @property
     def has_ended(self) -> bool:
@@ -119,11 +122,14 @@ class DeployedServer:
         )
         return [int(line) for line in listed.stdout.split()]
 
-    def _is_up(self) -> bool:
+    def _start(self) -> None:
+        self.process = begin("serve", self._variables, self.log, self._program)
         try:
-            return requests.get(f"{self.url}/health", timeout=5).ok
-        except requests.RequestException:
-            return False
+            wait_until(lambda: answers(f"{self.url}/health") or self.has_ended, "the server", 90)
+            assert not self.has_ended, self.log.read_text()
+        except BaseException:
+            self.__exit__()
+            raise
 
 
 def _environment(variables: Mapping[str, str]) -> dict[str, str]:

@@ -40,7 +40,6 @@ needs_mariadb = pytest.mark.skipif(
 def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MariaDB]:
     """Set up as appengine/README.md says for Cloud SQL."""
     with MariaDB(tmp_path_factory.mktemp("mariadb"), is_logged=True) as server:
-        server.query("SET GLOBAL log_bin_trust_function_creators = 1")
         server.new_user("mlflow", PASSWORD)
         yield server
 
