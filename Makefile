@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/
 
-.PHONY: demo test soak bench server-bench peers screenshots lint server-lint requirements examples wheel lowest clean
+.PHONY: demo test soak bench server-bench peers screenshots lint server server-test server-lint requirements \
+  examples wheel lowest clean
 
 demo: $(VENV)/ready  ## sweep through a local IAP, with tokens that expire during it
 	$(RUN)mlflow-iap local --token-lifetime 2 $$([ -t 0 ] && [ -t 2 ] && echo --stay) \
@@ -12,7 +13,7 @@ demo: $(VENV)/ready  ## sweep through a local IAP, with tokens that expire durin
 test: $(VENV)/ready  ## all tests
 	$(RUN)python -m pytest -n 3
 
-soak: $(VENV)/ready  ## kills, faults and outages, for minutes
+soak: $(VENV)/ready build/server/ready  ## kills, faults and outages, for minutes
 	$(RUN)python -m pytest -m soak -s tests
 
 bench: $(VENV)/ready  ## beside other callbacks; writes benchmarks/results.md and .svg
@@ -35,6 +36,15 @@ lint: $(VENV)/ready
 	$(RUN)ruff format --check .
 	$(RUN)mypy
 
+server: build/server/ready  ## MLflow as it is deployed, on this machine; COMMAND=... runs on it
+	$(RUN)python tests/deployment.py --python build/server/bin/python \
+	  $(if $(COMMAND),-- $(COMMAND))
+
+server-test: build/server/ready  ## the tests of client and callbacks on it
+	$(RUN)python -m pytest -n 2 --deployed build/server/bin/python $(addprefix tests/e2e/test_, \
+	  client.py mlflow.py callbacks.py delivery.py optuna_trials.py lightgbm_forms.py \
+	  lightgbm_results.py lightgbm_properties.py)
+
 server-lint: $(VENV)/ready build/google/ready  ## what is deployed: image, scripts, app.yaml
 	$(RUN)hadolint appengine/Dockerfile
 	$(RUN)shellcheck appengine/prepare appengine/entrypoint.sh .ci/run
@@ -46,6 +56,17 @@ requirements: $(VENV)/ready  ## pin what the image holds, by hash
 	$(RUN)uv pip compile -q --upgrade --generate-hashes --no-build --no-header \
 	  --python-version 3.12 --python-platform x86_64-manylinux_2_28 \
 	  appengine/requirements.in -o appengine/requirements.txt
+
+# As the image: its Python, where there is one, its requirements by hash, and this package's wheel.
+build/server/ready: $(VENV)/ready appengine/requirements.txt $(shell find src -name '*.py')
+	$(RUN)uv venv -q --clear --python 3.12 build/server || \
+	  $(RUN)uv venv -q --clear --python $(PYTHON) build/server
+	$(RUN)uv pip install -q --python build/server/bin/python --compile-bytecode \
+	  --only-binary :all: --require-hashes -r appengine/requirements.txt
+	$(RUN)python -m pip wheel -q --no-deps -w build/server .
+	$(RUN)uv pip install -q --python build/server/bin/python --compile-bytecode \
+	  --no-deps build/server/*.whl
+	touch $@
 
 # Google's own parser of app.yaml; apart, for it needs an older urllib3.
 build/google/ready:

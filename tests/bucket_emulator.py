@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import requests
 
-from conftest import wait_until
 from ports import free_port
+from waiting import answers, wait_until
 
 
 class BucketEmulator:
@@ -22,7 +24,9 @@ class BucketEmulator:
 
     def __init__(self, folder: Path, bucket: str = "mlflow-artifacts") -> None:
         self._folder = folder
+        self._port = free_port()
         self.bucket = bucket
+        self.url = f"http://127.0.0.1:{self._port}"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -30,35 +34,45 @@ class BucketEmulator:
         return {"STORAGE_EMULATOR_HOST": self.url}
 
     def __enter__(self) -> BucketEmulator:
-        port = free_port()
-        self.url = f"http://127.0.0.1:{port}"
-        command = [sys.executable, "-m", "gcp_storage_emulator", "-d", str(self._folder)]
-        command += ["start", "--host", "127.0.0.1", "--port", str(port)]
-        with (self._folder / "bucket.log").open("w") as log:
-            self._process = subprocess.Popen(
-                [*command, "--default-bucket", self.bucket],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
-        try:
-            wait_until(self._answers, "the bucket")
-        except BaseException:
-            self.__exit__()
-            raise
+        self._start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.wait()
 
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """Ended until the block ends."""
+        self.__exit__()
+        try:
+            yield
+        finally:
+            self._start()
+
     def names(self) -> list[str]:
         """The objects' names."""
-        url = f"{self.url}/storage/v1/b/{self.bucket}/o"
-        return [item["name"] for item in requests.get(url, timeout=10).json().get("items", [])]
+        return list(self.sizes())
 
-    def _answers(self) -> bool:
+    def sizes(self) -> dict[str, int]:
+        """The objects' bytes, by name."""
+        url = f"{self.url}/storage/v1/b/{self.bucket}/o"
+        items = requests.get(url, timeout=10).json().get("items", [])
+        return {item["name"]: int(item["size"]) for item in items}
+
+    def _start(self) -> None:
+        command = [sys.executable, "-m", "gcp_storage_emulator", "-d", str(self._folder)]
+        command += ["start", "--host", "127.0.0.1", "--port", str(self._port)]
+        with (self._folder / "bucket.log").open("a") as log:
+            self._process = subprocess.Popen(
+                [*command, "--default-bucket", self.bucket],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is not for it
+            )
         try:
-            return requests.get(f"{self.url}/storage/v1/b/{self.bucket}", timeout=5).ok
-        except requests.ConnectionError:
-            return False
+            wait_until(lambda: answers(f"{self.url}/storage/v1/b/{self.bucket}"), "the bucket")
+        except BaseException:
+            self.__exit__()
+            raise

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import requests
@@ -16,6 +16,9 @@ from mlflow_iap_callbacks import mlflow_plugin, process
 from mlflow_iap_callbacks.iap_auth import IAPAuth
 from mlflow_iap_callbacks.local import LocalCloud, MlflowServer
 
+if TYPE_CHECKING:
+    from deployment import Deployment
+
 _OURS = (
     *("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_TRACKING_AUTH", "MLFLOW_RUN_ID"),
     *("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"),
@@ -23,6 +26,14 @@ _OURS = (
     *("MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD", "MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE"),
     *("GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_CLOUD_PROJECT", "NETRC"),
 )
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--deployed",
+        metavar="PYTHON",
+        help="the tests of an MLflow server run on a whole deployment, served by this Python",
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -49,16 +60,44 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+def mlflow_server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[MlflowServer | Deployment]:
     """A real server; one for all tests of a worker, which use experiments of their own."""
-    with MlflowServer(tmp_path_factory.mktemp("mlflow")) as server:
-        yield server
+    folder = tmp_path_factory.mktemp("mlflow")
+    python = request.config.getoption("--deployed")
+    if python is None:
+        with MlflowServer(folder) as server:
+            yield server
+    else:
+        from deployment import Deployment
+
+        with Deployment(folder, Path(python)) as deployment:
+            yield deployment
 
 
 @pytest.fixture
-def cloud(mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalCloud]:
+def bare_server(mlflow_server: MlflowServer | Deployment) -> MlflowServer:
+    """The real server, for tests that reach it without IAP."""
+    if not isinstance(mlflow_server, MlflowServer):
+        pytest.skip("A deployed server lets nobody in without IAP.")
+    return mlflow_server
+
+
+@pytest.fixture(scope="session")
+def new_cloud(mlflow_server: MlflowServer | Deployment) -> Callable[..., LocalCloud]:
+    """Makes IAPs in front of the real server, which are yet to be started."""
+    if isinstance(mlflow_server, MlflowServer):
+        return partial(LocalCloud, mlflow_server.url)
+    return mlflow_server.new_cloud
+
+
+@pytest.fixture
+def cloud(
+    new_cloud: Callable[..., LocalCloud], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[LocalCloud]:
     """IAP in front of the real server, and the variables of its user set."""
-    with LocalCloud(mlflow_server.url) as cloud:
+    with new_cloud() as cloud:
         set_all(monkeypatch, cloud.environment())
         yield cloud
 
@@ -90,13 +129,3 @@ def set_all(monkeypatch: pytest.MonkeyPatch, variables: Mapping[str, str]) -> No
     """Set environment variables until the test ends."""
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-
-
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
-    """Return as soon as ``condition`` holds; fail with ``what`` after ``seconds``."""
-    ends = time.monotonic() + seconds
-    tick = threading.Event()
-    while not condition():
-        if time.monotonic() > ends:
-            pytest.fail(f"{what}: not within {seconds:.0f} s")
-        tick.wait(0.01)

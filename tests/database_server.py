@@ -10,13 +10,14 @@ import shutil
 import subprocess
 import tempfile
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pymysql
 from typing_extensions import Self
 
-from conftest import wait_until
+from waiting import wait_until
 
 DEADLINE = 60.0
 
@@ -33,8 +34,11 @@ class DatabaseServer(ABC):
         folder: for the data and the log; kept at the end.
 
     Attributes:
+        collation: to which all names differ that do, as Cloud SQL's database has it.
         socket: its path, named as Cloud SQL names it; known once it runs.
     """
+
+    collation: str
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -74,6 +78,15 @@ class DatabaseServer(ABC):
     def command(self) -> list[str]:
         """The command that it runs by."""
 
+    @contextlib.contextmanager
+    def away(self) -> Iterator[None]:
+        """Ended until the block ends."""
+        self._stop()
+        try:
+            yield
+        finally:
+            self.restart()
+
     def kill(self) -> None:
         """Kill it, as a crash would."""
         self._process.kill()
@@ -87,6 +100,7 @@ class DatabaseServer(ABC):
             stdout=self._log,
             stderr=self._log,
             env=_environment(),
+            start_new_session=True,  # Ctrl-C is not for it
         )
         wait_until(lambda: self._has_ended or self._answers(), "the database", DEADLINE)
         assert not self._has_ended, Path(self._log.name).read_text()
@@ -103,10 +117,10 @@ class DatabaseServer(ABC):
         """Make a user without rights."""
         self.query(f"CREATE USER {name}@localhost IDENTIFIED BY %s", password)
 
-    def new_database_for(self, user: str, characters: str = "utf8mb4") -> str:
+    def new_database_for(self, user: str, collation: str = "") -> str:
         """Make an empty database that a user may do all in; return its name."""
         name = f"study_{next(self._numbers)}"
-        self.query(f"CREATE DATABASE {name} CHARACTER SET {characters}")
+        self.query(f"CREATE DATABASE {name} COLLATE {collation or self.collation}")
         self.query(f"GRANT ALL ON {name}.* TO {user}@localhost")
         return name
 
@@ -148,6 +162,8 @@ class MariaDB(DatabaseServer):
         is_durable: whether commits survive a kill, as on Cloud SQL; they take longer then.
     """
 
+    collation = "utf8mb4_nopad_bin"
+
     def __init__(self, folder: Path, *, is_logged: bool = False, is_durable: bool = False) -> None:
         super().__init__(folder)
         self._is_logged = is_logged
@@ -174,7 +190,7 @@ class MariaDB(DatabaseServer):
     def restore(self, database: str, dump: str) -> None:
         """Bring a database back to what it was."""
         self.query(f"DROP DATABASE {database}")
-        self.query(f"CREATE DATABASE {database} CHARACTER SET utf8mb4")
+        self.query(f"CREATE DATABASE {database} COLLATE {self.collation}")
         self._tool("mariadb", database, given=dump)
 
     def _options(self) -> list[str]:

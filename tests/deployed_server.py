@@ -10,14 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import requests
 from click.testing import CliRunner, Result
 
-from conftest import wait_until
 from database_server import DatabaseServer
 from mlflow_iap_callbacks.local import LocalCloud
 from mlflow_iap_callbacks.server.__main__ import main
 from ports import free_port
+from waiting import answers, wait_until
 
 # One that has to be written differently in a URL, in SQL and in a shell.
 PASSWORD = "p@ss/w0rd:x'"
@@ -97,6 +96,15 @@ class DeployedServer:
     def __exit__(self, *_: object) -> None:
         self.kill()
 
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """Killed, and started again when the block ends."""
+        self.kill()
+        try:
+            yield
+        finally:
+            self.restart()
+
     def kill(self) -> None:
         """Kill it and all that it started, as a crash of the machine would."""
         if not self.has_ended:
@@ -112,7 +120,7 @@ class DeployedServer:
             variables["PYTHONPATH"] = str(path)
         self.process = begin("serve", variables, self.log, self._program)
         try:
-            wait_until(lambda: self._is_up() or self.has_ended, "the server", 90)
+            wait_until(lambda: answers(f"{self.url}/health") or self.has_ended, "the server", 90)
             assert not self.has_ended, self.log.read_text()
         except BaseException:
             self.kill()
@@ -129,12 +137,6 @@ class DeployedServer:
             ["ps", "-o", "pid=", "-g", str(self.process.pid)], capture_output=True, text=True
         )
         return [int(line) for line in listed.stdout.split()]
-
-    def _is_up(self) -> bool:
-        try:
-            return requests.get(f"{self.url}/health", timeout=5).ok
-        except requests.RequestException:
-            return False
 
 
 @contextmanager

@@ -11,9 +11,9 @@ from typing import Any
 
 from mlflow.entities import Metric, Param
 
-from conftest import wait_until
 from database_server import DatabaseServer
 from mlflow_iap_callbacks import IAPMlflowClient
+from waiting import wait_until
 
 _POINTS = 3  # of a batch
 _BATCHES = 20  # of a run

@@ -60,6 +60,8 @@ class MySQL(DatabaseServer):
         program: what it is started by, with its first options.
     """
 
+    collation = "utf8mb4_0900_bin"
+
     def __init__(self, folder: Path, program: Sequence[str]) -> None:
         super().__init__(folder)
         self._program = program

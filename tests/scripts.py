@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from conftest import wait_until
+from waiting import wait_until
 
 _COMMAND = str(Path(sysconfig.get_path("scripts")) / "mlflow-iap")
 # Catches a process that hangs; each ends within a few seconds on an idle machine.

@@ -16,9 +16,9 @@ from mlflow.store.tracking.dbmodels.initial_models import Base as InitialBase
 from packaging.version import Version
 
 import database_server
-from conftest import wait_until
 from database_server import DatabaseServer, MariaDB
 from deployed_server import PASSWORD, begin, settings
+from waiting import wait_until
 
 # Of MLflow 3.5, the oldest that the package supports.
 OLDEST_REVISION = "bf29a5ff90ea"

@@ -241,21 +241,35 @@ def local(
                 port=port,
             )
         )
-        status = 0
-        exports = {**cloud.environment(), **_around_proxies()}
-        if command:
-            kept = {name: v for name, v in os.environ.items() if name not in _IN_THE_WAY}
-            status = _run(command, {**kept, **exports})
-            _console.print(_summary(cloud))
-        if stay or not command:
-            _console.print(f"\nMLflow behind IAP: [bold]{cloud.url}[/]  (Ctrl-C ends it)\n")
-            for name in _IN_THE_WAY:
-                if name in os.environ and name not in exports:
-                    click.echo(f"unset {name}")
-            for name, value in exports.items():
-                click.echo(f"export {name}={shlex.quote(value)}")
-            _wait_for_signal()
+        status = use(cloud, command, stay=stay)
     sys.exit(status)
+
+
+def use(cloud: LocalCloud, command: Sequence[str], *, stay: bool = False) -> int:
+    """Run a command under the cloud's variables and tell what IAP saw.
+
+    Args:
+        cloud: that runs.
+        command: with its arguments; empty to print the variables and wait for Ctrl-C instead.
+        stay: whether to do that as well when the command has ended.
+
+    Returns: the command's status.
+    """
+    status = 0
+    exports = {**cloud.environment(), **_around_proxies()}
+    if command:
+        kept = {name: v for name, v in os.environ.items() if name not in _IN_THE_WAY}
+        status = _run(command, {**kept, **exports})
+        _console.print(_summary(cloud))
+    if stay or not command:
+        _console.print(f"\nMLflow behind IAP: [bold]{cloud.url}[/]  (Ctrl-C ends it)\n")
+        for name in _IN_THE_WAY:
+            if name in os.environ and name not in exports:
+                click.echo(f"unset {name}")
+        for name, value in exports.items():
+            click.echo(f"export {name}={shlex.quote(value)}")
+        _wait_for_signal()
+    return status
 
 
 def _run(command: Sequence[str], environment: Mapping[str, str]) -> int:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,11 @@ import optuna
 import pytest
 from mlflow.entities import Run
 
-from conftest import set_all, wait_until
+from conftest import set_all
 from mlflow_iap_callbacks import IAPLightGBMCallback, IAPMLflowCallback, IAPMlflowClient, process
-from mlflow_iap_callbacks.local import LocalCloud, MlflowServer
+from mlflow_iap_callbacks.local import LocalCloud
 from optuna_equality import is_of_a_study
+from waiting import wait_until
 
 _PARAMS: dict[str, Any] = {"objective": "binary", "verbosity": -1, "num_threads": 1, "seed": 1}
 
@@ -59,10 +60,10 @@ def _ms(moment: Any) -> int:
 
 
 def test_a_sweep_of_30_trials_in_4_threads_with_tokens_of_2_s_is_in_mlflow_exactly_once(
-    mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch
+    new_cloud: Callable[..., LocalCloud], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lifetime = 2.0
-    with LocalCloud(mlflow_server.url, token_lifetime=lifetime) as cloud:
+    with new_cloud(token_lifetime=lifetime) as cloud:
         set_all(monkeypatch, cloud.environment())
         callback = IAPMLflowCallback()
         curves: dict[int, dict[str, Any]] = {}

@@ -8,14 +8,15 @@ import signal
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import requests
 
-from conftest import wait_until
 from mlflow_iap_callbacks.google_identity import LIFETIME
 from mlflow_iap_callbacks.local import LocalCloud, MlflowServer
+from waiting import wait_until
 
 _COMMAND = str(Path(sysconfig.get_path("scripts")) / "mlflow-iap")
 
@@ -160,9 +161,9 @@ def test_the_doctor_finds_all_well(cloud: LocalCloud) -> None:
 
 
 def test_the_doctor_tells_a_google_managed_client_and_uses_a_signed_jwt(
-    mlflow_server: MlflowServer,
+    new_cloud: Callable[..., LocalCloud],
 ) -> None:
-    with LocalCloud(mlflow_server.url, client_id=None) as cloud:
+    with new_cloud(client_id=None) as cloud:
         told = _run("doctor", **cloud.environment())
         assert told.returncode == 0, told.stdout
         assert "Google-managed" in told.stdout
@@ -187,11 +188,11 @@ def test_the_doctor_stops_at_missing_credentials(echo: LocalCloud) -> None:
 
 
 def test_the_doctor_needs_no_credentials_for_a_server_without_iap(
-    mlflow_server: MlflowServer,
+    bare_server: MlflowServer,
 ) -> None:
     told = _run(
         *("doctor",),
-        MLFLOW_TRACKING_URI=mlflow_server.url,
+        MLFLOW_TRACKING_URI=bare_server.url,
         GOOGLE_APPLICATION_CREDENTIALS="/nowhere",
         HTTPS_PROXY="http://user:secret@127.0.0.1:9",
     )

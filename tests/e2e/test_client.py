@@ -308,8 +308,8 @@ def test_no_token_is_in_a_log_at_debug_nor_in_an_error(
 # --- without IAP -----------------------------------------------------------------------------
 
 
-def test_a_bare_server_on_localhost_needs_no_credentials(mlflow_server: MlflowServer) -> None:
-    client = IAPMlflowClient(mlflow_server.url)
+def test_a_bare_server_on_localhost_needs_no_credentials(bare_server: MlflowServer) -> None:
+    client = IAPMlflowClient(bare_server.url)
     experiment = client.create_experiment(uuid.uuid4().hex)
     run_id = client.create_run(experiment).info.run_id
     client.log_metric(run_id, "m", 1.0)

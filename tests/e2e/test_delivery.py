@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from mlflow.entities import Run
 
-from conftest import wait_until
 from mlflow_iap_callbacks import IAPError, IAPMlflowClient, process
 from mlflow_iap_callbacks.local import LocalCloud
 from mlflow_iap_callbacks.outbox import journals
 from mlflow_iap_callbacks.runs import RunWriter
+from waiting import wait_until
 
 
 @pytest.fixture

@@ -36,10 +36,10 @@ from optuna_integration.lightgbm import LightGBMTuner
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, cross_val_score
 
-from conftest import wait_until
 from mlflow_iap_callbacks import IAPLightGBMCallback, IAPMLflowCallback, IAPMlflowClient, process
 from mlflow_iap_callbacks.local import LocalCloud
 from scripts import command
+from waiting import wait_until
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from lightgbm_helpers import PARAMS, arrays, runs
 from mlflow.entities import Run
 
 from mlflow_iap_callbacks import IAPLightGBMCallback, IAPMlflowClient
-from mlflow_iap_callbacks.local import MlflowServer
+from mlflow_iap_callbacks.local import LocalCloud
 
 _NAMES = st.text(min_size=1, max_size=400)
 _NUMBERS = st.one_of(
@@ -42,9 +42,8 @@ _FEW = settings(
 
 
 @pytest.fixture
-def experiment(mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> str:
-    """On a server without IAP, so that many small trainings go fast."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server.url)
+def experiment(cloud: LocalCloud) -> str:
+    """Behind IAP; the name of one that no other test has."""
     return uuid.uuid4().hex
 
 

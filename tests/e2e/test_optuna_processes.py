@@ -13,13 +13,13 @@ import pytest
 from mlflow.entities import ViewType
 
 import database_server
-from conftest import wait_until
 from database_server import MariaDB
 from mlflow_iap_callbacks import IAPMLflowCallback
 from mlflow_iap_callbacks.local import LocalCloud
 from mlflow_iap_callbacks.outbox import journals
 from optuna_equality import assert_mlflow_equals_storage, is_of_a_study, runs_in
 from scripts import DEADLINE, Start, command, starting
+from waiting import wait_until
 
 _IMPORTS = """
 import itertools, multiprocessing, os, random, signal, sys, threading, time

@@ -5,19 +5,20 @@ from __future__ import annotations
 import re
 import signal
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 from mlflow.entities import Run
 
-from conftest import set_all, wait_until
+from conftest import set_all
 from mlflow_iap_callbacks import IAPMlflowClient
-from mlflow_iap_callbacks.local import LocalCloud, MlflowServer
+from mlflow_iap_callbacks.local import LocalCloud
 from mlflow_iap_callbacks.outbox import journals
 from optuna_equality import is_of_a_study
 from scripts import DEADLINE, Script, Start, command, starting
+from waiting import wait_until
 
 _ENDED = "mlflow_iap.ended"
 _LEFT = re.compile(r"(\d+) records for \S+ stay on disk\. `mlflow-iap sync` sends them")
@@ -252,12 +253,12 @@ for number in range(2):
 @pytest.mark.parametrize("is_port_closed", [False, True], ids=["503", "port closed"])
 def test_a_process_ends_though_the_server_is_away_and_sync_delivers_what_it_left(
     is_port_closed: bool,
-    mlflow_server: MlflowServer,
+    new_cloud: Callable[..., LocalCloud],
     monkeypatch: pytest.MonkeyPatch,
     start: Start,
     name: str,
 ) -> None:
-    with LocalCloud(mlflow_server.url) as cloud:
+    with new_cloud() as cloud:
         set_all(monkeypatch, cloud.environment())
         port = int(cloud.url.rpartition(":")[2])
         if is_port_closed:
@@ -270,7 +271,7 @@ def test_a_process_ends_though_the_server_is_away_and_sync_delivers_what_it_left
         assert told is not None, script.err
         assert int(told[1]) == 2 * 23
 
-    with LocalCloud(mlflow_server.url, port=port) as cloud:
+    with new_cloud(port=port) as cloud:
         set_all(monkeypatch, cloud.environment())
         dry = command("sync", "--dry-run")
         assert (dry.returncode, dry.stdout.strip()) == (

@@ -1,31 +1,19 @@
-"""Artifacts through the server into a bucket, also what no request to App Engine can carry."""
+"""The server's artifacts in a bucket, whole and in parts, and what is told where there is none."""
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import requests
-from mlflow import MlflowClient
 from mlflow.entities.multipart_upload import MultipartUploadPart
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from bucket_emulator import BucketEmulator
 from conftest import set_all
-from database_server import MariaDB
-from deployed_server import behind_iap, run, settings
-from mlflow_iap_callbacks.local import LocalCloud
 from mlflow_iap_callbacks.server.artifacts import SessionArtifactRepository
-from server_database import mariadb, needs_mariadb
-
-__all__ = ["mariadb"]
-
-_32_MB = 32 * 1024 * 1024
-_200_MB = 200_000_000
 
 
 @pytest.fixture(scope="module")
@@ -44,46 +32,42 @@ def repository(
     return found
 
 
-@pytest.fixture
-def cloud(
-    mariadb: MariaDB,
-    bucket: BucketEmulator,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[LocalCloud]:
-    """As on App Engine: IAP and its 32 MB limit, the gate, MySQL on a socket, a bucket."""
-    variables = {
-        **settings(mariadb, mariadb.new_database_for("mlflow"), f"gs://{bucket.bucket}/a"),
-        **bucket.environment,
-    }
-    assert run("migrate", variables).exit_code == 0
-    with behind_iap(tmp_path, variables) as (cloud, _):
-        set_all(monkeypatch, cloud.environment())
-        yield cloud
-
-
-@needs_mariadb
-def test_200_mb_go_up_and_down_past_the_32_mb_of_a_request(
-    cloud: LocalCloud, bucket: BucketEmulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_files_and_folders_are_listed_and_read_as_they_were_put(
+    repository: SessionArtifactRepository, bucket: BucketEmulator, tmp_path: Path
 ) -> None:
-    """By MLflow's own client: the plugin for its authentication is all that there is of ours."""
-    file = tmp_path / "model.bin"
-    file.write_bytes(os.urandom(_200_MB))
-    client = MlflowClient()
-    made = client.create_run("0")
-    assert made.data.tags["mlflow.user"] == cloud.trainer
-    run_id = made.info.run_id
-    client.log_artifact(run_id, str(file), "model")
-    client.log_text(run_id, "small", "model/notes.txt")
-    listed = {item.path: item.file_size for item in client.list_artifacts(run_id, "model")}
-    assert listed == {"model/model.bin": _200_MB, "model/notes.txt": 5}
-    down = client.download_artifacts(run_id, "model/model.bin", str(tmp_path / "down"))
-    assert digest(Path(down)) == digest(file)
-    assert not [name for name in bucket.names() if ".uploads" in name]
-    assert max(seen.body_bytes for seen in cloud.requests) < _32_MB
-    monkeypatch.setenv("MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD", "false")
-    with pytest.raises(requests.HTTPError, match="413"):
-        client.log_artifact(run_id, str(file), "in-one")
+    (tmp_path / "a.txt").write_text("content")
+    for folder in (None, "f", "f/g"):
+        repository.log_artifact(str(tmp_path / "a.txt"), f"9/{folder}" if folder else "9")
+    listed = [(item.path, item.is_dir, item.file_size) for item in repository.list_artifacts("9")]
+    assert listed == [("9/a.txt", False, 7), ("9/f", True, None)]
+    assert repository.list_artifacts("9/a.txt") == []
+    assert "9" in [item.path for item in repository.list_artifacts()]
+    (tmp_path / "down").mkdir()
+    down = Path(repository.download_artifacts("9/f", str(tmp_path / "down")))
+    assert sorted(str(path.relative_to(down)) for path in down.rglob("*.txt")) == [
+        "a.txt",
+        "g/a.txt",
+    ]
+    repository.delete_artifacts("9")
+    assert not [name for name in bucket.names() if name.startswith("artifacts/9/")]
+
+
+def test_an_artifact_that_is_not_there_is_named(
+    repository: SessionArtifactRepository, tmp_path: Path
+) -> None:
+    with pytest.raises(MlflowException, match=r"There is no artifact 3/r/none\.txt"):
+        repository.download_artifacts("3/r/none.txt", str(tmp_path))
+
+
+def test_a_bucket_that_is_not_there_is_named(
+    bucket: BucketEmulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    set_all(monkeypatch, bucket.environment)
+    found = get_artifact_repository("gs-sessions://no-such-bucket/artifacts")
+    (tmp_path / "a.txt").touch()
+    with pytest.raises(MlflowException, match="The bucket no-such-bucket does not exist") as told:
+        found.log_artifact(str(tmp_path / "a.txt"))
+    assert told.value.get_http_status_code() == 503, "it is to be tried again"
 
 
 def test_more_parts_than_a_bucket_composes_at_once_keep_their_order(
@@ -152,7 +136,3 @@ def send(
 
 def kept(bucket: BucketEmulator) -> list[str]:
     return sorted(bucket.names())
-
-
-def digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

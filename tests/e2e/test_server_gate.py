@@ -16,9 +16,10 @@ import pytest
 import requests
 from server_helpers import ASSERTION, gated, send
 
-from conftest import set_all, wait_until
+from conftest import set_all
 from mlflow_iap_callbacks import IAPMlflowClient
 from mlflow_iap_callbacks.local import LocalCloud, MlflowServer
+from waiting import wait_until
 
 pytest.importorskip("flask_wtf", reason="the extra `server` is not installed")
 

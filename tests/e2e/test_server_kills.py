@@ -11,11 +11,12 @@ import pytest
 import requests
 from server_helpers import ASSERTION
 
-from conftest import set_all, wait_until
+from conftest import set_all
 from deployed_server import DeployedServer
-from deployment import Deployment, deployed
+from deployment import Deployment
 from ledger import Ledger
 from server_database import needs_mariadb
+from waiting import wait_until
 
 pytestmark = needs_mariadb
 
@@ -24,7 +25,7 @@ _PIECE = bytes(1_000_000)  # of an artifact
 
 @pytest.fixture(scope="module")
 def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    with deployed(tmp_path_factory.mktemp("deployed")) as deployment:
+    with Deployment(tmp_path_factory.mktemp("deployed"), is_durable=True) as deployment:
         yield deployment
 
 
@@ -77,7 +78,7 @@ def test_sigterm_under_load_ends_what_is_under_way_and_then_the_server(
         f"SELECT run_uuid FROM {deployment.database}.runs WHERE experiment_id = 0"
     )
     assert {run_id for (run_id,) in runs} == set(answers), "each that was begun has been answered"
-    assert (deployment.artifacts / "slow.bin").stat().st_size == 4 * len(_PIECE)
+    assert deployment.bucket.sizes()["artifacts/slow.bin"] == 4 * len(_PIECE)
 
 
 def create_runs(server: DeployedServer, headers: Mapping[str, str], answers: list[str]) -> None:

@@ -77,9 +77,13 @@ def test_a_database_that_does_not_fit_is_told_in_one_line(
     assert_refused(given, f"has the older schema {OLDEST_REVISION}. Back it up, then run")
     mariadb.query(f"UPDATE {name}.alembic_version SET version_num = 'ffffffffffff'")
     assert_refused(given, "has the schema ffffffffffff, which is newer than this MLflow.")
-    latin = mariadb.new_database_for("mlflow", characters="latin1")
-    refused = run("migrate", {**given, "MLFLOW_SERVER_DATABASE_NAME": latin})
-    assert "stores text as latin1" in refused.output
+    for collation, told in (
+        ("latin1_bin", "stores text as latin1"),
+        ("utf8mb4_general_ci", "compares text by utf8mb4_general_ci"),
+    ):
+        other = mariadb.new_database_for("mlflow", collation)
+        refused = run("migrate", {**given, "MLFLOW_SERVER_DATABASE_NAME": other})
+        assert told in refused.output
 
 
 def test_a_bucket_that_cannot_be_used_is_told_in_one_line(

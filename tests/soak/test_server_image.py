@@ -13,11 +13,11 @@ import pytest
 import requests
 
 from bucket_emulator import BucketEmulator
-from conftest import wait_until
 from database_server import MariaDB
 from deployed_server import HOST, application_folder, settings
 from ports import free_port
 from server_database import mariadb, needs_mariadb
+from waiting import answers, wait_until
 
 _TOOLS = ("buildah", "mmdebstrap")
 pytestmark = [
@@ -126,7 +126,8 @@ def test_it_serves_from_a_socket_and_a_bucket(
         with (tmp_path / "log").open("wb") as log:
             running = subprocess.Popen(buildah.command("run", *command), stdout=log, stderr=log)
         try:
-            wait_until(lambda: answers(port) or running.poll() is not None, "the image", 120)
+            health = f"http://127.0.0.1:{port}/health"
+            wait_until(lambda: answers(health) or running.poll() is not None, "the image", 120)
             assert running.poll() is None, (tmp_path / "log").read_text()
             put = f"http://127.0.0.1:{port}/api/2.0/mlflow-artifacts/artifacts/1/r/artifacts/a.txt"
             requests.put(put, b"kept", headers={"Host": HOST}, timeout=30).raise_for_status()
@@ -138,10 +139,3 @@ def test_it_serves_from_a_socket_and_a_bucket(
 
 def options(variables: Mapping[str, str]) -> list[str]:
     return [f"--env={name}={value}" for name, value in variables.items()]
-
-
-def answers(port: str) -> bool:
-    try:
-        return requests.get(f"http://127.0.0.1:{port}/health", timeout=5).ok
-    except requests.RequestException:
-        return False

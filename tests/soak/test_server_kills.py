@@ -16,7 +16,7 @@ from chaos import Chaos
 from sweeps import SEED, Soak
 
 from conftest import set_all
-from deployment import Deployment, deployed
+from deployment import Deployment
 from ledger import Ledger
 from server_database import needs_mariadb, text_of
 
@@ -27,7 +27,7 @@ _LONGEST_OUTAGE = 5.0  # seconds, before what was killed is started again
 
 @pytest.fixture
 def deployment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deployment]:
-    with deployed(tmp_path) as deployment:
+    with Deployment(tmp_path, is_durable=True) as deployment:
         set_all(monkeypatch, deployment.cloud.environment())
         yield deployment
 

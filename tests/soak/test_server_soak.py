@@ -1,18 +1,23 @@
-"""Migrations that are killed at ten moments, or begin at the oldest MLflow; the image's Python."""
+"""Migrations that are killed, or begin at the oldest MLflow; the chain by what the image holds."""
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import mlflow
 import pytest
 import requests
 
-from bucket_emulator import BucketEmulator
+from conftest import set_all
 from database_server import MariaDB
 from deployed_server import HOST, DeployedServer, run, settings
+from deployment import PROGRAM, Deployment
 from server_database import (
     OLDEST_REVISION,
     fill,
@@ -24,13 +29,14 @@ from server_database import (
     text_of,
     variables,
 )
+from waiting import wait_until
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(900), needs_mariadb]
 __all__ = ["mariadb"]
 
 _OLDEST_MLFLOW = "3.5.0"
 _OLD_SQL = "sqlalchemy<2.1"  # 2.1 came after it
-_APPENGINE = Path(__file__).parents[2] / "appengine"
+_IMAGE = Path(__file__).parents[2] / "build" / "server" / "bin" / "python"
 _LOG = """
 import mlflow
 with mlflow.start_run():
@@ -38,13 +44,9 @@ with mlflow.start_run():
     mlflow.log_param("depth", 3)
 """
 
-
-def has_the_images_python() -> bool:
-    try:
-        done = subprocess.run(["python3.12", "--version"], capture_output=True)
-    except FileNotFoundError:
-        return False
-    return done.returncode == 0
+needs_the_image = pytest.mark.skipif(
+    not _IMAGE.exists(), reason="needs what the image holds: `make build/server/ready`"
+)
 
 
 @pytest.mark.parametrize("changes", range(3, 130, 13))
@@ -96,26 +98,65 @@ def test_a_database_of_the_oldest_mlflow_is_served_after_its_migration(
         assert only["data"]["params"] == [{"key": "depth", "value": "3"}]
 
 
-@pytest.mark.skipif(not has_the_images_python(), reason="needs python3.12")
-def test_what_the_image_holds_is_enough_to_serve(mariadb: MariaDB, tmp_path: Path) -> None:
-    """The steps of its Dockerfile in an environment of their own, and its entrypoint."""
-    wheel = tmp_path / "wheel"
-    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--wheel-dir", str(wheel)]
-    subprocess.run([*build, str(_APPENGINE.parent)], check=True)
-    (built,) = wheel.iterdir()
-    pinned = ["--require-hashes", "-r", str(_APPENGINE / "requirements.txt")]
-    python = venv(tmp_path / "image", "3.12", "--only-binary", ":all:", *pinned)
-    install(python, "--no-deps", str(built))
-    with BucketEmulator(tmp_path) as bucket:
-        given = settings(mariadb, mariadb.new_database_for("mlflow"), f"gs://{bucket.bucket}/a")
-        given |= {**bucket.environment, "MLFLOW_SERVER_MIGRATE": "true"}
-        given["PATH"] = f"{Path(python).parent}:/usr/bin:/bin"
-        with DeployedServer(tmp_path, given, ["sh", str(_APPENGINE / "entrypoint.sh")]) as server:
-            put = f"{server.url}/api/2.0/mlflow-artifacts/artifacts/1/r/artifacts/a.txt"
-            requests.put(put, b"kept", headers={"Host": HOST}, timeout=30).raise_for_status()
-            assert bucket.names() == ["a/1/r/artifacts/a.txt"]
-            server.process.send_signal(signal.SIGTERM)
-            assert server.process.wait(30) == 0
+@needs_the_image
+def test_what_the_image_holds_is_enough_for_all_of_the_chain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Deployment(tmp_path, _IMAGE) as deployment:
+        set_all(monkeypatch, deployment.cloud.environment())
+        run_id = mlflow.MlflowClient().create_run("0").info.run_id
+        mlflow.MlflowClient().log_text(run_id, "kept", "a.txt")
+        assert f"artifacts/0/{run_id}/artifacts/a.txt" in deployment.bucket.names()
+        deployment.server.process.send_signal(signal.SIGTERM)
+        assert deployment.server.process.wait(30) == 0
+
+
+@needs_the_image
+def test_the_program_runs_a_command_on_the_deployment_and_ends_with_its_status(
+    tmp_path: Path,
+) -> None:
+    with begun(tmp_path, "--", sys.executable, "-c", f"{_LOG}\nexit(3)") as program:
+        assert program.wait(120) == 3, said_by(tmp_path)
+    assert "What IAP saw" in said_by(tmp_path)
+
+
+@needs_the_image
+def test_the_program_serves_until_it_is_ended_and_leaves_nothing(tmp_path: Path) -> None:
+    with begun(tmp_path) as program:
+        wait_until(lambda: "MLFLOW_IAP_CLIENT_ID" in said_by(tmp_path), "the program", 120)
+        exports = dict(re.findall(r"^export (\w+)=(.+)$", said_by(tmp_path), re.MULTILINE))
+        logged = subprocess.run([sys.executable, "-c", _LOG], env=exports, cwd=tmp_path)
+        assert logged.returncode == 0
+        children = children_of(program.pid)
+        assert len(children) == 3, "MariaDB, the bucket and the server"
+        program.send_signal(signal.SIGTERM)
+        assert program.wait(60) == 0
+    assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
+    assert not Path(exports["GOOGLE_APPLICATION_CREDENTIALS"]).exists()
+    with pytest.raises(requests.ConnectionError):
+        requests.get(exports["MLFLOW_TRACKING_URI"], timeout=5)
+
+
+@contextmanager
+def begun(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """What `make server` starts; what it says goes into a file in the folder."""
+    command = [sys.executable, PROGRAM, "--python", str(_IMAGE), *arguments]
+    with (folder / "said").open("wb") as said:
+        program = subprocess.Popen(command, stdout=said, stderr=said)
+    try:
+        yield program
+    finally:
+        program.terminate()
+        program.wait(60)
+
+
+def said_by(folder: Path) -> str:
+    return (folder / "said").read_text()
+
+
+def children_of(pid: int) -> list[int]:
+    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True)
+    return [int(line) for line in listed.stdout.split()]
 
 
 def venv(folder: Path, python: str, *packages: str) -> str:

@@ -19,11 +19,11 @@ import pytest
 from credentials_helpers import KINDS, get
 from google.auth import jwt
 
-from conftest import wait_until
 from mlflow_iap_callbacks.credentials import IAPCredentials
 from mlflow_iap_callbacks.errors import IAPCredentialsError
 from mlflow_iap_callbacks.google_identity import Kind
 from mlflow_iap_callbacks.local import LocalCloud
+from waiting import wait_until
 
 CLIENT = "123456789012-mlflow.apps.googleusercontent.com"
 THREADS = 32

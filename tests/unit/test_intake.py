@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from disk_helpers import JUNK, Disk
 
-from conftest import wait_until
 from mlflow_iap_callbacks.outbox.intake import Intake, Message, read_messages
+from waiting import wait_until
 
 _APPEND_UNTIL_KILLED = """
 import itertools, sys

@@ -75,6 +75,11 @@ class Accounts:
                 self._keys[account.name] = RsaKey(account.name)
             return self._keys[account.name]
 
+    def delete_key(self, email: str) -> None:
+        """Forget the key of a service account; the next use makes another."""
+        with self._lock:
+            self._keys.pop(email, None)
+
     def owner_of_key(self, key_id: object) -> tuple[Account, RsaKey] | None:
         """Return the service account that holds the key of this id."""
         with self._lock:

@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from mlflow_iap_callbacks.local.accounts import PROJECT_ID, PROJECT_NUMBER, Account
-from mlflow_iap_callbacks.local.keys import EcKey
+from mlflow_iap_callbacks.local.state import CloudState
 
 AUDIENCE = f"/projects/{PROJECT_NUMBER}/apps/{PROJECT_ID}"
 LIFETIME = 600  # seconds
 
 
 class Assertions:
-    """Signs assertions by the newest of its keys; all of them are published.
+    """Signs assertions by the first of `CloudState.assertion_keys`."""
 
-    Args:
-        now: Google's clock, in seconds since the epoch.
-    """
-
-    def __init__(self, now: Callable[[], float]) -> None:
-        self._now = now
-        self.keys = [EcKey()]
-
-    def rotate(self) -> None:
-        """Sign by a new key from now on."""
-        self.keys = [EcKey(), *self.keys]
+    def __init__(self, state: CloudState) -> None:
+        self._state = state
 
     def sign(self, account: Account, **claims: Any) -> str:
         """Return an assertion about `account`.
@@ -34,7 +24,7 @@ class Assertions:
             account: who calls.
             **claims: replace those that it would have; None takes one away.
         """
-        now = int(self._now())
+        now = int(self._state.now())
         all_claims = {
             "aud": AUDIENCE,
             "azp": AUDIENCE,
@@ -46,6 +36,6 @@ class Assertions:
             "sub": f"accounts.google.com:{account.id}",
             **claims,
         }
-        return self.keys[0].sign(
+        return self._state.assertion_keys[0].sign(
             {name: value for name, value in all_claims.items() if value is not None}
         )

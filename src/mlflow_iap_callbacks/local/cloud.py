@@ -127,7 +127,7 @@ class LocalCloud(CloudState):
 
     def rotate_assertion_key(self) -> None:
         """Let Identity-Aware Proxy sign by a new key; the old ones stay published."""
-        self._now_running().assertions.rotate()
+        self.assertion_keys = [EcKey(), *self.assertion_keys]
 
     def server_environment(self) -> dict[str, str]:
         """Return the variables of a server that checks this cloud's assertions."""
@@ -139,6 +139,10 @@ class LocalCloud(CloudState):
     def key_file(self, account: str = CloudState.trainer) -> Path:
         """Write a service account's key file; the account is created where it is unknown."""
         return self._now_running().files.key(account)
+
+    def delete_key(self, account: str = CloudState.trainer) -> None:
+        """Delete a service account's key: who has its file gets in no more."""
+        self.accounts.delete_key(account)
 
     def impersonated_file(
         self,
@@ -372,7 +376,7 @@ class _Running:
         )
         self._upstream = self._upstream or echo_url
         self._context, self.authority_file = tls_context(self._folder, GOOGLE_NAMES)
-        self.assertions = Assertions(self._cloud.now)
+        self.assertions = Assertions(self._cloud)
         self._token_endpoint = TokenEndpoint(self._cloud)
         self._sign_in = SignIn(self._cloud, EcKey(), self.url, self.google_url)
         self.files = CredentialFiles(
@@ -392,9 +396,7 @@ class _Running:
         self._stopping = asyncio.Event()
         assert self._upstream is not None  # noqa: S101 - for the type checker
         iap = IapProxy(self._cloud, self.assertions, self._sign_in, self._upstream)
-        google = google_application(
-            self._cloud, self.assertions, self._token_endpoint, self._sign_in
-        )
+        google = google_application(self._cloud, self._token_endpoint, self._sign_in)
         proxy = ConnectProxy(self._port_of("google_tls"))
         async with contextlib.AsyncExitStack() as servers:
             await self._site(servers, echo_application(), {"echo": None})

@@ -8,7 +8,6 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from mlflow_iap_callbacks.local.answers import google_error, http_date
-from mlflow_iap_callbacks.local.assertions import Assertions
 from mlflow_iap_callbacks.local.connection import reset
 from mlflow_iap_callbacks.local.faults import KINDS_AT, Fault
 from mlflow_iap_callbacks.local.iam_credentials import IamCredentials, bearer
@@ -21,13 +20,13 @@ from mlflow_iap_callbacks.local.token_endpoint import TokenEndpoint
 
 
 def google_application(
-    state: CloudState, assertions: Assertions, token_endpoint: TokenEndpoint, sign_in: SignIn
+    state: CloudState, token_endpoint: TokenEndpoint, sign_in: SignIn
 ) -> web.Application:
     """Return the application; it does not tell host names apart, as no two paths collide."""
     metadata = MetadataServer(state)
     iam = IamCredentials(state)
     secrets = SecretManager(state)
-    keys = _PublicKeys(state, assertions)
+    keys = _PublicKeys(state)
     application = web.Application(middlewares=[_observer(state)])
     application.add_routes(
         [
@@ -56,9 +55,8 @@ def google_application(
 
 
 class _PublicKeys:
-    def __init__(self, state: CloudState, assertions: Assertions) -> None:
+    def __init__(self, state: CloudState) -> None:
         self._state = state
-        self._assertions = assertions
 
     async def of_google(self, request: web.Request) -> web.Response:
         key = self._state.mint.google_key
@@ -75,10 +73,11 @@ class _PublicKeys:
         return web.json_response({key.id: key.certificate_pem})
 
     async def of_iap(self, request: web.Request) -> web.Response:
-        return web.json_response({key.id: key.public_pem for key in self._assertions.keys})
+        keys = self._state.assertion_keys
+        return web.json_response({key.id: key.public_pem for key in keys})
 
     async def of_iap_as_jwk(self, request: web.Request) -> web.Response:
-        return web.json_response({"keys": [key.jwk for key in self._assertions.keys]})
+        return web.json_response({"keys": [key.jwk for key in self._state.assertion_keys]})
 
 
 async def _not_found(request: web.Request) -> web.Response:

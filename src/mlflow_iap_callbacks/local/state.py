@@ -11,6 +11,7 @@ from mlflow_iap_callbacks.local.accounts import (
     Accounts,
 )
 from mlflow_iap_callbacks.local.faults import Faults
+from mlflow_iap_callbacks.local.keys import EcKey
 from mlflow_iap_callbacks.local.record import IssuedToken, SeenRequest
 from mlflow_iap_callbacks.local.tokens import Mint
 
@@ -32,6 +33,8 @@ class CloudState:
         user: e-mail of a person.
         secrets: texts in Secret Manager, by `projects/PROJECT/secrets/NAME`; one version each.
         secret_readers: e-mails that hold roles/secretmanager.secretAccessor on all of them.
+        assertion_keys: the first one signs assertions, all are published; another cloud's, so that
+            an application which checks that one's assertions takes this one's.
         requests: what Identity-Aware Proxy saw, oldest first.
         google_requests: what the other endpoints saw, oldest first.
     """
@@ -47,6 +50,7 @@ class CloudState:
         self.members = {TRAINER, VM_ACCOUNT, USER}
         self.secrets: dict[str, str] = {}
         self.secret_readers = {TRAINER, VM_ACCOUNT}
+        self.assertion_keys = [EcKey()]
         self.delay = 0.0
         self.clock_offset = 0.0
         self.requests: list[SeenRequest] = []

@@ -17,18 +17,25 @@ import re
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
+from mlflow.entities import FileInfo
 from mlflow.entities.multipart_upload import (
     CreateMultipartUploadResponse,
     MultipartUploadCredential,
     MultipartUploadPart,
 )
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST
+from mlflow.protos.databricks_pb2 import (
+    INVALID_PARAMETER_VALUE,
+    RESOURCE_DOES_NOT_EXIST,
+    TEMPORARILY_UNAVAILABLE,
+)
 from mlflow.store.artifact.gcs_artifact_repo import GCSArtifactRepository
 
 if TYPE_CHECKING:
+    from google.api_core.retry import Retry
     from google.cloud.storage import Blob
 
 # A scheme of our own for `mlflow server --artifacts-destination`: MLflow's `gs` stays as it is.
@@ -38,12 +45,33 @@ PARTS_FOLDER = ".uploads"
 
 _MOST_SOURCES = 32  # that Cloud Storage composes at once
 _MOST_PARTS = 10_000  # as Amazon's and Google's own multipart uploads
+# Seconds for which a bucket is tried again; google-cloud-storage's own are 120, and MLflow's client
+# would have gone by then, with no word of what is the matter. It asks again itself.
+_PATIENCE = 5.0
 _THREADS = 8  # of one upload's requests to the bucket, each some 50 ms
 _UPLOAD_ID = re.compile(r"[0-9a-f]{32}")
 _UPLOAD_TAG = "mlflow-upload"
 
 T = TypeVar("T")
 R = TypeVar("R")
+P = ParamSpec("P")
+_Method = Callable[Concatenate["SessionArtifactRepository", P], R]
+
+
+def _with_words(method: _Method[P, R]) -> _Method[P, R]:
+    """Let a client know what is the matter with the bucket; MLflow's has no words for it."""
+
+    @wraps(method)
+    def call(self: SessionArtifactRepository, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        from mlflow_iap_callbacks.server.bucket import BUCKET_ERRORS, trouble_of
+
+        try:
+            return method(self, *args, **kwargs)
+        except BUCKET_ERRORS as error:
+            trouble = trouble_of(self._bucket_name, error)
+            raise MlflowException(trouble, error_code=TEMPORARILY_UNAVAILABLE) from None
+
+    return call
 
 
 class SessionArtifactRepository(GCSArtifactRepository):
@@ -58,6 +86,42 @@ class SessionArtifactRepository(GCSArtifactRepository):
         super().__init__(f"gs://{place}", *args, **kwargs)
         self._bucket_name, _, self._folder = place.partition("/")
 
+    @_with_words
+    def log_artifact(self, local_file: str, artifact_path: str | None = None) -> None:
+        blob = self._blob(*filter(None, (artifact_path, posixpath.basename(local_file))))
+        blob.upload_from_filename(local_file, timeout=self._GCS_DEFAULT_TIMEOUT, retry=_retry())
+
+    @_with_words
+    def list_artifacts(self, path: str | None = None) -> list[FileInfo]:
+        root, folder = self._blob("").name, self._blob(path or "", "").name
+        found = self.client.bucket(self._bucket_name).list_blobs(
+            prefix=folder, delimiter="/", timeout=self._GCS_DEFAULT_TIMEOUT, retry=_retry()
+        )
+        files = [
+            FileInfo(blob.name.removeprefix(root), False, blob.size)
+            for blob in found
+            if blob.name != folder
+        ]
+        folders = [
+            FileInfo(name.removeprefix(root).rstrip("/"), True, None) for name in found.prefixes
+        ]
+        return sorted([*files, *folders], key=lambda info: str(info.path))
+
+    @_with_words
+    def _download_file(self, remote_file_path: str, local_path: str) -> None:
+        from google.api_core.exceptions import NotFound
+
+        blob = self._blob(remote_file_path)
+        try:
+            blob.download_to_filename(local_path, timeout=self._GCS_DEFAULT_TIMEOUT, retry=_retry())
+        except NotFound:
+            raise MlflowException(
+                f"There is no artifact {remote_file_path}.", error_code=RESOURCE_DOES_NOT_EXIST
+            ) from None
+
+    delete_artifacts = _with_words(GCSArtifactRepository.delete_artifacts)
+
+    @_with_words
     def create_multipart_upload(
         self, local_file: str, num_parts: int = 1, artifact_path: str | None = None
     ) -> CreateMultipartUploadResponse:
@@ -72,7 +136,7 @@ class SessionArtifactRepository(GCSArtifactRepository):
         numbers = range(1, num_parts + 1)
         urls = _all(
             lambda number: self._part(upload_id, number).create_resumable_upload_session(
-                timeout=self._GCS_DEFAULT_TIMEOUT
+                timeout=self._GCS_DEFAULT_TIMEOUT, retry=_retry()
             ),
             numbers,
         )
@@ -82,6 +146,7 @@ class SessionArtifactRepository(GCSArtifactRepository):
         ]
         return CreateMultipartUploadResponse(upload_id=upload_id, credentials=credentials)
 
+    @_with_words
     def complete_multipart_upload(
         self,
         local_file: str,
@@ -113,6 +178,7 @@ class SessionArtifactRepository(GCSArtifactRepository):
                 ) from None
         self._delete_parts(upload_id)
 
+    @_with_words
     def abort_multipart_upload(
         self, local_file: str, upload_id: str, artifact_path: str | None = None
     ) -> None:
@@ -162,6 +228,13 @@ class SessionArtifactRepository(GCSArtifactRepository):
 
     def _blob(self, *path: str) -> Blob:
         return self.client.bucket(self._bucket_name).blob(posixpath.join(self._folder, *path))
+
+
+def _retry() -> Retry:
+    from google.cloud.storage.retry import DEFAULT_RETRY
+
+    retry: Retry = DEFAULT_RETRY.with_timeout(_PATIENCE)
+    return retry
 
 
 def _all(function: Callable[[T], R], items: Iterable[T]) -> list[R]:

@@ -1,4 +1,4 @@
-"""Whether the artifacts' bucket can be used, before a server says that it is ready."""
+"""The artifacts' bucket: whether it can be used, and what is the matter where it cannot."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from requests import RequestException
 
 from mlflow_iap_callbacks.server.start_error import StartError
 
+# What the way to a bucket may end with.
+BUCKET_ERRORS = (GoogleAPIError, GoogleAuthError, RequestException)
 # Seconds; google-cloud-storage's own are 60 and 120.
 _TIMEOUT, _DEADLINE = 10.0, 15.0
 
@@ -30,19 +32,24 @@ def require_bucket(destination: str) -> None:
             retry=DEFAULT_RETRY.with_timeout(_DEADLINE),
         )
         next(iter(found), None)
-    except NotFound:
-        raise StartError(
-            f"The bucket {name} does not exist. Create it (`gcloud storage buckets create "
-            f"gs://{name}`), or correct MLFLOW_ARTIFACTS_DESTINATION."
-        ) from None
-    except Forbidden:
-        raise StartError(
-            f"The bucket {name} may not be used. Give the service account that this server runs as "
-            "roles/storage.objectUser on it."
-        ) from None
-    except (GoogleAPIError, GoogleAuthError, RequestException, ValueError) as error:
-        reason = str(error).partition("\n")[0].rstrip(".")
-        raise StartError(
-            f"The bucket {name} cannot be reached: {reason}. Check the network, and the service "
-            "account that this server runs as."
-        ) from None
+    except (*BUCKET_ERRORS, ValueError) as error:
+        raise StartError(trouble_of(name, error)) from None
+
+
+def trouble_of(bucket: str, error: Exception) -> str:
+    """What is the matter with a bucket, and what to do, in words for who runs the server."""
+    if isinstance(error, NotFound):
+        return (
+            f"The bucket {bucket} does not exist. Create it (`gcloud storage buckets create "
+            f"gs://{bucket}`), or correct MLFLOW_ARTIFACTS_DESTINATION."
+        )
+    if isinstance(error, Forbidden):
+        return (
+            f"The bucket {bucket} may not be used. Give the service account that this server runs "
+            "as roles/storage.objectUser on it."
+        )
+    reason = str(error).partition("\n")[0].rstrip(".")
+    return (
+        f"The bucket {bucket} cannot be reached: {reason}. Check the network, and the service "
+        "account that this server runs as."
+    )

@@ -103,7 +103,7 @@ def _migrate(engine: Engine, has_users: bool) -> bool:
         raise StartError(f"The database {name_of(engine.url)} {_refusal(engine, found)}")
     _require_triggers(engine)
     if found is Schema.EMPTY:
-        _require_utf8mb4(engine)
+        _require_that_names_stay_apart(engine)
     begins = mlflow_db._get_schema_version(engine) or _FROM_EMPTY
     _run(engine, f"CREATE TABLE {_MARKER} (id INT) COMMENT = '{begins}'")
     try:
@@ -181,12 +181,20 @@ def _require_triggers(engine: Engine) -> None:
         )
 
 
-def _require_utf8mb4(engine: Engine) -> None:
+def _require_that_names_stay_apart(engine: Engine) -> None:
+    create = "`gcloud sql databases create --charset=utf8mb4 --collation=utf8mb4_0900_bin`"
     characters = _one(engine, "SELECT @@character_set_database")
     if characters != "utf8mb4":
         raise StartError(
             f"The database {name_of(engine.url)} stores text as {characters}, which cannot hold "
-            "all that is logged. Create it with `gcloud sql databases create --charset=utf8mb4`."
+            f"all that is logged. Create it with {create}."
+        )
+    collation = _one(engine, "SELECT @@collation_database")
+    if str(collation).endswith("_ci"):
+        raise StartError(
+            f"The database {name_of(engine.url)} compares text by {collation}, to which C and c "
+            "are one: a run that has params or metrics of both names would lose some. Create it "
+            f"with {create}."
         )
 
 
