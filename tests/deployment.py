@@ -106,7 +106,7 @@ class Deployment:
             # The keys come from Google's own address, which leads here too.
             "MLFLOW_IAP_AUDIENCE": self.cloud.server_environment()["MLFLOW_IAP_AUDIENCE"],
             # Each test may have an IAP of its own.
-            "MLFLOW_SERVER_HOSTS": "127.0.0.1:*",
+            "MLFLOW_SERVER_HOSTS": "127.0.0.1:*,localhost:*",
             "PATH": f"{self._python.parent}:{os.defpath}",
             **({"PYTHONPATH": ""} if is_another else {}),
         }
