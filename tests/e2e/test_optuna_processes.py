@@ -124,7 +124,9 @@ _WAYS = {
 }
 
 
-@pytest.mark.parametrize("way", _WAYS)
+@pytest.mark.parametrize(
+    "way", [pytest.param(way, marks=pytest.mark.soak) if "gRPC" in way else way for way in _WAYS]
+)
 def test_what_the_workers_of_a_sweep_did_is_in_mlflow_as_in_their_storage(
     way: str, cloud: LocalCloud, start: Start, name: str, storage: str
 ) -> None:
@@ -298,8 +300,8 @@ def test_a_study_whose_server_is_dead_from_start_to_end_is_delivered_by_sync(
 
 # --- workers that are killed -------------------------------------------------------------------
 
-# Sweeps whose worker is killed at each of what it appends to its journal; others at random moments.
-_FORCED = 9
+# Sweeps whose worker is killed at a random moment, and at each of what it appends to its journal.
+_RANDOM, _FORCED = 20, 9
 _VICTIMS = """
 from mlflow_iap_callbacks.runs import RunWriter
 optuna.create_study().optimize(objective, 1)  # imports what the first trial needs
@@ -378,10 +380,9 @@ run_all([fork.Process(target=follow)])  # draws no pictures
 """
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("at_random", [2, pytest.param(20, marks=pytest.mark.soak)])
 def test_what_killed_workers_left_is_in_mlflow_as_in_their_storage_after_both_syncs(
-    at_random: int,
     cloud: LocalCloud,
     start: Start,
     name: str,
@@ -391,11 +392,11 @@ def test_what_killed_workers_left_is_in_mlflow_as_in_their_storage_after_both_sy
 ) -> None:
     seed = random.randrange(2**32)
     print(f"seed {seed}")
-    numbers = range(at_random + _FORCED)
+    numbers = range(_RANDOM + _FORCED)
     for number in numbers:
         optuna.create_study(study_name=f"{name}-{number}", storage=storage)
     another = str(tmp_path / "another")
-    amounts = map(str, (seed, at_random, _FORCED))
+    amounts = map(str, (seed, _RANDOM, _FORCED))
     victims = start(_VICTIMS, name, storage, *amounts, another)
     assert victims.end() == 0, victims.err
     following = start(_FOLLOWING, name, storage, *map(str, numbers))
@@ -474,6 +475,7 @@ def test_a_trial_that_is_retried_has_a_run_of_its_own_which_says_of_which_it_is_
     assert (second["retry_of"], second["retry_history"]) == ("0", "[0]")
 
 
+@pytest.mark.soak
 def test_a_sync_that_goes_on_while_workers_finish_trials_doubles_none(
     cloud: LocalCloud, start: Start, name: str, storage: str
 ) -> None:

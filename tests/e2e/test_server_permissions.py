@@ -162,6 +162,7 @@ def test_the_probes_pass_without_a_user(team: Team) -> None:
         assert requests.get(team.server.url + path, timeout=30).status_code == 200
 
 
+@pytest.mark.soak
 def test_everybody_reads_where_nothing_else_is_said(tmp_path: Path) -> None:
     with gated(tmp_path, MLFLOW_IAP_PERMISSIONS="true", MLFLOW_IAP_ADMINS=ROOT) as both:
         team = Team(*both)

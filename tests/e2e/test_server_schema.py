@@ -42,6 +42,7 @@ def test_a_first_migration_that_was_killed_begins_anew(mariadb: MariaDB) -> None
     assert run("migrate", variables(mariadb, database)).stdout == "The schema is migrated.\n"
 
 
+@pytest.mark.soak
 def test_a_later_migration_that_was_killed_is_undone_by_the_backup(mariadb: MariaDB) -> None:
     database = mariadb.new_database_for("mlflow")
     fill(mariadb, database, OLDEST_REVISION)
