@@ -58,14 +58,20 @@ requirements: $(VENV)/ready  ## pin what the image holds, by hash
 	  appengine/requirements.in -o appengine/requirements.txt
 
 # As the image: its Python, where there is one, its requirements by hash, and this package's wheel.
+# The image's Python and pins; where that Python cannot be had, the same input on this one.
 build/server/ready: $(VENV)/ready appengine/requirements.txt $(shell find src -name '*.py')
-	$(RUN)uv venv -q --clear --python 3.12 build/server || \
-	  $(RUN)uv venv -q --clear --python $(PYTHON) build/server
+	$(RUN)python -m pip wheel -q --no-deps -w build/server-wheel .
+	if $(RUN)uv venv -q --clear --python 3.12 build/server; then \
+	  $(RUN)uv pip install -q --python build/server/bin/python --compile-bytecode \
+	    --only-binary :all: --require-hashes -r appengine/requirements.txt; \
+	else \
+	  echo "Python 3.12 is not to be had: the server runs on $(PYTHON), without the image's pins." && \
+	  $(RUN)uv venv -q --clear --python $(PYTHON) build/server && \
+	  $(RUN)uv pip install -q --python build/server/bin/python --compile-bytecode \
+	    -r appengine/requirements.in; \
+	fi
 	$(RUN)uv pip install -q --python build/server/bin/python --compile-bytecode \
-	  --only-binary :all: --require-hashes -r appengine/requirements.txt
-	$(RUN)python -m pip wheel -q --no-deps -w build/server .
-	$(RUN)uv pip install -q --python build/server/bin/python --compile-bytecode \
-	  --no-deps build/server/*.whl
+	  --no-deps build/server-wheel/*.whl
 	touch $@
 
 # Google's own parser of app.yaml; apart, for it needs an older urllib3.
