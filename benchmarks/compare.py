@@ -34,6 +34,7 @@ from sweeps import PAIRED_TRIALS
 from trainings import PAIRED_ROUNDS
 
 _HEADLINE_DELAY = 0.06  # the one that the README shows
+_LONG_TRAININGS = ("1,000 rounds", "10,000 rounds")
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Plan:
         """Return how many trials, rounds or points a training has."""
         sizes = {"Optuna": self.trials, "LightGBM": self.boosting_rounds, "throughput": self.points}
         sizes |= {"8 at once": 16, "long": self.long_trials}
-        sizes |= dict(zip(("1,000 rounds", "10,000 rounds"), self.long_rounds, strict=True))
+        sizes |= dict(zip(_LONG_TRAININGS, self.long_rounds, strict=True))
         # So long that something of the training is sent, and refused, before it ends.
         longer = 4 if (case, delay) == ("LightGBM", DOWN) else 1
         return sizes.get(case, self.pairs) * longer
@@ -80,8 +81,7 @@ class Plan:
         """Return how many points the server must hold of a training."""
         each = {
             "LightGBM": 4,  # 2 sets, 2 metrics
-            "1,000 rounds": 12,  # 3 sets, 4 metrics
-            "10,000 rounds": 12,
+            **dict.fromkeys(_LONG_TRAININGS, 12),  # 3 sets, 4 metrics
             "Optuna, pairs": PAIRED_TRIALS,
             "LightGBM, pairs": PAIRED_ROUNDS * 4,
         }
@@ -104,7 +104,7 @@ def main() -> None:
     if not console.is_terminal:
         console = Console(width=120)
     measurements = _measure(plan, rounds, console)
-    cases = ("Optuna", "LightGBM", "8 at once", "long", "1,000 rounds", "10,000 rounds")
+    cases = ("Optuna", "LightGBM", "8 at once", "long", *_LONG_TRAININGS)
     rows = {case: summaries(measurements, case) for case in cases}
     titles = {
         "Optuna": f"Optuna: {plan.trials} trials, each asleep for 0.1 s; 8 params",
@@ -114,7 +114,7 @@ def main() -> None:
         "2 sets with 2 metrics, 1 thread",
         **{
             case: f"LightGBM: {plan.size(case, 0):,} rounds, 3 sets with 4 metrics, 1 thread"
-            for case in ("1,000 rounds", "10,000 rounds")
+            for case in _LONG_TRAININGS
         },
     }
     title = f"Throughput: {plan.points:,} points into one run, and a bare loop of log_batch"

@@ -17,7 +17,7 @@ import psutil
 from load_client import Load, Outcome
 
 from database_server import MariaDB
-from deployed_server import HOST, PASSWORD, DeployedServer, settings
+from deployed_server import HOST, DeployedServer, set_up, settings
 from mlflow_iap_callbacks.local import LocalCloud
 from mlflow_iap_callbacks.server.database import database_url, text_of
 from ports import free_port
@@ -164,19 +164,14 @@ class Stage:
         """With everything ended and removed afterwards."""
         with (
             tempfile.TemporaryDirectory() as name,
-            MariaDB(Path(name), is_logged=True) as database,
+            MariaDB(Path(name), is_logged=True, is_durable=True) as database,
             LocalCloud() as cloud,
         ):
-            for setting, value in (
-                ("log_bin_trust_function_creators", 1),
-                # A commit survives a crash of the machine.
-                ("innodb_flush_log_at_trx_commit", 1),
-                ("sync_binlog", 1),
-                # Of many servers side by side; one has 15 for each worker.
-                ("max_connections", 2000),
-            ):
-                database.query(f"SET GLOBAL {setting} = {value}")
-            database.new_user("mlflow", PASSWORD)
+            set_up(database)
+            # A commit survives a crash of the machine.
+            database.query("SET GLOBAL sync_binlog = 1")
+            # Of many servers side by side; one has up to 121 for each worker.
+            database.query("SET GLOBAL max_connections = 2000")
             yield cls(Path(name), database, cloud)
 
     @contextlib.contextmanager

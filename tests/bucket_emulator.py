@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import requests
 
 from ports import free_port
+from restartable import Restartable
 from waiting import answers, wait_until
 
 
-class BucketEmulator:
+class BucketEmulator(Restartable):
     """One bucket, by `gcp-storage-emulator`.
 
     Args:
@@ -34,33 +33,17 @@ class BucketEmulator:
         return {"STORAGE_EMULATOR_HOST": self.url}
 
     def __enter__(self) -> BucketEmulator:
-        self._start()
+        self.restart()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
         self._process.kill()
         self._process.wait()
 
-    @contextmanager
-    def away(self) -> Iterator[None]:
-        """Ended until the block ends."""
-        self.__exit__()
-        try:
-            yield
-        finally:
-            self._start()
-
-    def names(self) -> list[str]:
-        """The objects' names."""
-        return list(self.sizes())
-
-    def sizes(self) -> dict[str, int]:
-        """The objects' bytes, by name."""
-        url = f"{self.url}/storage/v1/b/{self.bucket}/o"
-        items = requests.get(url, timeout=10).json().get("items", [])
-        return {item["name"]: int(item["size"]) for item in items}
-
-    def _start(self) -> None:
+    def restart(self) -> None:
         command = [sys.executable, "-m", "gcp_storage_emulator", "-d", str(self._folder)]
         command += ["start", "--host", "127.0.0.1", "--port", str(self._port)]
         with (self._folder / "bucket.log").open("a") as log:
@@ -74,5 +57,15 @@ class BucketEmulator:
         try:
             wait_until(lambda: answers(f"{self.url}/storage/v1/b/{self.bucket}"), "the bucket")
         except BaseException:
-            self.__exit__()
+            self.stop()
             raise
+
+    def names(self) -> list[str]:
+        """The objects' names."""
+        return list(self.sizes())
+
+    def sizes(self) -> dict[str, int]:
+        """The objects' bytes, by name."""
+        url = f"{self.url}/storage/v1/b/{self.bucket}/o"
+        items = requests.get(url, timeout=10).json().get("items", [])
+        return {item["name"]: int(item["size"]) for item in items}

@@ -9,14 +9,14 @@ import secrets
 import shutil
 import subprocess
 import tempfile
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from abc import abstractmethod
 from pathlib import Path
 from typing import Any
 
 import pymysql
 from typing_extensions import Self
 
+from restartable import Restartable
 from waiting import wait_until
 
 DEADLINE = 60.0
@@ -27,7 +27,7 @@ def is_installed() -> bool:
     return all(shutil.which(name, path=path()) for name in ("mariadbd", "mariadb-install-db"))
 
 
-class DatabaseServer(ABC):
+class DatabaseServer(Restartable):
     """A server with its data in one folder, reached by a socket in a folder that only we can enter.
 
     Args:
@@ -61,7 +61,7 @@ class DatabaseServer(ABC):
                 timeout=DEADLINE,
                 env=_environment(),
             )
-            stack.callback(self._stop)
+            stack.callback(self.stop)
             self.restart()
             self.new_user("optuna", self._password)
             self._stack = stack.pop_all()
@@ -78,22 +78,19 @@ class DatabaseServer(ABC):
     def command(self) -> list[str]:
         """The command that it runs by."""
 
-    @contextlib.contextmanager
-    def away(self) -> Iterator[None]:
-        """Ended until the block ends."""
-        self._stop()
-        try:
-            yield
-        finally:
-            self.restart()
-
     def kill(self) -> None:
         """Kill it, as a crash would."""
         self._process.kill()
         self._process.wait()
 
+    def stop(self) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(DEADLINE)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
     def restart(self) -> None:
-        """Start it on what it had stored, and return when it answers."""
         self._process = subprocess.Popen(
             self.command(),
             stdin=subprocess.DEVNULL,
@@ -141,13 +138,6 @@ class DatabaseServer(ABC):
         except pymysql.err.OperationalError:
             return False
         return True
-
-    def _stop(self) -> None:
-        self._process.terminate()
-        try:
-            self._process.wait(DEADLINE)
-        except subprocess.TimeoutExpired:
-            self.kill()
 
 
 class MariaDB(DatabaseServer):

@@ -16,6 +16,7 @@ from database_server import DatabaseServer
 from mlflow_iap_callbacks.local import LocalCloud
 from mlflow_iap_callbacks.server.__main__ import main
 from ports import free_port
+from restartable import Restartable
 from waiting import answers, wait_until
 
 # One that has to be written differently in a URL, in SQL and in a shell.
@@ -38,6 +39,12 @@ def settings(server: DatabaseServer, database: str, artifacts: str) -> dict[str,
         "MLFLOW_ARTIFACTS_DESTINATION": artifacts,
         "HOST": "127.0.0.1",
     }
+
+
+def set_up(server: DatabaseServer) -> None:
+    """As appengine/README.md says for Cloud SQL."""
+    server.query("SET GLOBAL log_bin_trust_function_creators = 1")
+    server.new_user("mlflow", PASSWORD)
 
 
 def run(command: str, variables: Mapping[str, str]) -> Result:
@@ -63,7 +70,7 @@ def begin(
         )
 
 
-class DeployedServer:
+class DeployedServer(Restartable):
     """`serve`, until it is healthy.
 
     Args:
@@ -96,14 +103,8 @@ class DeployedServer:
     def __exit__(self, *_: object) -> None:
         self.kill()
 
-    @contextmanager
-    def away(self) -> Iterator[None]:
-        """Killed, and started again when the block ends."""
+    def stop(self) -> None:
         self.kill()
-        try:
-            yield
-        finally:
-            self.restart()
 
     def kill(self) -> None:
         """Kill it and all that it started, as a crash of the machine would."""
@@ -117,7 +118,8 @@ class DeployedServer:
         if self._gated_port is None:
             # MLflow's own application in the gate's place.
             path = application_folder(self._folder, "mlflow.server.fastapi_app:app")
-            variables["PYTHONPATH"] = str(path)
+            others = variables.get("PYTHONPATH") or os.environ.get("PYTHONPATH")
+            variables["PYTHONPATH"] = os.pathsep.join(filter(None, (str(path), others)))
         self.process = begin("serve", variables, self.log, self._program)
         try:
             wait_until(lambda: answers(f"{self.url}/health") or self.has_ended, "the server", 90)

@@ -18,11 +18,10 @@ from rich.table import Table
 import database_server
 from bucket_emulator import BucketEmulator
 from database_server import MariaDB
-from deployed_server import PASSWORD, DeployedServer, begin, settings
+from deployed_server import PASSWORD, DeployedServer, begin, set_up, settings
 from mlflow_iap_callbacks.cli import use
 from mlflow_iap_callbacks.local import LocalCloud
 from ports import free_port
-from server_database import set_up
 
 PROGRAM = __file__
 _ENTRYPOINT = Path(__file__).parents[1] / "appengine" / "entrypoint.sh"

@@ -15,7 +15,8 @@ import pytest
 from packaging.version import Version
 
 from database_server import DatabaseServer, as_root, path
-from server_database import PINNED, set_up
+from deployed_server import set_up
+from server_database import PINNED
 
 _OLDEST = 8  # major version
 _HERE = ("mysqld", "--no-defaults")

@@ -17,7 +17,7 @@ from packaging.version import Version
 
 import database_server
 from database_server import DatabaseServer, MariaDB
-from deployed_server import PASSWORD, begin, settings
+from deployed_server import PASSWORD, begin, set_up, settings
 from waiting import wait_until
 
 # Of MLflow 3.5, the oldest that the package supports.
@@ -41,12 +41,6 @@ def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MariaDB]:
     with MariaDB(tmp_path_factory.mktemp("mariadb"), is_logged=True) as server:
         set_up(server)
         yield server
-
-
-def set_up(server: DatabaseServer) -> None:
-    """As appengine/README.md says for Cloud SQL."""
-    server.query("SET GLOBAL log_bin_trust_function_creators = 1")
-    server.new_user("mlflow", PASSWORD)
 
 
 def variables(server: DatabaseServer, database: str) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import requests
 
 from mlflow_iap_callbacks.local import LocalCloud, MlflowServer
+from ports import free_port
 
 ASSERTION = "X-Goog-IAP-JWT-Assertion"
 
@@ -19,8 +19,7 @@ def gated(
     folder: Path, workers: int = 1, **environment: str
 ) -> Iterator[tuple[LocalCloud, MlflowServer]]:
     """Run both; further variables are for the server."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    port = free_port()
     with (
         LocalCloud(f"http://127.0.0.1:{port}") as cloud,
         MlflowServer(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import requests
+from server_helpers import ASSERTION
 
 from database_server import MariaDB
 from deployed_server import HOST, DeployedServer, begin, run
@@ -97,7 +98,7 @@ def test_tables_of_users_come_by_the_migration_where_permissions_are_on(
         given |= cloud.server_environment()
         with DeployedServer(tmp_path, given, gated_port=free_port()) as server:
             assertion = cloud.assertion("ada@example.com")
-            headers = {"X-Goog-IAP-JWT-Assertion": assertion, "Host": HOST}
+            headers = {ASSERTION: assertion, "Host": HOST}
             url = f"{server.url}/api/2.0/mlflow/experiments/create"
             requests.post(
                 url, json={"name": "hers"}, headers=headers, timeout=30

@@ -8,7 +8,7 @@ from google.cloud.storage.retry import DEFAULT_RETRY
 from mlflow.store.artifact.gcs_artifact_repo import GCSArtifactRepository
 from requests import RequestException
 
-from mlflow_iap_callbacks.server.start_error import StartError
+from mlflow_iap_callbacks.server.start_error import StartError, first_line
 
 # What the way to a bucket may end with.
 BUCKET_ERRORS = (GoogleAPIError, GoogleAuthError, RequestException)
@@ -48,8 +48,7 @@ def trouble_of(bucket: str, error: Exception) -> str:
             f"The bucket {bucket} may not be used. Give the service account that this server runs "
             "as roles/storage.objectUser on it."
         )
-    reason = str(error).partition("\n")[0].rstrip(".")
     return (
-        f"The bucket {bucket} cannot be reached: {reason}. Check the network, and the service "
-        "account that this server runs as."
+        f"The bucket {bucket} cannot be reached: {first_line(error)}. Check the network, and the "
+        "service account that this server runs as."
     )

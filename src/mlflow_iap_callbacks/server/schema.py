@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from mlflow_iap_callbacks.server import users_schema
 from mlflow_iap_callbacks.server.database import name_of
-from mlflow_iap_callbacks.server.start_error import StartError
+from mlflow_iap_callbacks.server.start_error import StartError, first_line
 
 # There while a migration is under way: MySQL commits each change of a table at once, so one that
 # was cut off leaves half of a step. Its comment says from which revision.
@@ -114,9 +114,10 @@ def _migrate(engine: Engine, has_users: bool) -> bool:
         if has_users:
             users_schema.upgrade(engine)
     except (SQLAlchemyError, MlflowException, CommandError) as error:
+        reason = first_line(getattr(error, "orig", None) or error)
         again = "Migrate again: it begins anew, for nothing was in it."
         raise StartError(
-            f"The migration of {name_of(engine.url)} from {begins} failed: {_one_line(error)}. "
+            f"The migration of {name_of(engine.url)} from {begins} failed: {reason}. "
             f"{again if found is Schema.EMPTY else _RESTORE}"
         ) from None
     _run(engine, f"DROP TABLE {_MARKER}")
@@ -215,7 +216,3 @@ def _one(engine: Engine, statement: str, **values: Any) -> Any:
 def _run(engine: Engine, statement: str) -> None:
     with engine.begin() as connection:
         connection.execute(text(statement))
-
-
-def _one_line(error: Exception) -> str:
-    return str(getattr(error, "orig", None) or error).partition("\n")[0].rstrip(".")

@@ -11,7 +11,7 @@ from google.auth.exceptions import GoogleAuthError
 from google.auth.transport.requests import AuthorizedSession
 from requests import RequestException
 
-from mlflow_iap_callbacks.server.start_error import StartError
+from mlflow_iap_callbacks.server.start_error import StartError, first_line
 
 _SCOPES = ["https://www.googleapis.com/auth/cloud-platform"]
 _NAME = re.compile(r"projects/[^/]+/secrets/[^/]+/versions/[^/]+")
@@ -41,7 +41,7 @@ def read_secret(name: str) -> str:
             response = session.get(url, timeout=_TIMEOUT)
     except (GoogleAuthError, RequestException) as error:
         raise StartError(
-            f"The secret {name} cannot be read: {_first_line(error)}. Check the service account "
+            f"The secret {name} cannot be read: {first_line(error)}. Check the service account "
             "that this server runs as."
         ) from None
     if response.status_code != HTTPStatus.OK:
@@ -67,7 +67,3 @@ _ADVICE: dict[int, str] = {
     HTTPStatus.NOT_FOUND: "Create it with `gcloud secrets create`, or correct its name.",
     HTTPStatus.BAD_REQUEST: "Its version is disabled or destroyed: add one that is not.",
 }
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0].rstrip(".")

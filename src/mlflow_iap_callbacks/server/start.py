@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from sqlalchemy import URL, Engine
 
@@ -19,13 +19,16 @@ from mlflow_iap_callbacks.server.start_error import StartError
 
 # Seconds. Cloud SQL's restart takes about one minute; App Engine's start may take ten.
 _DATABASE_WAIT = 120.0
-# What asks nothing of the server but processors and memory: two are busy with two (of 1, 2 and 4
-# on two processors, 68, 71 and 87 requests a second at 8 clients; 403, 599 and 943 MiB).
+# Two processors are busy with two: 1, 2 and 4 answered 86, 103 and 102 requests a second of 8
+# clients, in 448, 660 and 1,027 MiB. Figures are of `make server-bench`, on two processors that the
+# database and the load share (benchmarks/server_load.md); between two runs they moved by 20 %.
 _WORKERS = 2
 _UVICORN: tuple[str, ...] = (
-    # Two workers and asyncio's own loop hold each answer back for 43 ms (uvicorn#3149).
+    # Two workers and asyncio's own loop hold each answer back for 43 ms (uvicorn#3149): 0.75 times
+    # as many requests. Of the parsers, h11 had 0.65 times as many in one run, 1.15 in another.
     *("--loop", "uvloop", "--http", "httptools"),
-    # App Engine's front writes one; without a second, half as many requests again pass.
+    # App Engine's front writes one. With a second, 0.78 times as many pass in one run, 1.04 in
+    # another.
     "--no-access-log",
     # Seconds for which a connection is kept. nginx in front keeps its side for 60 by default, and
     # must be the first to close: a request that goes out on one that is being closed is lost.
@@ -64,17 +67,7 @@ def serve(environment: Mapping[str, str], *, is_to_migrate: bool) -> NoReturn:
     Raises:
         StartError: something is missing.
     """
-    command = _command(environment)
-    # The server's own process reads them again, too late for a status: it would end with 0.
-    has_users = GateSettings.from_environment(environment).has_permissions
-    hosts = hosts_of(environment)
-    url = database_url(environment)
-    engine = _database(environment, url)
-    if is_to_migrate:
-        schema.migrate(engine, has_users=has_users)
-    schema.require_current(engine, has_users=has_users)
-    engine.dispose()
-    require_artifacts(environment)
+    ready = _ready(environment, is_to_migrate=is_to_migrate)
     kept = {
         name: value
         for name, value in environment.items()
@@ -82,13 +75,15 @@ def serve(environment: Mapping[str, str], *, is_to_migrate: bool) -> NoReturn:
     }
     told = {
         # Not in the command: every user of the machine can read that.
-        "MLFLOW_BACKEND_STORE_URI": text_of(url),
-        "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(hosts),
-        "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ",".join(f"https://{host}" for host in hosts),
+        "MLFLOW_BACKEND_STORE_URI": text_of(ready.url),
+        "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(ready.hosts),
+        "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ",".join(f"https://{name}" for name in ready.hosts),
     }
     sys.stdout.flush()
     # In this process's place, so that it is the server that gets App Engine's SIGTERM.
-    os.execve(command[0], command, {**_POOL, **kept, **_OFF, **told})  # noqa: S606 - our own command
+    os.execve(  # noqa: S606 - our own command
+        ready.command[0], ready.command, {**_POOL, **kept, **_OFF, **told}
+    )
 
 
 def migrate(environment: Mapping[str, str]) -> bool:
@@ -107,20 +102,39 @@ def check(environment: Mapping[str, str]) -> list[str]:
     Raises:
         StartError: something is missing.
     """
+    ready = _ready(environment, is_to_migrate=False)
+    gate = ready.gate
+    return [
+        f"lets in whom IAP vouches for to {gate.audience}",
+        *([f"permissions by user, admins {', '.join(gate.admins)}"] * gate.has_permissions),
+        f"answers to {', '.join(ready.hosts)}",
+        f"database {name_of(ready.url)} answers",
+        "its schema is this MLflow's",
+        f"artifacts in {_destination(environment)}",
+        f"serves by {' '.join(ready.command[1:])}",
+    ]
+
+
+class _Ready(NamedTuple):
+    command: list[str]
+    gate: GateSettings
+    hosts: list[str]
+    url: URL
+
+
+def _ready(environment: Mapping[str, str], *, is_to_migrate: bool) -> _Ready:
     command = _command(environment)
+    # The server's own process reads them again, too late for a status: it would end with 0.
     gate = GateSettings.from_environment(environment)
-    found = [f"lets in whom IAP vouches for to {gate.audience}"]
-    if gate.has_permissions:
-        found.append(f"permissions by user, admins {', '.join(gate.admins)}")
-    found.append(f"answers to {', '.join(hosts_of(environment))}")
+    hosts = hosts_of(environment)
     url = database_url(environment)
     engine = _database(environment, url)
-    found.append(f"database {name_of(url)} answers")
+    if is_to_migrate:
+        schema.migrate(engine, has_users=gate.has_permissions)
     schema.require_current(engine, has_users=gate.has_permissions)
-    found.append("its schema is this MLflow's")
+    engine.dispose()
     require_artifacts(environment)
-    found.append(f"artifacts in {_destination(environment)}")
-    return [*found, f"serves by {' '.join(command[1:])}"]
+    return _Ready(command, gate, hosts, url)
 
 
 def require_artifacts(environment: Mapping[str, str]) -> None:
