@@ -10,13 +10,12 @@ import multiprocessing
 import multiprocessing.util
 import netrc  # noqa: F401
 import os
-import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
-from types import FrameType
+from functools import partial
 from urllib.parse import urlsplit, urlunsplit
 
 # MLflow and requests import these at a first request; a fork must not come upon that half done.
@@ -25,6 +24,7 @@ from mlflow import MlflowClient
 from rich.console import Console
 from rich.progress import Progress
 
+from . import sigterm
 from .sender import Sender
 
 _logger = logging.getLogger(__name__)
@@ -41,7 +41,6 @@ _draining = threading.Lock()
 # What a fork leaves of the parent's: SQLite's connections must not even be closed in the child.
 _left_to_parent: list[Sender] = []
 _is_set_up = False
-_is_ending = False
 # Called with the seconds that are left before the end, so that what is known last is logged.
 before_drain: list[Callable[[float], None]] = []
 
@@ -143,29 +142,12 @@ def _set_up() -> None:
     if not _is_set_up and multiprocessing.parent_process() is not None:
         # Such a child ends without atexit.
         multiprocessing.util.Finalize(None, drain, exitpriority=10)
-    is_main = threading.current_thread() is threading.main_thread()
-    if is_main and not _is_ending and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, _on_sigterm)
-
-
-def _on_sigterm(number: int, frame: FrameType | None) -> None:
-    """Drain in another thread, for this one may hold a lock, and then end as if unhandled."""
-    global _is_ending
-    _is_ending = True
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends at once
-
-    def end() -> None:
-        drain(_AT_SIGTERM)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    try:
-        threading.Thread(target=end, name="mlflow-iap-sigterm", daemon=True).start()
-    except RuntimeError:  # the interpreter ends already, and drains
-        os.kill(os.getpid(), signal.SIGTERM)
+    sigterm.before_death(partial(drain, _AT_SIGTERM))
 
 
 def _before_fork() -> None:
     LOCK.acquire()
+    sigterm.hold_for_fork()
     for sender in _senders.values():
         sender.stop_for_fork()
 
@@ -173,12 +155,14 @@ def _before_fork() -> None:
 def _after_fork_in_parent() -> None:
     for sender in _senders.values():
         sender.go_on_after_fork()
+    sigterm.go_on_after_fork()
     LOCK.release()
 
 
 def _after_fork_in_child() -> None:
-    global _draining, _is_ending, _is_set_up
-    _draining, _is_ending, _is_set_up = threading.Lock(), False, False
+    global _draining, _is_set_up
+    _draining, _is_set_up = threading.Lock(), False
+    sigterm.forget_in_child()
     for sender in _senders.values():
         sender.leave_to_parent()
         _left_to_parent.append(sender)

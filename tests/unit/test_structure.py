@@ -25,7 +25,7 @@ _LAYERS = [
     {"lightgbm_boosters"},
     {"runs"},
     {"process"},
-    {"sender"},
+    {"sender", "sigterm"},
     {"delivery", "outbox.journals"},
     {"logged_models", "outbox.rescue", "starting"},
     {"client", "names", "outbox", "refusals"},
