@@ -9,7 +9,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial, wraps
 from typing import Any, TypeVar
 
@@ -26,6 +26,8 @@ from .mlflow_plugin import NAME, auth_for, choose
 from .retry import RetryPolicy, TryAgain
 
 RUN_KEY_TAG = "mlflow_iap.run_key"
+# Of a run that was asked for twice, for the first answer was lost and no such run showed up.
+ASKED_TWICE_TAG = "mlflow_iap.asked_twice"
 # Seconds in which a server may yet make a run though the connection to it broke.
 _PATIENCE = 10.0
 
@@ -164,6 +166,7 @@ class IAPMlflowClient(MlflowClient):
                     return run
                 if time.monotonic() < patience:
                     raise TryAgain(lost, is_free=True)
+                tags[ASKED_TWICE_TAG] = "true"
             try:
                 with errors_of_ours():
                     run = super(IAPMlflowClient, self).create_run(
@@ -177,7 +180,11 @@ class IAPMlflowClient(MlflowClient):
                 raise TryAgain(error, error.retry_after) from None
             return run
 
-        return retry(attempt)
+        run = retry(attempt)
+        if ASKED_TWICE_TAG in tags:
+            with suppress(MlflowException, IAPError):
+                delete_other_runs(self, run, tags[RUN_KEY_TAG])
+        return run
 
     def __reduce__(self) -> tuple[Callable[[], IAPMlflowClient], tuple[()]]:
         return self._rebuild, ()
@@ -193,6 +200,14 @@ def find_runs(client: MlflowClient, experiment_id: str, key: str) -> list[Run]:
     """All that carry the key and are not deleted, by their ids."""
     runs = _search(client, experiment_id, key, ViewType.ACTIVE_ONLY, 100)
     return sorted(runs, key=lambda run: str(run.info.run_id))
+
+
+def delete_other_runs(client: MlflowClient, run: Run, key: str) -> None:
+    """Delete what a server made of a request that it was thought to have lost: the runs by the
+    same key that nothing was logged to."""
+    for other in find_runs(client, run.info.experiment_id, key):
+        if other.info.run_id != run.info.run_id and not (other.data.metrics or other.data.params):
+            client.delete_run(other.info.run_id)
 
 
 def _search(

@@ -207,7 +207,7 @@ class Delivery:
             if found.info.status != "RUNNING" or ENDED_TAG in found.data.tags:
                 self._starter.reopen(run, found)
         elif kind == "finish":
-            self._end(run_id, **content)
+            self._starter.end(run, **content)
         else:
             self._abandon(run, run_id, **content)
         return records[:1], ()
@@ -293,10 +293,7 @@ class Delivery:
         journal = found.data.tags.get(JOURNAL_TAG, run.outbox.name)
         if found.info.status == "RUNNING" and journal == run.outbox.name:
             self.client.set_tag(run_id, ENDED_TAG, text)
-            self._starter.update(run_id, "FAILED", time_ms)
-
-    def _end(self, run_id: str, *, status: str, time_ms: int) -> None:
-        self._starter.update(run_id, status, time_ms)
+            self._starter.end(run, "FAILED", time_ms)
 
 
 def _input(content: Mapping[str, Any]) -> DatasetInput:

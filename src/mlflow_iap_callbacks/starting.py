@@ -14,7 +14,15 @@ from mlflow.entities import Run, RunStatus, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from .client import RUN_KEY_TAG, IAPMlflowClient, errors_of_ours, find_run, find_runs
+from .client import (
+    ASKED_TWICE_TAG,
+    RUN_KEY_TAG,
+    IAPMlflowClient,
+    delete_other_runs,
+    errors_of_ours,
+    find_run,
+    find_runs,
+)
 from .errors import IAPUnknownOutcomeError
 from .names import MOST_TAGS, with_names_that_mlflow_takes
 from .outbox import QueuedRun
@@ -63,6 +71,7 @@ class Starter:
         self._awaited: set[_Place] = set()  # of shared runs that are not agreed on yet
         self._first_seen: dict[_Place, float] = {}
         self._made: dict[_Place, str] = {}  # ids of the last runs, for one that logs them again
+        self._asked_twice: dict[_Place, Run] = {}
         self._starting: dict[_Place, QueuedRun] = {}
         self._lock = threading.Lock()
 
@@ -106,6 +115,14 @@ class Starter:
         self._forget_end(found)
         if found.info.status != "RUNNING":
             self.update(found.info.run_id, "RUNNING", None)
+
+    def end(self, run: QueuedRun, status: str, time_ms: int) -> None:
+        """Set a run's last status, and its end in milliseconds since 1970."""
+        self.update(str(run.run_id), status, time_ms)
+        found = self._asked_twice.get(_place(run))
+        if found is not None:
+            delete_other_runs(self.client, found, run.key)
+            del self._asked_twice[_place(run)]
 
     def update(self, run_id: str, status: str, time_ms: int | None) -> None:
         """Set a run's status, and its end in milliseconds since 1970."""
@@ -211,6 +228,8 @@ class Starter:
         parent = content.get("parent_id") or self._parent(run, content.get("parent"), experiment_id)
         if parent is not None:
             tags[MLFLOW_PARENT_RUN_ID] = parent
+        if run.tried is not None:
+            tags[ASKED_TWICE_TAG] = "true"
         run.tried = time.time()
         run.outbox.save(run)
         try:
@@ -241,6 +260,8 @@ class Starter:
 
     def _is_now(self, run: QueuedRun, found: Run) -> None:
         run.run_id = self._made[_place(run)] = str(found.info.run_id)
+        if ASKED_TWICE_TAG in found.data.tags:
+            self._asked_twice[_place(run)] = found
         if len(self._made) > _MOST_REMEMBERED:
             del self._made[next(iter(self._made))]
         run.outbox.save(run)

@@ -88,6 +88,22 @@ def test_100_iterations_of_4_metrics_take_4_requests_at_most(cloud: LocalCloud, 
         assert _curve(_run(name), metric) == [(step, step / 3) for step in range(100)]
 
 
+def test_a_run_that_the_server_makes_long_after_it_was_asked_for_is_deleted_again(
+    cloud: LocalCloud, name: str
+) -> None:
+    client = IAPMlflowClient(deadline=2.0)
+    cloud.fault("reset_before", path="runs/create")
+    run = RunWriter(client, name)
+    run.log_metrics({"m": 0.5})
+    run_id = run.run_id()  # of the second try
+    experiment_id = client.get_run(run_id).info.experiment_id
+    late = client.create_run(experiment_id, tags={"mlflow_iap.run_key": run.key})
+    assert {found.info.run_id for found in _runs(name)} == {run_id, late.info.run_id}
+    run.finish()
+    assert run.flush()
+    assert _run(name).info.run_id == run_id
+
+
 def test_more_than_one_request_takes_arrives_in_several(cloud: LocalCloud, name: str) -> None:
     run = RunWriter(IAPMlflowClient(), name, tags={f"first {i}": "é" * 7000 for i in range(150)})
     metrics = {f"m{i}": i / 7 for i in range(2345)}
