@@ -51,6 +51,7 @@ class _Turn:
     entities: int = 0
     is_busy: bool = False
     failures: int = 0
+    tried_at: float = 0.0
     failed_at: float = 0.0
     is_refusal_told: bool = False
 
@@ -115,10 +116,13 @@ class Sender:
 
     @property
     def is_stuck(self) -> bool:
-        """Whether what waits is only being tried again: the server is away, or all has failed."""
+        """Whether what waits is only being tried again: the server is away, or all has failed
+        since something was delivered."""
         with self._changed:
             turns = [turn for turn in self._turns.values() if turn.due < math.inf]
-            has_failed = bool(turns) and all(turn.failures for turn in turns)
+            has_failed = bool(turns) and all(
+                turn.failures and turn.tried_at > self._last_success for turn in turns
+            )
             return self.is_away or (has_failed and not self._has_more)
 
     def begin(self, key: str, experiment: str) -> QueuedRun:
@@ -294,6 +298,7 @@ class Sender:
                 self._idle -= 1
                 return True
             turn.is_busy, turn.due, turn.entities = True, math.inf, 0
+            turn.tried_at = time.monotonic()
             self._wake()
         error = self._deliver(turn)
         with self._changed:
@@ -380,6 +385,8 @@ class Sender:
                 with self._changed:
                     # Of what is refused with its run the server is not asked.
                     self._after_success(turn, len(done), refused, was_asked=not was_refused)
+                    if records[0].kind == "start":
+                        self._hurry_others(run)
                     self._changed.notify_all()
         except Exception as error:  # noqa: BLE001 - told, and tried again
             return error
@@ -410,6 +417,12 @@ class Sender:
                 f" and {len(refused) - 1} more" if len(refused) > 1 else "",
                 reason.rstrip("."),
             )
+
+    def _hurry_others(self, run: QueuedRun) -> None:
+        """Those that wait for others to make the run need not any more."""
+        for turn in self._turns.values():
+            if turn.run.key == run.key and turn.run is not run and not turn.is_busy:
+                turn.not_before = 0.0
 
     def _after_delivery(self, turn: _Turn) -> None:
         run = turn.run

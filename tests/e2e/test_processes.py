@@ -402,6 +402,34 @@ def test_sync_delivers_what_a_killed_process_left_and_leaves_a_living_one_alone(
     assert _files() == []
 
 
+def test_sync_delivers_at_once_what_two_dead_processes_logged_to_one_run(
+    cloud: LocalCloud, start: Start, name: str
+) -> None:
+    cloud.fault("answer", status=503, times=0)
+    script = start(
+        """
+        run = RunWriter(IAPMlflowClient(max_attempts=1), NAME, run_name="shared")
+        pid = os.fork()
+        run.log_metrics({"child" if pid == 0 else "parent": 0.5}, step=1)
+        if pid == 0:
+            os._exit(0)
+        os.waitpid(pid, 0)
+        print("logged")
+        threading.Event().wait()
+        """,
+        name,
+    )
+    script.wait_for("logged")
+    script.kill()
+    cloud.clear_faults()
+    # Whoever asks for the run meanwhile, to log the child's, finds none.
+    cloud.fault("reset_before", path="runs/create")
+    done = command("sync")
+    assert done.returncode == 0, done.stdout
+    assert _seen(name)["shared"].points == {"child": [(1, 0.5)], "parent": [(1, 0.5)]}
+    assert _files() == []
+
+
 _RESUMED = """
 client = IAPMlflowClient()
 run = RunWriter(client, NAME, run_name="open", key=sys.argv[2])
@@ -535,6 +563,45 @@ def test_a_sweep_in_two_threads_that_gets_sigterm_leaves_no_trial_out(
         assert run.status in ("FINISHED", "FAILED")
         assert run.status == "FINISHED" or run.is_told
         assert number in done or run.points.get("m", []) == _line(0, len(run.points.get("m", [])))
+
+
+def test_sigterm_ends_a_process_whose_main_thread_is_in_c_for_hours(
+    cloud: LocalCloud, start: Start, name: str
+) -> None:
+    script = start(
+        """
+        import hashlib
+        run = RunWriter(IAPMlflowClient(), NAME, run_name="open")
+        run.log_metrics({"m": 0.5}, step=1)
+        print("logged")
+        hashlib.pbkdf2_hmac("sha256", b"password", b"salt", 2**31 - 1)
+        """,
+        name,
+    )
+    script.wait_for("logged")
+    script.send(signal.SIGTERM)
+    assert script.end() in (128 + signal.SIGTERM, -signal.SIGTERM), script.err
+    assert _seen(name)["open"] == _Seen("FAILED", True, {"m": [(1, 0.5)]}, {})
+
+
+def test_a_child_that_gets_sigterm_does_not_end_its_parent(
+    cloud: LocalCloud, start: Start, name: str
+) -> None:
+    script = start(
+        """
+        run = RunWriter(IAPMlflowClient(), NAME, run_name="parent")
+        for _ in range(50):
+            pid = os.fork()
+            if pid == 0:
+                threading.Event().wait()
+            os.kill(pid, signal.SIGTERM)
+            assert os.waitpid(pid, 0)[1] == signal.SIGTERM
+        run.finish()
+        """,
+        name,
+    )
+    assert script.end() == 0, script.err
+    assert _seen(name)["parent"].status == "FINISHED"
 
 
 def test_a_sigterm_handler_of_the_user_stays_and_is_called(

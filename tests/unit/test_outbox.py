@@ -248,6 +248,15 @@ def test_a_run_that_was_joined_knows_its_id_though_its_process_died_at_once(
     outbox.close()
 
 
+def test_a_run_whose_start_is_yet_to_come_is_nobodys_to_end(any_outbox: Outbox) -> None:
+    run = any_outbox.begin("key", "experiment")
+    any_outbox.collect()
+    assert any_outbox.runs() == []
+    any_outbox.intake.append(run.number, "start", {"key": "key", "experiment": "experiment"})
+    any_outbox.collect()
+    assert any_outbox.runs() == [run]
+
+
 def test_a_run_that_is_ended_and_settled_is_not_done_with_again(any_outbox: Outbox) -> None:
     done, open_one = _begin(any_outbox, "a"), _begin(any_outbox, "b")
     any_outbox.intake.append(done.number, "finish", {"status": "FINISHED", "time_ms": 0})

@@ -102,6 +102,7 @@ class QueuedRun:
         skipped: points that were left out since they are no numbers.
         is_urgent: whether others wait for its creation.
         at_exit: the status that it ends with if it is open when its process ends in order.
+        is_begun: whether its first record has come to the outbox.
         is_stored: whether the journal knows all this.
     """
 
@@ -118,6 +119,7 @@ class QueuedRun:
     skipped: int = 0
     is_urgent: bool = False
     at_exit: str | None = None
+    is_begun: bool = False
     is_stored: bool = False
 
 
@@ -306,11 +308,13 @@ class Outbox:
             query = f"SELECT * FROM runs WHERE {HAS_WORK} ORDER BY number LIMIT ?"  # noqa: S608
             found = [self._run(row) for row in self._select(query, most)]
             # What the disk did not take.
-            unknown = [run for run in list(self._runs.values()) if not run.is_stored]
             return found + [
                 run
-                for run in unknown
-                if run not in found and (not run.is_ended or run.number in self._memory)
+                for run in list(self._runs.values())
+                if run.is_begun
+                and not run.is_stored
+                and run not in found
+                and (not run.is_ended or run.number in self._memory)
             ]
 
     def has_records(self, run: QueuedRun) -> bool:
@@ -408,11 +412,11 @@ class Outbox:
             if run is None:  # what told of it was damaged
                 continue
             self._runs[number] = run
-            if not run.is_stored:
+            run.is_begun = True
+            if not run.is_stored or kind in ("start", "finish", "abandon"):
                 changed.add(run)
-            if kind in ("finish", "abandon"):
-                run.is_ended = True
-                changed.add(run)
+            run.is_owned |= kind == "start"  # of a run that was begun while its outbox was closed
+            run.is_ended |= kind in ("finish", "abandon")
             if kind != "join":
                 records.append((number, Record(self._stored_seq, kind, msgpack.packb(content))))
                 values = content[2] if kind in ("metrics", "curve") else content
@@ -460,7 +464,7 @@ class Outbox:
         run = self._runs.get(number)
         if run is None:
             run = QueuedRun(self, number, key, experiment, bool(is_owned), bool(is_ended), *known)
-            run.is_stored = True
+            run.is_begun = run.is_stored = True
             self._runs[number] = run
         return run
 
