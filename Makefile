@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/
+# Tests of one file mostly in one process, so that its servers are started once.
+IN_PARALLEL := --dist worksteal -n
 
 .PHONY: demo test soak bench server-bench peers screenshots lint server server-test server-lint requirements \
   examples wheel lowest clean
@@ -11,7 +13,7 @@ demo: $(VENV)/ready  ## sweep through a local IAP, with tokens that expire durin
 	  -- $(RUN)python examples/lightgbm_sweep.py
 
 test: $(VENV)/ready  ## all tests
-	$(RUN)python -m pytest -n 3
+	$(RUN)python -m pytest $(IN_PARALLEL) 3
 
 soak: $(VENV)/ready build/server/ready  ## kills, faults and outages, for minutes
 	$(RUN)python -m pytest -m soak -s tests
@@ -41,7 +43,7 @@ server: build/server/ready  ## MLflow as it is deployed, on this machine; COMMAN
 	  $(if $(COMMAND),-- $(COMMAND))
 
 server-test: build/server/ready  ## the tests of client and callbacks on it
-	$(RUN)python -m pytest -n 2 --deployed build/server/bin/python $(addprefix tests/e2e/test_, \
+	$(RUN)python -m pytest $(IN_PARALLEL) 2 --deployed build/server/bin/python $(addprefix tests/e2e/test_, \
 	  client.py mlflow.py callbacks.py delivery.py optuna_trials.py lightgbm_forms.py \
 	  lightgbm_results.py lightgbm_properties.py)
 
@@ -100,7 +102,7 @@ lowest: $(VENV)/ready  ## the tests on the lowest versions that pyproject.toml a
 	$(RUN)uv pip install -q --python build/lowest/bin/python --resolution lowest-direct \
 	  --only-binary :all: --no-binary mlflow-iap-callbacks \
 	  -e . --group dev 'sqlalchemy>=2.0.30,<2.1'
-	build/lowest/bin/python -m pytest -n 2
+	build/lowest/bin/python -m pytest $(IN_PARALLEL) 3
 
 clean:
 	rm -rf $(VENV) build dist

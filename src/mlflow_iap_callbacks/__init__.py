@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         IAPCredentialsError,
         IAPError,
         IAPRefusedError,
+        IAPUnavailableError,
         IAPUnknownOutcomeError,
     )
     from .lightgbm_callback import IAPLightGBMCallback
@@ -27,6 +28,7 @@ __all__ = [
     "IAPMLflowCallback",
     "IAPMlflowClient",
     "IAPRefusedError",
+    "IAPUnavailableError",
     "IAPUnknownOutcomeError",
 ]
 

@@ -5,6 +5,7 @@
         ├── IAPConfigurationError     the settings cannot work: no URI, http to a remote host
         ├── IAPCredentialsError       Google gave no token: nothing found, the wrong kind, refused
         ├── IAPRefusedError           IAP answered instead of MLflow; ``reason`` says why
+        ├── IAPUnavailableError       Google's front end answered: it reaches no server
         └── IAPUnknownOutcomeError    the answer to a request that must not be sent twice was lost
 
 Each message says what happened and what was found, then what to do next.
@@ -19,6 +20,7 @@ from mlflow.protos.databricks_pb2 import (
     INTERNAL_ERROR,
     INVALID_PARAMETER_VALUE,
     PERMISSION_DENIED,
+    TEMPORARILY_UNAVAILABLE,
     UNAUTHENTICATED,
 )
 
@@ -73,6 +75,12 @@ class IAPRefusedError(IAPError):
         self.reason = reason
         self.status = status
         self.answer = answer
+
+
+class IAPUnavailableError(IAPError):
+    """Google's front end answered in the place of MLflow, of which it reached no instance."""
+
+    _error_code = TEMPORARILY_UNAVAILABLE
 
 
 class IAPUnknownOutcomeError(IAPError):

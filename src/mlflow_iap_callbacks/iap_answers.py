@@ -1,4 +1,5 @@
-"""What IAP's own answers mean: told from MLflow's, and put into words that say what to do."""
+"""What the answers of IAP and of Google's front end mean: told from MLflow's, and put into words
+that say what to do."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from typing import NamedTuple
 
 import requests
 
-from .errors import IAPRefusedError, Reason
+from .errors import IAPRefusedError, IAPUnavailableError, Reason
 
 _MARK = "X-Goog-IAP-Generated-Response"
 _SIGN_IN = "https://accounts.google.com/o/oauth2/"
@@ -134,6 +135,22 @@ def is_token_rejected(response: requests.Response) -> bool:
 
 def is_token_expired(response: requests.Response) -> bool:
     return response.status_code == 401 and "expired" in response.text
+
+
+def is_without_server(response: requests.Response) -> bool:
+    """Whether Google's front end, or a proxy behind it, answered for a server that did not: MLflow
+    itself says in JSON that it is busy."""
+    kind = response.headers.get("Content-Type", "")
+    return response.status_code in (502, 503, 504) and "html" in kind
+
+
+def no_server(response: requests.Response, origin: str) -> IAPUnavailableError:
+    """The error that tells of it."""
+    return IAPUnavailableError(
+        f"{origin} answered {response.status_code} ({response.reason}) in MLflow's place: no "
+        "instance of the server could be reached. It may be restarting, so try again in a minute; "
+        "then look at its log (`gcloud app logs read`)."
+    )
 
 
 def refusal(response: requests.Response, origin: str, used: str) -> IAPRefusedError:

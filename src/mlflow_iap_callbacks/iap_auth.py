@@ -145,13 +145,17 @@ class IAPAuth(AuthBase):
             IAPUnknownOutcomeError: the answer to a request was lost that must not be repeated.
             requests.RequestException: the server could not be reached in time.
         """
+        # MLflow drops what stopped a download and tells its user to check the path.
+        is_download = request.method == "GET" and "/mlflow-artifacts/" in (request.url or "")
         try:
-            return self.retry(Exchange(self, request, send, first).attempt)
+            response = self.retry(Exchange(self, request, send, first).attempt)
         except IAPError as error:
-            if request.method == "GET" and "/mlflow-artifacts/" in (request.url or ""):
-                # MLflow drops what stopped a download and tells its user to check the path.
+            if is_download:
                 _logger.warning("%s", error.message)
             raise
+        if is_download and response.status_code >= 400:
+            _logger.warning("%s: %d, %.500s", response.url, response.status_code, response.text)
+        return response
 
     def __getstate__(self) -> dict[str, Any]:
         return {"origin": self.origin, "credentials": self.credentials, "retry": self.retry}

@@ -15,6 +15,8 @@ _NO_REQUEST = (
     *(FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError),
     *(OverflowError, TypeError, ValueError),
 )
+# SQLAlchemy's words for a server that is busy, for which MLflow answers BAD_REQUEST.
+_NO_CONNECTION = "QueuePool limit"
 _REFUSED_STATUS = frozenset({400, 404, 413})
 
 
@@ -36,6 +38,8 @@ def refusal(error: Exception) -> str | None:
     if isinstance(error, IAPError | NotYet):
         return None
     if isinstance(error, MlflowException):
+        if _NO_CONNECTION in str(error.message):
+            return None
         return str(error.message) if error.error_code in _REFUSED else None
     if isinstance(error, requests.HTTPError) and error.response is not None:
         return str(error) if error.response.status_code in _REFUSED_STATUS else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import uuid
 from pathlib import Path
@@ -102,6 +103,22 @@ def test_a_run_that_the_server_makes_long_after_it_was_asked_for_is_deleted_agai
     run.finish()
     assert run.flush()
     assert _run(name).info.run_id == run_id
+
+
+def test_points_that_find_the_server_out_of_connections_are_sent_again(
+    cloud: LocalCloud, name: str
+) -> None:
+    told = {
+        "error_code": "BAD_REQUEST",
+        "message": "QueuePool limit of size 5 overflow 10 reached, connection timed out, timeout "
+        "30.00 (Background on this error at: https://sqlalche.me/e/21/3o7r)",
+    }
+    cloud.fault("answer", status=400, body=json.dumps(told), path="log-batch")
+    run = RunWriter(IAPMlflowClient(), name)
+    run.log_metrics({"m": 0.5}, step=1)
+    run.finish()
+    assert run.flush()
+    assert _curve(_run(name), "m") == [(1, 0.5)]
 
 
 def test_more_than_one_request_takes_arrives_in_several(cloud: LocalCloud, name: str) -> None:

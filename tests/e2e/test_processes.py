@@ -423,7 +423,7 @@ def test_sync_delivers_at_once_what_two_dead_processes_logged_to_one_run(
     script.kill()
     cloud.clear_faults()
     # Whoever asks for the run meanwhile, to log the child's, finds none.
-    cloud.fault("reset_before", path="runs/create")
+    cloud.fault("answer", path="runs/create", status=429, retry_after=1)
     done = command("sync")
     assert done.returncode == 0, done.stdout
     assert _seen(name)["shared"].points == {"child": [(1, 0.5)], "parent": [(1, 0.5)]}

@@ -55,8 +55,9 @@ def test_files_and_folders_are_listed_and_read_as_they_were_put(
 def test_an_artifact_that_is_not_there_is_named(
     repository: SessionArtifactRepository, tmp_path: Path
 ) -> None:
-    with pytest.raises(MlflowException, match=r"There is no artifact 3/r/none\.txt"):
+    with pytest.raises(MlflowException, match=r"There is no artifact 3/r/none\.txt") as told:
         repository.download_artifacts("3/r/none.txt", str(tmp_path))
+    assert told.value.get_http_status_code() == 404, "it is not to be tried again"
 
 
 def test_a_bucket_that_is_not_there_is_named(

@@ -27,6 +27,7 @@ from mlflow_iap_callbacks import (
     IAPLightGBMCallback,
     IAPMlflowClient,
     IAPRefusedError,
+    IAPUnavailableError,
 )
 from mlflow_iap_callbacks.local import LocalCloud
 from server_database import needs_mariadb
@@ -163,6 +164,18 @@ def test_an_assertion_by_a_key_that_is_none_of_googles_is_refused_by_the_gate(
         client.search_experiments()
 
 
+def test_an_artifact_that_is_not_there_is_told_at_once(
+    deployment: Deployment, cloud: LocalCloud, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = IAPMlflowClient()
+    run_id = client.create_run("0").info.run_id
+    cloud.forget()
+    with pytest.raises(MlflowException):
+        client.download_artifacts(run_id, "none.txt", str(tmp_path))
+    assert re.search(r"404, .*There is no artifact \S+/none\.txt", caplog.text)
+    assert [seen.status for seen in cloud.requests if "none.txt" in seen.path].count(404) == 1
+
+
 def test_who_goes_past_iap_is_sent_back_to_it(deployment: Deployment) -> None:
     with pytest.raises(MlflowException, match="the address that Identity-Aware Proxy protects"):
         IAPMlflowClient(deployment.url).search_experiments()
@@ -193,7 +206,8 @@ def test_a_bucket_that_is_away_is_told_and_used_again_when_it_is_back(
 def test_a_server_that_is_away_is_told_by_googles_front_end(
     deployment: Deployment, client: IAPMlflowClient
 ) -> None:
-    with deployment.server.away(), pytest.raises(MlflowException, match="502"):
+    told = "answered 502 .* in MLflow's place: no instance of the server could be reached"
+    with deployment.server.away(), pytest.raises(IAPUnavailableError, match=told):
         client.search_experiments()
     assert client.search_experiments()
 

@@ -115,9 +115,20 @@ class SessionArtifactRepository(GCSArtifactRepository):
         try:
             blob.download_to_filename(local_path, timeout=self._GCS_DEFAULT_TIMEOUT, retry=_retry())
         except NotFound:
-            raise MlflowException(
-                f"There is no artifact {remote_file_path}.", error_code=RESOURCE_DOES_NOT_EXIST
-            ) from None
+            raise _there_is_no(remote_file_path) from None
+
+    @_with_words
+    def download_artifacts(self, artifact_path: str | None, dst_path: str | None = None) -> str:
+        try:
+            found: str = super().download_artifacts(  # type: ignore[no-untyped-call]
+                artifact_path, dst_path
+            )
+            return found
+        except MlflowException:
+            # MLflow makes one error of all files', answered as 500: to be tried again for minutes.
+            if artifact_path and not self._exists(artifact_path):
+                raise _there_is_no(artifact_path) from None
+            raise
 
     delete_artifacts = _with_words(GCSArtifactRepository.delete_artifacts)
 
@@ -185,6 +196,11 @@ class SessionArtifactRepository(GCSArtifactRepository):
         """Delete the parts that have arrived."""
         self._delete_parts(upload_id)
 
+    def _exists(self, path: str) -> bool:
+        blob = self._blob(path)
+        is_file = blob.exists(timeout=self._GCS_DEFAULT_TIMEOUT, retry=_retry())
+        return is_file or bool(self.list_artifacts(path))
+
     def _compose(self, upload_id: str, pieces: Sequence[Blob], target: Blob) -> None:
         level = 0
         while len(pieces) > _MOST_SOURCES:
@@ -228,6 +244,10 @@ class SessionArtifactRepository(GCSArtifactRepository):
 
     def _blob(self, *path: str) -> Blob:
         return self.client.bucket(self._bucket_name).blob(posixpath.join(self._folder, *path))
+
+
+def _there_is_no(path: str) -> MlflowException:
+    return MlflowException(f"There is no artifact {path}.", error_code=RESOURCE_DOES_NOT_EXIST)
 
 
 def _retry() -> Retry:
