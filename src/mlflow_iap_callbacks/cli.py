@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -224,6 +225,8 @@ def local(
     """
     from .local import LocalCloud, MlflowServer
 
+    if command and shutil.which(command[0]) is None:
+        raise _cannot_run(command[0], "there is no such program")
     # SIGTERM as Ctrl-C, so that COMMAND and the servers are ended whichever comes.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with ExitStack() as stack:
@@ -276,10 +279,12 @@ def _run(command: Sequence[str], environment: Mapping[str, str]) -> int:
     try:
         done = subprocess.run(list(command), env=environment, check=False)  # noqa: S603 - the user's
     except OSError as error:
-        raise click.ClickException(
-            f"{command[0]!r} cannot be run: {error.strerror}. Give the command behind `--`."
-        ) from None
+        raise _cannot_run(command[0], error.strerror) from None
     return done.returncode
+
+
+def _cannot_run(program: str, why: str | None) -> click.ClickException:
+    return click.ClickException(f"{program!r} cannot be run: {why}. Give the command behind `--`.")
 
 
 def _around_proxies() -> dict[str, str]:

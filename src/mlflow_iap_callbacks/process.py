@@ -97,10 +97,11 @@ def drain(seconds: float = _AT_EXIT) -> None:
 
 def flush_with_bar(sender: Sender, console: Console) -> Iterator[None]:
     """Deliver all that waits, on a terminal with a bar once it takes a second; yields meanwhile."""
-    total, began = sender.waiting, time.monotonic()
+    # What others go on logging meanwhile would be no end of it.
+    upto, total, began = sender.marks(), sender.waiting, time.monotonic()
     with ExitStack() as stack:
         bar = None
-        while not sender.flush(0.2):
+        while not sender.flush(0.2, upto):
             if bar is None and console.is_terminal and time.monotonic() - began > _SECONDS_ALONE:
                 # Without a thread of its own, which could not be started when the process ends.
                 bar = stack.enter_context(

@@ -36,6 +36,8 @@ _LONGEST_PAUSE = 30.0
 # What a training appends wakes nobody: that would cost it more than the append.
 _SECONDS_BETWEEN_LOOKS = 0.5
 _SECONDS_BETWEEN_ADOPTIONS = 60.0
+Marks = list[tuple[Outbox, int]]  # with sequence numbers
+
 # Ended runs above this number are known to the disk only, until their turn comes.
 _MOST_TURNS = 1000
 
@@ -119,7 +121,7 @@ class Sender:
         """Whether what waits is only being tried again: the server is away, or all has failed
         since something was delivered."""
         with self._changed:
-            turns = [turn for turn in self._turns.values() if turn.due < math.inf]
+            turns = [t for t in self._turns.values() if t.is_busy or t.due < math.inf]
             has_failed = bool(turns) and all(
                 turn.failures and turn.tried_at > self._last_success for turn in turns
             )
@@ -139,21 +141,26 @@ class Sender:
         run.outbox.intake.append(run.number, "join", content)
         return run
 
-    def flush(self, timeout: float | None) -> bool:
-        """Deliver all that was appended so far.
+    def marks(self) -> Marks:
+        """How far was appended so far."""
+        return [(outbox, outbox.last_seq) for outbox in self.outboxes]
+
+    def flush(self, timeout: float | None, upto: Marks | None = None) -> bool:
+        """Deliver all that was appended.
 
         Args:
             timeout: seconds; None for as long as it takes.
+            upto: where that ends. Default: now.
 
         Returns:
             Whether all of it was delivered, or refused by MLflow for good.
         """
         ends = math.inf if timeout is None else time.monotonic() + timeout
         with self._changed:
-            marks = [(outbox, outbox.last_seq) for outbox in self.outboxes]
+            upto = upto or self.marks()
             self._collect()
             self._hurry()
-            while any(outbox.holds(upto) for outbox, upto in marks):
+            while any(outbox.holds(seq) for outbox, seq in upto):
                 left = ends - time.monotonic()
                 if left <= 0 or self._is_closed:
                     return False
@@ -385,8 +392,6 @@ class Sender:
                 with self._changed:
                     # Of what is refused with its run the server is not asked.
                     self._after_success(turn, len(done), refused, was_asked=not was_refused)
-                    if records[0].kind == "start":
-                        self._hurry_others(run)
                     self._changed.notify_all()
         except Exception as error:  # noqa: BLE001 - told, and tried again
             return error
@@ -417,12 +422,6 @@ class Sender:
                 f" and {len(refused) - 1} more" if len(refused) > 1 else "",
                 reason.rstrip("."),
             )
-
-    def _hurry_others(self, run: QueuedRun) -> None:
-        """Those that wait for others to make the run need not any more."""
-        for turn in self._turns.values():
-            if turn.run.key == run.key and turn.run is not run and not turn.is_busy:
-                turn.not_before = 0.0
 
     def _after_delivery(self, turn: _Turn) -> None:
         run = turn.run

@@ -860,7 +860,14 @@ _WAYS_TO_WORK = {
 }
 
 
-@pytest.mark.parametrize("way", _WAYS_TO_WORK)
+@pytest.mark.parametrize(
+    "way",
+    [
+        *("spawn", "pool of forks", "joblib loky"),
+        pytest.param("executor of forks", marks=pytest.mark.soak),
+        pytest.param("joblib multiprocessing", marks=pytest.mark.soak),
+    ],
+)
 def test_workers_that_get_callbacks_and_handles_lose_and_double_nothing(
     way: str, cloud: LocalCloud, start: Start, name: str
 ) -> None:

@@ -28,7 +28,7 @@ pytestmark = needs_mariadb
 __all__ = ["mariadb"]
 
 
-@pytest.mark.parametrize("revision", [None, OLDEST_REVISION])
+@pytest.mark.parametrize("revision", [None, pytest.param(OLDEST_REVISION, marks=pytest.mark.soak)])
 def test_of_three_migrations_at_once_one_does_it_and_the_others_find_it_done(
     mariadb: MariaDB, revision: str | None
 ) -> None:

@@ -360,6 +360,20 @@ def test_a_run_that_only_memory_knows_is_one_to_be_ended_too(disk: Disk) -> None
     outbox.close()
 
 
+def test_what_a_full_disk_does_not_delete_is_done_with_all_the_same(disk: Disk) -> None:
+    outbox = new_outbox(_SERVER)
+    run = _begin(outbox)
+    _log(run, range(10))
+    outbox.intake.append(run.number, "finish", {"status": "FINISHED", "time_ms": 0})
+    outbox.collect()
+    disk.fill()
+    assert _settle_all(run) == [*range(10)]
+    outbox.forget(run)
+    assert not outbox.holds(outbox.last_seq)
+    outbox.close()
+    assert survey() == []
+
+
 def test_what_a_full_disk_keeps_in_memory_has_a_bound(
     disk: Disk, caplog: pytest.LogCaptureFixture
 ) -> None:

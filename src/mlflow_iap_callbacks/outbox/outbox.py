@@ -298,8 +298,8 @@ class Outbox:
         """Nothing is left to do for the run, so nothing need be known of it."""
         query = "DELETE FROM runs WHERE number = ? AND number NOT IN (SELECT run FROM refused)"
         with self._lock:
-            self._settled.pop(run.number, None)
-            self._write((query, [(run.number,)]))
+            if self._write((query, [(run.number,)])):
+                self._settled.pop(run.number, None)
             run.is_stored = False
 
     def runs(self, most: int = -1) -> list[QueuedRun]:
@@ -369,7 +369,12 @@ class Outbox:
         """Let go of the journal, and delete it if all that was in it is settled."""
         with self._lock:  # no thread may be reading the file
             self.intake.close()
-        is_done = self._db is not None and not (self.waiting or self.refusals() or self.runs())
+        is_done = (
+            self._db is not None
+            and not (self.waiting or self.refusals())
+            # The disk may have kept what it was told to delete.
+            and all(run.is_ended and not self.has_records(run) for run in self.runs())
+        )
         with self._lock:
             if self._db is not None and self._db.close() and is_done:
                 delete_journal(self._db.path)
