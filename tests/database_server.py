@@ -123,10 +123,13 @@ class DatabaseServer(Restartable):
 
     def query(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         """Carry out a statement as the server's administrator; return its rows."""
-        connection = pymysql.connect(user="root", unix_socket=self.socket, autocommit=True)
-        with connection, connection.cursor() as cursor:
+        with self.connect() as connection, connection.cursor() as cursor:
             cursor.execute(query, values or None)
             return list(cursor.fetchall())
+
+    def connect(self) -> pymysql.connections.Connection[Any]:
+        """A connection as its administrator, for what lasts as long as that does."""
+        return pymysql.connect(user="root", unix_socket=self.socket, autocommit=True)
 
     @property
     def _has_ended(self) -> bool:
