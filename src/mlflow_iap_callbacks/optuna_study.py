@@ -14,6 +14,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import requests
+from mlflow.exceptions import MlflowException
 from tqdm import tqdm
 
 from .optuna_pictures import draw
@@ -141,11 +143,15 @@ class StudyLog:
         if self.run is None or self.link is not None:
             return
         uri, run_id = self.run.client.tracking_uri, self.run.known_id
-        if run_id is not None and uri.startswith("http"):
+        if run_id is None or not uri.startswith("http"):
+            return
+        try:
             experiment = self.run.client.get_run(run_id).info.experiment_id
-            self.link = f"{lasting_uri(uri)}/#/experiments/{experiment}/runs/{run_id}"
-            # Above the bar that Optuna may show.
-            tqdm.write(f"Study {self.study.study_name}: {self.link}", file=sys.stderr)
+        except (MlflowException, requests.RequestException):
+            return  # the sender tells what is the matter
+        self.link = f"{lasting_uri(uri)}/#/experiments/{experiment}/runs/{run_id}"
+        # Above the bar that Optuna may show.
+        tqdm.write(f"Study {self.study.study_name}: {self.link}", file=sys.stderr)
 
     def counts(self) -> dict[str, int]:
         """Trials by state."""

@@ -37,6 +37,7 @@ from optuna_helpers import (
 
 from mlflow_iap_callbacks import IAPMLflowCallback, IAPMlflowClient, process
 from mlflow_iap_callbacks.local import LocalCloud
+from waiting import wait_until
 
 # As MLflow's own server keeps an infinite number.
 _LARGEST = sys.float_info.max
@@ -847,6 +848,24 @@ def test_the_summary_escapes_the_studys_name_for_a_notebook() -> None:
     assert html.startswith("<table>")
     assert name in str(callback.summary())
     assert trial_runs(name).keys() == {0}
+
+
+def test_a_link_that_cannot_be_had_yet_is_told_later_and_nothing_before(
+    cloud: LocalCloud, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    study = new_study()
+    cloud.fault("answer", path="runs/get?", status=403, from_iap=True)
+    study.optimize(_x, 1, callbacks=[IAPMLflowCallback()])
+    told = ""
+
+    def is_there() -> bool:
+        nonlocal told
+        told += capsys.readouterr().err
+        return f"Study {study.study_name}: http" in told
+
+    wait_until(is_there, "the link")
+    assert [seen.status for seen in cloud.requests if "runs/get?" in seen.path] == [403, 200]
+    assert not [r for r in caplog.records if r.name.startswith("mlflow_iap_callbacks")]
 
 
 def test_the_link_to_the_studys_run_is_a_line_of_its_own_above_a_progress_bar() -> None:
