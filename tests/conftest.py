@@ -129,3 +129,8 @@ def set_all(monkeypatch: pytest.MonkeyPatch, variables: Mapping[str, str]) -> No
     """Set environment variables until the test ends."""
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
+
+
+def said_by_us(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What this package has logged; requests of an earlier test may still be tried again."""
+    return [r.getMessage() for r in caplog.records if r.name.startswith("mlflow_iap_callbacks")]

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from mlflow.entities import Run
 
+from conftest import said_by_us
 from mlflow_iap_callbacks import IAPError, IAPMlflowClient, process
 from mlflow_iap_callbacks.local import LocalCloud
 from mlflow_iap_callbacks.outbox import journals
@@ -41,10 +42,6 @@ def _run(name: str) -> Run:
 def _curve(run: Run, metric: str) -> list[tuple[int, float]]:
     history = IAPMlflowClient().get_metric_history(run.info.run_id, metric)
     return sorted((point.step, point.value) for point in history)
-
-
-def _told(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [r.getMessage() for r in caplog.records if r.name.startswith("mlflow_iap_callbacks")]
 
 
 def test_a_run_can_be_written_to_before_the_server_knows_it(cloud: LocalCloud, name: str) -> None:
@@ -149,12 +146,12 @@ def test_an_outage_is_told_once_at_its_start_and_once_at_its_end(
     assert not run.flush(2.0)
     run.finish()
     assert not run.flush(2.0)
-    (start,) = _told(caplog)
+    (start,) = said_by_us(caplog)
     assert "cannot be written to" in start
     assert "httpsResourceAccessor" in start
     cloud.members.add(cloud.trainer)
     assert run.flush()
-    _, end = _told(caplog)
+    _, end = said_by_us(caplog)
     assert "takes what is logged again" in end
     assert _curve(_run(name), "m") == [(step, step / 2) for step in range(50)]
 
@@ -212,7 +209,7 @@ def test_what_mlflow_refuses_is_told_and_set_aside_and_the_rest_arrives(
     (journal,) = journals.survey()
     assert journal.records() == 0
     assert journal.refused.total() == 5
-    assert sum("refuses" in message for message in _told(caplog)) == 1
+    assert sum("refuses" in message for message in said_by_us(caplog)) == 1
 
 
 def test_a_run_that_was_deleted_in_mlflow_is_set_aside_in_few_requests(
@@ -229,7 +226,7 @@ def test_a_run_that_was_deleted_in_mlflow_is_set_aside_in_few_requests(
     assert run.flush()
     assert len(cloud.requests) < 10
     assert _run(name).data.tags["mlflow_iap.run_key"] == other.key
-    assert sum("refuses" in message for message in _told(caplog)) == 1
+    assert sum("refuses" in message for message in said_by_us(caplog)) == 1
 
 
 def test_a_run_that_fails_alone_does_not_hold_up_the_others(
@@ -287,7 +284,7 @@ def test_an_artifact_that_is_gone_is_told_and_the_run_goes_on(
     run.finish()
     assert run.flush()
     assert _run(name).info.status == "FINISHED"
-    assert [("never.txt" in told, "file.txt" in told) for told in _told(caplog)] == [
+    assert [("never.txt" in told, "file.txt" in told) for told in said_by_us(caplog)] == [
         (True, False),
         (False, True),
     ]

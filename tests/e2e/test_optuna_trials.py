@@ -35,6 +35,7 @@ from optuna_helpers import (
     trial_runs,
 )
 
+from conftest import said_by_us
 from mlflow_iap_callbacks import IAPMLflowCallback, IAPMlflowClient, process
 from mlflow_iap_callbacks.local import LocalCloud
 from waiting import wait_until
@@ -865,7 +866,7 @@ def test_a_link_that_cannot_be_had_yet_is_told_later_and_nothing_before(
 
     wait_until(is_there, "the link")
     assert [seen.status for seen in cloud.requests if "runs/get?" in seen.path] == [403, 200]
-    assert not [r for r in caplog.records if r.name.startswith("mlflow_iap_callbacks")]
+    assert not said_by_us(caplog)
 
 
 def test_the_link_to_the_studys_run_is_a_line_of_its_own_above_a_progress_bar() -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from disk_helpers import JUNK, Disk
 
+from conftest import said_by_us
 from mlflow_iap_callbacks.outbox.intake import Intake, Message, read_messages
 from waiting import wait_until
 
@@ -59,10 +60,6 @@ def _all(intake: Intake) -> list[Message]:
 
 def _numbers(intake: Intake) -> list[int]:
     return [number for number, _, _ in _all(intake)]
-
-
-def _told(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [r.getMessage() for r in caplog.records if r.name.startswith("mlflow_iap_callbacks")]
 
 
 # --- order -----------------------------------------------------------------------------------
@@ -202,7 +199,7 @@ def test_garbage_ends_what_can_be_read_and_hinders_nothing_new(
     taken = _numbers(intake)
     assert taken[:5] == list(range(5))
     # What could be the beginning of a long message is only found to be none at the end.
-    assert ("is damaged" in " ".join(_told(caplog))) != (intake.cut_off() > 0)
+    assert ("is damaged" in " ".join(said_by_us(caplog))) != (intake.cut_off() > 0)
     _append(intake, range(10, 12))
     assert _numbers(intake) == [10, 11]
 
@@ -239,7 +236,7 @@ def test_a_full_disk_is_told_once_and_memory_takes_over_until_there_is_room(
     disk.fill()
     _append(intake, range(3000, 4000))
     assert intake.in_memory > 0
-    (told,) = _told(caplog)
+    (told,) = said_by_us(caplog)
     assert f"{disk.folder} takes no more of what is logged" in told
     assert "MLFLOW_IAP_OUTBOX" in told
 
@@ -283,7 +280,7 @@ def test_what_neither_disk_nor_memory_has_room_for_is_counted_and_told_once(
     assert 10 <= kept <= 16
     assert (intake.lost, intake.appended) == (100 - kept, kept)
     assert _numbers(intake) == list(range(kept))
-    (told,) = _told(caplog)
+    (told,) = said_by_us(caplog)
     assert "is lost" in told
     _append(intake, range(kept), "x" * 1_000_000)  # there is room again
     assert (_numbers(intake), intake.lost) == (list(range(kept)), 100 - kept)

@@ -17,6 +17,7 @@ import msgpack
 import pytest
 from disk_helpers import JUNK, Disk
 
+from conftest import said_by_us
 from mlflow_iap_callbacks.outbox import Outbox, QueuedRun, Refusal
 from mlflow_iap_callbacks.outbox.database import record_id
 from mlflow_iap_callbacks.outbox.journals import folder, new_outbox, orphans, survey
@@ -83,10 +84,6 @@ def _steps(outbox: Outbox, run: QueuedRun) -> list[int]:
 def _settle_all(outbox: Outbox) -> dict[str, list[int]]:
     """The steps of each run."""
     return {run.key: _steps(outbox, run) for run in outbox.runs()}
-
-
-def _told(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [r.getMessage() for r in caplog.records if r.name.startswith("mlflow_iap_callbacks")]
 
 
 def _files() -> dict[str, bytes]:
@@ -166,7 +163,7 @@ def test_a_process_that_dies_while_it_makes_its_journal_leaves_nothing_to_tell(
         file.unlink()
     path.touch()
     assert list(orphans()) == []
-    assert _told(caplog) == []
+    assert said_by_us(caplog) == []
 
 
 # --- looked into -----------------------------------------------------------------------------
@@ -310,7 +307,7 @@ def test_all_that_can_be_read_of_a_journal_that_was_cut_short_is_rescued(
     assert len(rescued) == len(readable) + 15  # those in the intake
     assert waiting == len(rescued)
     assert (outbox.waiting, outbox.holds(outbox.last_seq)) == (0, False)
-    (told,) = _told(caplog)
+    (told,) = said_by_us(caplog)
     assert f"{len(rescued)} records can be read" in told
     assert path.with_name(f"damaged-{path.name}").read_bytes() == damaged
     outbox.close()
@@ -326,7 +323,7 @@ def test_a_journal_whose_database_is_gone_is_rescued_from_its_intake(
     assert (outbox.server, outbox.is_adopted, outbox.waiting) == (_SERVER, True, 31)
     assert _settle_all(outbox) == {"key": list(range(30))}
     assert (outbox.waiting, outbox.holds(outbox.last_seq)) == (0, False)
-    (told,) = _told(caplog)
+    (told,) = said_by_us(caplog)
     assert "31 records can be read" in told
     outbox.close()
     assert path.with_name(f"damaged-{path.name}").read_bytes() == damage
@@ -372,7 +369,7 @@ def test_garbage_in_an_intake_is_told_and_costs_only_what_is_behind_it(
     outboxes = {max(steps["key"]) + 1: outbox for outbox in orphans() if (steps := _peek(outbox))}
     assert set(outboxes) == {10, 3}
     assert outboxes[3].path == other
-    assert any("is damaged" in text or "was cut off" in text for text in _told(caplog))
+    assert any("is damaged" in text or "was cut off" in text for text in said_by_us(caplog))
     for outbox in outboxes.values():
         outbox.close()
 
@@ -391,7 +388,7 @@ def test_a_journal_that_ends_in_half_a_message_is_told_and_all_before_is_there(
     intake = path.with_name(f"{path.stem}.0.intake")
     os.truncate(intake, intake.stat().st_size - 3)
     (outbox,) = orphans()
-    (told,) = _told(caplog)
+    (told,) = said_by_us(caplog)
     assert "cut off in the middle of a record" in told
     assert intake.name in told
     (run,) = outbox.runs()
@@ -411,7 +408,7 @@ def test_what_cannot_be_read_at_all_is_told_and_left_and_hinders_no_other(
             file.write_bytes(b"\xc1 no journal")
     outboxes = list(orphans())
     assert [outbox.path for outbox in outboxes] == [paths[0], paths[2]]
-    (told,) = _told(caplog)
+    (told,) = said_by_us(caplog)
     assert "cannot be read at all" in told
     assert folder().joinpath(f"damaged-{broken.name}").read_bytes() == b"\xc1 no journal"
     for outbox in outboxes:
@@ -426,7 +423,7 @@ def test_a_journal_of_another_format_is_told_and_left_alone(
         db.execute("PRAGMA user_version = 99")
     before = _files()
     assert list(orphans()) == []
-    (told,) = _told(caplog)
+    (told,) = said_by_us(caplog)
     assert "another version" in told
     assert str(path) in told
     assert _files() == before
@@ -497,7 +494,7 @@ def test_a_folder_that_takes_no_journal_is_told_once_and_memory_is_used(
     try:
         monkeypatch.setenv("MLFLOW_IAP_OUTBOX", str(given))
         outbox = new_outbox(_SERVER)
-        (told,) = _told(caplog)
+        (told,) = said_by_us(caplog)
         assert str(given) in told
         assert "MLFLOW_IAP_OUTBOX" in told
         run = outbox.begin("key", "experiment")
@@ -507,7 +504,7 @@ def test_a_folder_that_takes_no_journal_is_told_once_and_memory_is_used(
         assert (outbox.path, outbox.server, outbox.waiting) == (None, _SERVER, 1)
         assert (list(orphans()), survey()) == ([], [])
         outbox.close()
-        assert len(_told(caplog)) == 1
+        assert len(said_by_us(caplog)) == 1
     finally:
         if os.path.ismount(given):
             subprocess.run(["umount", str(given)], check=True)

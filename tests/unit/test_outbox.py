@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from disk_helpers import Disk
 
+from conftest import said_by_us
 from mlflow_iap_callbacks.outbox import Outbox, QueuedRun, Record, Refusal
 from mlflow_iap_callbacks.outbox.journals import new_outbox, survey
 
@@ -84,10 +85,6 @@ def _reopen(outbox: Outbox) -> Outbox:
     outbox = Outbox(outbox.path)
     outbox.collect_all_files()
     return outbox
-
-
-def _told(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [r.getMessage() for r in caplog.records if r.name.startswith("mlflow_iap_callbacks")]
 
 
 # --- read ------------------------------------------------------------------------------------
@@ -335,7 +332,7 @@ def test_a_full_disk_is_told_once_by_each_part_and_delivery_goes_on_from_memory(
     assert steps + _settle_all(run) == list(range(3020))
     assert (outbox.waiting, outbox.volatile) == (0, 0)
     assert not outbox.holds(outbox.last_seq)
-    told = _told(caplog)
+    told = said_by_us(caplog)
     assert len(told) == len(set(told)) <= 2
     assert all("MLFLOW_IAP_OUTBOX" in text for text in told)
 
