@@ -9,7 +9,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial, wraps
 from typing import Any, TypeVar
 
@@ -180,11 +180,7 @@ class IAPMlflowClient(MlflowClient):
                 raise TryAgain(error, error.retry_after) from None
             return run
 
-        run = retry(attempt)
-        if ASKED_TWICE_TAG in tags:
-            with suppress(MlflowException, IAPError):
-                delete_other_runs(self, run, tags[RUN_KEY_TAG])
-        return run
+        return retry(attempt)
 
     def __reduce__(self) -> tuple[Callable[[], IAPMlflowClient], tuple[()]]:
         return self._rebuild, ()
@@ -200,14 +196,6 @@ def find_runs(client: MlflowClient, experiment_id: str, key: str) -> list[Run]:
     """All that carry the key and are not deleted, by their ids."""
     runs = _search(client, experiment_id, key, ViewType.ACTIVE_ONLY, 100)
     return sorted(runs, key=lambda run: str(run.info.run_id))
-
-
-def delete_other_runs(client: MlflowClient, run: Run, key: str) -> None:
-    """Delete what a server made of a request that it was thought to have lost: the runs by the
-    same key that nothing was logged to."""
-    for other in find_runs(client, run.info.experiment_id, key):
-        if other.info.run_id != run.info.run_id and not (other.data.metrics or other.data.params):
-            client.delete_run(other.info.run_id)
 
 
 def _search(

@@ -15,8 +15,8 @@ _NO_REQUEST = (
     *(FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError),
     *(OverflowError, TypeError, ValueError),
 )
-# SQLAlchemy's words for a server that is busy, for which MLflow answers BAD_REQUEST.
-_NO_CONNECTION = "QueuePool limit"
+# SQLAlchemy's words for a server that is busy; MLflow takes them for the client's fault.
+_NO_CONNECTION = ("QueuePool limit", "BAD_REQUEST: QueuePool limit")
 _REFUSED_STATUS = frozenset({400, 404, 413})
 
 
@@ -38,7 +38,7 @@ def refusal(error: Exception) -> str | None:
     if isinstance(error, IAPError | NotYet):
         return None
     if isinstance(error, MlflowException):
-        if _NO_CONNECTION in str(error.message):
+        if str(error.message).startswith(_NO_CONNECTION):
             return None
         return str(error.message) if error.error_code in _REFUSED else None
     if isinstance(error, requests.HTTPError) and error.response is not None:

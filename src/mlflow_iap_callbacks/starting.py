@@ -18,7 +18,6 @@ from .client import (
     ASKED_TWICE_TAG,
     RUN_KEY_TAG,
     IAPMlflowClient,
-    delete_other_runs,
     errors_of_ours,
     find_run,
     find_runs,
@@ -71,7 +70,7 @@ class Starter:
         self._awaited: set[_Place] = set()  # of shared runs that are not agreed on yet
         self._first_seen: dict[_Place, float] = {}
         self._made: dict[_Place, str] = {}  # ids of the last runs, for one that logs them again
-        self._asked_twice: dict[_Place, Run] = {}
+        self._asked_twice: dict[_Place, Run] = {}  # until they end
         self._starting: dict[_Place, QueuedRun] = {}
         self._lock = threading.Lock()
 
@@ -121,7 +120,7 @@ class Starter:
         self.update(str(run.run_id), status, time_ms)
         found = self._asked_twice.get(_place(run))
         if found is not None:
-            delete_other_runs(self.client, found, run.key)
+            self._delete_late_ones(found, run.key)
             del self._asked_twice[_place(run)]
 
     def update(self, run_id: str, status: str, time_ms: int | None) -> None:
@@ -166,6 +165,10 @@ class Starter:
         if mode in (Start.RESUMED, Start.SHARED):
             self._parents[_place(run)] = run.run_id
             self._awaited.discard(_place(run))
+        # Those who share a run delete one another's by agreement alone.
+        if mode is not Start.SHARED and ASKED_TWICE_TAG in found.data.tags:
+            self._asked_twice[_place(run)] = found
+            self._delete_late_ones(found, run.key)
 
     def _add_tags(self, run_id: str, given: Mapping[str, str]) -> None:
         tags = [RunTag(*tag) for tag in with_names_that_mlflow_takes(given).items()]
@@ -209,9 +212,19 @@ class Starter:
             raise NotYet("Another was agreed on at the same time.", 0.5)
         for other in found:
             if other is not agreed:
-                with _unless_refused():
-                    self.client.delete_run(other.info.run_id)
+                self._delete(other)
         return agreed
+
+    def _delete_late_ones(self, kept: Run, key: str) -> None:
+        """What the server made of a request that it was thought to have lost: nothing is in it."""
+        for other in find_runs(self.client, kept.info.experiment_id, key):
+            is_empty = not (other.data.metrics or other.data.params)
+            if other.info.run_id != kept.info.run_id and is_empty:
+                self._delete(other)
+
+    def _delete(self, run: Run) -> None:
+        with _unless_refused():
+            self.client.delete_run(run.info.run_id)
 
     def _wait_for_earlier_try(self, run: QueuedRun) -> None:
         since = time.time() - (run.tried or 0.0)
@@ -260,8 +273,6 @@ class Starter:
 
     def _is_now(self, run: QueuedRun, found: Run) -> None:
         run.run_id = self._made[_place(run)] = str(found.info.run_id)
-        if ASKED_TWICE_TAG in found.data.tags:
-            self._asked_twice[_place(run)] = found
         if len(self._made) > _MOST_REMEMBERED:
             del self._made[next(iter(self._made))]
         run.outbox.save(run)
