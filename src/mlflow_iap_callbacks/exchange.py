@@ -129,8 +129,7 @@ class Exchange:
     def _after_busy(self, response: requests.Response) -> Exception:
         response.content  # noqa: B018 - as above
         if response.status_code in _NOT_DONE or _is_repeatable(self._request):
-            is_away = iap_answers.is_without_server(response)
-            outcome = iap_answers.no_server(response, self._auth.origin) if is_away else response
+            outcome = iap_answers.unavailable(response, self._auth.origin) or response
             return TryAgain(outcome, after=_retry_after(response))
         return IAPUnknownOutcomeError(
             f"{self._called} was answered {response.status_code} ({response.text[:300]!r}); "

@@ -137,15 +137,17 @@ def is_token_expired(response: requests.Response) -> bool:
     return response.status_code == 401 and "expired" in response.text
 
 
-def is_without_server(response: requests.Response) -> bool:
-    """Whether Google's front end, or a proxy behind it, answered for a server that did not: MLflow
-    itself says in JSON that it is busy."""
-    kind = response.headers.get("Content-Type", "")
-    return response.status_code in (502, 503, 504) and "html" in kind
+def unavailable(response: requests.Response, origin: str) -> IAPUnavailableError | None:
+    """The error that tells that Google's front end, or a proxy behind it, answered for a server
+    that did not; None for MLflow itself, which says in JSON that it is busy.
 
-
-def no_server(response: requests.Response, origin: str) -> IAPUnavailableError:
-    """The error that tells of it."""
+    Args:
+        response: that is not IAP's.
+        origin: the server, ``https://HOST``.
+    """
+    is_page = "html" in response.headers.get("Content-Type", "")
+    if response.status_code not in (502, 503, 504) or not is_page:
+        return None
     return IAPUnavailableError(
         f"{origin} answered {response.status_code} ({response.reason}) in MLflow's place: no "
         "instance of the server could be reached. It may be restarting, so try again in a minute; "

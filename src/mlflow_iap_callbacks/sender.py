@@ -36,10 +36,10 @@ _LONGEST_PAUSE = 30.0
 # What a training appends wakes nobody: that would cost it more than the append.
 _SECONDS_BETWEEN_LOOKS = 0.5
 _SECONDS_BETWEEN_ADOPTIONS = 60.0
-Marks = list[tuple[Outbox, int]]  # with sequence numbers
-
 # Ended runs above this number are known to the disk only, until their turn comes.
 _MOST_TURNS = 1000
+
+Marks = list[tuple[Outbox, int]]  # with sequence numbers
 
 
 @dataclass(eq=False)
@@ -157,7 +157,7 @@ class Sender:
         """
         ends = math.inf if timeout is None else time.monotonic() + timeout
         with self._changed:
-            upto = upto or self.marks()
+            upto = self.marks() if upto is None else upto
             self._collect()
             self._hurry()
             while any(outbox.holds(seq) for outbox, seq in upto):

@@ -22,7 +22,7 @@ def before_death(call: Callable[[], None]) -> None:
     """Let SIGTERM end this process only after ``call``, which a thread of its own does then.
 
     Only where it is asked for in the main thread and where SIGTERM has no handler; once. A second
-    SIGTERM ends the process at once.
+    SIGTERM ends the process at once, unless the main thread is in C then.
     """
     global _pipe
     is_main = threading.current_thread() is threading.main_thread()
@@ -49,7 +49,7 @@ def hold_for_fork() -> None:
 
 
 def go_on_after_fork() -> None:
-    """As before ``hold_for_fork``; in the parent."""
+    """As before ``hold_for_fork``."""
     if _pipe:
         signal.pthread_sigmask(signal.SIG_SETMASK, _blocked_before)
 

@@ -66,12 +66,20 @@ def test_inherited_methods_work_through_iap(
     assert len(cloud.tokens) == 1
 
 
-@pytest.mark.parametrize("kind", ["reset_before", "reset_after", "answer_after"])
+@pytest.mark.parametrize(
+    ("kind", "times", "deadline"),
+    [  # A run of which nothing shows up is waited for half of the deadline, for 10 s at most.
+        ("reset_before", 1, 6.0),
+        pytest.param("reset_before", 2, 120.0, marks=pytest.mark.soak),
+        ("reset_after", 2, 120.0),
+        ("answer_after", 2, 120.0),
+    ],
+)
 def test_create_run_makes_one_run_whatever_answer_is_lost(
-    cloud: LocalCloud, experiment: str, kind: str
+    cloud: LocalCloud, experiment: str, kind: str, times: int, deadline: float
 ) -> None:
-    client = IAPMlflowClient(deadline=6.0)  # of which a lost run is waited for half
-    cloud.fault(kind, path="runs/create", status=502)  # type: ignore[arg-type]
+    client = IAPMlflowClient(deadline=deadline)
+    cloud.fault(kind, path="runs/create", times=times, status=502)  # type: ignore[arg-type]
     run = client.create_run(experiment, tags={"mine": "1"})
     runs = client.search_runs([experiment])
     assert [each.info.run_id for each in runs] == [run.info.run_id]

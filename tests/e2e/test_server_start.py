@@ -230,9 +230,7 @@ def test_more_requests_at_once_than_mlflow_has_connections_are_all_answered(
         hold = connection.cursor()
         hold.execute(f"LOCK TABLES {variables['MLFLOW_SERVER_DATABASE_NAME']}.runs WRITE")
         answers = pool.map(log, range(64))
-        wait_until(
-            lambda: mariadb.query(waiting)[0][0] >= 40, "the requests are in each other's way"
-        )
+        wait_until(lambda: mariadb.query(waiting)[0][0] >= 40, "more wait than 2 * 15 connections")
         hold.execute("UNLOCK TABLES")
     assert set(answers) == {200}
 

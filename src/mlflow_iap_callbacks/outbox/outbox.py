@@ -372,8 +372,8 @@ class Outbox:
         is_done = (
             self._db is not None
             and not (self.waiting or self.refusals())
-            # The disk may have kept what it was told to delete.
-            and all(run.is_ended and not self.has_records(run) for run in self.runs())
+            # The disk may have kept runs that it was told to delete.
+            and all(run.is_ended for run in self.runs())
         )
         with self._lock:
             if self._db is not None and self._db.close() and is_done:
