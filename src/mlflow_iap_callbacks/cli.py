@@ -304,7 +304,7 @@ def _summary(cloud: LocalCloud) -> Table:
         for seen, text in zip(cloud.requests, bearers, strict=True)
         if text in good and seen.iap_answer and seen.status == 401
     ]
-    passed = {_same(seen): seen.time for seen in cloud.requests if seen.status < 400}
+    passed = {_same(seen): seen.time for seen in cloud.requests if seen.reached_upstream}
     healed = [seen for seen in rejected if passed.get(_same(seen), 0.0) > seen.time]
     answers = Counter(seen.status for seen in cloud.requests)
     table = Table(box=None, show_header=False, title="What IAP saw", title_justify="left")

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 import requests
 
+from mlflow_iap_callbacks import IAPMlflowClient
+from mlflow_iap_callbacks.cli import use
 from mlflow_iap_callbacks.google_identity import LIFETIME
 from mlflow_iap_callbacks.local import LocalCloud, MlflowServer
 from waiting import wait_until
@@ -54,6 +56,17 @@ def test_local_runs_a_command_under_its_variables_and_tells_what_iap_saw(
     assert saw["tokens fetched or signed"] == "1"
     assert (tmp_path / "kept" / "mlflow" / "mlflow.db").is_file()
     assert "ya29" not in done.stdout + done.stderr
+
+
+def test_a_401_counts_as_healed_whatever_mlflow_answers_then(
+    cloud: LocalCloud, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client = IAPMlflowClient()
+    client.search_experiments()
+    cloud.revoke_tokens()
+    assert client.get_experiment_by_name("nobody's") is None  # by a 404
+    assert use(cloud, [sys.executable, "-c", ""]) == 0
+    assert re.search(r"401s healed +1 of 1", capsys.readouterr().out)
 
 
 def test_local_tells_a_command_that_cannot_be_run() -> None:
