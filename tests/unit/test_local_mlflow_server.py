@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import socket
+import sqlite3
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 import requests
 
 from mlflow_iap_callbacks.local import LocalCloud, MlflowServer
+from waiting import wait_until
+
+_API = "{}/api/2.0/mlflow/runs"
 
 
 def create_experiment(url: str, name: str, **headers: str) -> requests.Response:
@@ -40,6 +47,38 @@ def test_keeps_what_it_stored_over_a_kill_and_serves_behind_iap(tmp_path: Path) 
     with pytest.raises(requests.ConnectionError):
         requests.get(url, timeout=5)
     assert server.log.exists()
+
+
+def test_requests_that_wait_for_its_database_at_once_are_all_carried_out(tmp_path: Path) -> None:
+    """Of MLflow's own 15 connections, 30 requests take one each and wait 30 s for a second."""
+    with MlflowServer(tmp_path) as server, ThreadPoolExecutor(30) as pool:
+        experiment = create_experiment(server.url, "crowded").json()
+        run = requests.post(f"{_API.format(server.url)}/create", json=experiment, timeout=30)
+        run_id = run.json()["run"]["info"]["run_id"]
+
+        def log(step: int) -> int:
+            point = {"key": "m", "value": 0.5, "timestamp": 1, "step": step}
+            batch = {"run_id": run_id, "metrics": [point]}
+            url = f"{_API.format(server.url)}/log-batch"
+            return requests.post(url, json=batch, timeout=60).status_code
+
+        database = tmp_path / "mlflow.db"
+        with closing(sqlite3.connect(database, isolation_level=None)) as other:
+            before = _opened(database)
+            other.execute("BEGIN EXCLUSIVE")
+            answers = [pool.submit(log, step) for step in range(30)]
+            wait_until(lambda: _opened(database) > before + 20, "more than 20 wait for it", 4.0)
+            other.execute("ROLLBACK")
+        assert [answer.result() for answer in answers] == [200] * 30
+
+
+def _opened(database: Path) -> int:
+    """How often this process's children have it open."""
+    found = 0
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            found += sum(file.path == str(database) for file in process.open_files())
+    return found
 
 
 def test_a_start_that_fails_shows_the_tail_of_the_log(tmp_path: Path) -> None:

@@ -205,4 +205,8 @@ def _clean_environment() -> dict[str, str]:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         # Eight processes that no test needs.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        # It answers 40 requests at once, each with up to four connections to its database, one
+        # session in another. Of its own 15, those with one each wait 30 s for a second.
+        "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "40",
+        "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": "81",
     }
