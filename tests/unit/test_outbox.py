@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import sqlite3
@@ -187,6 +188,31 @@ def test_holds_tells_whether_anything_waits_up_to_the_mark(any_outbox: Outbox) -
     assert any_outbox.holds(any_outbox.last_seq)
     _settle_all(second)
     assert not any_outbox.holds(any_outbox.last_seq)
+
+
+def test_no_statement_of_sqlite_is_open_where_a_fork_may_come(outbox: Outbox) -> None:
+    lock, connection, is_open = outbox._lock, outbox._db._db, []
+
+    class Watched:
+        def __enter__(self) -> None:
+            lock.acquire()
+
+        def __exit__(self, *error: object) -> None:
+            cursors = [each for each in gc.get_objects() if type(each) is sqlite3.Cursor]
+            is_open.extend(each for each in cursors if each.connection is connection)
+            lock.release()
+
+    outbox._lock = Watched()  # type: ignore[assignment]
+    run = _begin(outbox)
+    _log(run, range(2000))
+    outbox.collect()
+    assert outbox.holds(1)
+    assert outbox.has_records(run)
+    outbox.settle(run, _read(run))
+    assert not outbox.holds(1)
+    assert outbox.runs(most=1) == [run]
+    outbox.requeue_refused()
+    assert is_open == []
 
 
 def test_a_reopened_outbox_goes_on_where_it_was(outbox: Outbox) -> None:

@@ -329,8 +329,11 @@ class Outbox:
                 return True
             if any(kept[0].seq <= upto for kept in self._memory.values()):
                 return True
-            ids = self._select("SELECT id FROM records WHERE id & ? <= ?", SEQ, upto)
-            if any(place & SEQ > self._settled.get(run_number(place), 0) for (place,) in ids):
+            # Named, the rows would be let go of without the lock, and a fork could come upon that.
+            if any(
+                place & SEQ > self._settled.get(run_number(place), 0)
+                for (place,) in self._select("SELECT id FROM records WHERE id & ? <= ?", SEQ, upto)
+            ):
                 return True
             return self._db is not None and not self._db.is_readable
 
