@@ -10,7 +10,7 @@ import sysconfig
 import textwrap
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from waiting import wait_until
@@ -39,7 +39,12 @@ class Script:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
-                env={**os.environ, "PYTHONUNBUFFERED": "1", **variables},
+                env={
+                    **os.environ,
+                    "PYTHONUNBUFFERED": "1",
+                    "PYTHONFAULTHANDLER": "1",
+                    **variables,
+                },
             )
         self.pid = self._process.pid
 
@@ -62,8 +67,17 @@ class Script:
         self._process.send_signal(number)
 
     def end(self, seconds: float = DEADLINE) -> int:
-        """Wait for its end; return its exit status."""
-        return self._process.wait(seconds)
+        """Wait for its end; return its exit status.
+
+        Raises:
+            AssertionError: it has not come after so many seconds; with where its threads are.
+        """
+        with suppress(subprocess.TimeoutExpired):
+            return self._process.wait(seconds)
+        self._process.send_signal(signal.SIGABRT)
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(5.0)
+        raise AssertionError(f"It has not ended after {seconds:.0f} s.\n{self.err}")
 
     def kill(self) -> None:
         """As ``kill -9``, where it has not ended."""
