@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,6 +20,7 @@ STATE_TAG = "mlflow_iap.trial_state"
 # The convention of mlflow.optuna's storage.
 STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 INTERMEDIATE = "intermediate_value"
+_MARK = "mlflow_iap:mark"
 
 
 @dataclass(frozen=True)
@@ -46,14 +48,23 @@ class Naming:
 def study_key(study: optuna.Study) -> str:
     """The same for a study in every process that works on it, and another for any other study.
 
-    A name alone is not enough: studies in memory are made anew under the same one. So the start of
-    the first trial, of which there is one only, is a part of it, without what differs between
-    machines: their local times are quarters of an hour apart.
+    A name alone is not enough: others are made under the same one. So the start of the first trial,
+    of which there is one only, is a part of it, without what differs between machines: their local
+    times are quarters of an hour apart. Studies in memory may be made by many processes at one
+    moment, and carry a mark, by pickle as well.
     """
     began = study.get_trials(deepcopy=False)[0].datetime_start or datetime.min
     moment = (began.minute % 15, began.second, began.microsecond)
     parts = (study.study_name, getattr(study, "_study_id", None), moment)
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+    mark = () if is_shared(study) else (_mark(study),)
+    return hashlib.sha256(repr(parts + mark).encode()).hexdigest()[:16]
+
+
+def _mark(study: optuna.Study) -> str:
+    storage, number = study._storage, study._study_id
+    if _MARK not in storage.get_study_system_attrs(number):
+        storage.set_study_system_attr(number, _MARK, uuid.uuid4().hex)
+    return str(storage.get_study_system_attrs(number)[_MARK])
 
 
 def is_shared(study: optuna.Study) -> bool:

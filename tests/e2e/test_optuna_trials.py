@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import math
+import pickle
 import re
 import subprocess
 import sys
@@ -527,6 +528,25 @@ def test_studies_in_memory_that_are_made_anew_under_one_name_have_runs_of_their_
         study = optuna.create_study(study_name=name)
         study.optimize(_x, 2, callbacks=[IAPMLflowCallback()])
     assert sorted(run.info.run_name for run in all_runs(name)) == ["0", "0", "1", "1", name, name]
+
+
+def test_studies_in_memory_that_begin_at_the_same_microsecond_have_runs_of_their_own() -> None:
+    name = new_study().study_name
+    first = create_trial(value=1.0)
+    for _ in range(2):
+        study = optuna.create_study(study_name=name)
+        study.add_trial(first)
+        assert IAPMLflowCallback().sync(study) == 1
+    assert sorted(run.info.run_name for run in all_runs(name)) == ["0", "0", name, name]
+
+
+def test_a_study_in_memory_that_travels_by_pickle_goes_on_in_its_run() -> None:
+    study = new_study()
+    study.optimize(_x, 2, callbacks=[IAPMLflowCallback()])
+    again = pickle.loads(pickle.dumps(study))
+    again.optimize(_x, 1, callbacks=[IAPMLflowCallback()])
+    assert sorted(trial_runs(study.study_name)) == [0, 1, 2]
+    assert len(all_runs(study.study_name)) == 4  # with the study's own
 
 
 def test_two_callbacks_with_experiments_of_their_own_each_log_all_of_a_study() -> None:
