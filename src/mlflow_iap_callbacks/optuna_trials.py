@@ -62,9 +62,11 @@ def study_key(study: optuna.Study) -> str:
 
 def _mark(study: optuna.Study) -> str:
     storage, number = study._storage, study._study_id
-    if _MARK not in storage.get_study_system_attrs(number):
-        storage.set_study_system_attr(number, _MARK, uuid.uuid4().hex)
-    return str(storage.get_study_system_attrs(number)[_MARK])
+    mark = storage.get_study_system_attrs(number).get(_MARK)
+    if mark is None:
+        mark = uuid.uuid4().hex
+        storage.set_study_system_attr(number, _MARK, mark)
+    return str(mark)
 
 
 def is_shared(study: optuna.Study) -> bool:

@@ -17,8 +17,6 @@ import requests
 from mlflow_iap_callbacks.local import LocalCloud, MlflowServer
 from waiting import wait_until
 
-_API = "{}/api/2.0/mlflow/runs"
-
 
 def create_experiment(url: str, name: str, **headers: str) -> requests.Response:
     return requests.post(
@@ -53,14 +51,14 @@ def test_requests_that_wait_for_its_database_at_once_are_all_carried_out(tmp_pat
     """Of MLflow's own 15 connections, 30 requests take one each and wait 30 s for a second."""
     with MlflowServer(tmp_path) as server, ThreadPoolExecutor(30) as pool:
         experiment = create_experiment(server.url, "crowded").json()
-        run = requests.post(f"{_API.format(server.url)}/create", json=experiment, timeout=30)
+        runs = f"{server.url}/api/2.0/mlflow/runs"
+        run = requests.post(f"{runs}/create", json=experiment, timeout=30)
         run_id = run.json()["run"]["info"]["run_id"]
 
         def log(step: int) -> int:
             point = {"key": "m", "value": 0.5, "timestamp": 1, "step": step}
             batch = {"run_id": run_id, "metrics": [point]}
-            url = f"{_API.format(server.url)}/log-batch"
-            return requests.post(url, json=batch, timeout=60).status_code
+            return requests.post(f"{runs}/log-batch", json=batch, timeout=60).status_code
 
         database = tmp_path / "mlflow.db"
         with closing(sqlite3.connect(database, isolation_level=None)) as other:
