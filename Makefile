@@ -24,7 +24,7 @@ bench: $(VENV)/ready  ## beside other callbacks; writes benchmarks/results.md an
 
 server-bench: $(VENV)/ready  ## the server under load; writes benchmarks/server_load.md
 	$(RUN)python -m pip install -q --group bench
-	PYTHONPATH=tests $(RUN)python benchmarks/server_load.py
+	PYTHONPATH=tests/helpers $(RUN)python benchmarks/server_load.py
 
 screenshots: $(VENV)/ready  ## of MLflow's pages, with Chromium; writes docs/images
 	MLFLOW_IAP_SCREENSHOTS=$(CURDIR)/docs/images $(RUN)python -m pytest tests/e2e/test_browser.py
@@ -39,7 +39,7 @@ lint: $(VENV)/ready
 	$(RUN)mypy
 
 server: build/server/ready  ## MLflow as it is deployed, on this machine; COMMAND=... runs on it
-	$(RUN)python tests/deployment.py --python build/server/bin/python \
+	$(RUN)python tests/helpers/deployment.py --python build/server/bin/python \
 	  $(if $(COMMAND),-- $(COMMAND))
 
 server-test: build/server/ready  ## the tests of client and callbacks on it

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import sweeps
 import throughput
 import trainings
+
+import sweeps
 
 CASES = {
     "Optuna": sweeps.CONTENDERS,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -12,9 +12,11 @@ import pytest
 import requests
 from mlflow.utils import request_utils
 
-from mlflow_iap_callbacks import mlflow_plugin, process
-from mlflow_iap_callbacks.iap_auth import IAPAuth
+from mlflow_iap_callbacks.delivery import lifecycle
+from mlflow_iap_callbacks.iap import mlflow_plugin
+from mlflow_iap_callbacks.iap.auth import IAPAuth
 from mlflow_iap_callbacks.local import LocalCloud, MlflowServer
+from variables import set_all
 
 if TYPE_CHECKING:
     from deployment import Deployment
@@ -39,7 +41,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(autouse=True)
 def _no_sender_and_no_token_outlives_its_test(_clean_environment: None) -> Iterator[None]:
     yield
-    process.drain(0.0)
+    lifecycle.drain(0.0)
     # A later cloud may be on a port that is free again, with other accounts.
     mlflow_plugin._auths.clear()
     mlflow_plugin._prefixes.clear()
@@ -123,14 +125,3 @@ def session() -> Iterator[Callable[[IAPAuth], requests.Session]]:
     """Makes sessions that send as MLflow's does: by our transport."""
     with ExitStack() as opened:
         yield lambda auth: opened.enter_context(auth.session())
-
-
-def set_all(monkeypatch: pytest.MonkeyPatch, variables: Mapping[str, str]) -> None:
-    """Set environment variables until the test ends."""
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-
-
-def said_by_us(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What this package has logged; requests of an earlier test may still be tried again."""
-    return [r.getMessage() for r in caplog.records if r.name.startswith("mlflow_iap_callbacks")]

@@ -41,7 +41,7 @@ class Ours(Peer):
 
     def stored(self) -> list[StoredRun]:
         # What the killed workers of a pool leave is sent by the next process, or by this.
-        command = [sys.executable, "-m", "mlflow_iap_callbacks.cli", "sync"]
+        command = [sys.executable, "-m", "mlflow_iap_callbacks.cli.commands", "sync"]
         subprocess.run(command, check=False, capture_output=True, timeout=60)
         return stored_runs(IAPMlflowClient(), self._experiment, self.folder / "read")
 

@@ -6,8 +6,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .client import IAPMlflowClient
-    from .credentials import IAPCredentials
     from .errors import (
         IAPConfigurationError,
         IAPCredentialsError,
@@ -16,8 +14,10 @@ if TYPE_CHECKING:
         IAPUnavailableError,
         IAPUnknownOutcomeError,
     )
-    from .lightgbm_callback import IAPLightGBMCallback
-    from .optuna_callback import IAPMLflowCallback
+    from .iap.client import IAPMlflowClient
+    from .iap.credentials import IAPCredentials
+    from .lightgbm.callback import IAPLightGBMCallback
+    from .optuna.callback import IAPMLflowCallback
 
 __all__ = [
     "IAPConfigurationError",
@@ -33,10 +33,10 @@ __all__ = [
 ]
 
 _HOMES = {
-    "IAPCredentials": "credentials",
-    "IAPLightGBMCallback": "lightgbm_callback",
-    "IAPMLflowCallback": "optuna_callback",
-    "IAPMlflowClient": "client",
+    "IAPCredentials": "iap.credentials",
+    "IAPLightGBMCallback": "lightgbm.callback",
+    "IAPMLflowCallback": "optuna.callback",
+    "IAPMlflowClient": "iap.client",
 }
 
 

@@ -19,10 +19,11 @@ import optuna
 import pytest
 from mlflow.entities import Run
 
-from conftest import said_by_us, set_all
 from mlflow_iap_callbacks import IAPLightGBMCallback, IAPMLflowCallback, IAPMlflowClient, process
 from mlflow_iap_callbacks.local import LocalCloud
 from optuna_equality import is_of_a_study
+from own_log import said_by_us
+from variables import set_all
 from waiting import wait_until
 
 _PARAMS: dict[str, Any] = {"objective": "binary", "verbosity": -1, "num_threads": 1, "seed": 1}

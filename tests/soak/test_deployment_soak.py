@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from chaos import Chaos
-from sweeps import SEED, Soak
 
-from conftest import set_all
+from chaos import Chaos
 from deployment import Deployment
 from ledger import Ledger
 from server_database import needs_mariadb, text_of
+from sweeps import SEED, Soak
+from variables import set_all
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(900), needs_mariadb]
 _CLIENTS, _KILLS = 6, 8

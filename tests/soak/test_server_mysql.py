@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from mlflow.entities import Metric, Param
 
-from conftest import set_all
 from deployed_server import behind_iap, run, settings
 from mlflow_iap_callbacks import IAPMlflowClient
 from mysql_server import MySQL, mysql, needs_mysql
 from schema_checks import check_binary_logging_without_its_flag, check_three_migrations_at_once
 from server_database import OLDEST_REVISION
+from variables import set_all
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(900), needs_mysql]
 __all__ = ["mysql"]

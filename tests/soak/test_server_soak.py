@@ -14,7 +14,6 @@ import mlflow
 import pytest
 import requests
 
-from conftest import set_all
 from database_server import MariaDB
 from deployed_server import HOST, DeployedServer, run, settings
 from deployment import PROGRAM, Deployment
@@ -29,6 +28,7 @@ from server_database import (
     text_of,
     variables,
 )
+from variables import set_all
 from waiting import wait_until
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(900), needs_mariadb]

@@ -14,11 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from chaos import Chaos
-from sweeps import COMMAND, SEED, Soak
 
-from conftest import set_all
+from chaos import Chaos
 from mlflow_iap_callbacks.local import LocalCloud, MlflowServer
+from sweeps import COMMAND, SEED, Soak
+from variables import set_all
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(900)]
 

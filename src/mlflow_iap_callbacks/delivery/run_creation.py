@@ -1,0 +1,323 @@
+"""How a run comes to be in MLflow once, whoever else makes it: found by its key, or created."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from enum import Enum
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Run, RunStatus, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+
+from ..errors import IAPUnknownOutcomeError
+from ..iap.client import (
+    ASKED_TWICE_TAG,
+    RUN_KEY_TAG,
+    IAPMlflowClient,
+    errors_of_ours,
+    find_run,
+    find_runs,
+)
+from ..outbox import QueuedRun
+from .names import MOST_TAGS, with_names_that_mlflow_takes
+from .refusals import NotYet, refusal
+
+# Given to a run by the journal that took it over, and to one whose process died.
+JOURNAL_TAG = "mlflow_iap.journal"
+ENDED_TAG = "mlflow_iap.ended"
+# Given to the one of several shared runs that was agreed on.
+_AGREED_TAG = "mlflow_iap.agreed"
+
+# A server may yet make a run that it was asked for by a process that died, or gave up waiting.
+_PATIENCE = 30.0
+# Seconds in which those who make a shared run at once find each other.
+_TO_AGREE = 2.0
+_MOST_REMEMBERED = 10_000  # runs
+# Seconds from its logging in which a claimed run is created without a look whether another did.
+CLAIM_SECONDS = 5.0
+
+# One key may be used in several experiments.
+_Place = tuple[str, str]
+
+
+class Start(str, Enum):
+    """Who else may have made a run by the same key."""
+
+    NEW = "new"  # nobody: no other process can know the key
+    CLAIMED = "claimed"  # nobody yet: only this process knows what happened in it
+    LOGGED = "logged"  # its claimer, or others that logged it afterwards
+    RESUMED = "resumed"  # a process that is over; the run goes on
+    SHARED = "shared"  # many, at this moment
+
+
+class Starter:
+    """Finds or creates runs, with the experiments and parents that they need.
+
+    Args:
+        client: any MlflowClient; thread-safe, as MLflow's are.
+    """
+
+    def __init__(self, client: MlflowClient) -> None:
+        self.client = client
+        self._experiments: dict[str, str] = {}
+        # Run ids by place; None for one that is refused.
+        self._parents: dict[_Place, str | None] = {}
+        self._awaited: set[_Place] = set()  # of shared runs that are not agreed on yet
+        self._first_seen: dict[_Place, float] = {}
+        self._made: dict[_Place, str] = {}  # ids of the last runs, for one that logs them again
+        self._asked_twice: dict[_Place, Run] = {}  # until they end
+        self._starting: dict[_Place, QueuedRun] = {}
+        self._lock = threading.Lock()
+
+    def start(self, run: QueuedRun, content: Mapping[str, Any]) -> None:
+        """Give the run the id of the one that MLflow has, or of a new one.
+
+        Raises:
+            NotYet: it is made by others right now, or waits for its parent.
+        """
+        if run.run_id is None and content["mode"] == Start.SHARED:
+            self._awaited.add(_place(run))  # before a child of it is started
+        with self._alone(run):
+            if run.run_id is None and content["mode"] in (Start.NEW, Start.CLAIMED):
+                run.run_id = self._made.get(_place(run))
+            if run.run_id is None:
+                self._start(run, content)
+
+    def known(self, run: QueuedRun) -> str:
+        """MLflow's id of a run that was started before, by whomever.
+
+        Raises:
+            NotYet: it was not.
+        """
+        if run.run_id is None and run.is_owned:  # its start was lost: no room, or damage
+            self.start(run, {"mode": Start.RESUMED, "time_ms": None, "tags": {}, "name": None})
+        if run.run_id is None:
+            found = find_run(self.client, self._experiment_id(run.experiment), run.key)
+            if found is None:
+                raise NotYet("It is created by another process, which has not done so yet.")
+            self._is_now(run, found)
+        return str(run.run_id)
+
+    def refuse(self, run: QueuedRun) -> None:
+        """No run will be made: those that would be its children go without a parent."""
+        self._parents[_place(run)] = None
+        self._awaited.discard(_place(run))
+
+    def reopen(self, run: QueuedRun, found: Run) -> None:
+        """Let a run go on that was ended, as this journal's."""
+        self.client.set_tag(found.info.run_id, JOURNAL_TAG, run.outbox.name)
+        self._forget_end(found)
+        if found.info.status != "RUNNING":
+            self.update(found.info.run_id, "RUNNING", None)
+
+    def end(self, run: QueuedRun, status: str, time_ms: int) -> None:
+        """Set a run's last status, and its end in milliseconds since 1970."""
+        self.update(str(run.run_id), status, time_ms)
+        found = self._asked_twice.get(_place(run))
+        if found is not None:
+            self._delete_late_ones(found, run.key)
+            del self._asked_twice[_place(run)]
+
+    def update(self, run_id: str, status: str, time_ms: int | None) -> None:
+        """Set a run's status, and its end in milliseconds since 1970."""
+        # The public set_terminated asks for the run first and prints two lines for each.
+        store = self.client._tracking_client.store
+        with errors_of_ours():
+            store.update_run_info(run_id, RunStatus.from_string(status), time_ms, None)
+
+    @contextmanager
+    def _alone(self, run: QueuedRun) -> Iterator[None]:
+        """Two that go on with one run look for it one after the other."""
+        if self._starting.setdefault(_place(run), run) is not run:
+            raise NotYet("It is being created.", 0.5)
+        try:
+            yield
+        finally:
+            del self._starting[_place(run)]
+
+    def _start(self, run: QueuedRun, content: Mapping[str, Any]) -> None:
+        mode = Start(content["mode"])
+        wait = content.get("not_before", 0.0) - time.time()
+        if wait > 0:
+            raise NotYet("Another process may be about to log it.", wait)
+        experiment_id = self._experiment_id(run.experiment)
+        found: Run | None
+        if mode is Start.SHARED:
+            found = self._agree(run, experiment_id, content)
+        else:
+            found = self._look(run, experiment_id, mode, content)
+        if found is None:
+            self._wait_for_earlier_try(run)
+            found = self._create(run, experiment_id, content)
+        elif mode in (Start.RESUMED, Start.SHARED) and not run.outbox.is_adopted:
+            self.reopen(run, found)
+        else:
+            self._forget_end(found)
+            if mode in (Start.CLAIMED, Start.LOGGED):
+                # Others made it, who knew less of it.
+                self._add_tags(found.info.run_id, content["tags"])
+        self._is_now(run, found)
+        if mode in (Start.RESUMED, Start.SHARED):
+            self._parents[_place(run)] = run.run_id
+            self._awaited.discard(_place(run))
+        # Those who share a run delete one another's by agreement alone.
+        if mode is not Start.SHARED and ASKED_TWICE_TAG in found.data.tags:
+            self._asked_twice[_place(run)] = found
+            self._delete_late_ones(found, run.key)
+
+    def _add_tags(self, run_id: str, given: Mapping[str, str]) -> None:
+        tags = [RunTag(*tag) for tag in with_names_that_mlflow_takes(given).items()]
+        # Those that say what odd names were may be more than one request takes.
+        for first in range(0, len(tags), MOST_TAGS):
+            self.client.log_batch(run_id, tags=tags[first : first + MOST_TAGS])
+
+    def _look(
+        self, run: QueuedRun, experiment_id: str, mode: Start, content: Mapping[str, Any]
+    ) -> Run | None:
+        is_late = time.time() - content.get("logged_at", 0.0) > CLAIM_SECONDS
+        if (
+            mode in (Start.LOGGED, Start.RESUMED)
+            or (mode is Start.CLAIMED and is_late)
+            or run.tried is not None
+            or run.outbox.is_adopted
+        ):
+            return find_run(self.client, experiment_id, run.key)
+        return None
+
+    def _agree(self, run: QueuedRun, experiment_id: str, content: Mapping[str, Any]) -> Run:
+        """The one run that all who share it use.
+
+        MLflow can make two at once. So each maker waits until all can see all of them, takes the
+        one with the lowest id, marks it for those that come later, and deletes the others.
+        """
+        found = find_runs(self.client, experiment_id, run.key)
+        if not any(map(_is_agreed, found)):
+            if not found:
+                self._wait_for_earlier_try(run)
+                self._create(run, experiment_id, content)
+                self._first_seen[_place(run)] = time.monotonic()
+            since = time.monotonic() - self._first_seen.setdefault(_place(run), time.monotonic())
+            if since < _TO_AGREE:
+                raise NotYet("Others may be making it at the same time.", _TO_AGREE - since)
+            with _unless_refused():
+                self.client.set_tag(found[0].info.run_id, _AGREED_TAG, "true")
+            found = find_runs(self.client, experiment_id, run.key)
+        agreed = next(filter(_is_agreed, found), None)
+        if agreed is None:
+            raise NotYet("Another was agreed on at the same time.", 0.5)
+        for other in found:
+            if other is not agreed:
+                self._delete(other)
+        return agreed
+
+    def _delete_late_ones(self, kept: Run, key: str) -> None:
+        """What the server made of a request that it was thought to have lost: nothing is in it."""
+        for other in find_runs(self.client, kept.info.experiment_id, key):
+            is_empty = not (other.data.metrics or other.data.params)
+            if other.info.run_id != kept.info.run_id and is_empty:
+                self._delete(other)
+
+    def _delete(self, run: Run) -> None:
+        with _unless_refused():
+            self.client.delete_run(run.info.run_id)
+
+    def _wait_for_earlier_try(self, run: QueuedRun) -> None:
+        since = time.time() - (run.tried or 0.0)
+        if 0 <= since < _PATIENCE:
+            raise NotYet(
+                "The answer to its creation was lost; it is created again if it does not show up.",
+                _PATIENCE - since,
+            )
+
+    def _create(self, run: QueuedRun, experiment_id: str, content: Mapping[str, Any]) -> Run:
+        tags = {RUN_KEY_TAG: run.key, **with_names_that_mlflow_takes(content["tags"])}
+        if Start(content["mode"]) in (Start.RESUMED, Start.SHARED):
+            tags[JOURNAL_TAG] = run.outbox.name
+        parent = content.get("parent_id") or self._parent(run, content.get("parent"), experiment_id)
+        if parent is not None:
+            tags[MLFLOW_PARENT_RUN_ID] = parent
+        if run.tried is not None:
+            tags[ASKED_TWICE_TAG] = "true"
+        run.tried = time.time()
+        run.outbox.save(run)
+        try:
+            return self.client.create_run(experiment_id, content["time_ms"], tags, content["name"])
+        except Exception as error:
+            # Of other clients it is not known what their errors say about the run.
+            is_unknown = isinstance(error, IAPUnknownOutcomeError)
+            is_unknown |= not isinstance(self.client, IAPMlflowClient)
+            run.tried = time.time() if is_unknown else None
+            run.outbox.save(run)
+            if refusal(error) is not None:
+                self._experiments.pop(run.experiment, None)
+            raise
+
+    def _parent(self, run: QueuedRun, key: str | None, experiment_id: str) -> str | None:
+        if key is None:
+            return None
+        place = (run.experiment, key)
+        if place in self._parents:
+            return self._parents[place]
+        if place not in self._awaited:
+            found = find_runs(self.client, experiment_id, key)
+            agreed = [*filter(_is_agreed, found), *found]
+            if agreed:
+                self._parents[place] = str(agreed[0].info.run_id)
+                return self._parents[place]
+        raise NotYet("Its parent is not there yet.", 0.5)
+
+    def _is_now(self, run: QueuedRun, found: Run) -> None:
+        run.run_id = self._made[_place(run)] = str(found.info.run_id)
+        if len(self._made) > _MOST_REMEMBERED:
+            del self._made[next(iter(self._made))]
+        run.outbox.save(run)
+
+    def _forget_end(self, found: Run) -> None:
+        if ENDED_TAG in found.data.tags:
+            self.client.delete_tag(found.info.run_id, ENDED_TAG)
+
+    def _experiment_id(self, experiment: str) -> str:
+        """Of the experiment with an id, or with a name: then made by whoever comes first."""
+        kind, _, text = experiment.partition(":")
+        if kind == "id":
+            return text
+        with self._lock:
+            if text not in self._experiments:
+                self._experiments[text] = self._find_experiment(text) or self._make(text)
+            return self._experiments[text]
+
+    def _find_experiment(self, name: str) -> str | None:
+        found = self.client.get_experiment_by_name(name)
+        return None if found is None else str(found.experiment_id)
+
+    def _make(self, name: str) -> str:
+        try:
+            return str(self.client.create_experiment(name))
+        except MlflowException:  # another was first, or the answer was lost
+            found = self._find_experiment(name)
+            if found is None:
+                raise
+            return found
+
+
+def _place(run: QueuedRun) -> _Place:
+    return run.experiment, run.key
+
+
+def _is_agreed(run: Run) -> bool:
+    return _AGREED_TAG in run.data.tags
+
+
+@contextmanager
+def _unless_refused() -> Iterator[None]:
+    """For a run that another may have deleted at the same moment."""
+    try:
+        yield
+    except Exception as error:
+        if refusal(error) is None:
+            raise

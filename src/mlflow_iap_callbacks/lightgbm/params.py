@@ -1,0 +1,88 @@
+"""The parameters that LightGBM really uses, with those that it was given."""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from .boosters import boosters_of
+
+# Of the command line, files, the network and a device: they say nothing of the model.
+_NOT_OF_THE_MODEL = re.compile(
+    r"data|valid|header|two_round|pre_partition|precise_float_parser|parser_config_file"
+    r"|.*_column|.*_filename|num_machines|machines|local_listen_port|time_out|gpu_.*|num_gpu"
+    r"|saved_feature_importance_type|histogram_pool_size|refit_decay_rate"
+)
+
+
+def header_of(model: Any) -> str:
+    """What a model says of itself before its trees, and its parameters behind them."""
+    return str(boosters_of(model)[0].model_to_string(num_iteration=1))
+
+
+def used_in(header: str) -> dict[str, str]:
+    """All parameters by their canonical names, in LightGBM's own words."""
+    text = header.partition("\nparameters:\n")[2].partition("\nend of parameters")[0]
+    found = dict(re.findall(r"^\[(\w+): (.*)\]$", text, re.MULTILINE))
+    return {
+        name: value
+        for name, value in found.items()
+        if value and not _NOT_OF_THE_MODEL.fullmatch(name)
+    }
+
+
+def features_in(header: str) -> tuple[list[str], list[str]]:
+    """Names of the features, and of each its range or its categories."""
+    lines = dict(line.partition("=")[::2] for line in header.splitlines()[:20])
+    return lines.get("feature_names", "").split(), lines.get("feature_infos", "").split()
+
+
+def params_of(given: Mapping[str, Any], used: Mapping[str, str]) -> dict[str, Any]:
+    """What was given, under its own name and the canonical one.
+
+    Where LightGBM uses another value than was given for a canonical name, ``NAME`` is what it uses
+    and ``given.NAME`` what it was given.
+
+    Args:
+        given: as to ``lgb.train``.
+        used: as ``used_in`` tells.
+    """
+    params: dict[str, Any] = {}
+    for name, value in given.items():
+        canonical = _canonical_names().get(name, name)
+        known = used.get(canonical)
+        if known is None or _is_same(value, known):
+            # LightGBM tells six digits.
+            params[name] = value
+            params.setdefault(canonical, value)
+        else:
+            params[canonical] = known
+            params[name if name != canonical else f"given.{name}"] = value
+    return params
+
+
+@functools.cache
+def _canonical_names() -> Mapping[str, str]:
+    """By each alias of LightGBM's parameters."""
+    try:
+        from lightgbm.basic import _ConfigAliases
+
+        _ConfigAliases.get("")  # has it read them
+        aliases: Any = _ConfigAliases.aliases
+        return {alias: str(main) for main, others in aliases.items() for alias in others}
+    except (AttributeError, ImportError):  # an inner part of LightGBM
+        return {}
+
+
+def _is_same(given: Any, used: str) -> bool:
+    if isinstance(given, bool):
+        return used == str(int(given))
+    if isinstance(given, list | tuple | set):
+        return used == ",".join(map(str, given))
+    try:
+        return math.isclose(float(given), float(used), rel_tol=1e-5)
+    except (TypeError, ValueError):
+        return str(given) == used

@@ -1,0 +1,400 @@
+"""``IAPMlflowClient`` against a real MLflow server behind a local IAP."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import threading
+import traceback
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import mlflow
+import pytest
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+
+from mlflow_iap_callbacks import (
+    IAPConfigurationError,
+    IAPCredentials,
+    IAPCredentialsError,
+    IAPMlflowClient,
+    IAPRefusedError,
+    IAPUnknownOutcomeError,
+)
+from mlflow_iap_callbacks.iap.mlflow_plugin import auth_for
+from mlflow_iap_callbacks.local import LocalCloud, MlflowServer
+from variables import set_all
+
+
+@pytest.fixture
+def experiment(cloud: LocalCloud) -> str:
+    return str(IAPMlflowClient().create_experiment(uuid.uuid4().hex))
+
+
+def _points(client: IAPMlflowClient, run_id: str, name: str) -> list[tuple[int, float]]:
+    return [(point.step, point.value) for point in client.get_metric_history(run_id, name)]
+
+
+def test_inherited_methods_work_through_iap(
+    cloud: LocalCloud, experiment: str, tmp_path: Path
+) -> None:
+    client = IAPMlflowClient()
+    run_id = client.create_run(experiment, tags={"a": "b"}, run_name="r").info.run_id
+    client.log_batch(run_id, [Metric("m", 0.5, 1, 0)], [Param("p", "1")], [RunTag("t", "2")])
+    client.log_metric(run_id, "m", 0.25, step=1)
+    (tmp_path / "file.txt").write_text("content")
+    client.log_artifact(run_id, str(tmp_path / "file.txt"), "folder")
+    client.set_terminated(run_id, "KILLED")
+
+    run = client.get_run(run_id)
+    assert run.data.params == {"p": "1"}
+    assert (run.data.tags["a"], run.data.tags["t"], run.info.status) == ("b", "2", "KILLED")
+    assert _points(client, run_id, "m") == [(0, 0.5), (1, 0.25)]
+    downloaded = client.download_artifacts(run_id, "folder/file.txt", str(tmp_path / "to"))
+    assert Path(downloaded).read_text() == "content"
+    assert client.search_runs([experiment])[0].info.run_id == run_id
+    name = uuid.uuid4().hex
+    client.create_registered_model(name)
+    client.create_model_version(name, "s3://somewhere/model", run_id)
+    assert [v.version for v in client.search_model_versions(f"name='{name}'")] in ([1], ["1"])
+    accounts = {seen.account for seen in cloud.requests if seen.reached_upstream}
+    assert accounts == {cloud.trainer}
+    assert len(cloud.tokens) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "times", "deadline"),
+    [  # A run of which nothing shows up is waited for half of the deadline, for 10 s at most.
+        ("reset_before", 1, 6.0),
+        pytest.param("reset_before", 2, 120.0, marks=pytest.mark.soak),
+        ("reset_after", 2, 120.0),
+        ("answer_after", 2, 120.0),
+    ],
+)
+def test_create_run_makes_one_run_whatever_answer_is_lost(
+    cloud: LocalCloud, experiment: str, kind: str, times: int, deadline: float
+) -> None:
+    client = IAPMlflowClient(deadline=deadline)
+    cloud.fault(kind, path="runs/create", times=times, status=502)  # type: ignore[arg-type]
+    run = client.create_run(experiment, tags={"mine": "1"})
+    runs = client.search_runs([experiment])
+    assert [each.info.run_id for each in runs] == [run.info.run_id]
+    assert run.data.tags["mine"] == "1"
+
+
+def test_create_run_waits_as_long_as_retry_after_says(cloud: LocalCloud, experiment: str) -> None:
+    client = IAPMlflowClient(deadline=6.0)
+    cloud.fault("answer", path="runs/create", status=503, retry_after=4)
+    client.create_run(experiment)
+    first, second = (seen.time for seen in cloud.requests if "runs/create" in seen.path)
+    assert second - first >= 4.0
+
+
+def test_other_creating_calls_say_that_their_outcome_is_unknown(
+    cloud: LocalCloud, experiment: str
+) -> None:
+    client = IAPMlflowClient()
+    name = uuid.uuid4().hex
+    client.create_registered_model(name)
+    cloud.fault("reset_after", path="model-versions/create")
+    with pytest.raises(IAPUnknownOutcomeError, match="model-versions/create"):
+        client.create_model_version(name, "s3://somewhere/model")
+    assert len(client.search_model_versions(f"name='{name}'")) == 1
+
+
+def test_points_arrive_once_each_while_a_fifth_of_the_answers_is_lost(
+    cloud: LocalCloud, experiment: str
+) -> None:
+    client = IAPMlflowClient()
+    run_id = client.create_run(experiment).info.run_id
+    cloud.fault_rate("reset_after", 0.1, seed=1)
+    cloud.fault_rate("answer_after", 0.1, seed=2, status=503)
+    for step in range(40):
+        client.log_metric(run_id, "m", step / 2, step=step, timestamp=1000 + step)
+    cloud.clear_faults()
+    assert _points(client, run_id, "m") == [(step, step / 2) for step in range(40)]
+    assert {0, 503} <= {seen.status for seen in cloud.requests}
+
+
+def test_retries_are_ours_alone(cloud: LocalCloud, experiment: str) -> None:
+    """MLflow's own would make eight requests of each of ours."""
+    client = IAPMlflowClient(max_attempts=3, deadline=30.0)
+    cloud.fault("answer", path="runs/search", status=503, times=0)
+    with pytest.raises(MlflowException) as caught:
+        client.search_runs([experiment])
+    assert caught.value.error_code == "TEMPORARILY_UNAVAILABLE"
+    assert len([seen for seen in cloud.requests if "runs/search" in seen.path]) == 3
+
+
+def test_the_deadline_holds_for_lookup_and_creation_together(
+    cloud: LocalCloud, experiment: str
+) -> None:
+    client = IAPMlflowClient(deadline=1.5)
+    cloud.forget()
+    cloud.fault("reset_before", times=0)
+    with pytest.raises(IAPUnknownOutcomeError):
+        client.create_run(experiment)
+    times = [seen.time for seen in cloud.requests]
+    assert times[-1] - times[0] < 1.5
+
+
+@pytest.fixture
+def own_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MlflowServer]:
+    """A server that a test may stop, behind IAP."""
+    with MlflowServer(tmp_path) as server, LocalCloud(server.url) as cloud:
+        set_all(monkeypatch, cloud.environment())
+        yield server
+
+
+def test_a_server_that_restarts_is_waited_for_and_one_that_hangs_makes_no_run_twice(
+    own_server: MlflowServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = IAPMlflowClient()
+    experiment = client.create_experiment("e")
+    run_id = client.create_run(experiment).info.run_id
+    own_server.kill()
+    with ThreadPoolExecutor(1) as thread:
+        logged = thread.submit(client.log_metric, run_id, "m", 1.0, 5, 7)
+        own_server.restart()
+        logged.result(60)
+    assert _points(client, run_id, "m") == [(7, 1.0)]
+
+    # It hangs for longer than the client waits for an answer, and makes the run then.
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    own_server.pause()
+    go_on = threading.Timer(2.5, own_server.resume)
+    go_on.start()
+    second = client.create_run(experiment).info.run_id
+    go_on.join()
+    assert {run.info.run_id for run in client.search_runs([experiment])} == {run_id, second}
+
+
+def test_a_missing_role_is_an_error_of_ours_and_mlflow_s(cloud: LocalCloud) -> None:
+    cloud.members.clear()
+    with pytest.raises(IAPRefusedError, match="httpsResourceAccessor") as caught:
+        IAPMlflowClient().search_experiments()
+    assert isinstance(caught.value, MlflowException)
+    assert caught.value.error_code == "PERMISSION_DENIED"
+
+
+def test_mlflow_s_own_errors_stay_mlflow_s(cloud: LocalCloud) -> None:
+    with pytest.raises(MlflowException, match="not found") as caught:
+        IAPMlflowClient().get_run("0" * 32)
+    assert caught.value.error_code == "RESOURCE_DOES_NOT_EXIST"
+
+
+def test_a_client_travels_by_pickle(cloud: LocalCloud, experiment: str) -> None:
+    client = IAPMlflowClient(credentials=IAPCredentials(cloud.client_id))
+    client.search_experiments()
+    there = pickle.loads(pickle.dumps(client))
+    assert there.get_experiment(experiment).experiment_id == experiment
+
+
+def test_the_last_credentials_given_hold(cloud: LocalCloud, tmp_path: Path) -> None:
+    other = "other@local-project.iam.gserviceaccount.com"
+    file = cloud.key_file(other)
+    cloud.members.add(other)
+    first = IAPMlflowClient()
+    first.search_experiments()
+    IAPMlflowClient(credentials=IAPCredentials(cloud.client_id, key_file=file))
+    first.search_experiments()
+    assert cloud.requests[-1].account == other
+
+
+def test_clients_with_the_same_settings_share_one_token(cloud: LocalCloud) -> None:
+    for _ in range(3):
+        IAPMlflowClient(audience=cloud.client_id).search_experiments()
+        IAPMlflowClient().search_experiments()
+    assert len(cloud.tokens) == 1
+
+
+def test_a_variable_that_is_set_right_heals_without_a_new_process(
+    cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = str(cloud.client_id)
+    monkeypatch.setenv("MLFLOW_IAP_CLIENT_ID", "wrong.apps.googleusercontent.com")
+    client = IAPMlflowClient()
+    with pytest.raises(IAPRefusedError, match="MLFLOW_IAP_CLIENT_ID"):
+        client.search_experiments()
+    monkeypatch.setenv("MLFLOW_IAP_CLIENT_ID", right)
+    assert client.search_experiments()
+
+
+def test_another_client_without_settings_keeps_those_that_were_given(cloud: LocalCloud) -> None:
+    client = IAPMlflowClient(credentials=IAPCredentials(kind="access_token"), max_attempts=2)
+    IAPMlflowClient()
+    cloud.fault("answer", path="experiments/search", status=503, times=0)
+    with pytest.raises(MlflowException):
+        client.search_experiments()
+    assert [seen.status for seen in cloud.requests if seen.reached_upstream] == []
+    assert len(cloud.requests) == 2
+    cloud.clear_faults()
+    client.search_experiments()
+    assert cloud.requests[-1].token_kind == "access_token"
+
+
+def test_a_server_that_cannot_work_does_not_stand_in_the_way_of_another(
+    cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_AUTH")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.example:5000")
+    assert IAPMlflowClient(cloud.url).search_experiments()
+
+
+def test_an_address_in_other_letters_or_with_a_path_is_the_same_server(
+    cloud: LocalCloud,
+) -> None:
+    client = IAPMlflowClient(cloud.url.replace("127.0.0.1", "LocalHost") + "/", max_attempts=2)
+    client.search_experiments()
+    cloud.forget()
+    cloud.fault("answer", status=503, times=0)
+    with pytest.raises(MlflowException):
+        client.search_experiments()
+    assert len(cloud.requests) == 2
+
+
+def test_a_token_of_mlflow_s_own_variable_gives_way_though_iap_knows_its_account(
+    cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The account has no role: 403, not 401."""
+    other = cloud.key_file("other@local-project.iam.gserviceaccount.com")
+    stale = IAPCredentials(cloud.client_id, key_file=other).token()
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", stale)
+    IAPMlflowClient().search_experiments()
+    assert cloud.requests[-1].account == cloud.trainer
+
+
+def test_an_error_is_not_taken_for_one_that_its_caller_is_handling(cloud: LocalCloud) -> None:
+    client = IAPMlflowClient()
+    cloud.members.clear()
+    try:
+        client.search_experiments()
+    except IAPRefusedError:
+        cloud.members.add(cloud.trainer)
+        with pytest.raises(MlflowException, match="not found"):
+            client.get_run("0" * 32)
+
+
+def test_an_audience_is_short_for_credentials_with_it(
+    cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_IAP_CLIENT_ID")
+    IAPMlflowClient(audience=cloud.client_id).search_experiments()
+    assert cloud.tokens[-1].audience == cloud.client_id
+
+
+def test_no_token_is_in_a_log_at_debug_nor_in_an_error(
+    cloud: LocalCloud, experiment: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    credentials = IAPCredentials(cloud.client_id)
+    auth = auth_for(cloud.url, credentials)
+    tokens = []
+    told = []
+    with caplog.at_level(logging.DEBUG):
+        client = IAPMlflowClient(deadline=1.0)
+        for fault in ("answer", "reset_after", "answer_after"):
+            client.search_experiments()
+            tokens.append(auth.credentials.token())
+            cloud.revoke_tokens()
+            client.search_experiments()
+            tokens.append(auth.credentials.token())
+            cloud.fault(fault, status=403, from_iap=fault == "answer", times=0)  # type: ignore[arg-type]
+            with pytest.raises(MlflowException) as caught:
+                client.create_run(experiment)
+            cloud.clear_faults()
+            told.append("".join(traceback.format_exception(caught.value)))
+    assert "urllib3" in {record.name.partition(".")[0] for record in caplog.records}
+    everything = str([vars(record) for record in caplog.records]) + "".join(told) + repr(auth)
+    assert len(set(tokens)) == 4
+    assert not [token for token in tokens if token in everything]
+
+
+# --- without IAP -----------------------------------------------------------------------------
+
+
+def test_a_bare_server_on_localhost_needs_no_credentials(bare_server: MlflowServer) -> None:
+    client = IAPMlflowClient(bare_server.url)
+    experiment = client.create_experiment(uuid.uuid4().hex)
+    run_id = client.create_run(experiment).info.run_id
+    client.log_metric(run_id, "m", 1.0)
+    assert client.get_run(run_id).data.metrics == {"m": 1.0}
+
+
+def test_a_database_uri_is_used_as_by_the_parent(tmp_path: Path) -> None:
+    client = IAPMlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    experiment = client.create_experiment("e", artifact_location=str(tmp_path / "artifacts"))
+    run = client.create_run(experiment, tags={"a": "b"})
+    assert "mlflow_iap.run_key" not in run.data.tags
+    assert "MLFLOW_TRACKING_AUTH" not in os.environ
+
+
+# --- bad input -------------------------------------------------------------------------------
+
+
+def test_no_tracking_uri_is_an_error() -> None:
+    with pytest.raises(IAPConfigurationError, match="MLFLOW_TRACKING_URI"):
+        IAPMlflowClient()
+
+
+@pytest.mark.parametrize(
+    "uri", ["", " ", "mlflow.example.com", "localhost:5000", "https://", "https://host:port"]
+)
+def test_what_is_no_url_is_an_error(uri: str) -> None:
+    with pytest.raises(IAPConfigurationError, match="https://HOST"):
+        IAPMlflowClient(uri)
+
+
+def test_plain_http_to_another_machine_is_an_error() -> None:
+    with pytest.raises(IAPConfigurationError, match="plain text"):
+        IAPMlflowClient("http://mlflow.example.com")
+    with pytest.raises(IAPConfigurationError, match="plain text"):
+        IAPMlflowClient("https://mlflow.example.com", "http://registry.example.com")
+
+
+@pytest.mark.parametrize("audience", ["", "  "])
+def test_an_empty_audience_is_an_error(audience: str) -> None:
+    with pytest.raises(IAPConfigurationError, match="audience is empty"):
+        IAPMlflowClient("https://mlflow.example.com", audience=audience)
+
+
+def test_two_ways_to_give_an_audience_are_an_error() -> None:
+    with pytest.raises(IAPConfigurationError, match="Both"):
+        IAPMlflowClient("https://h.example", audience="a", credentials=IAPCredentials("b"))
+
+
+@pytest.mark.parametrize("settings", [{"max_attempts": 0}, {"deadline": 0.0}])
+def test_retries_that_never_send_are_an_error(settings: dict[str, float]) -> None:
+    with pytest.raises(IAPConfigurationError, match="never send"):
+        IAPMlflowClient("https://h.example", **settings)  # type: ignore[arg-type]
+
+
+def test_another_authentication_chosen_for_mlflow_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_AUTH", "kubernetes")
+    with pytest.raises(IAPConfigurationError, match="kubernetes"):
+        IAPMlflowClient("https://h.example")
+
+
+def test_a_broken_key_file_is_told_at_the_first_call_and_nothing_is_lost(
+    cloud: LocalCloud, experiment: str, tmp_path: Path
+) -> None:
+    broken = tmp_path / "key.json"
+    broken.write_text("{")
+    good = IAPCredentials(cloud.client_id, key_file=cloud.key_file())
+    client = IAPMlflowClient(credentials=IAPCredentials(cloud.client_id, key_file=broken))
+    with pytest.raises(IAPCredentialsError, match=str(broken)):
+        client.create_run(experiment)
+    IAPMlflowClient(credentials=good)
+    run_id = client.create_run(experiment).info.run_id
+    assert [run.info.run_id for run in client.search_runs([experiment])] == [run_id]
+
+
+def test_the_fluent_api_uses_the_client_s_identity_from_then_on(cloud: LocalCloud) -> None:
+    IAPMlflowClient()
+    mlflow.search_experiments()
+    assert cloud.requests[-1].account == cloud.trainer

@@ -1,0 +1,228 @@
+"""From a key file to MySQL and the bucket: all of the chain, and each of its links cut."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lightgbm as lgb
+import pytest
+import requests
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from deployment import PROGRAM, SERVER_ACCOUNT, Deployment
+from lightgbm_helpers import PARAMS, sets
+from mlflow_iap_callbacks import (
+    IAPCredentials,
+    IAPCredentialsError,
+    IAPLightGBMCallback,
+    IAPMlflowClient,
+    IAPRefusedError,
+    IAPUnavailableError,
+)
+from mlflow_iap_callbacks.local import LocalCloud
+from server_database import needs_mariadb
+from variables import set_all
+
+pytestmark = needs_mariadb
+
+_32_MB = 32 * 1024 * 1024
+_200_MB = 200_000_000
+
+
+@pytest.fixture(scope="module")
+def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    with Deployment(tmp_path_factory.mktemp("deployment")) as deployment:
+        yield deployment
+
+
+@pytest.fixture
+def cloud(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalCloud]:
+    """An IAP for one test, and the variables of its user set."""
+    with deployment.new_cloud() as cloud:
+        set_all(monkeypatch, cloud.environment())
+        yield cloud
+
+
+@pytest.fixture
+def client(cloud: LocalCloud) -> IAPMlflowClient:
+    """One that gives up soon."""
+    return IAPMlflowClient(deadline=1.0)
+
+
+def test_a_training_by_key_file_is_in_mysql_and_its_files_are_in_the_bucket(
+    deployment: Deployment, cloud: LocalCloud
+) -> None:
+    experiment = uuid.uuid4().hex
+    kept: dict[str, Any] = {}
+    train, valid = sets()
+    with IAPLightGBMCallback(experiment_name=experiment) as callback:
+        booster = lgb.train(
+            PARAMS,
+            train,
+            20,
+            valid_sets=[valid],
+            valid_names=["valid"],
+            callbacks=[lgb.record_evaluation(kept), callback],
+        )
+        callback.finish(booster)
+    assert callback.flush()
+
+    query, tables = deployment.mariadb.query, deployment.database
+    ((run_id, experiment_id, owner, status),) = query(
+        f"SELECT run_uuid, experiment_id, user_id, status FROM {tables}.runs "
+        f"JOIN {tables}.experiments USING (experiment_id) WHERE experiments.name = %s",
+        experiment,
+    )
+    assert (owner, status) == (cloud.trainer, "FINISHED")
+    tag = f"SELECT value FROM {tables}.tags WHERE run_uuid = %s AND `key` = 'mlflow.user'"
+    assert query(tag, run_id) == [(cloud.trainer,)]
+    points = query(
+        f"SELECT step, value FROM {tables}.metrics "
+        "WHERE run_uuid = %s AND `key` = 'valid-binary_logloss' ORDER BY step",
+        run_id,
+    )
+    assert points == list(enumerate(kept["valid"]["binary_logloss"]))
+    files = f"artifacts/{experiment_id}/{run_id}/artifacts/lightgbm/"
+    assert f"{files}feature_importance.csv" in deployment.bucket.names()
+    assert {seen.account for seen in cloud.requests if seen.reached_upstream} == {cloud.trainer}
+
+
+def test_the_server_has_its_password_and_the_keys_of_assertions_from_google(
+    deployment: Deployment, client: IAPMlflowClient
+) -> None:
+    client.search_experiments()
+    asked = {(seen.path, seen.account) for seen in deployment.cloud.google_requests}
+    secret = "/v1/projects/local-project/secrets/mlflow-database/versions/latest:access"
+    assert (secret, SERVER_ACCOUNT) in asked
+    assert ("/iap/verify/public_key", None) in asked
+
+
+def test_200_mb_go_up_and_down_past_the_32_mb_of_a_request(
+    deployment: Deployment, cloud: LocalCloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By MLflow's own client: the plugin for its authentication is all that there is of ours."""
+    file = tmp_path / "model.bin"
+    file.write_bytes(os.urandom(_200_MB))
+    client = MlflowClient()
+    run_id = client.create_run("0").info.run_id
+    client.log_artifact(run_id, str(file), "model")
+    client.log_text(run_id, "small", "model/notes.txt")
+    listed = {item.path: item.file_size for item in client.list_artifacts(run_id, "model")}
+    assert listed == {"model/model.bin": _200_MB, "model/notes.txt": 5}
+    down = client.download_artifacts(run_id, "model/model.bin", str(tmp_path / "down"))
+    assert digest(Path(down)) == digest(file)
+    assert not [name for name in deployment.bucket.names() if ".uploads" in name]
+    assert max(seen.body_bytes for seen in cloud.requests) < _32_MB
+    monkeypatch.setenv("MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD", "false")
+    with pytest.raises(requests.HTTPError, match="413"):
+        client.log_artifact(run_id, str(file), "in-one")
+
+
+# --- each link cut ---------------------------------------------------------------------------
+
+
+def test_a_key_file_that_is_gone_is_named(client: IAPMlflowClient, cloud: LocalCloud) -> None:
+    file = cloud.key_file()
+    file.unlink()
+    with pytest.raises(IAPCredentialsError, match=f"{re.escape(str(file))}.* cannot be read"):
+        client.search_experiments()
+
+
+def test_a_key_that_was_deleted_is_told_by_google_or_by_iap(
+    client: IAPMlflowClient, cloud: LocalCloud
+) -> None:
+    cloud.delete_key()
+    with pytest.raises(IAPCredentialsError, match="The key was deleted or is another account's"):
+        client.search_experiments()
+    IAPMlflowClient(credentials=IAPCredentials(kind="signed_jwt"))
+    with pytest.raises(IAPRefusedError, match="The key or its account was deleted"):
+        client.search_experiments()
+
+
+def test_an_account_without_iaps_role_is_named_with_what_to_grant_it(
+    client: IAPMlflowClient, cloud: LocalCloud
+) -> None:
+    cloud.members.clear()
+    with pytest.raises(IAPRefusedError, match=f"{cloud.trainer} .*iap.httpsResourceAccessor"):
+        client.search_experiments()
+
+
+def test_an_assertion_by_a_key_that_is_none_of_googles_is_refused_by_the_gate(
+    client: IAPMlflowClient, cloud: LocalCloud
+) -> None:
+    cloud.rotate_assertion_key()
+    with pytest.raises(MlflowException, match="no valid assertion of Identity-Aware Proxy"):
+        client.search_experiments()
+
+
+def test_an_artifact_that_is_not_there_is_told_at_once(
+    deployment: Deployment, cloud: LocalCloud, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = IAPMlflowClient()
+    run_id = client.create_run("0").info.run_id
+    cloud.forget()
+    with pytest.raises(MlflowException):
+        client.download_artifacts(run_id, "none.txt", str(tmp_path))
+    assert re.search(r"404, .*There is no artifact \S+/none\.txt", caplog.text)
+    assert [seen.status for seen in cloud.requests if "none.txt" in seen.path].count(404) == 1
+
+
+def test_who_goes_past_iap_is_sent_back_to_it(deployment: Deployment) -> None:
+    with pytest.raises(MlflowException, match="the address that Identity-Aware Proxy protects"):
+        IAPMlflowClient(deployment.url).search_experiments()
+
+
+def test_a_database_that_is_away_is_told_and_used_again_when_it_is_back(
+    deployment: Deployment, client: IAPMlflowClient
+) -> None:
+    with (
+        deployment.mariadb.away(),
+        pytest.raises(MlflowException, match=r"TEMPORARILY_UNAVAILABLE: .*MySQL"),
+    ):
+        client.search_experiments()
+    assert client.search_experiments()
+
+
+def test_a_bucket_that_is_away_is_told_and_used_again_when_it_is_back(
+    deployment: Deployment, client: IAPMlflowClient
+) -> None:
+    run_id = client.create_run("0").info.run_id
+    told = f"The bucket {deployment.bucket.bucket} cannot be reached"
+    with deployment.bucket.away(), pytest.raises(requests.HTTPError, match=told):
+        client.log_text(run_id, "text", "notes.txt")
+    client.log_text(run_id, "text", "notes.txt")
+    assert [file.path for file in client.list_artifacts(run_id)] == ["notes.txt"]
+
+
+def test_a_server_that_is_away_is_told_by_googles_front_end(
+    deployment: Deployment, client: IAPMlflowClient
+) -> None:
+    told = "answered 502 .* in MLflow's place: no instance of the server could be reached"
+    with deployment.server.away(), pytest.raises(IAPUnavailableError, match=told):
+        client.search_experiments()
+    assert client.search_experiments()
+
+
+def test_the_program_says_what_to_install_where_there_is_no_mariadb() -> None:
+    done = subprocess.run(
+        [sys.executable, PROGRAM],
+        env={**os.environ, "PATH": str(Path(sys.executable).parent)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1), done.stderr
+    assert "`apt-get install mariadb-server`" in done.stderr
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,229 @@
+"""MLflow as `mlflow server --app-name iap` serves it, behind a local IAP."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import pytest
+import requests
+
+from mlflow_iap_callbacks import IAPMlflowClient
+from mlflow_iap_callbacks.local import LocalCloud, MlflowServer
+from server_helpers import ASSERTION, gated, send
+from variables import set_all
+from waiting import wait_until
+
+pytest.importorskip("flask_wtf", reason="the extra `server` is not installed")
+
+API = "/api/2.0/mlflow"
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LocalCloud, MlflowServer]]:
+    with gated(tmp_path_factory.mktemp("gated"), workers=2) as both:
+        yield both
+
+
+@pytest.fixture
+def cloud(both: tuple[LocalCloud, MlflowServer], monkeypatch: pytest.MonkeyPatch) -> LocalCloud:
+    set_all(monkeypatch, both[0].environment())
+    return both[0]
+
+
+@pytest.fixture
+def server(both: tuple[LocalCloud, MlflowServer]) -> MlflowServer:
+    return both[1]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/"),
+        ("GET", "/static-files/index.html"),
+        ("POST", f"{API}/runs/create"),
+        ("GET", "/ajax-api/3.0/mlflow/server-info"),
+        ("POST", "/v1/traces"),
+        ("PUT", "/api/2.0/mlflow-artifacts/artifacts/1/x"),
+        ("GET", "/api/3.0/mlflow/mcp-servers"),
+        ("GET", "//health"),
+        ("GET", "/health/"),
+        ("GET", "/health/../api/2.0/mlflow/experiments/search"),
+        ("GET", "/nothing"),
+    ],
+)
+def test_the_port_itself_answers_401(server: MlflowServer, method: str, path: str) -> None:
+    forged = {
+        "X-Goog-Authenticated-User-Email": "accounts.google.com:ada@example.com",
+        ASSERTION: "e30.e30.e30",
+    }
+    # Prepared by hand: requests would tidy up the path.
+    request = requests.Request(method, server.url, headers=forged).prepare()
+    request.url = server.url + path
+    with requests.Session() as session:
+        assert session.send(request, timeout=30).status_code == 401
+
+
+def test_the_probes_of_the_load_balancer_pass(server: MlflowServer) -> None:
+    assert requests.get(f"{server.url}/health", timeout=30).text == "OK"
+    assert requests.get(f"{server.url}/version", timeout=30).text == mlflow.__version__
+
+
+def test_a_websocket_is_refused(server: MlflowServer) -> None:
+    upgrade = {
+        **{"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"},
+        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+    }
+    answer = requests.get(f"{server.url}/ws", headers=upgrade, timeout=30)
+    assert answer.status_code in (401, 403)
+
+
+def test_a_run_belongs_to_its_account_whatever_the_client_claims(cloud: LocalCloud) -> None:
+    client = IAPMlflowClient()
+    experiment_id = client.create_experiment("owners")
+    run = client.create_run(experiment_id, tags={"mlflow.user": "mallory", "a": "b"})
+    client.set_tag(run.info.run_id, "mlflow.user", "mallory the second")
+    client.log_batch(run.info.run_id, tags=[mlflow.entities.RunTag("mlflow.user", "third")])
+    found = client.get_run(run.info.run_id)
+    assert found.info.user_id == cloud.trainer
+    assert found.data.tags["mlflow.user"] == cloud.trainer
+    assert found.data.tags["mlflow_iap.claimed_user"] == "third"
+    assert found.data.tags["a"] == "b"
+    with pytest.raises(mlflow.MlflowException, match="cannot be taken away"):
+        client.delete_tag(run.info.run_id, "mlflow.user")
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("post", f"{API}/runs/create"),
+        ("POST", f"/{API}//runs/create"),
+        ("POST", f"{API}/runs/create/"),
+        ("POST", f"{API}/runs/%63reate"),
+        ("POST", f"{API}/./runs/create"),
+        ("POST", f"{API}/runs%2Fcreate"),
+        ("POST", f"{API}/runs/create%20"),
+        ("POST", f"{API}/runs/create;x"),
+        ("POST", f"{API}/runs/create%00"),
+        ("POST", f"{API}/runs/create?user_id=mallory"),
+    ],
+)
+def test_no_spelling_of_a_request_makes_a_run_of_anothers(
+    cloud: LocalCloud, server: MlflowServer, method: str, path: str
+) -> None:
+    connection = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=30)
+    headers = {ASSERTION: cloud.assertion(), "Content-Type": "application/json"}
+    connection.request(method, path, json.dumps({"user_id": "mallory"}), headers)
+    answer = connection.getresponse()
+    body = answer.read()
+    connection.close()
+    assert answer.status != 200 or json.loads(body)["run"]["info"]["user_id"] == cloud.trainer
+
+
+def test_fluent_runs_models_and_the_registry_bear_the_accounts_name(
+    cloud: LocalCloud, tmp_path: Path
+) -> None:
+    mlflow.set_experiment("fluent")
+    with mlflow.start_run() as run:
+        mlflow.log_metric("loss", 0.5)
+        mlflow.log_text("text", "notes/note.txt")
+        model = mlflow.create_external_model(name="m")
+    client = IAPMlflowClient()
+    assert client.get_run(run.info.run_id).data.tags["mlflow.user"] == cloud.trainer
+    assert client.get_logged_model(model.model_id).tags["mlflow.user"] == cloud.trainer
+    assert mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/notes/note.txt") == "text"
+    client.create_registered_model("registered")
+    version = client.create_model_version(
+        "registered", f"runs:/{run.info.run_id}/notes", run.info.run_id
+    )
+    assert client.get_registered_model("registered").tags["mlflow.user"] == cloud.trainer
+    found = client.get_model_version("registered", version.version)
+    assert found.tags["mlflow.user"] == cloud.trainer
+
+
+def test_a_trace_bears_the_accounts_name(cloud: LocalCloud) -> None:
+    mlflow.set_experiment("traces")
+    with mlflow.start_span("work"):
+        mlflow.update_current_trace(metadata={"mlflow.trace.user": "customer"})
+    mlflow.flush_trace_async_logging()
+    trace_id = mlflow.get_last_active_trace_id()
+    assert trace_id is not None
+    metadata = mlflow.get_trace(trace_id).info.trace_metadata
+    assert metadata["mlflow.user"] == cloud.trainer
+    assert metadata["mlflow.trace.user"] == "customer"
+
+
+def test_a_large_upload_passes_as_it_is(cloud: LocalCloud, tmp_path: Path) -> None:
+    client = IAPMlflowClient()
+    run = client.create_run(client.create_experiment("uploads"))
+    content = os.urandom(12 * 1024 * 1024)
+    (tmp_path / "large.bin").write_bytes(content)
+    client.log_artifact(run.info.run_id, str(tmp_path / "large.bin"))
+    path = mlflow.artifacts.download_artifacts(f"runs:/{run.info.run_id}/large.bin")
+    assert Path(path).read_bytes() == content
+
+
+def test_iap_replaces_what_a_client_forges(cloud: LocalCloud, server: MlflowServer) -> None:
+    client = IAPMlflowClient()
+    experiment_id = client.create_experiment("forged")
+    answer = send(
+        server,
+        cloud.assertion("bob@example.com"),
+        *("POST", f"{API}/runs/create"),
+        json={"experiment_id": experiment_id, "user_id": cloud.trainer},
+        headers={"X-Goog-Authenticated-User-Email": "accounts.google.com:eve@example.com"},
+    )
+    assert answer.json()["run"]["info"]["user_id"] == "bob@example.com"
+
+
+def test_a_key_rotated_while_it_runs_is_taken_after_the_interval(
+    cloud: LocalCloud, server: MlflowServer
+) -> None:
+    old = cloud.assertion()
+    cloud.rotate_assertion_key()
+
+    def status(assertion: str) -> int:
+        return send(server, assertion, "GET", f"{API}/experiments/get?experiment_id=0").status_code
+
+    wait_until(
+        lambda: [status(cloud.assertion()) for _ in range(8)] == [200] * 8,
+        "both processes know the new key",
+    )
+    assert status(old) == 200
+
+
+def test_a_flood_of_unknown_keys_hardly_asks_google(
+    cloud: LocalCloud, server: MlflowServer
+) -> None:
+    cloud.google_requests.clear()
+    with LocalCloud() as other:
+        answers = {send(server, other.assertion(), "GET", "/").status_code for _ in range(200)}
+    assert answers == {401}
+    # Two processes, each at most once in ten seconds.
+    assert len(cloud.google_requests) <= 4
+
+
+def test_without_an_audience_it_says_so_and_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
+    command = [sys.executable, "-m", "mlflow", "server", "--app-name", "iap", "--port", "0"]
+    command += ["--workers", "2", "--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    ) as process:
+        try:
+            output, _ = process.communicate(timeout=90)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    # Not by its status: `mlflow server` ends with 0 whatever became of the server.
+    assert "\nMLFLOW_IAP_AUDIENCE is not set, so no request could be let in" in output
+    assert "create_app" not in output  # no traceback

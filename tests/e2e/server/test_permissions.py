@@ -1,0 +1,172 @@
+"""MLflow's own permissions, for those whom the gate lets in."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from mlflow_iap_callbacks.local import LocalCloud, MlflowServer
+from server_helpers import gated, send
+
+pytest.importorskip("flask_wtf", reason="the extra `server` is not installed")
+
+API = "/api/2.0/mlflow"
+ROOT, ADA, BOB, EVE = (f"{name}@example.com" for name in ("root", "ada", "bob", "eve"))
+
+
+class Team:
+    """Who sends what to one server."""
+
+    def __init__(self, cloud: LocalCloud, server: MlflowServer) -> None:
+        self.cloud = cloud
+        self.server = server
+
+    def send(self, email: str, method: str, path: str, **options: Any) -> requests.Response:
+        return send(self.server, self.cloud.assertion(email), method, path, **options)
+
+    def post(self, email: str, call: str, **body: Any) -> requests.Response:
+        return self.send(email, "POST", f"{API}/{call}", json=body)
+
+    def experiment(self, email: str, name: str) -> str:
+        return str(self.post(email, "experiments/create", name=name).json()["experiment_id"])
+
+    def grant(self, email: str, experiment_id: str, permission: str, *, by: str) -> int:
+        body = {
+            **{"username": email, "resource_type": "experiment"},
+            **{"resource_id": experiment_id, "resource_pattern": experiment_id},
+            "permission": permission,
+        }
+        path = "/api/3.0/mlflow/users/permissions/grant"
+        return self.send(by, "POST", path, json=body).status_code
+
+    def read(self, email: str, experiment_id: str) -> int:
+        path = f"{API}/experiments/get?experiment_id={experiment_id}"
+        return self.send(email, "GET", path).status_code
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("permissions")
+
+
+@pytest.fixture(scope="module")
+def team(folder: Path) -> Iterator[Team]:
+    with gated(
+        folder,
+        workers=2,
+        MLFLOW_IAP_PERMISSIONS="true",
+        MLFLOW_IAP_ADMINS=f"{ROOT}, Second@Example.com",
+        MLFLOW_IAP_DEFAULT_PERMISSION="NO_PERMISSIONS",
+    ) as both:
+        yield Team(*both)
+
+
+def users(folder: Path) -> dict[str, tuple[bool, str]]:
+    with sqlite3.connect(folder / "mlflow.db") as database:
+        rows = database.execute("SELECT username, is_admin, password_hash FROM users")
+        return {name: (bool(is_admin), password) for name, is_admin, password in rows}
+
+
+def test_bob_reads_what_he_may_eve_is_refused_and_an_admin_may_all(team: Team) -> None:
+    experiment_id = team.experiment(ADA, "shared")
+    assert team.read(BOB, experiment_id) == 403
+    assert team.read(EVE, experiment_id) == 403
+    assert team.grant(BOB, experiment_id, "READ", by=ADA) == 200
+    assert team.read(BOB, experiment_id) == 200
+    assert team.read(EVE, experiment_id) == 403
+    run = {"experiment_id": experiment_id}
+    assert team.post(BOB, "runs/create", **run).status_code == 403
+    assert team.post(EVE, "runs/create", **run).status_code == 403
+    made = team.post(ADA, "runs/create", **run).json()["run"]["info"]
+    assert made["user_id"] == ADA
+    assert team.post(
+        EVE, "runs/set-tag", run_id=made["run_id"], key="a", value="b"
+    ).status_code == (403)
+    assert team.read(ROOT, experiment_id) == 200
+    assert team.post(ROOT, "experiments/delete", experiment_id=experiment_id).status_code == 200
+
+
+def test_the_routes_that_are_not_flasks_are_no_holes(team: Team) -> None:
+    experiment_id = team.experiment(ADA, "native")
+    run_id = team.post(ADA, "runs/create", experiment_id=experiment_id).json()["run"]["info"][
+        "run_id"
+    ]
+    artifact = f"/api/2.0/mlflow-artifacts/artifacts/{experiment_id}/{run_id}/artifacts/a.txt"
+    assert team.send(ADA, "PUT", artifact, data=b"secret").status_code == 200
+    assert team.send(ADA, "GET", artifact).content == b"secret"
+    for prefix in ("/api", "/ajax-api"):
+        path = artifact.replace("/api", prefix, 1)
+        assert team.send(EVE, "GET", path).status_code == 403
+        assert team.send(EVE, "PUT", path, data=b"changed").status_code == 403
+        assert team.send(EVE, "DELETE", path).status_code == 403
+    spans = {"Content-Type": "application/x-protobuf", "X-MLflow-Experiment-Id": experiment_id}
+    assert team.send(EVE, "POST", "/v1/traces", data=b"", headers=spans).status_code == 403
+    assert team.send(ADA, "POST", "/v1/traces", data=b"", headers=spans).status_code != 403
+    assert team.send(ROOT, "GET", artifact).content == b"secret"
+
+
+def test_registered_models_have_permissions_too(team: Team) -> None:
+    assert team.post(ADA, "registered-models/create", name="model").status_code == 200
+    path = f"{API}/registered-models/get?name=model"
+    assert team.send(ADA, "GET", path).status_code == 200
+    assert team.send(EVE, "GET", path).status_code == 403
+    assert team.send(ROOT, "GET", path).status_code == 200
+
+
+def test_no_header_and_no_password_makes_another_of_a_visitor(team: Team) -> None:
+    experiment_id = team.experiment(ADA, "forged")
+    path = f"{API}/experiments/get?experiment_id={experiment_id}"
+    forged = {
+        "X-Goog-Authenticated-User-Email": f"accounts.google.com:{ADA}",
+        "X-Forwarded-User": ADA,
+        "Remote-User": ADA,
+    }
+    assert team.send(EVE, "GET", path, headers=forged).status_code == 403
+    assert team.send(EVE, "GET", path, auth=(ADA, "password1234")).status_code == 403
+    assert requests.get(team.server.url + path, auth=(ROOT, "x"), timeout=30).status_code == 401
+
+
+def test_who_comes_for_the_first_time_becomes_a_user_with_a_password_nobody_knows(
+    team: Team, folder: Path
+) -> None:
+    team.read("New@Example.com", "0")
+    is_admin, password = users(folder)["new@example.com"]
+    assert not is_admin
+    assert password
+    assert users(folder)[ROOT][0]
+    assert "admin" not in users(folder)
+
+
+def test_an_admin_named_by_configuration_stays_one(team: Team, folder: Path) -> None:
+    second = "second@example.com"
+    assert team.experiment(second, "of-the-second")
+    assert users(folder)[second][0]
+    body = {"username": second, "is_admin": False}
+    assert team.send(ROOT, "PATCH", f"{API}/users/update-admin", json=body).status_code == 200
+    assert team.read(second, team.experiment(ADA, "of-ada")) == 200
+    assert users(folder)[second][0]
+
+
+def test_nobody_signs_up_with_a_password(team: Team) -> None:
+    assert team.send(ROOT, "GET", "/signup").status_code == 404
+    assert team.send(EVE, "POST", f"{API}/users/create", json={"username": "x"}).status_code == 403
+
+
+def test_the_probes_pass_without_a_user(team: Team) -> None:
+    for path in ("/health", "/version"):
+        assert requests.get(team.server.url + path, timeout=30).status_code == 200
+
+
+@pytest.mark.soak
+def test_everybody_reads_where_nothing_else_is_said(tmp_path: Path) -> None:
+    with gated(tmp_path, MLFLOW_IAP_PERMISSIONS="true", MLFLOW_IAP_ADMINS=ROOT) as both:
+        team = Team(*both)
+        experiment_id = team.experiment(ADA, "mine")
+        assert team.read(EVE, experiment_id) == 200  # MLflow's default permission is READ
+        assert team.post(EVE, "runs/create", experiment_id=experiment_id).status_code == 403
+        assert {ROOT, ADA, EVE} <= users(tmp_path).keys()

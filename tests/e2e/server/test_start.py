@@ -1,0 +1,245 @@
+"""The server's start: what it needs is there, or one plain line says what is not."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import requests
+
+from bucket_emulator import BucketEmulator
+from database_server import MariaDB
+from deployed_server import HOST, PASSWORD, DeployedServer, run, settings
+from mlflow_iap_callbacks.local import LocalCloud
+from ports import free_port
+from server_database import OLDEST_REVISION, fill, mariadb, needs_mariadb
+from variables import set_all
+from waiting import wait_until
+
+pytestmark = needs_mariadb
+__all__ = ["mariadb"]
+
+_SECRET = "projects/local-project/secrets/mlflow-database"
+
+
+@pytest.fixture(scope="module")
+def variables(mariadb: MariaDB, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Of a server with a database that is migrated, and artifacts in a folder."""
+    database = mariadb.new_database_for("mlflow")
+    given = settings(mariadb, database, str(tmp_path_factory.mktemp("artifacts")))
+    assert run("migrate", given).exit_code == 0
+    return given
+
+
+@pytest.fixture(scope="module")
+def server(
+    variables: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[DeployedServer]:
+    with DeployedServer(tmp_path_factory.mktemp("server"), variables) as server:
+        yield server
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"MLFLOW_ARTIFACTS_DESTINATION": ""}, "MLFLOW_ARTIFACTS_DESTINATION is not set."),
+        ({"MLFLOW_SERVER_DATABASE_SOCKET": ""}, "Neither of MLFLOW_SERVER_DATABASE_SOCKET and"),
+        ({"MLFLOW_SERVER_DATABASE_HOST": "db"}, "Both of MLFLOW_SERVER_DATABASE_SOCKET and"),
+        ({"MLFLOW_SERVER_DATABASE_PASSWORD": ""}, "password is given 0 times."),
+        ({"MLFLOW_SERVER_DATABASE_PASSWORD_FILE": "f"}, "password is given 2 times."),
+        ({"MLFLOW_SERVER_DATABASE_PASSWORD": "wrong"}, "the user or its password is wrong."),
+        ({"MLFLOW_SERVER_DATABASE_NAME": "none"}, "refuses: "),
+        ({"MLFLOW_SERVER_DATABASE_SOCKET": "/cloudsql/a:b:c"}, "did not answer within 1 s"),
+        ({"MLFLOW_SERVER_DATABASE_WAIT": "soon"}, "'soon' is no number of seconds."),
+        ({"MLFLOW_IAP_AUDIENCE": ""}, "MLFLOW_IAP_AUDIENCE is not set, so no request could be"),
+        ({"MLFLOW_IAP_PERMISSIONS": "true"}, "set MLFLOW_IAP_ADMINS to one or more e-mails"),
+        ({"GAE_SERVICE": ""}, "The names that this server is called by are not known"),
+        ({"PORT": "http"}, "PORT='http' is no number above 0."),
+    ],
+)
+def test_a_setting_that_cannot_work_is_told_in_one_line(
+    variables: dict[str, str], wrong: dict[str, str], told: str
+) -> None:
+    assert_refused({"MLFLOW_SERVER_DATABASE_WAIT": "1", **variables, **wrong}, told)
+
+
+def test_a_database_that_does_not_fit_is_told_in_one_line(
+    mariadb: MariaDB, variables: dict[str, str]
+) -> None:
+    name = mariadb.new_database_for("mlflow")
+    given = {**variables, "MLFLOW_SERVER_DATABASE_NAME": name}
+    assert_refused(given, "has no tables yet.")
+    fill(mariadb, name, OLDEST_REVISION)
+    assert_refused(given, f"has the older schema {OLDEST_REVISION}. Back it up, then run")
+    mariadb.query(f"UPDATE {name}.alembic_version SET version_num = 'ffffffffffff'")
+    assert_refused(given, "has the schema ffffffffffff, which is newer than this MLflow.")
+    for collation, told in (
+        ("latin1_bin", "stores text as latin1"),
+        ("utf8mb4_general_ci", "compares text by utf8mb4_general_ci"),
+    ):
+        other = mariadb.new_database_for("mlflow", collation)
+        refused = run("migrate", {**given, "MLFLOW_SERVER_DATABASE_NAME": other})
+        assert told in refused.output
+
+
+def test_a_bucket_that_cannot_be_used_is_told_in_one_line(
+    variables: dict[str, str], tmp_path: Path
+) -> None:
+    given = {**variables, "MLFLOW_ARTIFACTS_DESTINATION": "gs://mlflow-artifacts/a"}
+    with BucketEmulator(tmp_path) as bucket:
+        here = {**given, **bucket.environment}
+        assert "artifacts in gs://mlflow-artifacts/a" in run("check", here).output
+        assert_refused(
+            {**here, "MLFLOW_ARTIFACTS_DESTINATION": "gs://no-such-bucket/a"},
+            "The bucket no-such-bucket does not exist.",
+        )
+    nowhere = {"STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{free_port()}"}
+    assert_refused({**given, **nowhere}, "The bucket mlflow-artifacts cannot be reached: ")
+
+
+def test_the_password_comes_from_secret_manager_or_a_line_says_why_not(
+    variables: dict[str, str], google_cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_all(monkeypatch, {"GOOGLE_APPLICATION_CREDENTIALS": str(google_cloud.key_file())})
+    given = {
+        **variables,
+        "MLFLOW_SERVER_DATABASE_PASSWORD": "",
+        "MLFLOW_SERVER_DATABASE_PASSWORD_SECRET": f"{_SECRET}/versions/latest",
+    }
+    assert_refused(given, "Secret Manager answers 404. Create it with")
+    google_cloud.secrets[_SECRET] = f"{PASSWORD}\n"  # as by echo
+    assert run("check", given).exit_code == 0
+    google_cloud.secret_readers.clear()
+    assert_refused(given, "Secret Manager answers 403. Give the service account")
+    name = {"MLFLOW_SERVER_DATABASE_PASSWORD_SECRET": "mlflow-database"}
+    assert_refused({**given, **name}, "is not the name of a secret's version.")
+
+
+def test_on_cloud_run_it_goes_by_the_names_that_it_is_given(variables: dict[str, str]) -> None:
+    here = {"GAE_SERVICE": "", "GAE_VERSION": "", "GOOGLE_CLOUD_PROJECT": "", "K_SERVICE": "mlflow"}
+    name = {"MLFLOW_SERVER_HOSTS": "mlflow-123456789012.us-central1.run.app"}
+    found = run("check", {**variables, **here, **name})
+    assert "answers to mlflow-123456789012.us-central1.run.app\n" in found.stdout
+
+
+@pytest.mark.parametrize(("service", "seconds"), [({}, 25), ({"K_SERVICE": "mlflow"}, 8)])
+def test_requests_under_way_have_most_of_the_time_from_sigterm_to_the_kill(
+    variables: dict[str, str], service: dict[str, str], seconds: int
+) -> None:
+    found = run("check", {**variables, **service})
+    assert f"--timeout-graceful-shutdown {seconds}\n" in found.stdout
+
+
+def test_a_server_that_cannot_start_ends_with_a_status_and_no_traceback(
+    variables: dict[str, str],
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mlflow_iap_callbacks.server", "serve"],
+        env={**os.environ, **variables, "MLFLOW_SERVER_DATABASE_PASSWORD": "wrong"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "wrong" not in done.stderr.replace("password is wrong", "")
+
+
+def test_nobody_reads_the_password_off_the_processes_or_the_log(server: DeployedServer) -> None:
+    requests.get(f"{server.url}/api/2.0/mlflow/experiments/get", headers={"Host": HOST}, timeout=30)
+    listed = subprocess.run(["ps", "-ww", "-eo", "pid,args"], capture_output=True, text=True)
+    assert f"{server.process.pid} " in listed.stdout
+    for text in (listed.stdout, server.log.read_text()):
+        for written in (PASSWORD, "p%40ss", "w0rd"):
+            assert written not in text
+
+
+def test_the_server_is_the_very_process_that_was_started(server: DeployedServer) -> None:
+    command = Path(f"/proc/{server.process.pid}/cmdline").read_bytes().split(b"\0")
+    assert command[2:4] == [b"mlflow", b"server"]
+
+
+def test_two_workers_run_on_uvloop_and_nothing_else_runs(server: DeployedServer) -> None:
+    workers = [pid for pid in server.processes if "uvloop" in mapped_files(pid)]
+    assert len(workers) == 2
+    # mlflow, uvicorn, its workers, and Python's tracker of their resources: no job runners.
+    assert len(server.processes) <= 5
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "status"),
+    [
+        (HOST, None, 200),
+        (HOST, f"https://{HOST}", 200),
+        (f"v1-dot-{HOST}", f"https://v1-dot-{HOST}", 200),
+        ("mlflow-dot-my-project.appspot.com", None, 200),
+        ("v1-dot-mlflow-dot-my-project.appspot.com", None, 200),
+        (f"v2-dot-{HOST}", None, 403),
+        (f"{HOST}.evil.com", None, 403),
+        ("10.evil.com", None, 403),
+        ("127.0.0.1", None, 403),
+        ("localhost", None, 403),
+        (HOST, "https://evil.com", 403),
+        (HOST, f"http://{HOST}", 403),
+        (HOST, "null", 403),
+    ],
+)
+def test_it_answers_to_its_own_names_and_origins_only(
+    server: DeployedServer, host: str, origin: str | None, status: int
+) -> None:
+    headers = {"Host": host, **({"Origin": origin} if origin else {})}
+    response = requests.post(
+        f"{server.url}/api/2.0/mlflow/experiments/search",
+        json={"max_results": 1},
+        headers=headers,
+        timeout=30,
+    )
+    assert response.status_code == status
+    health = requests.get(f"{server.url}/health", headers={"Host": "10.0.0.1"}, timeout=30)
+    assert health.status_code == 200, "App Engine's health checks come by address"
+
+
+def test_more_requests_at_once_than_mlflow_has_connections_are_all_answered(
+    mariadb: MariaDB, server: DeployedServer, variables: dict[str, str]
+) -> None:
+    """Those of its 15 for each worker are not enough where each request wants a second."""
+    mariadb.query("SET GLOBAL max_connections = 1000")  # as on Cloud SQL
+    waiting = "SELECT COUNT(*) FROM information_schema.processlist WHERE state LIKE 'Waiting for %'"
+
+    def post(path: str, **content: object) -> requests.Response:
+        url = f"{server.url}/api/2.0/mlflow/{path}"
+        return requests.post(url, json=content, headers={"Host": HOST}, timeout=60)
+
+    experiment = post("experiments/create", name="busy").json()["experiment_id"]
+
+    created = [post("runs/create", experiment_id=experiment).json() for _ in range(64)]
+
+    def log(number: int) -> int:
+        """What takes most connections: one session in another, in another."""
+        run_id = created[number]["run"]["info"]["run_id"]
+        metrics = [{"key": "auc", "value": number, "timestamp": 1, "step": 0}]
+        tags = [{"key": "number", "value": str(number)}]
+        return post("runs/log-batch", run_id=run_id, metrics=metrics, tags=tags).status_code
+
+    with ThreadPoolExecutor(64) as pool, mariadb.connect() as connection:
+        hold = connection.cursor()
+        hold.execute(f"LOCK TABLES {variables['MLFLOW_SERVER_DATABASE_NAME']}.runs WRITE")
+        answers = pool.map(log, range(64))
+        wait_until(lambda: mariadb.query(waiting)[0][0] >= 40, "more wait than 2 * 15 connections")
+        hold.execute("UNLOCK TABLES")
+    assert set(answers) == {200}
+
+
+def assert_refused(variables: Mapping[str, str], told: str) -> None:
+    refused = run("check", variables)
+    assert (refused.exit_code, len(refused.output.splitlines())) == (1, 1), refused.output
+    assert told in refused.output
+
+
+def mapped_files(pid: int) -> str:
+    return Path(f"/proc/{pid}/maps").read_text()

@@ -1,0 +1,53 @@
+"""What the tests of credentials share: a request through IAP, and processes of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import requests
+
+from mlflow_iap_callbacks.iap.auth import IAPAuth
+from mlflow_iap_callbacks.iap.credentials import IAPCredentials
+from mlflow_iap_callbacks.iap.google_identity import Kind
+from mlflow_iap_callbacks.iap.retry import RetryPolicy
+
+KINDS: tuple[Kind, ...] = ("id_token", "signed_jwt", "access_token")
+SWEEPER = "sweeper@local-project.iam.gserviceaccount.com"
+
+
+def get(
+    url: str, credentials: IAPCredentials, retry: RetryPolicy | None = None
+) -> requests.Response:
+    """GET a page behind IAP, as MLflow's requests are sent."""
+    auth = IAPAuth(url, credentials, retry or RetryPolicy(deadline=20.0))
+    with auth.session() as session:
+        return session.get(f"{auth.origin}/page", timeout=20)
+
+
+def run(script: str, home: Path, *environments: dict[str, str]) -> str:
+    """Run Python code in a process with nothing of this one's settings; return what it prints.
+
+    google-auth reads where the metadata server is when it is imported.
+    """
+    kept = {name: os.environ[name] for name in ("PATH", "TMPDIR") if name in os.environ}
+    environment = {
+        **kept,
+        "HOME": str(home),
+        "CLOUDSDK_CONFIG": str(home / "gcloud"),
+        "PYTHONPATH": str(Path(__file__).parent),
+    }
+    for each in environments:
+        environment |= each
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout

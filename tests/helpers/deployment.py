@@ -1,0 +1,158 @@
+"""The whole of `appengine/README.md` on this machine; as a program, what `make server` starts."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+import database_server
+from bucket_emulator import BucketEmulator
+from database_server import MariaDB
+from deployed_server import PASSWORD, DeployedServer, begin, set_up, settings
+from mlflow_iap_callbacks.cli.commands import use
+from mlflow_iap_callbacks.local import LocalCloud
+from ports import free_port
+
+PROGRAM = __file__
+_ENTRYPOINT = Path(__file__).parents[2] / "appengine" / "entrypoint.sh"
+SERVER_ACCOUNT = "mlflow-server@local-project.iam.gserviceaccount.com"
+_SECRET = "projects/local-project/secrets/mlflow-database"
+_LONGEST_MIGRATION = 120.0
+
+
+class Deployment:
+    """MariaDB as Cloud SQL, a bucket, Google's side, and behind its IAP the image's entrypoint.
+
+        with Deployment(tmp_path) as deployment:
+            os.environ.update(deployment.cloud.environment())
+
+    The server has nothing of the cloud but what its service account gets: the database's password
+    from Secret Manager, and the keys of IAP's assertions.
+
+    Args:
+        folder: for all data and logs; kept at the end.
+        python: of the environment that serves. Default: this one.
+        is_durable: whether the database's commits survive its kill; they take longer then.
+
+    Attributes:
+        mariadb: where MLflow's tables are, in `database`.
+        bucket: where the artifacts are.
+        cloud: Google's side, with IAP in front of the server.
+        server: behind its gate.
+        url: the server's own, past IAP.
+    """
+
+    def __init__(
+        self, folder: Path, python: Path = Path(sys.executable), *, is_durable: bool = False
+    ) -> None:
+        self._folder = folder
+        # Not resolved: an environment's Python is a link to one that is not in it.
+        self._python = python.absolute()
+        self.mariadb = MariaDB(folder, is_logged=True, is_durable=is_durable)
+        self.bucket = BucketEmulator(folder)
+        self._port = free_port()
+        self.url = f"http://127.0.0.1:{self._port}"
+        self.cloud = LocalCloud(self.url)
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Deployment:
+        with ExitStack() as stack:
+            for part in (self.mariadb, self.bucket, self.cloud):
+                stack.enter_context(part)
+            set_up(self.mariadb)
+            self.database = self.mariadb.new_database_for("mlflow")
+            self.cloud.secrets[_SECRET] = PASSWORD
+            self.cloud.secret_readers = {SERVER_ACCOUNT}
+            program = ["sh", str(_ENTRYPOINT)]
+            variables = self._variables()
+            self.server = DeployedServer(self._folder, variables, program, self._port)
+            migration = begin("migrate", variables, self.server.log, program)
+            stack.callback(migration.kill)
+            assert migration.wait(_LONGEST_MIGRATION) == 0, self.server.log.read_text()
+            stack.enter_context(self.server)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def new_cloud(self, **options: Any) -> LocalCloud:
+        """Make another IAP in front of the server, by `LocalCloud`'s options; not started yet."""
+        cloud = LocalCloud(self.url, **options)
+        cloud.assertion_keys = self.cloud.assertion_keys
+        return cloud
+
+    def _variables(self) -> dict[str, str]:
+        given = settings(self.mariadb, self.database, f"gs://{self.bucket.bucket}/artifacts")
+        del given["MLFLOW_SERVER_DATABASE_PASSWORD"]
+        is_another = self._python != Path(sys.executable)
+        return {
+            **given,
+            **self.bucket.environment,
+            **self.cloud.google_environment(),
+            "GOOGLE_APPLICATION_CREDENTIALS": str(self.cloud.key_file(SERVER_ACCOUNT)),
+            "MLFLOW_SERVER_DATABASE_PASSWORD_SECRET": f"{_SECRET}/versions/latest",
+            # The keys come from Google's own address, which leads here too.
+            "MLFLOW_IAP_AUDIENCE": self.cloud.server_environment()["MLFLOW_IAP_AUDIENCE"],
+            # Each test may have an IAP of its own.
+            "MLFLOW_SERVER_HOSTS": "127.0.0.1:*,localhost:*",
+            "PATH": f"{self._python.parent}:{os.defpath}",
+            **({"PYTHONPATH": ""} if is_another else {}),
+        }
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.option(
+    "--python",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    default=sys.executable,
+    help="Of the environment that serves. Default: this one.",
+)
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+def main(python: Path, command: Sequence[str]) -> None:
+    """Start MLflow as it is deployed: MariaDB, a bucket, the gate, and IAP with its 32 MB limit.
+
+    Prints the variables to export and stays until Ctrl-C. With -- COMMAND runs it under them and
+    ends with its status. Listens on loopback only, and keeps nothing.
+    """
+    if not database_server.is_installed():
+        raise click.ClickException(
+            "The deployment's database is MariaDB, which is not installed here: install it by "
+            "`apt-get install mariadb-server`."
+        )
+    # SIGTERM as Ctrl-C, so that all is ended whichever comes.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    console = Console(highlight=False)
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="mlflow-iap-"))
+        with console.status("starting MariaDB, a bucket and the server"):
+            deployment = stack.enter_context(Deployment(Path(folder), python))
+        console.print(_told(deployment, python))
+        status = use(deployment.cloud, command)
+    sys.exit(status)
+
+
+def _told(deployment: Deployment, python: Path) -> Table:
+    table = Table(box=None, show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")
+    mariadb, bucket = deployment.mariadb, deployment.bucket
+    table.add_row("server", f"{deployment.url} by {python}")
+    table.add_row("its log", str(deployment.server.log))
+    table.add_row("database", f"{deployment.database} at {mariadb.socket}")
+    table.add_row("bucket", f"gs://{bucket.bucket} at {bucket.url}")
+    return table
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""What the server's tests share: one MariaDB with binary logging, and databases in it."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import pytest
+import sqlalchemy
+from alembic import command
+from mlflow.store.db import utils as mlflow_db
+from mlflow.store.tracking.dbmodels.initial_models import Base as InitialBase
+from packaging.version import Version
+
+import database_server
+from database_server import DatabaseServer, MariaDB
+from deployed_server import PASSWORD, begin, set_up, settings
+from waiting import wait_until
+
+# Of MLflow 3.5, the oldest that the package supports.
+OLDEST_REVISION = "bf29a5ff90ea"
+
+PINNED = re.findall(
+    r"^mlflow\[auth\]==(.+)$",
+    (Path(__file__).parents[2] / "appengine" / "requirements.in").read_text(),
+    re.MULTILINE,
+)[0]
+_CHANGES = ("Com_create_table", "Com_alter_table")
+
+needs_mariadb = pytest.mark.skipif(
+    not database_server.is_installed() or Version(mlflow.__version__) < Version(PINNED),
+    reason=f"needs Debian's mariadb-server, and MLflow {PINNED} as in the image",
+)
+
+
+@pytest.fixture(scope="module")
+def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MariaDB]:
+    with MariaDB(tmp_path_factory.mktemp("mariadb"), is_logged=True) as server:
+        set_up(server)
+        yield server
+
+
+def variables(server: DatabaseServer, database: str) -> dict[str, str]:
+    """Of a server whose artifacts do not matter."""
+    return settings(server, database, "artifacts")
+
+
+def url_of(server: DatabaseServer, database: str) -> sqlalchemy.URL:
+    """For looking into a database as its user does."""
+    query = {"unix_socket": server.socket, "charset": "utf8mb4"}
+    return sqlalchemy.URL.create(
+        "mysql+pymysql", "mlflow", PASSWORD, "localhost", None, database, query
+    )
+
+
+def text_of(server: DatabaseServer, database: str) -> str:
+    """As MLflow takes it."""
+    return url_of(server, database).render_as_string(hide_password=False)
+
+
+def fill(server: DatabaseServer, database: str, revision: str) -> None:
+    """Make MLflow's tables as they were at a revision."""
+    engine = sqlalchemy.create_engine(url_of(server, database))
+    InitialBase.metadata.create_all(engine)
+    config = mlflow_db._get_alembic_config(str(engine.url))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+    engine.dispose()
+
+
+def log_a_run(server: DatabaseServer, database: str) -> None:
+    """Put an experiment with a run of one metric into a database, of any of MLflow's schemas."""
+    server.query(
+        f"INSERT INTO {database}.experiments (name, lifecycle_stage) VALUES ('kept', 'active')"
+    )
+    server.query(
+        f"INSERT INTO {database}.runs (run_uuid, name, status, lifecycle_stage, experiment_id) "
+        f"SELECT 'r1', 'kept', 'FINISHED', 'active', experiment_id FROM {database}.experiments"
+    )
+    server.query(
+        f"INSERT INTO {database}.metrics (run_uuid, `key`, value, timestamp, step, is_nan) "
+        "VALUES ('r1', 'auc', 0.5, 1, 0, 0)"
+    )
+
+
+def is_the_run_there(server: DatabaseServer, database: str) -> bool:
+    """Whether what `log_a_run` logged is as it was."""
+    return server.query(f"SELECT run_uuid, value FROM {database}.metrics") == [("r1", 0.5)]
+
+
+def kill_in_the_middle(server: DatabaseServer, database: str, changes: int) -> None:
+    """Migrate, and kill -9 when so many tables were made or altered."""
+    before = changes_of(server)
+    process = begin("migrate", variables(server, database))
+    wait_until(
+        lambda: changes_of(server) - before >= changes or process.poll() is not None,
+        "the middle of a migration",
+        60,
+    )
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "it was too fast"
+
+
+def changes_of(server: DatabaseServer) -> int:
+    """How many tables were made or altered since it started."""
+    rows = server.query("SHOW GLOBAL STATUS WHERE variable_name IN (%s, %s)", *_CHANGES)
+    return sum(int(value) for _, value in rows)

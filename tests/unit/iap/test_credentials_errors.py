@@ -1,0 +1,470 @@
+"""What is said when there are no credentials, bad ones, or Google refuses; and what never is."""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+import re
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from credentials_helpers import KINDS, get, run
+from mlflow_iap_callbacks.errors import IAPConfigurationError, IAPCredentialsError
+from mlflow_iap_callbacks.iap.credentials import IAPCredentials
+from mlflow_iap_callbacks.iap.google_identity import Kind
+from mlflow_iap_callbacks.iap.retry import RetryPolicy
+from mlflow_iap_callbacks.local import LocalCloud
+
+CLIENT = "123456789012-mlflow.apps.googleusercontent.com"
+TRAINER = LocalCloud.trainer
+
+
+@pytest.fixture
+def cloud(google_cloud: LocalCloud) -> LocalCloud:
+    return google_cloud
+
+
+def refusal(credentials: IAPCredentials) -> IAPCredentialsError:
+    with pytest.raises(IAPCredentialsError) as caught:
+        credentials.token()
+    return caught.value
+
+
+def changed(file: Path, **values: object) -> Path:
+    """A copy of a credentials file with other values in it; None takes one out."""
+    info = {**json.loads(file.read_text()), **values}
+    copy = file.with_name(f"changed-{file.name}")
+    copy.write_text(json.dumps({name: value for name, value in info.items() if value is not None}))
+    return copy
+
+
+# --- settings --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"audience": ""}, "audience is empty"),
+        ({"audience": "  "}, "audience is empty"),
+        ({"impersonate": "trainer"}, "impersonate='trainer'"),
+        ({"impersonate": ""}, "impersonate=''"),
+        ({"kind": "jwt"}, "id_token, signed_jwt, access_token"),
+    ],
+)
+def test_a_setting_that_cannot_work_is_refused_at_once(
+    arguments: dict[str, str], says: str
+) -> None:
+    with pytest.raises(IAPConfigurationError, match=says):
+        IAPCredentials(**arguments)  # type: ignore[arg-type]
+
+
+def test_a_variable_that_cannot_work_is_refused_by_its_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_IAP_IMPERSONATE", "trainer")
+    with pytest.raises(IAPConfigurationError, match="MLFLOW_IAP_IMPERSONATE"):
+        IAPCredentials()
+
+
+# --- files -----------------------------------------------------------------------------------
+
+Make = Callable[[LocalCloud, Path], Path]
+
+
+def _missing(cloud: LocalCloud, folder: Path) -> Path:
+    return folder / "nowhere.json"
+
+
+def _directory(cloud: LocalCloud, folder: Path) -> Path:
+    return folder
+
+
+def _text(text: bytes) -> Make:
+    def write(cloud: LocalCloud, folder: Path) -> Path:
+        file = folder / "credentials.json"
+        file.write_bytes(text)
+        return file
+
+    return write
+
+
+def _key_with(**values: object) -> Make:
+    return lambda cloud, folder: changed(cloud.key_file(), **values)
+
+
+def _impersonated_with(**values: object) -> Make:
+    return lambda cloud, folder: changed(cloud.impersonated_file(), **values)
+
+
+def _truncated_key(cloud: LocalCloud, folder: Path) -> Path:
+    info = json.loads(cloud.key_file().read_text())
+    return changed(cloud.key_file(), private_key=info["private_key"][:-200])
+
+
+BAD_FILES: dict[str, tuple[Make, str]] = {
+    "missing": (_missing, "No such file"),
+    "a directory": (_directory, "Is a directory"),
+    "not JSON": (_text(b"-----BEGIN"), "not JSON"),
+    "not text": (_text(b"\xff\xfe\x00"), "not JSON"),
+    "a list": (_text(b"[]"), "no 'type'"),
+    "without type": (_text(b'{"installed": {"client_id": "1-a"}}'), "no 'type'"),
+    "of an unknown type": (_text(b'{"type": "passport"}'), "passport"),
+    "a key that is none": (_key_with(private_key="rubbish"), "is broken"),
+    "a key cut off": (_truncated_key, "is broken"),
+    "a key that is a number": (_key_with(private_key=7), "is broken"),
+    "without a key": (_key_with(private_key=None), "is broken"),
+    "without an e-mail": (_key_with(client_email=None), "client_email"),
+    "impersonation without a source": (_impersonated_with(source_credentials=None), "is broken"),
+    "impersonation by a text": (_impersonated_with(source_credentials="me"), "is broken"),
+    "impersonation of nobody": (
+        _impersonated_with(service_account_impersonation_url="https://x/"),
+        "names no service account",
+    ),
+    "impersonation of a number": (
+        _impersonated_with(service_account_impersonation_url=7),
+        "is broken",
+    ),
+    "a user without a refresh token": (
+        lambda cloud, folder: changed(cloud.user_file(), refresh_token=None),
+        "refresh_token",
+    ),
+    "federation without a source": (
+        lambda cloud, folder: changed(cloud.federation_file(), credential_source=None),
+        "is broken",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_a_bad_credentials_file_is_one_error_that_names_it_and_what_to_do(
+    cloud: LocalCloud, tmp_path: Path, name: str
+) -> None:
+    make, says = BAD_FILES[name]
+    file = make(cloud, tmp_path)
+    error = refusal(IAPCredentials(CLIENT, key_file=file))
+    message = error.message
+    assert f"{file} (key_file)" in message
+    assert says in message
+    assert message.endswith((" looked for.", " anew."))
+    assert not error.transient
+    assert not cloud.google_requests
+    key = json.loads(cloud.key_file().read_text())["private_key"]
+    assert key[100:140] not in text_of(error)
+
+
+@pytest.mark.parametrize("name", ["missing", "without type", "a key that is none"])
+def test_a_bad_file_that_the_environment_names_is_an_error_that_names_the_variable(
+    cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    file = BAD_FILES[name][0](cloud, tmp_path)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(file))
+    error = refusal(IAPCredentials(CLIENT))
+    assert f"{file} (GOOGLE_APPLICATION_CREDENTIALS)" in error.message
+
+
+TELL = """
+from mlflow_iap_callbacks.iap.credentials import IAPCredentials
+from mlflow_iap_callbacks.errors import IAPCredentialsError
+try:
+    IAPCredentials("1-a").token()
+except IAPCredentialsError as error:
+    print(error.message, error.transient)
+"""
+
+
+def test_without_any_credentials_it_says_where_it_looked_and_what_to_set(
+    cloud: LocalCloud, tmp_path: Path
+) -> None:
+    said = run(TELL, tmp_path, cloud.no_metadata_environment())
+    for part in (
+        "GOOGLE_APPLICATION_CREDENTIALS is not set",
+        "no-gcloud/application_default_credentials.json",
+        "no metadata server",
+        "gcloud auth application-default login",
+        "False",
+    ):
+        assert part in said
+
+
+def test_a_machine_without_a_service_account_is_told_at_once(
+    cloud: LocalCloud, tmp_path: Path
+) -> None:
+    cloud.fault("answer", path="/service-accounts/", where="google", status=404, times=0)
+    said = run(TELL, tmp_path, cloud.metadata_environment())
+    assert "metadata" in said
+    assert "404" in said
+    assert said.strip().endswith("False")
+
+
+# --- Google refuses --------------------------------------------------------------------------
+
+
+def test_a_revoked_refresh_token_says_to_sign_in_again(cloud: LocalCloud) -> None:
+    credentials = IAPCredentials(CLIENT, key_file=cloud.impersonated_file())
+    cloud.revoke_refresh_tokens()
+    error = refusal(credentials)
+    assert "Token has been expired or revoked" in error.message
+    assert "gcloud auth application-default login" in error.message
+    assert not error.transient
+
+
+def test_a_deleted_key_says_to_create_another(cloud: LocalCloud) -> None:
+    deleted = cloud.key_file()
+    cloud.delete_key()
+    error = refusal(IAPCredentials(CLIENT, key_file=deleted))
+    assert "Invalid JWT Signature" in error.message
+    assert "create a new key file" in error.message
+    assert not error.transient
+
+
+@pytest.mark.parametrize("offset", [-7200.0, 7200.0])
+def test_a_wrong_clock_is_called_that(cloud: LocalCloud, offset: float) -> None:
+    cloud.clock_offset = offset
+    error = refusal(IAPCredentials(CLIENT, key_file=cloud.key_file()))
+    assert "clock is off" in error.message
+    assert "NTP" in error.message
+
+
+def test_a_sign_in_without_the_scope_for_impersonation_says_which_scope(cloud: LocalCloud) -> None:
+    error = refusal(IAPCredentials(CLIENT, impersonate=TRAINER, key_file=cloud.desktop_file()))
+    assert "insufficient authentication scopes" in error.message
+    assert "auth/cloud-platform" in error.message
+
+
+def test_a_sign_in_without_openid_says_how_to_sign_in(cloud: LocalCloud) -> None:
+    file = changed(cloud.desktop_file(), scopes=None)
+    grant = cloud.mint.refresh_tokens[json.loads(file.read_text())["refresh_token"]]
+    grant.scopes = frozenset({"https://www.googleapis.com/auth/userinfo.email"})
+    error = refusal(IAPCredentials(key_file=file))
+    assert "without the scope 'openid'" in error.message
+    assert "--client-id-file" in error.message
+
+
+@pytest.mark.parametrize(
+    ("source", "path"),
+    [
+        (lambda cloud: cloud.key_file(), "/token"),  # google-auth's own retry heals this one
+        (lambda cloud: cloud.impersonated_file(), "generateIdToken"),
+        (lambda cloud: cloud.federation_file(), "/v1/token"),
+    ],
+)
+def test_a_busy_endpoint_is_asked_again_until_it_answers(
+    cloud: LocalCloud, source: Callable[[LocalCloud], Path], path: str
+) -> None:
+    cloud.fault("answer", path=path, where="google", status=503, times=1)
+    get(cloud.url, IAPCredentials(CLIENT, key_file=source(cloud))).raise_for_status()
+    asked = [seen.status for seen in cloud.google_requests if path in seen.path]
+    assert asked == [503, 200]
+
+
+@pytest.mark.parametrize(
+    ("file", "kind", "path"),
+    [
+        (lambda cloud: cloud.impersonated_file(), "id_token", "generateIdToken"),
+        (lambda cloud: cloud.impersonated_file(), "signed_jwt", "signJwt"),
+        (lambda cloud: cloud.impersonated_file(), "access_token", "generateAccessToken"),
+        (lambda cloud: cloud.federation_file(), "id_token", "/v1/token"),
+    ],
+)
+@pytest.mark.parametrize("body", [None, "<!DOCTYPE html><title>Error 502 (Server Error)</title>"])
+def test_a_busy_endpoint_is_a_transient_error(
+    cloud: LocalCloud,
+    file: Callable[[LocalCloud], Path],
+    kind: Kind,
+    path: str,
+    body: str | None,
+) -> None:
+    cloud.fault("answer", path=path, where="google", status=502, body=body, times=0)
+    error = refusal(IAPCredentials(CLIENT, kind=kind, key_file=file(cloud)).for_origin(cloud.url))
+    assert error.transient
+    assert "<" not in error.message
+
+
+def test_a_busy_token_endpoint_is_a_transient_error_that_the_callers_retries_end(
+    cloud: LocalCloud,
+) -> None:
+    cloud.fault("answer", path="/token", where="google", status=503, times=0)
+    with pytest.raises(IAPCredentialsError) as caught:
+        get(
+            cloud.url,
+            IAPCredentials(CLIENT, key_file=cloud.key_file()),
+            RetryPolicy(max_attempts=2, deadline=30.0),
+        )
+    assert caught.value.transient
+
+
+def test_an_endpoint_that_refuses_connections_is_a_transient_error(cloud: LocalCloud) -> None:
+    refusing = cloud.no_metadata_environment()["GCE_METADATA_HOST"]
+    file = changed(cloud.key_file(), token_uri=f"http://{refusing}/token")
+    error = refusal(IAPCredentials(CLIENT, key_file=file))
+    assert error.transient
+    assert refusing.partition(":")[2] in error.message
+    assert "HTTPS_PROXY" in error.message
+
+
+def test_a_certificate_that_is_not_trusted_does_not_pass_by_waiting(
+    cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = cloud.impersonated_file()
+    with LocalCloud() as other:
+        bundle = other.google_environment()["REQUESTS_CA_BUNDLE"]
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", bundle)
+        error = refusal(IAPCredentials(CLIENT, key_file=file))
+    assert not error.transient
+    assert "REQUESTS_CA_BUNDLE" in error.message
+
+
+# --- what is never said ----------------------------------------------------------------------
+
+# What every token, refresh token and key of the local cloud looks like.
+SECRET = re.compile(
+    r"ya29\.local-[\w-]{8}|1//local-[\w-]{8}|eyJ[\w-]{16,}\.eyJ[\w-]{16,}|PRIVATE KEY"
+)
+
+
+def text_of(error: BaseException) -> str:
+    lines = traceback.format_exception(type(error), error, error.__traceback__)
+    return "".join(lines) + repr(error) + repr(error.args) + pickle.dumps(error).decode("latin-1")
+
+
+class Everything(logging.Handler):
+    """Keeps all that each record carries."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(f"{record.getMessage()} {record.__dict__!r}")
+
+
+@pytest.fixture
+def logged(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
+    """All that is logged; google-auth keeps its records from the root logger at times."""
+    handler = Everything()
+    loggers = [logging.getLogger(name) for name in ("", "google", "google.auth", "urllib3")]
+    for logger in loggers:
+        caplog.set_level(logging.DEBUG, logger=logger.name if logger.name != "root" else None)
+        logger.addHandler(handler)
+    yield handler.texts
+    for logger in loggers:
+        logger.removeHandler(handler)
+
+
+QUIET: dict[str, Callable[[LocalCloud], Path]] = {
+    "key": lambda cloud: cloud.key_file(),
+    "user": lambda cloud: cloud.impersonated_file(),
+    "federation": lambda cloud: cloud.federation_file(),
+    "desktop": lambda cloud: cloud.desktop_file(),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    # A person has no key to sign with.
+    [(n, k) for n in QUIET for k in KINDS if (n, k) != ("desktop", "signed_jwt")],
+)
+def test_no_token_and_no_key_is_in_any_log_description_or_pickle(
+    cloud: LocalCloud, logged: list[str], name: str, kind: Kind
+) -> None:
+    audience = None if name == "desktop" else CLIENT
+    file = QUIET[name](cloud)
+    credentials = IAPCredentials(audience, kind=kind, key_file=file)
+    bound = credentials.for_origin(cloud.url)
+    token = bound.token()
+    get(cloud.url, bound).raise_for_status()
+    cloud.revoke_tokens()
+    assert get(cloud.url, bound).status_code == 200
+    assert SECRET.search(token)
+
+    shown = "\n".join(
+        [
+            *logged,
+            *(repr(bound), str(bound), str(bound.describe()), repr(vars(bound))),
+            *(pickle.dumps(each).decode("latin-1") for each in (credentials, bound)),
+        ]
+    )
+    assert "urllib3" in shown  # something was logged at all
+    assert token not in shown
+    assert not SECRET.search(shown)
+
+
+def test_other_libraries_records_of_google_auth_are_left_alone(
+    cloud: LocalCloud, logged: list[str]
+) -> None:
+    IAPCredentials(CLIENT, key_file=cloud.key_file()).token()
+    logging.getLogger("google.auth.transport.requests").debug(
+        "Making request...", extra={"httpRequest": {"url": "theirs"}}
+    )
+    assert [text for text in logged if "theirs" in text]
+
+
+MALFORMED = [
+    '{"id_token": "%s", "token": "%s", "signedJwt": "%s", "access_token": "%s"}',
+    '{"id_token": "%s.x.y", "accessToken": "%s", "expireTime": "soon", "expires_in": "%s"}',
+    '{"id_token": null, "token": null, "signedJwt": null, "access_token": null}',
+    '{"id_token": 7, "token": 7, "signedJwt": 7, "access_token": 7, "expires_in": []}',
+    '{"surprise": "%s"}',
+    '{"error": "%s"}',
+    '{"error": {"message": "%s", "code": 400}}',
+    '{"error": ["%s"]}',
+    '["%s"]',
+    '"%s"',
+    "%s",
+    "<html>%s</html>",
+    "",
+]
+CASES: dict[str, tuple[Callable[[LocalCloud], Path], Kind, str]] = {
+    "ID token by key": (lambda cloud: cloud.key_file(), "id_token", "/token"),
+    "access token by key": (lambda cloud: cloud.key_file(), "access_token", "/token"),
+    "generateIdToken": (lambda cloud: cloud.impersonated_file(), "id_token", "generateIdToken"),
+    "signJwt": (lambda cloud: cloud.impersonated_file(), "signed_jwt", "signJwt"),
+    "generateAccessToken": (
+        lambda cloud: cloud.impersonated_file(),
+        "access_token",
+        "generateAccessToken",
+    ),
+    "a user's refresh": (lambda cloud: cloud.impersonated_file(), "id_token", "/token"),
+    "a desktop client's refresh": (lambda cloud: cloud.desktop_file(), "id_token", "/token"),
+    "federation": (lambda cloud: cloud.federation_file(), "id_token", "/v1/token"),
+}
+
+
+def token_or_error(credentials: IAPCredentials) -> str | IAPCredentialsError:
+    try:
+        return credentials.token()
+    except IAPCredentialsError as error:
+        return error
+
+
+@pytest.mark.parametrize("status", [200, 400])
+@pytest.mark.parametrize("name", CASES)
+def test_a_malformed_answer_is_one_error_that_repeats_no_token_from_it(
+    cloud: LocalCloud, logged: list[str], name: str, status: int
+) -> None:
+    make, kind, path = CASES[name]
+    file = make(cloud)
+    secret_kind: Kind = "id_token" if status == 200 and kind != "access_token" else "access_token"
+    secret = IAPCredentials(CLIENT, kind=secret_kind, key_file=cloud.key_file()).token()
+    secret = ".".join(secret.split(".")[:2])  # a JWT without its signature is none
+    audience = None if "desktop" in name else CLIENT
+    for pattern in MALFORMED:
+        body = pattern.replace("%s", secret)
+        cloud.clear_faults()
+        cloud.fault("answer", path=path, where="google", status=status, body=body, times=0)
+        credentials = IAPCredentials(audience, kind=kind, key_file=file)
+        got = token_or_error(credentials.for_origin(cloud.url))
+        if isinstance(got, str):
+            # A text in the right place is a token as far as anybody here can tell.
+            assert status == 200, body
+            assert got.startswith(secret), body
+            continue
+        shown = text_of(got)
+        assert secret not in shown
+        assert not SECRET.search(shown)
+        assert len(got.message) < 800
+    assert not SECRET.search("\n".join(logged))

@@ -1,0 +1,256 @@
+"""One token for all threads, fetched anew in time; pickles, forks and other clocks."""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+import os
+import pickle
+import select
+import signal
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import pytest
+from google.auth import jwt
+
+from credentials_helpers import KINDS, get
+from mlflow_iap_callbacks.errors import IAPCredentialsError
+from mlflow_iap_callbacks.iap.credentials import IAPCredentials
+from mlflow_iap_callbacks.iap.google_identity import Kind
+from mlflow_iap_callbacks.local import LocalCloud
+from waiting import wait_until
+
+CLIENT = "123456789012-mlflow.apps.googleusercontent.com"
+THREADS = 32
+
+
+@pytest.fixture
+def cloud(google_cloud: LocalCloud) -> LocalCloud:
+    return google_cloud
+
+
+def together(call: Callable[[], str]) -> list[str]:
+    """What `call` gives each of many threads that all call it at once."""
+    barrier = threading.Barrier(THREADS)
+
+    def one(_: int) -> str:
+        barrier.wait(timeout=20)
+        return call()
+
+    with ThreadPoolExecutor(THREADS) as threads:
+        return list(threads.map(one, range(THREADS), timeout=60))
+
+
+def made(cloud: LocalCloud, kind: Kind, by: str) -> int:
+    """How many tokens of a kind an account was given."""
+    return len([token for token in cloud.tokens if (token.kind, token.account) == (kind, by)])
+
+
+# --- one lock, one refresh -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["id_token", "access_token"])
+def test_many_threads_that_want_the_first_token_make_google_give_out_one(
+    cloud: LocalCloud, kind: Kind
+) -> None:
+    credentials = IAPCredentials(CLIENT, kind=kind, key_file=cloud.key_file())
+    tokens = together(credentials.token)
+    assert len(set(tokens)) == 1
+    assert len(cloud.tokens) == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("is_young", [True, False])
+def test_many_threads_that_hold_a_rejected_token_make_google_give_out_one_more(
+    cloud: LocalCloud, kind: Kind, is_young: bool
+) -> None:
+    credentials = IAPCredentials(CLIENT, kind=kind, key_file=cloud.impersonated_file()).for_origin(
+        cloud.url
+    )
+    first_of_a_second()
+    rejected = credentials.token()
+    if not is_young:
+        # Made twice within one second a JWT is the same text; in the next it is another.
+        first_of_a_second()
+    began = int(time.time())
+    tokens = together(lambda: credentials.token(rejected=rejected))
+    more = made(cloud, kind, by=cloud.trainer) - 1
+    if is_young:
+        assert 1 <= more <= 1 + int(time.time()) - began
+    else:
+        assert more == len(set(tokens)) == 1
+        assert tokens[0] != rejected
+
+
+def first_of_a_second() -> None:
+    begins = math.floor(time.time()) + 1
+    wait_until(lambda: time.time() >= begins, "the next second", seconds=5)
+
+
+def test_a_thread_that_comes_late_with_an_old_token_gets_the_one_in_use(cloud: LocalCloud) -> None:
+    credentials = IAPCredentials(CLIENT, kind="access_token", key_file=cloud.key_file())
+    old = credentials.token()
+    new = credentials.token(rejected=old)
+    assert new != old
+    assert credentials.token(rejected=old) == new
+    assert credentials.token(rejected="another's") == new
+    assert len(cloud.tokens) == 2
+
+
+def test_a_failed_refresh_leaves_nothing_locked_and_the_next_call_tries_again(
+    cloud: LocalCloud,
+) -> None:
+    credentials = IAPCredentials(CLIENT, key_file=cloud.impersonated_file())
+    cloud.deny(cloud.user, on=cloud.trainer)
+    with pytest.raises(IAPCredentialsError):
+        credentials.token()
+    cloud.grant(cloud.user, to=cloud.trainer)
+    assert together(credentials.token)
+    assert made(cloud, "id_token", by=cloud.trainer) == 1
+
+
+# --- in time ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["id_token", "access_token"])
+def test_a_token_is_replaced_ahead_of_its_end_and_not_more_often_than_needed(
+    cloud: LocalCloud, kind: Kind
+) -> None:
+    cloud.token_lifetime = 1.5
+    credentials = IAPCredentials(CLIENT, kind=kind, key_file=cloud.key_file())
+    began = time.time()
+    seen: dict[str, float] = {}
+
+    def is_replaced_twice() -> bool:
+        asked = time.time()
+        token = credentials.token()
+        seen.setdefault(token, asked + 1.5 if kind == "access_token" else ends_of(token))
+        assert asked < seen[token], "a token was given out after its end"
+        return len(seen) == 3
+
+    wait_until(is_replaced_twice, "the third token", seconds=20)
+    shortest = 1.0  # an answer says `expires_in` in whole seconds
+    assert len(cloud.tokens) <= (time.time() - began) / shortest + 1
+
+
+def ends_of(token: str) -> float:
+    return float(jwt.decode(token, verify=False)["exp"])
+
+
+@pytest.mark.parametrize("offset", [-9000.0, 9000.0])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_token_lives_as_long_as_it_says_whatever_this_machines_clock_shows(
+    cloud: LocalCloud, kind: Kind, offset: float
+) -> None:
+    credentials = IAPCredentials(CLIENT, kind=kind, key_file=cloud.impersonated_file())
+    cloud.clock_offset = offset
+    bound = credentials.for_origin(cloud.url)
+    lifetime = bound.describe()["lifetime"]
+    assert 3590 <= float(lifetime.split()[0]) <= 3601
+    given_out = len(cloud.tokens)
+    assert bound.token() == bound.token()
+    assert len(cloud.tokens) == given_out
+
+
+# --- pickles and processes -------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Case:
+    file: str
+    kind: Kind
+
+
+CASES = [Case("key_file", "signed_jwt"), Case("impersonated_file", "id_token")]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.kind)
+def test_a_pickle_gives_working_credentials_and_holds_neither_token_nor_key(
+    cloud: LocalCloud, case: Case
+) -> None:
+    file = getattr(cloud, case.file)()
+    credentials = IAPCredentials(CLIENT, kind=case.kind, key_file=file).for_origin(cloud.url)
+    token = credentials.token()
+    pickled = pickle.dumps(credentials)
+
+    assert token.encode() not in pickled
+    info = json.loads(file.read_text())
+    for secret in ("private_key", "private_key_id", "client_secret", "refresh_token"):
+        for holder in (info, info.get("source_credentials", {})):
+            assert holder.get(secret, "not there").encode() not in pickled
+
+    get(cloud.url, pickle.loads(pickled)).raise_for_status()
+    assert cloud.requests[-1].token_kind == case.kind
+
+
+def token_in_a_new_process(credentials: IAPCredentials) -> str:
+    return credentials.describe()["account"]
+
+
+def test_a_spawned_process_gets_a_token_of_its_own(cloud: LocalCloud) -> None:
+    credentials = IAPCredentials(CLIENT, key_file=cloud.key_file())
+    credentials.token()
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as processes:
+        account = processes.submit(token_in_a_new_process, credentials).result(timeout=60)
+    assert account == cloud.trainer
+    assert len(cloud.tokens) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_child_forked_while_a_thread_fetches_gets_a_token_of_its_own(cloud: LocalCloud) -> None:
+    credentials = IAPCredentials(CLIENT, key_file=cloud.key_file())
+    # google-auth waits about a second before it asks again, and holds our lock as long.
+    cloud.fault("answer", path="/token", where="google", status=503, times=1)
+    with ThreadPoolExecutor(1) as threads:
+        fetch = threads.submit(credentials.token)
+        wait_until(lambda: bool(cloud.google_requests), "the first request")
+        assert not fetch.done()
+        told = in_a_forked_child(credentials.token)
+        assert fetch.result(timeout=20)
+    assert told == "a token"
+    assert len(cloud.tokens) == 2
+
+
+def in_a_forked_child(call: Callable[[], str]) -> str:
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(writing, b"a token" if call() else b"none")
+        except BaseException as error:  # noqa: BLE001 - told to the parent
+            os.write(writing, repr(error).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    try:
+        is_ready, _, _ = select.select([reading], [], [], 20)
+        return os.read(reading, 4096).decode() if is_ready else "nothing within 20 s"
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(reading)
+
+
+def test_a_forked_child_gets_a_token_of_its_own_and_leaves_the_parents_alone(
+    cloud: LocalCloud,
+) -> None:
+    credentials = IAPCredentials(CLIENT, key_file=cloud.key_file())
+    token = credentials.token()
+    assert in_a_forked_child(credentials.token) == "a token"
+    assert credentials.token() == token
+    assert len(cloud.tokens) == 2
+
+
+def test_credentials_for_an_origin_are_others_with_the_same_identity(cloud: LocalCloud) -> None:
+    credentials = IAPCredentials(key_file=cloud.key_file(), kind="signed_jwt")
+    one = credentials.for_origin("https://one.example.com").describe()
+    two = credentials.for_origin("https://two.example.com").describe()
+    assert one["audience"] == "https://one.example.com/*"
+    assert two["audience"] == "https://two.example.com/*"
+    assert one["account"] == two["account"] == cloud.trainer

@@ -1,0 +1,336 @@
+"""What is appended, and what of it is there after the process or the disk fails."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from disk_helpers import JUNK, Disk
+from mlflow_iap_callbacks.outbox.intake import Intake, Message, read_messages
+from own_log import said_by_us
+from waiting import wait_until
+
+_APPEND_UNTIL_KILLED = """
+import itertools, sys
+from pathlib import Path
+from mlflow_iap_callbacks.outbox.intake import Intake
+
+intake = Intake(Path(sys.argv[1]))
+for n in itertools.count():
+    intake.append(n, "metrics", (n, 2 * n, {"m": n / 7}))
+    print(n, flush=True)
+"""
+
+
+@pytest.fixture(params=Disk.KINDS)
+def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
+    with Disk.of_kind(request.param, tmp_path / "disk") as disk:
+        yield disk
+
+
+@pytest.fixture
+def stem(tmp_path: Path) -> Path:
+    return tmp_path / "journal"
+
+
+def _file(stem: Path, generation: int = 0) -> Path:
+    return Path(f"{stem}.{generation}.intake")
+
+
+def _append(intake: Intake, numbers: range, text: str = "") -> None:
+    for n in numbers:
+        assert intake.append(n, "tags", {"text": text})
+
+
+def _all(intake: Intake) -> list[Message]:
+    found: list[Message] = []
+    while messages := intake.take() or intake.take_from_memory():
+        found += messages
+    return found
+
+
+def _numbers(intake: Intake) -> list[int]:
+    return [number for number, _, _ in _all(intake)]
+
+
+# --- order -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_on_disk", [True, False])
+def test_messages_come_back_once_and_in_order(stem: Path, is_on_disk: bool) -> None:
+    intake = Intake(stem if is_on_disk else None)
+    for n in range(10):
+        assert intake.append(n, "metrics", (n, -n, {"ü": n / 7}))
+    expected = [[n, "metrics", [n, -n, {"ü": n / 7}]] for n in range(10)]
+    assert [list(message) for message in _all(intake)] == expected
+    assert _all(intake) == []
+    assert intake.appended == 10
+
+
+def test_each_thread_finds_its_messages_in_its_own_order(stem: Path) -> None:
+    intake = Intake(stem)
+    found: list[Message] = []
+    is_over = threading.Event()
+
+    def take() -> None:
+        while not is_over.is_set():
+            found.extend(intake.take())
+
+    def append(thread: int) -> None:
+        for n in range(1000):
+            intake.append(thread, "metrics", (n, n, {"m": 0.5}))
+
+    taker = threading.Thread(target=take)
+    taker.start()
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(append, range(8)))
+    is_over.set()
+    taker.join()
+    found += _all(intake)
+    for thread in range(8):
+        steps = [content[0] for number, _, content in found if number == thread]
+        assert steps == list(range(1000))
+
+
+def test_the_server_is_what_each_file_begins_with(stem: Path) -> None:
+    Intake(stem, server="http://server").append(1, "tags", {})
+    Intake(stem, server="http://server").append(2, "tags", {})
+    messages = [tuple(message) for message in read_messages(_file(stem), 0)]
+    assert messages == [(0, "journal", "http://server"), (1, "tags", {}), (2, "tags", {})]
+
+
+# --- what is taken ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [np.float32(0.5), np.float64(0.5), np.int8(1), np.array(0.5)])
+def test_a_number_of_any_library_is_taken(stem: Path, value: object) -> None:
+    intake = Intake(stem)
+    intake.append(1, "metrics", (0, 0, {"m": value}))
+    ((_, _, (_, _, values)),) = _all(intake)
+    assert values == {"m": float(value)}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [(object(), TypeError), (1j, TypeError), ("\ud800", ValueError), (10**400, OverflowError)],
+)
+def test_what_is_no_plain_data_is_refused_and_leaves_nothing_behind(
+    stem: Path, value: object, error: type[Exception]
+) -> None:
+    intake = Intake(stem)
+    with pytest.raises(error):
+        intake.append(1, "metrics", (0, 0, {"before": 1.0, "m": value}))
+    _append(intake, range(2, 4))
+    assert (_numbers(intake), intake.appended) == ([2, 3], 2)
+
+
+def test_a_closed_intake_takes_nothing(stem: Path) -> None:
+    intake = Intake(stem)
+    intake.close()
+    assert not intake.append(1, "tags", {})
+    assert intake.appended == 0
+
+
+def test_a_file_is_for_its_owner_only(stem: Path) -> None:
+    mask = os.umask(0)
+    try:
+        Intake(stem)
+    finally:
+        os.umask(mask)
+    assert _file(stem).stat().st_mode & 0o777 == 0o600
+
+
+# --- a process that is killed ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lines", [1, 10, 500, 5000])
+def test_what_was_appended_survives_the_kill_of_its_process(stem: Path, lines: int) -> None:
+    command = [sys.executable, "-c", _APPEND_UNTIL_KILLED, str(stem)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for _ in range(lines):
+            process.stdout.readline()
+        process.kill()
+        rest = process.stdout.read()
+    appended = lines + rest.count("\n")
+    found = _all(Intake(stem))
+    assert found == [(n, "metrics", [n, 2 * n, {"m": n / 7}]) for n in range(len(found))]
+    assert appended <= len(found) <= appended + 1  # killed before it could say so
+
+
+@pytest.mark.parametrize("left", [1, 5, -1])
+def test_a_message_that_was_cut_off_is_all_that_is_lost(stem: Path, left: int) -> None:
+    intake = Intake(stem)
+    _append(intake, range(9))
+    whole = _file(stem).stat().st_size
+    _append(intake, range(9, 10))
+    size = _file(stem).stat().st_size
+    left = left % (size - whole)
+    os.truncate(_file(stem), whole + left)
+
+    intake = Intake(stem)
+    assert _numbers(intake) == list(range(9))
+    assert intake.cut_off() == left
+    assert intake.cut_off() == 0
+    _append(intake, range(20, 22))
+    assert _numbers(intake) == [20, 21]
+    assert _numbers(Intake(stem)) == [*range(9), 20, 21]
+
+
+@pytest.mark.parametrize("junk", JUNK.values(), ids=JUNK)
+def test_garbage_ends_what_can_be_read_and_hinders_nothing_new(
+    stem: Path, junk: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    intake = Intake(stem)
+    _append(intake, range(5))
+    whole = _file(stem).read_bytes()
+    _file(stem).write_bytes(whole + junk + whole)
+
+    intake = Intake(stem)
+    taken = _numbers(intake)
+    assert taken[:5] == list(range(5))
+    # What could be the beginning of a long message is only found to be none at the end.
+    assert ("is damaged" in " ".join(said_by_us(caplog))) != (intake.cut_off() > 0)
+    _append(intake, range(10, 12))
+    assert _numbers(intake) == [10, 11]
+
+
+@pytest.mark.parametrize("junk", JUNK.values(), ids=JUNK)
+def test_reading_alone_ends_at_garbage_too(stem: Path, junk: bytes) -> None:
+    _append(Intake(stem), range(5))
+    before = _file(stem).read_bytes() + junk
+    _file(stem).write_bytes(before)
+    assert [number for number, _, _ in read_messages(_file(stem), 0)] == list(range(5))
+    assert _file(stem).read_bytes() == before
+
+
+# --- a disk that is full ---------------------------------------------------------------------
+
+
+def test_a_full_disk_is_told_once_and_memory_takes_over_until_there_is_room(
+    disk: Disk, caplog: pytest.LogCaptureFixture
+) -> None:
+    intake = Intake(disk.folder / "journal")
+    _append(intake, range(100))
+    disk.fill()
+    _append(intake, range(100, 1000))
+    assert intake.in_memory > 0
+    disk.free()
+    _append(intake, range(1000, 1010))  # behind those in memory, though there is room again
+    assert _numbers(intake) == list(range(1010))
+    assert intake.in_memory == 0
+
+    place = (intake.generation, intake.offset)
+    _append(intake, range(2000, 2010))
+    assert intake.in_memory == 0
+    assert _numbers(Intake(disk.folder / "journal", *place)) == list(range(2000, 2010))
+    disk.fill()
+    _append(intake, range(3000, 4000))
+    assert intake.in_memory > 0
+    (told,) = said_by_us(caplog)
+    assert f"{disk.folder} takes no more of what is logged" in told
+    assert "MLFLOW_IAP_OUTBOX" in told
+
+
+def test_memory_does_not_overtake_what_reached_the_disk_before_it(stem: Path) -> None:
+    intake = Intake(stem)
+    found = intake.take()
+    _append(intake, range(1))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        _append(intake, range(1, 2))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    found += intake.take_from_memory()
+    assert [number for number, _, _ in found] + _numbers(intake) == [0, 1]
+
+
+def test_a_message_that_the_disk_takes_half_of_is_not_read_twice(stem: Path) -> None:
+    intake = Intake(stem)
+    _append(intake, range(5), "text")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (_file(stem).stat().st_size + 3, hard))
+    try:
+        _append(intake, range(5, 7), "text")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert intake.in_memory == 2
+    assert _numbers(intake) == list(range(7))
+    _append(intake, range(7, 9), "text")
+    assert _numbers(intake) == [7, 8]
+    assert [number for number, _, _ in read_messages(_file(stem), 0)] == [*range(5), 7, 8]
+
+
+def test_what_neither_disk_nor_memory_has_room_for_is_counted_and_told_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    intake = Intake(None)
+    _append(intake, range(100), "x" * 1_000_000)
+    kept = intake.in_memory
+    assert 10 <= kept <= 16
+    assert (intake.lost, intake.appended) == (100 - kept, kept)
+    assert _numbers(intake) == list(range(kept))
+    (told,) = said_by_us(caplog)
+    assert "is lost" in told
+    _append(intake, range(kept), "x" * 1_000_000)  # there is room again
+    assert (_numbers(intake), intake.lost) == (list(range(kept)), 100 - kept)
+
+
+# --- a file that gets long -------------------------------------------------------------------
+
+
+def test_a_long_file_is_left_once_all_of_it_is_taken(stem: Path) -> None:
+    intake = Intake(stem, server="s")
+    _append(intake, range(5), "x" * 1_000_000)
+    assert intake.start_new_file() is None
+    taken = intake.take()
+    assert intake.start_new_file() is None
+    taken += _all(intake)
+    assert intake.start_new_file() == _file(stem)
+    assert (intake.generation, intake.offset) == (1, 0)
+    _append(intake, range(5, 8))
+    taken += _all(intake)
+    assert [number for number, kind, _ in taken if kind != "journal"] == list(range(8))
+    assert [number for number, _, _ in read_messages(_file(stem, 1), 0)] == [0, 5, 6, 7]
+
+
+def test_a_short_file_is_gone_on_with(stem: Path) -> None:
+    intake = Intake(stem)
+    _append(intake, range(5))
+    _all(intake)
+    assert intake.start_new_file() is None
+    assert not intake.go_to_next_file()
+
+
+def test_threads_go_on_appending_while_files_are_left(stem: Path) -> None:
+    intake = Intake(stem)
+    found: list[Message] = []
+    is_over = threading.Event()
+
+    def append() -> None:
+        for n in range(400):
+            intake.append(n, "tags", {"text": "x" * 50_000})
+        is_over.set()
+
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(append)
+
+        def is_done() -> bool:
+            last = is_over.is_set()
+            found.extend(intake.take())
+            if old := intake.start_new_file():
+                old.unlink()
+            return last and intake.generation > 0 and not intake.take()
+
+        wait_until(is_done, "all is taken")
+    assert [number for number, _, _ in found] == list(range(400))
