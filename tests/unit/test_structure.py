@@ -38,8 +38,8 @@ _OWNERS = {
     "platformdirs": {"outbox.journals"},
     "sqlite3": {"outbox.database", "outbox.journals", "outbox.rescue"},
     "tenacity": {"iap.retry"},
-    "optuna": {"optuna.callback", "optuna.plots", "optuna.study_run"},
-    "lightgbm": {"lightgbm.params", "lightgbm.results"},
+    "optuna": {"optuna.plots", "optuna.study_run", "optuna.track_in_mlflow"},
+    "lightgbm": {"lightgbm.finished_model", "lightgbm.params"},
     "matplotlib": {"lightgbm.plots", "optuna.plots"},
     "aiohttp": set(),
 }

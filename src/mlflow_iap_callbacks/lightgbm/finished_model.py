@@ -1,14 +1,12 @@
-"""What only the finished model knows: importance, pictures, tables, trees, and the model itself."""
+"""What is logged of a finished model: importance, plots, tables, trees, and the model itself."""
 
 from __future__ import annotations
 
 import csv
-import logging
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -19,13 +17,12 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from ..delivery.never_raising import never_raising
 from ..delivery.run_writer import RunWriter
 from .boosters import boosters_of, is_cv
 
-_logger = logging.getLogger(__name__)
-
 _FOLDER = "lightgbm"
-_MOST_SHOWN = 30  # features in a picture
+_MOST_SHOWN = 30  # features in a plot
 _EXAMPLE_ROWS = 5
 _MOST_NAMED = 1000  # features that a signature names
 _CLASSES = ("binary", "multiclass", "multiclassova")
@@ -37,13 +34,13 @@ _REGRESSION = (
 
 @dataclass
 class Wanted:
-    """What is to be logged of a finished model.
+    """What to log of a finished model.
 
     Args:
-        model: whether it itself is.
-        registered_model_name: in the registry, if it is to be there.
-        pictures: whether they are drawn.
-        trees: how many, the first ones.
+        model: Whether to log the model itself.
+        registered_model_name: Registered model that gets it as a new version, if any.
+        pictures: Whether to draw plots.
+        trees: Number of trees.
     """
 
     model: bool
@@ -52,14 +49,8 @@ class Wanted:
     trees: int
 
 
-class Results:
-    """Logs them to a run, each with a word on a terminal while it takes its time.
-
-    Args:
-        run: to log to.
-        model: a Booster or a CVBooster.
-        objective: in LightGBM's words.
-    """
+class FinishedModel:
+    """Logs a finished Booster or CVBooster, whose ``objective`` has LightGBM's canonical name."""
 
     def __init__(self, run: RunWriter, model: Any, objective: str) -> None:
         self._run = run
@@ -78,57 +69,54 @@ class Results:
         X: Any = None,
         y: Any = None,
     ) -> None:
-        """Log all that is wanted and can be had; what cannot is told.
+        """Log all that is wanted, one step after the other; a step that fails leaves a warning.
 
         Args:
-            wanted: of it.
-            samples: of the learning curves: step, and values by data set and metric.
-            best_iteration: as LightGBM has it; 0 for none.
-            estimator: of scikit-learn's kind, if the model is its.
-            X: data to predict, for signature, example, and what follows.
-            y: what is true of it, for confusion matrix or residuals.
+            wanted: What to log.
+            samples: Points of the learning curves, as in ``Curves.samples``.
+            best_iteration: LightGBM's ``best_iteration``; 0 for none.
+            estimator: The scikit-learn estimator that has the model, if any.
+            X: Data for signature, input example and predictions.
+            y: True values for ``X``.
         """
-        with tempfile.TemporaryDirectory(prefix="mlflow-iap-lightgbm-") as name, _progress() as say:
+        console = Console(file=sys.stderr)
+        with (
+            tempfile.TemporaryDirectory(prefix="mlflow-iap-lightgbm-") as name,
+            console.status("") as line,
+        ):
             folder = Path(name) / _FOLDER
             folder.mkdir()
             rows = self._importance()
-            steps: list[tuple[str, bool, Callable[[], None]]] = [
-                ("feature importance", True, lambda: _write_importance(rows, folder)),
-                (
-                    "a picture of the feature importance",
-                    wanted.pictures,
-                    lambda: _pictures().draw_importance(
-                        rows[:_MOST_SHOWN], len(rows), folder / "feature_importance.png"
-                    ),
-                ),
-                (
-                    "a picture of the learning curves",
-                    wanted.pictures,
-                    lambda: _pictures().draw_curves(
-                        samples, best_iteration, folder / "learning_curves.png"
-                    ),
-                ),
-                (
-                    "predictions",
-                    X is not None and y is not None and not self._is_cv,
-                    lambda: self._judge(estimator, X, y, folder, draws=wanted.pictures),
-                ),
-                ("trees", wanted.trees > 0, lambda: self._write_trees(wanted.trees, folder)),
-                ("the files", True, lambda: self._run.log_artifact(folder)),
-                (
-                    "the model",
-                    wanted.model and not self._is_cv,
-                    lambda: self._log_model(X, wanted.registered_model_name, Path(name) / "model"),
-                ),
-            ]
-            for what, is_wanted, do in steps:
-                if is_wanted:
-                    say(what)
-                    with _telling(what):
-                        do()
+            steps: dict[str, Callable[[], None]] = {
+                "the feature importance": lambda: _write_table(
+                    folder / "feature_importance.csv", ("feature", "gain", "split"), rows
+                )
+            }
+            if wanted.pictures:
+                steps["the plot of the feature importance"] = lambda: _plots().draw_importance(
+                    rows[:_MOST_SHOWN], len(rows), folder / "feature_importance.png"
+                )
+                steps["the plot of the learning curves"] = lambda: _plots().draw_curves(
+                    samples, best_iteration, folder / "learning_curves.png"
+                )
+            if X is not None and y is not None and not self._is_cv:
+                steps["the predictions"] = lambda: self._compare(
+                    estimator, X, y, folder, draws=wanted.pictures
+                )
+            if wanted.trees > 0:
+                steps["the trees"] = lambda: self._write_trees(wanted.trees, folder)
+            steps["the files"] = lambda: self._run.log_artifact(folder)
+            if wanted.model and not self._is_cv:
+                steps["the model"] = lambda: self._log_model(
+                    X, wanted.registered_model_name, Path(name) / "model"
+                )
+            for what, do in steps.items():
+                line.update(f"LightGBM: logging {what}")
+                with never_raising(f"{what} of a LightGBM training"):
+                    do()
 
     def _importance(self) -> list[tuple[str, float, float]]:
-        """Feature, gain, split; of a cross-validation the means."""
+        """Feature, gain and split, the highest gain first; means for a cross-validation."""
         gain, split = (
             np.mean([each.feature_importance(kind) for each in self._boosters], axis=0)
             for kind in ("gain", "split")
@@ -137,8 +125,8 @@ class Results:
         order = np.argsort(-gain, kind="stable")
         return [(names[at], float(gain[at]), float(split[at])) for at in order]
 
-    def _judge(self, estimator: Any, X: Any, y: Any, folder: Path, *, draws: bool) -> None:
-        """Confusion matrix of classes, residuals of numbers."""
+    def _compare(self, estimator: Any, X: Any, y: Any, folder: Path, *, draws: bool) -> None:
+        """Compare predictions with true values: confusion matrix of classes, or residuals."""
         true = np.asarray(y).ravel()
         if self._objective in _CLASSES:
             predicted = _classes(self._booster.predict(X) if estimator is None else estimator, X)
@@ -149,7 +137,7 @@ class Results:
             rows = ([name, *row] for name, row in zip(names, counts.tolist(), strict=True))
             _write_table(folder / "confusion_matrix.csv", ["true \\ predicted", *names], rows)
             if draws:
-                _pictures().draw_confusion(counts, names, folder / "confusion_matrix.png")
+                _plots().draw_confusion(counts, names, folder / "confusion_matrix.png")
         elif self._objective in _REGRESSION:
             predicted = np.asarray(self._booster.predict(X), dtype=float).ravel()
             true = true.astype(float)
@@ -159,7 +147,7 @@ class Results:
             of_each = zip(quantiles, found.tolist(), strict=True)
             _write_table(folder / "residuals.csv", ["quantile", "true - predicted"], of_each)
             if draws:
-                _pictures().draw_residuals(predicted, true, folder / "residuals.png")
+                _plots().draw_residuals(predicted, true, folder / "residuals.png")
 
     def _write_trees(self, most: int, folder: Path) -> None:
         trees = self._booster.trees_to_dataframe()
@@ -173,15 +161,15 @@ class Results:
             (folder / f"tree_{number}.svg").write_bytes(graph.pipe(format="svg"))
 
     def _log_model(self, X: Any, registered_name: str | None, folder: Path) -> None:
-        from mlflow import lightgbm as flavour
+        from mlflow import lightgbm as flavor
 
         head = None if X is None else X[:_EXAMPLE_ROWS]
-        flavour.save_model(
+        flavor.save_model(
             self._booster,
             folder,
             signature=self._signature(head),
             input_example=head,
-            # MLflow would load the model in a process of its own to find them, for 8 seconds.
+            # To infer them, MLflow would load the model in another process, for 8 seconds.
             pip_requirements=[
                 f"{name}=={version(name)}"
                 for name in ("mlflow", "lightgbm", "numpy", "pandas", "scikit-learn", "scipy")
@@ -206,21 +194,16 @@ class Results:
 
 
 def _classes(found: Any, X: Any) -> Any:
-    """Predicted classes: an estimator's own labels, or numbers from a booster's probabilities."""
+    """Classes that an estimator predicts, or numbers of classes from a booster's probabilities."""
     if hasattr(found, "predict"):
         return np.asarray(found.predict(X)).ravel()
     return found.argmax(axis=1) if found.ndim > 1 else (found > 0.5).astype(int)
 
 
-def _pictures() -> ModuleType:
-    """Imported when one is drawn: matplotlib takes its time."""
-    from . import plots as lightgbm_pictures
+def _plots() -> ModuleType:
+    from . import plots  # matplotlib takes its time
 
-    return lightgbm_pictures
-
-
-def _write_importance(rows: Iterable[tuple[str, float, float]], folder: Path) -> None:
-    _write_table(folder / "feature_importance.csv", ["feature", "gain", "split"], rows)
+    return plots
 
 
 def _write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -228,19 +211,3 @@ def _write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[obje
         table = csv.writer(file)
         table.writerow(header)
         table.writerows(rows)
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str], None]]:
-    """A line on a terminal, gone when all is done."""
-    console = Console(file=sys.stderr)
-    with console.status("") as line:
-        yield lambda what: line.update(f"LightGBM: logging {what}")
-
-
-@contextmanager
-def _telling(what: str) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # noqa: BLE001 - no program ends because of its log
-        _logger.warning("Of the LightGBM model, %s could not be logged: %s", what, error)
