@@ -250,7 +250,8 @@ class IAPMLflowCallback:
             As ``flush``.
         """
         study_runs = list(self._study_runs.values())
-        reporter.report(with_plots=True, only=study_runs)
+        reporter.report(only=study_runs)
+        reporter.draw(only=study_runs)
         for study_run in study_runs:
             study_run.close()
         is_done = self.flush()

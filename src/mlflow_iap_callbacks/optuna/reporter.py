@@ -15,7 +15,7 @@ from .study_run import StudyRun
 # Seconds between two reports, and between two sets of plots.
 REPORT_EVERY, DRAW_EVERY = 30.0, 600.0
 _TICK = 0.5  # seconds; a link is shown this soon
-# Largest share of the time that reports may take, no matter how many trials a study has.
+# Largest share of the time that either may take, no matter how many trials a study has.
 MOST_SHARE = 0.02
 # Plots are not drawn when the process exits with fewer seconds left than this.
 _SECONDS_TO_DRAW = 20.0
@@ -42,42 +42,37 @@ class Reporter:
                 self._reset()
             self._unreported[study_run] = self._undrawn[study_run] = None
             if self._thread is None:
+                self._report_at = self._now() + REPORT_EVERY
+                self._draw_at = self._now() + DRAW_EVERY
                 self._start()
 
-    def report(self, *, with_plots: bool, only: Sequence[StudyRun] | None = None) -> None:
-        """Report on the studies that have changed since their last report.
-
-        Args:
-            with_plots: Whether to draw those that have changed since they were last drawn.
-            only: Studies to report on. Default: all.
-        """
+    def report(self, only: Sequence[StudyRun] | None = None) -> None:
+        """Report on those studies, by default all, that have changed since their last report."""
         for study_run in _taken(self._unreported, only):
             _write(study_run, study_run.report)
-        for study_run in _taken(self._undrawn, only) if with_plots else ():
+
+    def draw(self, only: Sequence[StudyRun] | None = None) -> None:
+        """Draw those studies, by default all, that have changed since they were drawn."""
+        for study_run in _taken(self._undrawn, only):
             _write(study_run, study_run.draw)
 
     def tick(self) -> None:
-        """Show the links that have become known, and report if it is time to."""
+        """Show the links that have become known; report and draw when it is time to."""
         for study_run in list(self._undrawn):
             _write(study_run, study_run.show_link)
-        began = self._now()
-        if began < self._report_at:
-            return
-        is_time_to_draw = began >= self._draw_at
-        self.report(with_plots=is_time_to_draw)
-        now = self._now()
-        rest = (now - began) / MOST_SHARE
-        if is_time_to_draw:
-            self._draw_at = now + max(DRAW_EVERY, rest)
-            rest = 0.0
-        self._report_at = now + max(REPORT_EVERY, rest)
+        if self._now() >= self._report_at:
+            self._report_at = self._next_time(self.report, REPORT_EVERY)
+        if self._now() >= self._draw_at:
+            self._draw_at = self._next_time(self.draw, DRAW_EVERY)
 
     def at_exit(self, seconds: float) -> None:
         """Report a last time, if any of the ``seconds`` before the exit are left."""
         if self._pid == os.getpid() and seconds > 0:
+            self.report()
             # The workers of a sweep would all draw the same plots.
             is_worker = multiprocessing.parent_process() is not None
-            self.report(with_plots=seconds >= _SECONDS_TO_DRAW and not is_worker)
+            if seconds >= _SECONDS_TO_DRAW and not is_worker:
+                self.draw()
         self._reset()
 
     def _reset(self) -> None:
@@ -87,18 +82,19 @@ class Reporter:
         self._unreported: dict[StudyRun, None] = {}
         self._undrawn: dict[StudyRun, None] = {}
 
+    def _next_time(self, work: Callable[[], None], every: float) -> float:
+        began = self._now()
+        work()
+        now = self._now()
+        return now + max(every, (now - began) / MOST_SHARE)
+
     def _start(self) -> None:
-        self._report_at = self._now() + REPORT_EVERY
-        self._draw_at = self._now() + DRAW_EVERY
-        self._thread = threading.Thread(
-            target=self._work, args=(self._pid,), name="mlflow-iap-study", daemon=True
-        )
+        self._thread = threading.Thread(target=self._work, name="mlflow-iap-study", daemon=True)
         self._thread.start()
 
-    def _work(self, pid: int) -> None:
-        tick = threading.Event()
-        while threading.current_thread() is self._thread and pid == os.getpid():
-            tick.wait(_TICK)
+    def _work(self) -> None:
+        pause = threading.Event()
+        while not pause.wait(_TICK) and threading.current_thread() is self._thread:
             self.tick()
 
 
