@@ -84,5 +84,5 @@ def _is_same(given: Any, used: str) -> bool:
         return used == ",".join(map(str, given))
     try:
         return math.isclose(float(given), float(used), rel_tol=1e-5)
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         return str(given) == used

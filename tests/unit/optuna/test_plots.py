@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def test_that_the_process_fails_is_an_error_with_its_last_line(
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\ncat >/dev/null\necho first >&2\necho no such thing >&2\nexit 1\n")
     python.chmod(0o755)
-    monkeypatch.setattr(plots.sys, "executable", str(python))
+    monkeypatch.setattr(sys, "executable", str(python))
     with (
         pytest.raises(OSError, match=r"plots could not be drawn: no such thing"),
         plots.draw(new_study(), ["value"]),
