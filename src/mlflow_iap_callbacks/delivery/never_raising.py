@@ -11,7 +11,7 @@ class never_raising:
     """Context manager that logs an exception as a warning instead of raising it.
 
     Args:
-        what: What is being logged, as in "Could not log WHAT".
+        what: what is being logged, as in "Could not log WHAT".
     """
 
     def __init__(self, what: str) -> None:

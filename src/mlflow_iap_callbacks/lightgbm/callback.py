@@ -44,30 +44,30 @@ class IAPLightGBMCallback:
     the first one logs.
 
     Args:
-        run: Run to log to, which is left open: ``IAPMLflowCallback.run(trial)``, a run id, or
+        run: run to log to, which is left open: ``IAPMLflowCallback.run(trial)``, a run id, or
             ``mlflow.active_run()``. Default: a new run for each training.
-        tracking_uri: URI of the MLflow server. Default: MLFLOW_TRACKING_URI.
-        experiment_name: Experiment of new runs. Default: MLflow's active one
+        tracking_uri: URI of the MLflow server. Default: MLflow's own (MLFLOW_TRACKING_URI).
+        experiment_name: experiment of new runs. Default: MLflow's active one
             (``mlflow.set_experiment``, MLFLOW_EXPERIMENT_ID, MLFLOW_EXPERIMENT_NAME), else
             *Default*.
-        run_name: Name of new runs. Default: a name that MLflow makes up.
-        tags: Tags of new runs.
-        client: MlflowClient to use instead of ``IAPMlflowClient(tracking_uri)``.
-        max_points: Most points of a curve, at least 3, including the best and the last. Default:
+        run_name: name of new runs. Default: a name that MLflow makes up.
+        tags: tags of new runs.
+        client: an MlflowClient to use instead of ``IAPMlflowClient(tracking_uri)``.
+        max_points: most points of a curve, at least 3, including the best and the last. Default:
             all.
-        fold_curves: Whether to log a curve for each fold of ``lgb.cv``, as ``SET-METRIC-foldN``.
+        fold_curves: whether to log a curve for each fold of ``lgb.cv``, as ``SET-METRIC-foldN``.
             Off by default, because the folds are evaluated a second time for it.
-        log_datasets: Whether to log the data sets as inputs of new runs, with shape, features and a
+        log_datasets: whether to log the data sets as inputs of new runs, with shape, features and a
             digest that includes 10,000 labels.
-        log_model: Whether to log a finished booster in MLflow's lightgbm flavor.
-        registered_model_name: Registered model that gets the booster as a new version. Default:
+        log_model: whether to log a finished booster in MLflow's lightgbm flavor.
+        registered_model_name: registered model that gets the booster as a new version. Default:
             none.
-        log_pictures: Whether to draw plots of a finished booster.
-        log_trees: Number of trees of a finished booster to log, as a table and, if Graphviz is
+        log_pictures: whether to draw plots of a finished booster.
+        log_trees: number of trees of a finished booster to log, as a table and, if Graphviz is
             installed, as pictures.
 
     Raises:
-        IAPConfigurationError: As ``IAPMlflowClient`` raises it.
+        IAPConfigurationError: as ``IAPMlflowClient`` raises it.
         ValueError: ``max_points`` is less than 3.
 
     Examples:
@@ -155,9 +155,9 @@ class IAPLightGBMCallback:
         Args:
             booster: A Booster, a CVBooster, or a fitted estimator of ``lightgbm.sklearn`` or
                 ``lightgbm.dask``. If this callback did not log its training, it gets a new run.
-            X: Shape (rows, features). Data for the model's signature, and for its input example,
+            X: shape (rows, features). Data for the model's signature, and for its input example,
                 the first five rows.
-            y: Shape (rows,). True values for ``X``, for a confusion matrix or for residuals.
+            y: shape (rows,). True values for ``X``, for a confusion matrix or for residuals.
         """
         model = getattr(booster, "booster_", booster)
         estimator = booster if model is not booster else None
@@ -194,7 +194,7 @@ class IAPLightGBMCallback:
         """Wait until all records are delivered.
 
         Args:
-            timeout: Seconds to wait, None for no limit. The default is longer than the restart of
+            timeout: seconds to wait, None for no limit. The default is longer than the restart of
                 an App Engine instance.
 
         Returns:

@@ -30,10 +30,7 @@ class _Point(NamedTuple):
 class Curves:
     """Logs the curves of one training, and keeps their best and last points.
 
-    Args:
-        run: Run to log to.
-        env: First iteration.
-        max_points: Most points of a curve, at least 3; None for all.
+    ``env`` is the first iteration. A curve gets at most ``max_points``, at least 3; None for all.
     """
 
     def __init__(self, run: RunWriter, env: CallbackEnv, max_points: int | None) -> None:
@@ -59,8 +56,8 @@ class Curves:
         """Log an iteration.
 
         Args:
-            env: The iteration.
-            folds: Data set, metric, number and value of each fold of a cross-validation.
+            env: the iteration.
+            folds: data set, metric, number and value of each fold of a cross-validation.
         """
         now, time_ms, step = time.perf_counter(), now_ms(), env.iteration
         values = self._values(env.evaluation_result_list or (), step, time_ms)

@@ -20,10 +20,10 @@ class LightGBMData(Dataset):
     """A ``lightgbm.Dataset`` in training, when LightGBM may have freed the raw data.
 
     Args:
-        data: The constructed data set.
-        name: Its name.
-        names: Names of the features.
-        infos: Range (``[0:1]``) or categories (``1:2:3``) of each feature.
+        data: the constructed data set.
+        name: its name.
+        names: names of the features.
+        infos: range (``[0:1]``) or categories (``1:2:3``) of each feature.
     """
 
     profile = schema = None  # they are in ``to_dict``

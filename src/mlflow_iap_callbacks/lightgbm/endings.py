@@ -20,11 +20,7 @@ class Ending:
 
     ``lgb.train`` and ``lgb.cv`` keep the callbacks in a set of their own. It is freed when they
     return, after the model got its ``best_score``, or when the exception that they raised is freed.
-
-    Args:
-        model: The Booster or CVBooster in training.
-        engine: Frame of ``lgb.train`` or ``lgb.cv``, if found.
-        on_end: Called at the end of the training, in any thread.
+    Then ``on_end`` is called, in any thread. ``engine`` is their frame, if it was found.
     """
 
     def __init__(self, model: Any, engine: FrameType | None, on_end: Callable[[], None]) -> None:

@@ -37,10 +37,10 @@ class Wanted:
     """What to log of a finished model.
 
     Args:
-        model: Whether to log the model itself.
-        registered_model_name: Registered model that gets it as a new version, if any.
-        pictures: Whether to draw plots.
-        trees: Number of trees.
+        model: whether to log the model itself.
+        registered_model_name: registered model that gets it as a new version, if any.
+        pictures: whether to draw plots.
+        trees: number of trees.
     """
 
     model: bool
@@ -72,12 +72,12 @@ class FinishedModel:
         """Log all that is wanted, one step after the other; a step that fails leaves a warning.
 
         Args:
-            wanted: What to log.
-            samples: Points of the learning curves, as in ``Curves.samples``.
+            wanted: what to log.
+            samples: points of the learning curves, as in ``Curves.samples``.
             best_iteration: LightGBM's ``best_iteration``; 0 for none.
-            estimator: The scikit-learn estimator that has the model, if any.
-            X: Data for signature, input example and predictions.
-            y: True values for ``X``.
+            estimator: the scikit-learn estimator that has the model, if any.
+            X: data for signature, input example and predictions.
+            y: true values for ``X``.
         """
         console = Console(file=sys.stderr)
         with (

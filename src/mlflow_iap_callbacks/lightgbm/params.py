@@ -44,11 +44,7 @@ def params_of(given: Mapping[str, Any], used: Mapping[str, str]) -> dict[str, An
     """The given params, by the names they were given under and by their canonical names.
 
     If LightGBM used another value than the one given by a canonical name, ``NAME`` has the value
-    used and ``given.NAME`` the value given.
-
-    Args:
-        given: Params given to ``lgb.train``.
-        used: Result of ``used_in``.
+    used and ``given.NAME`` the value given. ``used`` is what ``used_in`` returns.
     """
     params: dict[str, Any] = {}
     for name, value in given.items():

@@ -27,9 +27,9 @@ def draw_importance(rows: Sequence[tuple[str, float, float]], total: int, path: 
     """Draw bars of gain and split.
 
     Args:
-        rows: Feature, gain and split of the features shown, the most important first.
-        total: Number of all features.
-        path: File to write.
+        rows: feature, gain and split of the features shown, the most important first.
+        total: number of all features.
+        path: file to write.
     """
     figure = Figure(figsize=(10, 1.3 + 0.24 * len(rows)), layout="constrained")
     names = [_shortened(row[0], 40) for row in rows]
@@ -53,9 +53,9 @@ def draw_curves(
     """Draw a panel for each metric, with a curve for each data set.
 
     Args:
-        samples: Step, and values by data set and metric. Without values, nothing is drawn.
+        samples: step, and values by data set and metric. Without values, nothing is drawn.
         best_iteration: LightGBM's ``best_iteration``; 0 for none.
-        path: File to write.
+        path: file to write.
     """
     by_metric: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for step, values in samples:

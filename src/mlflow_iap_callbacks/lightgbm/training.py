@@ -24,15 +24,8 @@ if TYPE_CHECKING:
 class Training:
     """Logs a training, and ends its run unless that belongs to others.
 
-    Args:
-        run: Run to log to.
-        env: First iteration.
-        engine: Frame of ``lgb.train`` or ``lgb.cv``, if found.
-        is_own: Whether the run belongs to this training.
-        keeps_model: Whether to keep the model, and the run open, until ``finish``.
-        fold_curves: Whether to log a curve for each fold of a cross-validation.
-        max_points: Most points of a curve; None for all.
-        log_datasets: Whether to log the data sets as inputs of the run.
+    ``env`` is the first iteration, and ``engine`` the frame of ``lgb.train`` or ``lgb.cv``, if it
+    was found. With ``keeps_model``, the model is kept and the run left open until ``finish``.
     """
 
     def __init__(

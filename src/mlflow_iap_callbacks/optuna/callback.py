@@ -51,28 +51,29 @@ class IAPMLflowCallback:
     pickled, and sends its records from each process.
 
     Args:
-        tracking_uri: URI of the MLflow server. Default: MLFLOW_TRACKING_URI.
-        metric_name: Name of the objective value. For several values, a sequence of names, or one
+        tracking_uri: URI of the MLflow server. Default: MLflow's own (MLFLOW_TRACKING_URI).
+        metric_name: name of the objective value. For several values, a sequence of names, or one
             name that is numbered (``loss_0``, ``loss_1``). Default: ``study.metric_names`` if set,
             else ``value``.
-        create_experiment: Log to an experiment with the study's name, which is created if it does
+        create_experiment: log to an experiment with the study's name, which is created if it does
             not exist. If False, log to ``mlflow_kwargs["experiment_id"]``, else to MLflow's active
             experiment (``mlflow.set_experiment``, MLFLOW_EXPERIMENT_ID, MLFLOW_EXPERIMENT_NAME),
             else to *Default*.
         mlflow_kwargs: ``experiment_id``, ``run_name``, ``tags``, ``description`` and
             ``parent_run_id`` of the trials' runs. With ``nested=True`` the parent is the run that
             is active in MLflow's fluent API.
-        tag_study_user_attrs: Whether to tag each trial's run with the study's user attributes, too.
-        tag_trial_user_attrs: Whether to tag a trial's run with the trial's user attributes.
-        experiment_name: Experiment to log to, instead of the one with the study's name.
-        tags: Tags of each run.
-        client: MlflowClient to use instead of ``IAPMlflowClient(tracking_uri)``.
-        study_run: Whether the study has a run of its own, with the number of trials in each state,
+        tag_study_user_attrs: whether to tag each trial's run with the study's user attributes. Off
+            by default, because the study's run has them.
+        tag_trial_user_attrs: whether to tag a trial's run with the trial's user attributes.
+        experiment_name: experiment to log to, instead of the one with the study's name.
+        tags: tags of each run.
+        client: an MlflowClient to use instead of ``IAPMlflowClient(tracking_uri)``.
+        study_run: whether the study has a run of its own, with the number of trials in each state,
             the best value so far, plots and a table of the trials. If False, the trials' runs have
             no parent, as with ``optuna_integration.MLflowCallback``.
 
     Raises:
-        IAPConfigurationError: As ``IAPMlflowClient`` raises it.
+        IAPConfigurationError: as ``IAPMlflowClient`` raises it.
         TypeError: ``metric_name`` is neither a name nor a sequence of names.
 
     Examples:
@@ -143,8 +144,8 @@ class IAPMLflowCallback:
         The run ends when the trial does.
 
         Args:
-            trial: The trial.
-            study: The study, which only a FrozenTrial needs.
+            trial: the trial.
+            study: the study, which only a FrozenTrial needs.
         """
         study_run = self._run_of_study(study or getattr(trial, "study"))  # noqa: B009
         return self._run_of_trial(study_run, trial, study_run.claim)
@@ -170,9 +171,9 @@ class IAPMLflowCallback:
         best value of the study or, with several objectives, is on the Pareto front.
 
         Args:
-            trial: The running trial.
-            local_path: File or folder.
-            artifact_path: Folder in the run's artifacts. Default: their root.
+            trial: the running trial.
+            local_path: file or folder.
+            artifact_path: folder in the run's artifacts. Default: their root.
         """
         with never_raising(f"an artifact of trial {trial.number}"):
             held = HeldArtifact(Path(local_path), artifact_path)
@@ -187,7 +188,7 @@ class IAPMLflowCallback:
         that died: ``RDBStorage(url, heartbeat_stale_trial_callback=callback.log_trial)``.
 
         Args:
-            study: The study.
+            study: the study.
             trial: A trial that is COMPLETE, PRUNED or FAIL, such as ``study.tell`` returns.
         """
         with never_raising(f"trial {trial.number}"):
@@ -202,7 +203,7 @@ class IAPMLflowCallback:
         ended is left to its own process for 20 seconds.
 
         Args:
-            study: The study. Its RUNNING and WAITING trials are skipped.
+            study: the study. Its RUNNING and WAITING trials are skipped.
 
         Returns:
             Number of trials logged now. ``flush`` waits until they are delivered.
@@ -232,7 +233,7 @@ class IAPMLflowCallback:
         """Wait until all records are delivered.
 
         Args:
-            timeout: Seconds to wait, None for no limit. The default is longer than the restart of
+            timeout: seconds to wait, None for no limit. The default is longer than the restart of
                 an App Engine instance.
 
         Returns:

@@ -33,7 +33,7 @@ def draw(study: optuna.Study, names: Sequence[str]) -> Iterator[Path]:
     libraries allow.
 
     Raises:
-        OSError, subprocess.SubprocessError: The process failed or took too long.
+        OSError, subprocess.SubprocessError: the process failed or took too long.
     """
     with tempfile.TemporaryDirectory(prefix="mlflow-iap-study-") as folder:
         done = subprocess.run(  # noqa: S603 - this module

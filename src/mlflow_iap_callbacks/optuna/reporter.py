@@ -25,7 +25,7 @@ class Reporter:
     """Reports on the studies that have changed, in a thread that the first change starts.
 
     Args:
-        now: Monotonic clock, in seconds.
+        now: monotonic clock, in seconds.
     """
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:

@@ -12,11 +12,7 @@ from .study_run import StudyRun
 
 @dataclass(frozen=True)
 class Summary:
-    """A table of two columns; ``print`` shows it as text, a notebook as HTML.
-
-    Args:
-        rows: Text of the second column, by that of the first.
-    """
+    """A table of two columns; ``print`` shows it as text, a notebook as HTML."""
 
     rows: Mapping[str, str]
 

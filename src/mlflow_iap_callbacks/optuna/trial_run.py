@@ -22,9 +22,9 @@ def metric_names(given: str | Sequence[str] | None, study: optuna.Study) -> list
     """Names of a study's objective values.
 
     Args:
-        given: One name, which is numbered from 0 if there are several values, or a name for each
+        given: one name, which is numbered from 0 if there are several values, or a name for each
             value. Default: ``study.metric_names``, else ``value``.
-        study: The study.
+        study: the study.
     """
     names, count = study.metric_names if given is None else given, len(study.directions)
     if not isinstance(names, str) and names is not None and len(names) == count:
@@ -50,10 +50,7 @@ def log_results(run: RunWriter, trial: FrozenTrial, names: Sequence[str]) -> Non
 def tags_of(trial: FrozenTrial, directions: Sequence[str], attrs: dict[str, Any]) -> dict[str, Any]:
     """Tags of a trial's run: those of optuna_integration's callback, and some more.
 
-    Args:
-        trial: The trial.
-        directions: Names of the study's directions.
-        attrs: User attributes. They replace tags of the same name.
+    User attributes, ``attrs``, replace tags of the same name.
     """
     constraints = constraints_of(trial).values()
     retried = trial.system_attrs.get("retry_history") or ()
