@@ -1,4 +1,4 @@
-"""The LightGBM callback: what a user calls, and which training it is about."""
+"""The LightGBM callback, which passes each call on to the training that it is about."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is logged of a finished model: importance, plots, tables, trees, and the model itself."""
+"""Logging of a finished model: importance, plots, tables, trees, and the model itself."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _REGRESSION = (
 
 @dataclass
 class Wanted:
-    """What to log of a finished model.
+    """What to log about a finished model.
 
     Args:
         model: whether to log the model itself.
