@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from .access import doctor, token
-from .journals import status, sync
 from .local import local
+from .sync import status, sync
+from .token import doctor, token
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

@@ -14,7 +14,7 @@ from requests.auth import AuthBase
 
 from ..errors import IAPConfigurationError, IAPCredentialsError, IAPError
 from .credentials import IAPCredentials
-from .exchange import Answered, Exchange, Send, set_bearer
+from .retried_request import Answered, Exchange, Send, set_bearer
 from .retry import RetryPolicy
 from .transport import IAPTransport
 

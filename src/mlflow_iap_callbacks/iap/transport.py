@@ -8,7 +8,7 @@ from typing import Any
 import requests
 from urllib3.util import Retry
 
-from .exchange import Send
+from .retried_request import Send
 from .retry import seconds_left
 
 

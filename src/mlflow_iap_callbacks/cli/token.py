@@ -44,7 +44,7 @@ def doctor() -> None:
 
     From the environment to a real API call, with what to do where it stops.
     """
-    from .doctor import examine
+    from .doctor_steps import examine
 
     is_good = True
     for finding in examine(_tracking_uri()):

@@ -16,7 +16,7 @@ from urllib3.exceptions import ConnectTimeoutError, MaxRetryError, NewConnection
 from urllib3.util import Retry
 
 from ..errors import IAPCredentialsError, IAPUnknownOutcomeError
-from . import answers
+from . import responses
 from .credentials import IAPCredentials
 from .retry import TryAgain
 
@@ -81,7 +81,7 @@ class Exchange:
             IAPError: none is.
         """
         response = self._answer()
-        if answers.is_from_iap(response):
+        if responses.is_from_iap(response):
             raise self._after_iap(response)
         if response.status_code in _BUSY:
             raise self._after_busy(response)
@@ -119,10 +119,10 @@ class Exchange:
         if self._token is None and response.status_code in (302, 401, 403):
             self._server.is_asked = True
             return TryAgain(refusal, after=0.0, is_free=True)
-        if answers.is_token_rejected(response):
+        if responses.is_token_rejected(response):
             # A token may end, or be revoked, between its fetch and its use, and so may the next;
             # any other reason holds for the next token as well.
-            again = _MOST_TOKENS if answers.is_token_expired(response) else 1
+            again = _MOST_TOKENS if responses.is_token_expired(response) else 1
             if self._refetched < again:
                 self._refetched += 1
                 self._rejected = self._token
@@ -135,7 +135,7 @@ class Exchange:
     def _after_busy(self, response: requests.Response) -> Exception:
         response.content  # noqa: B018 - as above
         if response.status_code in _NOT_DONE or _is_repeatable(self._request):
-            outcome = answers.unavailable_error(response, self._server.origin) or response
+            outcome = responses.unavailable_error(response, self._server.origin) or response
             return TryAgain(outcome, after=_retry_after(response))
         return IAPUnknownOutcomeError(
             f"{self._called} was answered {response.status_code} ({response.text[:300]!r}); "
@@ -168,7 +168,7 @@ class Exchange:
                     del self._request.headers[name]
 
     def _refusal(self, response: requests.Response) -> Exception:
-        return answers.refused_error(response, self._server.origin, str(self._server.credentials))
+        return responses.refused_error(response, self._server.origin, str(self._server.credentials))
 
     @property
     def _called(self) -> str:
