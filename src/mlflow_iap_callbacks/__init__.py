@@ -49,7 +49,7 @@ _MOVED = {
     for old, new in {
         "client": "iap.client",
         "credentials": "iap.credentials",
-        "google_identity": "iap.google_identity",
+        "google_identity": "iap.google_tokens",
         "iap_auth": "iap.auth",
         "lightgbm_callback": "lightgbm.callback",
         "lightgbm_results": "lightgbm.results",

@@ -1,10 +1,10 @@
-"""From the environment to a real API call, one step at a time: what is there, what to do."""
+"""The steps of ``mlflow-iap doctor``, from the environment variables to a call of MLflow's API."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from typing import NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 import requests
@@ -17,19 +17,12 @@ from ..iap.client import IAPMlflowClient
 from ..iap.credentials import IAPCredentials
 from ..iap.retry import RetryPolicy
 
-_ONCE = RetryPolicy(max_attempts=3, deadline=20.0)
-_TIMEOUT = 10.0
+_RETRY = RetryPolicy(max_attempts=3, deadline=20.0)
+_TIMEOUT = 10.0  # seconds, of one request
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One step's result.
-
-    Attributes:
-        step: what was looked at.
-        saw: what was found, in words.
-        is_good: False when the step stops the way to MLflow.
-    """
+class Finding(NamedTuple):
+    """What one step found. A step that is not good stops requests to MLflow."""
 
     step: str
     saw: str
@@ -37,27 +30,20 @@ class Finding:
 
 
 def examine(uri: str) -> Iterator[Finding]:
-    """Walk the way of a request; ends behind the first step that stops it.
-
-    Args:
-        uri: the tracking URI.
-    """
+    """Yield the findings for a tracking URI, up to the first that is not good."""
     yield _environment()
     try:
-        auth = IAPAuth(uri, retry=_ONCE)
+        auth = IAPAuth(uri, retry=_RETRY)
     except IAPError as error:
         yield Finding("address", error.message, is_good=False)
         return
     yield Finding("address", auth.origin)
-    steps: list[Callable[[IAPAuth, str], Finding]] = [_server, _credentials, _token, _mlflow]
-    uri = uri.rstrip("/")
-    for step in steps:
+    steps = {"server": _server, "credentials": _credentials, "token": _token, "MLflow": _mlflow}
+    for name, step in steps.items():
         try:
-            finding = step(auth, uri)
+            yield Finding(name, step(auth, uri.rstrip("/")))
         except (MlflowException, requests.RequestException) as error:
-            finding = Finding(step.__name__.strip("_"), _one_line(error), is_good=False)
-        yield finding
-        if not finding.is_good:
+            yield Finding(name, " ".join(str(error).split()), is_good=False)
             return
 
 
@@ -68,65 +54,62 @@ def _environment() -> Finding:
     )
     saw = [f"{name}={os.environ[name]}" for name in names if os.environ.get(name)]
     if os.environ.get("MLFLOW_TRACKING_TOKEN"):
-        saw.append("MLFLOW_TRACKING_TOKEN is set too; IAP's token takes its place")
+        saw.append("MLFLOW_TRACKING_TOKEN is set as well; IAP's token replaces it")
     if os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
-        saw.append("HTTPS_PROXY is set")  # its value may hold a password
+        saw.append("HTTPS_PROXY is set")  # its value may contain a password
     if os.environ.get("MLFLOW_TRACKING_AUTH") != "iap":
         saw.append(
-            "MLFLOW_TRACKING_AUTH is not iap: MLflow's own command and fluent API will not pass "
-            "(IAPMlflowClient and the callbacks will)"
+            "MLFLOW_TRACKING_AUTH is not iap: IAP will reject MLflow's own command and fluent API "
+            "(but not IAPMlflowClient and the callbacks)"
         )
     return Finding("environment", "\n".join(saw))
 
 
-def _server(auth: IAPAuth, uri: str) -> Finding:
-    """Is it IAP that answers, and whose OAuth client does it send people to?"""
+def _server(auth: IAPAuth, uri: str) -> str:
+    """Find out whether IAP answers, and which OAuth client it sends people to."""
     response = requests.get(uri, allow_redirects=False, timeout=_TIMEOUT)
     if not responses.is_from_iap(response):
-        return Finding("server", f"no IAP: {response.status_code} without a token")
+        return f"no IAP: {response.status_code} without a token"
     auth.is_asked = True
     query = parse_qs(urlsplit(response.headers.get("Location", "")).query)
     client_id = query.get("client_id", ["no client"])[0]
-    return Finding(
-        "server", f"IAP; its OAuth client is {client_id}, {_whose(auth, uri, client_id)}"
-    )
+    return f"IAP; its OAuth client is {client_id}, {_owner(auth, uri, client_id)}"
 
 
-def _whose(auth: IAPAuth, uri: str, client_id: str) -> str:
-    """IAP takes ID tokens for a project's own client, and none for a Google-managed one."""
+def _owner(auth: IAPAuth, uri: str, client_id: str) -> str:
+    """Find out who manages an OAuth client: IAP accepts ID tokens only for a project's own one."""
     try:
-        trial = IAPAuth(auth.origin, IAPCredentials(client_id, kind="id_token"), _ONCE)
+        trial = IAPAuth(auth.origin, IAPCredentials(client_id, kind="id_token"), _RETRY)
         _get(trial, f"{uri}/version")
     except IAPRefusedError as error:
         if error.reason in ("audience", "allowlist"):
-            return "Google-managed (it refuses ID tokens for it; signed JWTs pass)"
+            return "Google-managed (IAP rejects ID tokens for it and accepts signed JWTs)"
         if error.reason != "role":
-            return f"Google-managed or your own (asked with an ID token IAP said {error.answer!r})"
+            return f"Google-managed or your own (IAP answered {error.answer!r} to an ID token)"
     except (IAPError, requests.RequestException):
-        return "Google-managed or your own (no ID token could be had to find out)"
+        return "Google-managed or your own (there is no ID token to find out with)"
     return "your own"
 
 
-def _credentials(auth: IAPAuth, _: str) -> Finding:
+def _credentials(auth: IAPAuth, _: str) -> str:
     if not auth.is_asked:
-        return Finding("credentials", "not needed here")
-    described = auth.credentials.describe()
-    return Finding("credentials", "\n".join(f"{name}: {v}" for name, v in described.items()))
+        return "not needed here"
+    return "\n".join(f"{name}: {value}" for name, value in auth.credentials.describe().items())
 
 
-def _token(auth: IAPAuth, uri: str) -> Finding:
-    """Does the token pass, and has the account the role?"""
+def _token(auth: IAPAuth, uri: str) -> str:
+    """Find out whether IAP accepts the token, and the account has the role."""
     _get(auth, f"{uri}/version")
     if not auth.is_asked:
-        return Finding("token", "not needed here")
-    return Finding("token", "IAP takes it, and the account has the role (IAP-secured Web App User)")
+        return "not needed here"
+    return "IAP accepts it, and the account has the role (IAP-secured Web App User)"
 
 
-def _mlflow(auth: IAPAuth, uri: str) -> Finding:
+def _mlflow(auth: IAPAuth, uri: str) -> str:
     version = _get(auth, f"{uri}/version").text.strip()
-    client = IAPMlflowClient(uri, max_attempts=_ONCE.max_attempts, deadline=_ONCE.deadline)
+    client = IAPMlflowClient(uri, max_attempts=_RETRY.max_attempts, deadline=_RETRY.deadline)
     found = client.search_experiments(max_results=1)
-    return Finding("MLflow", f"version {version} answers; {len(found)} experiment read")
+    return f"version {version} responds; {len(found)} experiment read"
 
 
 def _get(auth: IAPAuth, url: str) -> requests.Response:
@@ -134,7 +117,3 @@ def _get(auth: IAPAuth, url: str) -> requests.Response:
         response = session.get(url, timeout=_TIMEOUT)
     response.raise_for_status()
     return response
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -1,88 +1,60 @@
-"""``mlflow-iap status`` and ``sync``: what waits on this machine, and its delivery."""
+"""``mlflow-iap sync``: sends what dead processes left on this machine."""
 
 from __future__ import annotations
 
 import os
 import sys
-import time
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import click
-from rich import filesize
-from rich.markup import escape
 
-from .console import console, plain_table
+from .console import console
 
 if TYPE_CHECKING:
-    from ..outbox.journals import JournalReport
+    from mlflow import MlflowClient
 
 
 @click.command()
-def status() -> None:
-    """Show what was logged on this machine and is not in MLflow: what waits, and what was refused.
-
-    MLFLOW_IAP_OUTBOX names the folder that is looked into.
-    """
-    from ..outbox import journals
-
-    found = journals.survey()
-    if not found:
-        console.print(f"Nothing waits in {journals.folder()}.")
-    for journal in found:
-        table = plain_table()
-        for name, value in _described(journal).items():
-            table.add_row("", f"[bold]{name}", escape(value))
-        console.print(table)
-    if any(journal.waiting and not journal.is_live for journal in found):
-        console.print("`mlflow-iap sync` sends what dead processes left.")
-
-
-@click.command()
-@click.option("--dry-run", is_flag=True, help="Tell what would be sent, and send nothing.")
-@click.option("--refused", is_flag=True, help="Send what MLflow refused once more, too.")
+@click.option("--dry-run", is_flag=True, help="Show what would be sent, but do not send it.")
+@click.option("--refused", is_flag=True, help="Also send again what MLflow refused.")
 def sync(dry_run: bool, refused: bool) -> None:
-    """Send what processes left that were killed, or ended while MLflow was away.
+    """Send what dead processes left on this machine.
 
-    Each to the server that it was meant for, with the credentials that are found here. Safe to run
-    twice, and beside processes that log.
+    These are processes that were killed, or that exited while MLflow was unreachable. Each record
+    is sent to the server it was logged for, with the credentials found now. It is safe to run this
+    command twice, and while other processes log.
     """
+    from ..errors import IAPError
     from ..outbox import journals
 
     dead = [journal for journal in journals.survey() if not journal.is_live]
-    left = 0
     dead = [journal for journal in dead if journal.records(refused=refused) or journal.runs]
+    if not dead:
+        console.print(f"Nothing waits in {journals.folder()}.")
+    left = 0
     for server in sorted({journal.server for journal in dead if journal.server}):
-        there = [journal for journal in dead if journal.server == server]
-        waiting = sum(journal.records(refused=refused) for journal in there)
-        runs = sum(journal.runs for journal in there)
-        what = f"{waiting} records of {runs} runs for {server}"
+        found = [journal for journal in dead if journal.server == server]
+        records = sum(journal.records(refused=refused) for journal in found)
+        what = f"{records} records of {sum(journal.runs for journal in found)} runs for {server}"
         if dry_run:
             console.print(f"would send {what}")
             continue
-        waits = _send(server, refused=refused)
-        left += waits
-        console.print(f"sent {what}" if not waits else f"{waits} records wait for {server}")
-    if not dead:
-        console.print(f"Nothing waits in {journals.folder()}.")
+        try:
+            waiting = send(_client(server), server, refused=refused)
+        except IAPError as error:
+            click.echo(f"Error: {error.message}", err=True)
+            waiting = records
+        left += waiting
+        console.print(f"{waiting} records wait for {server}" if waiting else f"sent {what}")
     if left:
         sys.exit(1)
 
 
-def _send(server: str, *, refused: bool) -> int:
-    """Send what waits for a server; return how many records go on waiting, and say why."""
+def send(client: MlflowClient, server: str, *, refused: bool) -> int:
+    """Send what dead processes left for a server; return how many records still wait."""
     from ..delivery.progress import flush_with_bar
     from ..delivery.sender import Sender
-    from ..delivery.server_uri import server_uri
-    from ..errors import IAPError
-    from ..iap.client import IAPMlflowClient
 
-    given = os.environ.get("MLFLOW_TRACKING_URI", "")
-    try:
-        # Journals keep no password that a URI may carry.
-        client = IAPMlflowClient(given if given and server_uri(given) == server else server)
-    except IAPError as error:
-        raise click.ClickException(error.message) from None
     sender = Sender(client, server)
     sender.adopt(refused=refused)
     try:
@@ -94,26 +66,10 @@ def _send(server: str, *, refused: bool) -> int:
         sender.close()
 
 
-def _described(journal: JournalReport) -> dict[str, str]:
-    life = "alive" if journal.is_live else "dead"
-    kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(journal.waiting.items()))
-    return {
-        "process": f"{journal.pid} on {journal.host} ({life}), begun {_ago(journal.begun)}",
-        "server": journal.server,
-        "waiting": f"{journal.records()} records of {journal.runs} runs"
-        + f" ({kinds})" * bool(kinds),
-        **({"because": journal.trouble} if journal.trouble else {}),
-        **({"refused": _counted(journal.refused)} if journal.refused else {}),
-        **({"unreadable": journal.error} if journal.error else {}),
-        "on disk": f"{journal.path}, {filesize.decimal(journal.bytes)}",
-    }
+def _client(server: str) -> MlflowClient:
+    from ..delivery.server_uri import server_uri
+    from ..iap.client import IAPMlflowClient
 
-
-def _counted(reasons: Mapping[str, int]) -> str:
-    return "\n".join(f"{n} x {reason}" for reason, n in reasons.items())
-
-
-def _ago(moment: float) -> str:
-    minutes, seconds = divmod(max(0, int(time.time() - moment)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min ago" if hours else f"{minutes} min {seconds:02} s ago"
+    given = os.environ.get("MLFLOW_TRACKING_URI", "")
+    # A journal does not store the password that a URI may contain.
+    return IAPMlflowClient(given if given and server_uri(given) == server else server)

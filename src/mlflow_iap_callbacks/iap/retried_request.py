@@ -1,14 +1,14 @@
-"""One request of MLflow's until its answer is settled.
+"""One request, retried until its outcome is known.
 
-With a token if IAP asks for one, again with another token if IAP rejects it, again after a while
-if the server is busy or away; and never twice where that would do its work twice.
+It gets a token if IAP asks for one and a new token if IAP rejects it, and is sent again later if
+the server is busy or unreachable; but never twice if repeating it would do its work twice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Protocol
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 import requests
 from requests.utils import rewind_body
@@ -18,18 +18,18 @@ from urllib3.util import Retry
 from ..errors import IAPCredentialsError, IAPUnknownOutcomeError
 from . import responses
 from .credentials import IAPCredentials
-from .retry import TryAgain
+from .retry import BUSY, TryAgain
 
 Send = Callable[[], requests.Response]
+# A response, and the token that the request carried.
 Answered = tuple[requests.Response, str | None]
 
 _LOST = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
-_BUSY = frozenset({408, 429, 500, 502, 503, 504})
-_NOT_DONE = frozenset({429})
-_MOST_TOKENS = 5  # fetched for one request, within about four seconds
-_SLOW = frozenset({408, 504})  # of a front end that stopped waiting for the server
-# POSTs of MLflow's REST API that leave the same when they are carried out twice, if only with the
-# answer that there is nothing left to delete.
+_NOT_CARRIED_OUT = (429,)
+_STILL_WORKING = (408, 504)  # statuses of a front end that stopped waiting for the server
+_MAX_REFETCHES = 5  # of expired tokens for one request, within about four seconds
+# POSTs of MLflow's REST API with the same effect however often they are carried out. At worst the
+# response to a repeated one says that there is nothing left to delete.
 _REPEATABLE = frozenset(
     {
         *("delete", "delete-tag", "restore", "set-experiment-tag", "set-tag", "update"),
@@ -40,22 +40,15 @@ _REPEATABLE = frozenset(
 
 
 class Server(Protocol):
-    """What an exchange knows of the server, and learns about it."""
+    """The server that a request goes to, and whether its IAP has asked for a token."""
 
     origin: str
     credentials: IAPCredentials
     is_asked: bool
 
 
-class Exchange:
-    """One request, attempt by attempt.
-
-    Args:
-        server: where the request goes, and as whom.
-        request: to it.
-        send: sends the request once.
-        first: an answer that is here already, and the token that it was got with.
-    """
+class RetriedRequest:
+    """A request to a server and the state of its attempts; arguments as for ``IAPAuth.send``."""
 
     def __init__(
         self,
@@ -68,33 +61,32 @@ class Exchange:
         self._request = request
         self._send = send
         self._first = first
-        self._is_sent = False
+        self._is_sent = first is not None
         self._token: str | None = None
         self._rejected: str | None = None
         self._refetched = 0
 
     def attempt(self) -> requests.Response:
-        """Send once.
+        """Send the request once.
 
         Raises:
-            TryAgain: another attempt is worth making.
-            IAPError: none is.
+            TryAgain: another attempt may succeed.
+            IAPError: no other attempt would.
         """
-        response = self._answer()
+        response = self._response()
         if responses.is_from_iap(response):
             raise self._after_iap(response)
-        if response.status_code in _BUSY:
+        if response.status_code in BUSY:
             raise self._after_busy(response)
-        self._take_token_from_redirect(response)
         return response
 
-    def _answer(self) -> requests.Response:
+    def _response(self) -> requests.Response:
         if self._first is not None:
             (response, self._token), self._first = self._first, None
-            self._is_sent = True
             return response
-        if self._is_sent:
-            _rewind(self._request)
+        body = self._request.body
+        if self._is_sent and body is not None and not isinstance(body, (bytes, str)):
+            rewind_body(self._request)
         self._put_token()
         self._is_sent = True
         try:
@@ -108,89 +100,79 @@ class Exchange:
         try:
             self._token = self._server.credentials.token(rejected=self._rejected)
         except IAPCredentialsError as error:
-            if error.transient:
-                raise TryAgain(error) from None
-            raise
+            raise (TryAgain(error) if error.transient else error) from None
         set_bearer(self._token, self._request)
 
     def _after_iap(self, response: requests.Response) -> Exception:
-        response.content  # noqa: B018 - to its end, so that the connection can be used again
-        refusal = self._refusal(response)
-        if self._token is None and response.status_code in (302, 401, 403):
-            self._server.is_asked = True
-            return TryAgain(refusal, after=0.0, is_free=True)
-        if responses.is_token_rejected(response):
-            # A token may end, or be revoked, between its fetch and its use, and so may the next;
-            # any other reason holds for the next token as well.
-            again = _MOST_TOKENS if responses.is_token_expired(response) else 1
-            if self._refetched < again:
+        response.content  # noqa: B018 - read to its end, so that the connection can be reused
+        status, server = response.status_code, self._server
+        error = responses.refused_error(response, server.origin, str(server.credentials))
+        if self._token is None and status in (302, 401, 403):
+            server.is_asked = True
+            return TryAgain(error, after=0.0, is_free=True)
+        if status in (302, 401):
+            # A token, and the one after it, may expire or be revoked between its fetch and its use.
+            # Every other reason for a rejection applies to the next token as well.
+            most = _MAX_REFETCHES if responses.is_token_expired(response) else 1
+            if self._refetched < most:
                 self._refetched += 1
                 self._rejected = self._token
-                after = 0.0 if self._refetched == 1 else None
-                return TryAgain(refusal, after, is_free=True)
-        elif response.status_code in (429, 500, 503):
-            return TryAgain(refusal, after=_retry_after(response))
-        return refusal
+                return TryAgain(error, 0.0 if self._refetched == 1 else None, is_free=True)
+        elif status in (429, 500, 503):
+            return TryAgain(error, after=_retry_after(response))
+        return error
 
     def _after_busy(self, response: requests.Response) -> Exception:
-        response.content  # noqa: B018 - as above
-        if response.status_code in _NOT_DONE or _is_repeatable(self._request):
-            outcome = responses.unavailable_error(response, self._server.origin) or response
-            return TryAgain(outcome, after=_retry_after(response))
-        return IAPUnknownOutcomeError(
-            f"{self._called} was answered {response.status_code} ({response.text[:300]!r}); "
-            "whether it was carried out is not known, and it would be carried out twice if it were "
-            "sent again. Look whether it was before you repeat it.",
-            is_under_way=response.status_code in _SLOW,
-            retry_after=_retry_after(response),
+        response.content  # noqa: B018 - as in _after_iap
+        status, after = response.status_code, _retry_after(response)
+        if status in _NOT_CARRIED_OUT or self._is_repeatable:
+            error = responses.unavailable_error(response, self._server.origin)
+            return TryAgain(error or response, after)
+        return self._unknown_outcome(
+            f"{self._name} was answered {status} ({response.text[:300]!r})",
+            is_under_way=status in _STILL_WORKING,
+            retry_after=after,
         )
 
     def _after_failure(self, error: requests.RequestException) -> Exception:
         if isinstance(error, requests.exceptions.SSLError):
             return error
-        if _was_never_sent(error) or _is_repeatable(self._request):
+        if _was_never_sent(error) or self._is_repeatable:
             return TryAgain(error)
-        return IAPUnknownOutcomeError(
-            f"The answer to {self._called} was lost ({type(error).__name__}); whether it was "
-            "carried out is not known, and it would be carried out twice if it were sent again. "
-            "Look whether it was before you repeat it.",
+        return self._unknown_outcome(
+            f"The response to {self._name} was lost ({type(error).__name__})",
             is_under_way=isinstance(error, requests.Timeout),
         )
 
-    def _take_token_from_redirect(self, response: requests.Response) -> None:
-        """requests follows a redirect with the headers of the request that it answers."""
-        if not response.is_redirect or self._token is None:
-            return
-        target = urljoin(response.url, response.headers["Location"])
-        if not target.startswith(f"{self._server.origin}/"):
-            for name in ("Authorization", "Proxy-Authorization"):
-                if self._request.headers.get(name) == f"Bearer {self._token}":
-                    del self._request.headers[name]
-
-    def _refusal(self, response: requests.Response) -> Exception:
-        return responses.refused_error(response, self._server.origin, str(self._server.credentials))
+    def _unknown_outcome(
+        self, what: str, *, is_under_way: bool, retry_after: float | None = None
+    ) -> IAPUnknownOutcomeError:
+        return IAPUnknownOutcomeError(
+            f"{what}, so it is not known whether it was carried out, and sending it again could do "
+            "its work twice. Check the server before you repeat it.",
+            is_under_way=is_under_way,
+            retry_after=retry_after,
+        )
 
     @property
-    def _called(self) -> str:
-        return f"{self._request.method} {urlsplit(self._request.url or '').path}"
+    def _path(self) -> str:
+        return urlsplit(self._request.url or "").path
+
+    @property
+    def _name(self) -> str:
+        return f"{self._request.method} {self._path}"
+
+    @property
+    def _is_repeatable(self) -> bool:
+        last = self._path.rstrip("/").rpartition("/")[2]
+        return self._request.method != "POST" or last in _REPEATABLE
 
 
 def set_bearer(token: str, request: requests.PreparedRequest) -> None:
-    """Set ``token`` on a request, beside a basic authentication where there is one."""
+    """Set ``token`` on a request, next to its basic authentication if it has one."""
     taken = request.headers.get("Authorization", "").lower().startswith("basic ")
     name = "Proxy-Authorization" if taken else "Authorization"
     request.headers[name] = f"Bearer {token}"
-
-
-def _rewind(request: requests.PreparedRequest) -> None:
-    if request.body is not None and not isinstance(request.body, (bytes, str)):
-        rewind_body(request)
-
-
-def _is_repeatable(request: requests.PreparedRequest) -> bool:
-    if request.method != "POST":
-        return True
-    return urlsplit(request.url or "").path.rstrip("/").rpartition("/")[2] in _REPEATABLE
 
 
 def _was_never_sent(error: requests.RequestException) -> bool:

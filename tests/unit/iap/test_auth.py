@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.server
 import io
 import json
 import pickle
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from bare_server import BareServer
 from mlflow_iap_callbacks import (
     IAPConfigurationError,
     IAPCredentials,
@@ -75,7 +75,7 @@ def test_a_plain_session_sends_the_token_at_once_when_it_is_known_to_be_asked_fo
 
 
 def test_a_server_without_iap_never_sees_a_token(
-    echo: LocalCloud, session: Sessions, bare_server: _Bare
+    echo: LocalCloud, session: Sessions, bare_server: BareServer
 ) -> None:
     auth = IAPAuth(bare_server.url)
     assert session(auth).get(bare_server.url + "/a").text == "hello"
@@ -299,75 +299,39 @@ def test_the_sign_in_page_is_never_followed(echo: LocalCloud, session: Sessions)
 # --- one origin ------------------------------------------------------------------------------
 
 
-class _Bare:
-    """A server without IAP: says hello, or redirects from /to/N to what it is told."""
-
-    def __init__(self) -> None:
-        self.seen: list[dict[str, str]] = []
-        self.location = ""
-        outer = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                outer.seen.append(dict(self.headers))
-                self.send_response(307 if outer.location else 200)
-                if outer.location:
-                    self.send_header("Location", outer.location)
-                self.send_header("Content-Length", "5")
-                self.end_headers()
-                self.wfile.write(b"hello")
-
-            def log_message(self, *_: object) -> None: ...
-
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
-
-
 @pytest.fixture
-def bare_server() -> Iterator[_Bare]:
-    server = _Bare()
-    yield server
-    server.stop()
+def bare_server() -> Iterator[BareServer]:
+    with BareServer() as server:
+        yield server
 
 
 @pytest.mark.parametrize("basic", [False, True])
 @pytest.mark.parametrize("transport", [False, True])
 def test_a_redirect_to_another_origin_never_receives_the_token(
-    bare_server: _Bare,
+    bare_server: BareServer,
     session: Sessions,
     monkeypatch: pytest.MonkeyPatch,
     basic: bool,
     transport: bool,
 ) -> None:
-    target = _Bare()
-    bare_server.location = f"{target.url}/elsewhere"
     headers = {"Authorization": "Basic dTpw"} if basic else {}
-    try:
-        with LocalCloud(bare_server.url) as cloud:
-            credentials = IAPCredentials(cloud.client_id, key_file=cloud.key_file())
-            auth = IAPAuth(cloud.url, credentials)
-            http_session = session(auth) if transport else requests.Session()
-            answer = http_session.get(cloud.url + "/a", headers=headers, auth=auth)
-            assert answer.text == "hello"
-            token = credentials.token()
-            assert cloud.requests[-1].status == 307
-            assert cloud.requests[-1].token_kind == "id_token"
+    with BareServer() as target, LocalCloud(bare_server.url) as cloud:
+        bare_server.location = f"{target.url}/elsewhere"
+        credentials = IAPCredentials(cloud.client_id, key_file=cloud.key_file())
+        auth = IAPAuth(cloud.url, credentials)
+        http_session = session(auth) if transport else requests.Session()
+        answer = http_session.get(cloud.url + "/a", headers=headers, auth=auth)
+        assert answer.text == "hello"
+        token = credentials.token()
+        assert cloud.requests[-1].status == 307
+        assert cloud.requests[-1].token_kind == "id_token"
         assert len(target.seen) == 1
         assert not {"Authorization", "Proxy-Authorization"} & set(target.seen[0])
         assert token not in str(target.seen)
-    finally:
-        target.stop()
 
 
 def test_a_redirect_within_the_origin_keeps_the_token(
-    bare_server: _Bare, session: Sessions
+    bare_server: BareServer, session: Sessions
 ) -> None:
     with LocalCloud(bare_server.url) as cloud:
         bare_server.location = "/elsewhere"
@@ -379,7 +343,9 @@ def test_a_redirect_within_the_origin_keeps_the_token(
         assert [seen.token_kind for seen in cloud.requests[1:]] == ["id_token"] * 3
 
 
-def test_requests_to_other_origins_are_left_alone(echo: LocalCloud, bare_server: _Bare) -> None:
+def test_requests_to_other_origins_are_left_alone(
+    echo: LocalCloud, bare_server: BareServer
+) -> None:
     auth = IAPAuth(echo.url)
     requests.get(echo.url, auth=auth)
     requests.get(bare_server.url, auth=auth)

@@ -15,7 +15,7 @@ import pytest
 from credentials_helpers import KINDS, get, run
 from mlflow_iap_callbacks.errors import IAPConfigurationError, IAPCredentialsError
 from mlflow_iap_callbacks.iap.credentials import IAPCredentials
-from mlflow_iap_callbacks.iap.google_identity import Kind
+from mlflow_iap_callbacks.iap.google_tokens import Kind
 from mlflow_iap_callbacks.iap.retry import RetryPolicy
 from mlflow_iap_callbacks.local import LocalCloud
 
@@ -149,7 +149,7 @@ def test_a_bad_credentials_file_is_one_error_that_names_it_and_what_to_do(
     message = error.message
     assert f"{file} (key_file)" in message
     assert says in message
-    assert message.endswith((" looked for.", " anew."))
+    assert message.endswith((" search elsewhere.", " create a new one."))
     assert not error.transient
     assert not cloud.google_requests
     key = json.loads(cloud.key_file().read_text())["private_key"]

@@ -11,7 +11,7 @@ import pytest
 from credentials_helpers import KINDS, SWEEPER, get, run
 from mlflow_iap_callbacks.errors import IAPConfigurationError, IAPCredentialsError
 from mlflow_iap_callbacks.iap.credentials import IAPCredentials
-from mlflow_iap_callbacks.iap.google_identity import Kind
+from mlflow_iap_callbacks.iap.google_tokens import Kind
 from mlflow_iap_callbacks.local import LocalCloud
 from mlflow_iap_callbacks.local.accounts import DESKTOP_CLIENT_ID, WORKLOAD
 
@@ -331,7 +331,7 @@ UNSERVED = {
         CLIENT,
         (None, *KINDS),
         "external_account",
-        ("no identities of other clouds", IMPERSONATE, "--service-account"),
+        ("identities of other clouds", IMPERSONATE, "--service-account"),
     ),
 }
 
