@@ -1,14 +1,12 @@
 """Errors between this machine and an MLflow server behind IAP.
 
-    mlflow.exceptions.MlflowException
-    └── IAPError
-        ├── IAPConfigurationError     the settings cannot work: no URI, or http to another machine
-        ├── IAPCredentialsError       Google gave no token: no identity, the wrong kind, rejected
-        ├── IAPRefusedError           IAP rejected the request; ``reason`` says why
-        ├── IAPUnavailableError       the server could not be reached behind Google's front end
-        └── IAPUnknownOutcomeError    the response to a request that cannot be repeated was lost
-
-Each message says what happened and what was found, then what to do next.
+mlflow.exceptions.MlflowException
+└── IAPError
+    ├── IAPConfigurationError     the settings cannot work: no URI, or http to another machine
+    ├── IAPCredentialsError       Google gave no token: no identity, the wrong kind, rejected
+    ├── IAPRefusedError           IAP rejected the request; ``reason`` says why
+    ├── IAPUnavailableError       the server could not be reached behind Google's front end
+    └── IAPUnknownOutcomeError    the response to a request that cannot be repeated was lost
 """
 
 from __future__ import annotations
@@ -46,8 +44,7 @@ class IAPCredentialsError(IAPError):
     """Google gave no token.
 
     Attributes:
-        transient: True if a later attempt may succeed, for example after an outage of Google's
-            token endpoint.
+        transient: True if a later attempt may succeed, as after an outage of Google's endpoints.
     """
 
     _error_code = UNAUTHENTICATED

@@ -69,7 +69,7 @@ def _server(auth: IAPAuth, uri: str) -> str:
     """Find out whether IAP answers, and which OAuth client it sends people to."""
     response = requests.get(uri, allow_redirects=False, timeout=_TIMEOUT)
     if not responses.is_from_iap(response):
-        return f"no IAP: {response.status_code} without a token"
+        return f"no IAP ({response.status_code} without a token)"
     auth.is_asked = True
     query = parse_qs(urlsplit(response.headers.get("Location", "")).query)
     client_id = query.get("client_id", ["no client"])[0]
@@ -87,7 +87,7 @@ def _owner(auth: IAPAuth, uri: str, client_id: str) -> str:
         if error.reason != "role":
             return f"Google-managed or your own (IAP answered {error.answer!r} to an ID token)"
     except (IAPError, requests.RequestException):
-        return "Google-managed or your own (there is no ID token to find out with)"
+        return "Google-managed or your own (no ID token could be obtained to find out)"
     return "your own"
 
 
@@ -108,8 +108,8 @@ def _token(auth: IAPAuth, uri: str) -> str:
 def _mlflow(auth: IAPAuth, uri: str) -> str:
     version = _get(auth, f"{uri}/version").text.strip()
     client = IAPMlflowClient(uri, max_attempts=_RETRY.max_attempts, deadline=_RETRY.deadline)
-    found = client.search_experiments(max_results=1)
-    return f"version {version} responds; {len(found)} experiment read"
+    client.search_experiments(max_results=1)
+    return f"version {version}; its experiments can be read"
 
 
 def _get(auth: IAPAuth, url: str) -> requests.Response:

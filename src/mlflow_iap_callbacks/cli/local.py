@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,25 +33,16 @@ _IN_THE_WAY = (
 )
 
 
-@click.command(context_settings={"ignore_unknown_options": True})
+@click.command(context_settings={"ignore_unknown_options": True, "show_default": True})
 @click.option(
     "--folder",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder for runs, artifacts and keys. [default: a temporary folder, removed at the end]",
+    show_default="a temporary folder, removed at the end",
+    help="Folder for runs, artifacts and keys.",
 )
-@click.option("--port", default=0, help="Port of IAP. [default: a free port]")
-@click.option(
-    "--token-lifetime",
-    default=3600.0,
-    metavar="SECONDS",
-    show_default=True,
-    help="Time until a token expires.",
-)
-@click.option(
-    "--client-id",
-    metavar="ID",
-    help="OAuth client id that IAP accepts. [default: a Google-managed client]",
-)
+@click.option("--port", default=0, help="Port of IAP; 0 for a free port.")
+@click.option("--token-lifetime", default=3600.0, metavar="SECONDS", help="Lifetime of tokens.")
+@click.option("--client-id", show_default="Google-managed", help="OAuth client id of IAP.")
 @click.option("--stay", is_flag=True, help="Keep serving after COMMAND has ended.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def local(
@@ -73,7 +64,9 @@ def local(
     from ..local import LocalCloud, MlflowServer
 
     if command and shutil.which(command[0]) is None:
-        raise _cannot_run(command[0], "there is no such program")
+        raise click.ClickException(
+            f"Cannot run {command[0]!r}: there is no such program. Put the command after `--`."
+        )
     # SIGTERM acts as Ctrl-C, so that COMMAND and the servers end in either case.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with ExitStack() as stack:
@@ -94,20 +87,16 @@ def local(
 
 
 def use(cloud: LocalCloud, command: Sequence[str], *, stay: bool = False) -> int:
-    """Run a command with the cloud's variables and show the requests that IAP received.
+    """Run a command with the cloud's variables, show what IAP saw, and return the exit status.
 
-    Args:
-        cloud: a running cloud.
-        command: program and arguments. If empty, print the variables and wait for Ctrl-C instead.
-        stay: whether to print them and wait after the command as well.
-
-    Returns: the command's exit status.
+    Without a command, or after it if ``stay`` is set, print the variables and wait for Ctrl-C.
     """
     status = 0
     exports = {**cloud.environment(), **_around_proxies()}
     if command:
         kept = {name: v for name, v in os.environ.items() if name not in _IN_THE_WAY}
-        status = _run(command, {**kept, **exports})
+        done = subprocess.run(list(command), env={**kept, **exports}, check=False)  # noqa: S603
+        status = done.returncode
         table = Table(box=None, show_header=False, title="What IAP saw", title_justify="left")
         for name, value in _summary(cloud.requests).items():
             table.add_row(name, value)
@@ -124,18 +113,6 @@ def use(cloud: LocalCloud, command: Sequence[str], *, stay: bool = False) -> int
         except KeyboardInterrupt:
             console.print("stopping")
     return status
-
-
-def _run(command: Sequence[str], environment: Mapping[str, str]) -> int:
-    try:
-        done = subprocess.run(list(command), env=environment, check=False)  # noqa: S603 - the user's
-    except OSError as error:
-        raise _cannot_run(command[0], error.strerror) from None
-    return done.returncode
-
-
-def _cannot_run(program: str, why: str | None) -> click.ClickException:
-    return click.ClickException(f"Cannot run {program!r}: {why}. Put the command after `--`.")
 
 
 def _around_proxies() -> dict[str, str]:

@@ -24,7 +24,6 @@ def sync(dry_run: bool, refused: bool) -> None:
     is sent to the server it was logged for, with the credentials found now. It is safe to run this
     command twice, and while other processes log.
     """
-    from ..errors import IAPError
     from ..outbox import journals
 
     dead = [journal for journal in journals.survey() if not journal.is_live]
@@ -39,11 +38,8 @@ def sync(dry_run: bool, refused: bool) -> None:
         if dry_run:
             console.print(f"would send {what}")
             continue
-        try:
-            waiting = send(_client(server), server, refused=refused)
-        except IAPError as error:
-            click.echo(f"Error: {error.message}", err=True)
-            waiting = records
+        client = _client(server)
+        waiting = send(client, server, refused=refused) if client else records
         left += waiting
         console.print(f"{waiting} records wait for {server}" if waiting else f"sent {what}")
     if left:
@@ -66,10 +62,15 @@ def send(client: MlflowClient, server: str, *, refused: bool) -> int:
         sender.close()
 
 
-def _client(server: str) -> MlflowClient:
+def _client(server: str) -> MlflowClient | None:
     from ..delivery.server_uri import server_uri
+    from ..errors import IAPError
     from ..iap.client import IAPMlflowClient
 
     given = os.environ.get("MLFLOW_TRACKING_URI", "")
-    # A journal does not store the password that a URI may contain.
-    return IAPMlflowClient(given if given and server_uri(given) == server else server)
+    try:
+        # A journal does not store the password that a URI may contain.
+        return IAPMlflowClient(given if given and server_uri(given) == server else server)
+    except IAPError as error:
+        click.echo(f"Error: {error.message}", err=True)
+        return None

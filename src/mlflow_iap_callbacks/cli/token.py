@@ -12,10 +12,11 @@ from .console import print_rows
 @click.command()
 @click.option("--raw", is_flag=True, help="Print only the token.")
 def token(raw: bool) -> None:
-    """Show the credentials and the kind of token used for MLFLOW_TRACKING_URI.
+    """Show the credentials in use for MLFLOW_TRACKING_URI.
 
     The token itself is printed only with --raw:
 
+    \b
         curl -H "Authorization: Bearer $(mlflow-iap token --raw)" $MLFLOW_TRACKING_URI/version
     """
     from ..errors import IAPError

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import requests
+from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 
 from ..errors import IAPConfigurationError, IAPCredentialsError, IAPError
@@ -45,8 +46,6 @@ def origin_of(url: str) -> str:
 class IAPAuth(AuthBase):
     """``requests`` authentication for one server behind IAP.
 
-        requests.get("https://mlflow.example.com/version", auth=IAPAuth("https://mlflow.example.com"))
-
     A token is sent only after IAP has asked for one, so a server without IAP never receives it. Its
     header is ``Authorization``, or ``Proxy-Authorization``, which IAP reads as well, if MLflow's
     own basic authentication uses the former.
@@ -55,9 +54,6 @@ class IAPAuth(AuthBase):
         origin: ``https://HOST[:PORT]``; plain http for this machine only.
         credentials: Google identity. Default: ``IAPCredentials()``.
         retry: how often and for how long a request is retried. Default: ``RetryPolicy()``.
-
-    Raises:
-        IAPConfigurationError: not a URL, or plain http to another machine.
     """
 
     def __init__(
@@ -104,8 +100,7 @@ class IAPAuth(AuthBase):
     def session(self) -> requests.Session:
         """A session that sends requests to the server as MLflow does. To be closed."""
         session = requests.Session()
-        transport = IAPTransport(self.send, requests.adapters.HTTPAdapter())
-        session.mount(f"{self.origin}/", transport)
+        session.mount(f"{self.origin}/", IAPTransport(self.send, HTTPAdapter()))
         session.auth = self
         return session
 
@@ -127,7 +122,7 @@ class IAPAuth(AuthBase):
         Args:
             request: a request to the server.
             send: sends it once.
-            first: a response that has been received already, with the token of its request.
+            first: a response that was received before, and the token that its request carried.
 
         Raises:
             IAPRefusedError: IAP rejects the request.

@@ -8,7 +8,7 @@ import re
 import uuid
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import mlflow
 from mlflow import MlflowClient
@@ -27,17 +27,7 @@ from .unwrapping import unwrapped_errors
 # Seconds within which a server may still create a run after the connection to it broke.
 _PATIENCE = 10.0
 
-_C = TypeVar("_C", bound=type)
 
-
-def _unwrapping(cls: _C) -> _C:
-    for name, method in inspect.getmembers(cls, inspect.isfunction):
-        if not name.startswith("_"):
-            setattr(cls, name, unwrapped_errors()(method))
-    return cls
-
-
-@_unwrapping
 class IAPMlflowClient(MlflowClient):
     """MLflow client for a tracking server behind Google's Identity-Aware Proxy.
 
@@ -156,6 +146,11 @@ class IAPMlflowClient(MlflowClient):
 
     def __reduce__(self) -> tuple[Callable[[], IAPMlflowClient], tuple[()]]:
         return self._rebuild, ()
+
+
+for _name, _method in inspect.getmembers(IAPMlflowClient, inspect.isfunction):
+    if not _name.startswith("_"):
+        setattr(IAPMlflowClient, _name, unwrapped_errors()(_method))
 
 
 def _checked_uri(given: str | os.PathLike[str] | None) -> str:

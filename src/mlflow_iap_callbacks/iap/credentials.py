@@ -61,9 +61,6 @@ class IAPCredentials:
             is unknown.
     """
 
-    _issuer: Issuer | None
-    _token: _Token | None
-
     def __init__(
         self,
         audience: str | None = None,
@@ -102,8 +99,7 @@ class IAPCredentials:
         """The same identity, with tokens for one server.
 
         Args:
-            origin: ``https://HOST[:PORT]``. Without an audience a signed JWT is for all paths
-                there.
+            origin: ``https://HOST[:PORT]``, for which JWTs are signed if there is no audience.
         """
         bound = copy(self)  # without the token, as a pickle
         bound._configuration = replace(self._configuration, host=origin.partition("://")[2])
@@ -123,16 +119,15 @@ class IAPCredentials:
         Raises:
             IAPCredentialsError: there is no identity, it cannot obtain this kind of token, or
                 Google rejected the request or could not be reached.
-            IAPConfigurationError: the audience of an ID token is missing, or the host for a signed
-                JWT (see ``for_origin``).
+            IAPConfigurationError: the audience is missing, and for a signed JWT the server too
+                (see ``for_origin``).
         """
         return self._valid_token(rejected)[0].text
 
     def describe(self) -> dict[str, str]:
-        """Description of the token in use, without the token.
+        """Source, kind, account, audience and remaining lifetime of the token, but not the token.
 
-        ``source``, ``kind``, ``account``, ``audience`` and ``lifetime``, the seconds until it
-        expires. Raises the same errors as ``token``.
+        Raises the same errors as ``token``.
         """
         token, issuer = self._valid_token()
         claims = claims_of(token.text)
@@ -144,6 +139,13 @@ class IAPCredentials:
             "lifetime": f"{max(0.0, token.ends - time.time()):.0f} s",
         }
 
+    def _reset(self) -> None:
+        self._lock = threading.Lock()
+        self._issuer: Issuer | None = None
+        self._token: _Token | None = None
+        self._named = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")
+        _living.add(self)
+
     def _valid_token(self, rejected: str | None = None) -> tuple[_Token, Issuer]:
         with self._lock:
             issuer = self._issuer = self._issuer or issuer_for(self._configuration)
@@ -151,13 +153,6 @@ class IAPCredentials:
             if token is None or not token.is_valid(rejected):
                 token = self._token = with_google_errors(_Token.of)(*issuer.issue(), rejected)
             return token, issuer
-
-    def _reset(self) -> None:
-        self._lock = threading.Lock()
-        self._issuer = None
-        self._token = None
-        self._named = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")
-        _living.add(self)
 
     def __getstate__(self) -> Configuration:
         return self._configuration

@@ -82,11 +82,7 @@ class Identity:
 
 
 def find_identity(key_file: Path | None) -> Identity:
-    """Find the identity: in ``key_file`` only if given, otherwise the first of the search order.
-
-    Raises:
-        IAPCredentialsError: there is none, or its file cannot be used.
-    """
+    """Find the identity: in ``key_file`` only if given, otherwise the first of the search order."""
     variable = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")
     if key_file is not None:
         return _read(key_file, "key_file")

@@ -16,6 +16,7 @@ from typing import Any, Literal, cast
 
 from google.auth import compute_engine, exceptions, jwt
 from google.auth.transport.requests import Request
+from google.oauth2 import credentials as user_credentials
 from google.oauth2 import service_account
 
 from ..errors import IAPConfigurationError, IAPCredentialsError
@@ -58,19 +59,12 @@ class Configuration:
 
 @dataclass
 class Issuer:
-    """An identity's credentials for one kind of token.
-
-    Attributes:
-        found: description of the place the identity was found.
-        account: e-mail of the identity; may be empty until the first token.
-        google: google-auth's credentials, or an object with their ``refresh``, ``token`` and
-            ``expiry``.
-    """
+    """An identity's credentials for one kind of token."""
 
     kind: Kind
-    found: str
-    account: str
-    google: Any
+    found: str  # description of the place the identity was found
+    account: str  # its e-mail; may be empty until the first token
+    google: Any  # google-auth's credentials, or an object with their refresh, token and expiry
 
     @with_google_errors
     @quiet_google_logs()
@@ -78,6 +72,16 @@ class Issuer:
         """A new token, and its expiry in seconds since 1970 unless only the token says it."""
         self.google.refresh(partial(Request(), timeout=_TIMEOUT))
         text, expiry = self.google.token, self.google.expiry
+        if self.kind == "id_token" and isinstance(self.google, user_credentials.Credentials):
+            text = self.google.id_token
+            if text is None:
+                raise IAPCredentialsError(
+                    "Google sent no ID token for the user, who signed in without the scope "
+                    "'openid'. Sign in again with `gcloud auth application-default login "
+                    "--client-id-file=CLIENT.json --scopes=openid,"
+                    "https://www.googleapis.com/auth/userinfo.email`, or set "
+                    f"{IMPERSONATE_VARIABLE} to a service account."
+                )
         text = text.decode() if isinstance(text, bytes) else text
         if not isinstance(text, str) or not text:
             raise exceptions.RefreshError("its response contains none")
@@ -92,13 +96,7 @@ class Issuer:
 @with_google_errors
 @quiet_google_logs()
 def issuer_for(configuration: Configuration) -> Issuer:
-    """Find an identity and prepare it to obtain the configured kind of token.
-
-    Raises:
-        IAPCredentialsError: there is no identity, or it cannot obtain that kind.
-        IAPConfigurationError: the audience of an ID token, or the host for a signed JWT, is
-            missing.
-    """
+    """Find an identity and prepare it to obtain the configured kind of token."""
     found = find_identity(configuration.key_file)
     if configuration.impersonate and found.account != configuration.impersonate:
         found = found.impersonating(configuration.impersonate)
@@ -156,11 +154,12 @@ def _credentials(found: Identity, kind: Kind, audience: str) -> Any:
             Request(), audience, use_metadata_identity_endpoint=True
         )
     if (form, kind) == ("impersonated", "id_token"):
-        return _MadeByIam(found, "generateIdToken", "token", partial(_id_token_request, audience))
+        body = {"audience": audience, "includeEmail": True}
+        return _MadeByIam(found, "generateIdToken", "token", lambda _: body)
     if kind == "signed_jwt" and form in ("machine", "impersonated"):
         return _MadeByIam(found, "signJwt", "signedJwt", partial(_jwt_request, audience))
     if (form, kind) == ("user", "id_token") and found.client_id == audience:
-        return _UserIdToken(found.source)
+        return found.source
     raise _cannot_obtain(found, kind, audience)
 
 
@@ -216,33 +215,7 @@ class _MadeByIam:
         self.token = json.loads(response.data)[self._key]
 
 
-def _id_token_request(audience: str, _: str) -> dict[str, Any]:
-    return {"audience": audience, "includeEmail": True}
-
-
 def _jwt_request(audience: str, account: str) -> dict[str, Any]:
     now = int(time.time())
     claims = {"iss": account, "sub": account, "aud": audience, "iat": now}
     return {"payload": json.dumps({**claims, "exp": now + int(LIFETIME)})}
-
-
-class _UserIdToken:
-    """The ID token that Google sends when it refreshes a user's credentials."""
-
-    expiry = None
-
-    def __init__(self, user: Any) -> None:
-        self._user = user
-        self.token: str | None = None
-
-    def refresh(self, request: Any) -> None:
-        self._user.refresh(request)
-        self.token = self._user.id_token
-        if self.token is None:
-            raise IAPCredentialsError(
-                "Google sent no ID token for the user, who signed in without the scope 'openid'. "
-                "Sign in again with `gcloud auth application-default login "
-                "--client-id-file=CLIENT.json --scopes=openid,"
-                "https://www.googleapis.com/auth/userinfo.email`, or set "
-                f"{IMPERSONATE_VARIABLE} to a service account."
-            )

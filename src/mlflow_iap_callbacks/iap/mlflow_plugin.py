@@ -71,8 +71,7 @@ def choose() -> None:
     """Select IAP as MLflow's authentication in this process.
 
     Raises:
-        IAPConfigurationError: MLFLOW_TRACKING_AUTH names another one, or MLflow does not find this
-            one.
+        IAPConfigurationError: the user selected another one, or MLflow does not find this one.
     """
     global _is_chosen_by_user
     from mlflow.environment_variables import MLFLOW_TRACKING_AUTH
@@ -103,7 +102,7 @@ def _authenticate(request: requests.PreparedRequest) -> requests.PreparedRequest
     origin = origin_of(request.url or "")
     if origin in _auths:
         return _auths[origin](request)
-    # Unless the user chose IAP, a server that no client names may have none and use plain http.
+    # If a client chose IAP, MLflow's own server may be another one, without IAP.
     if _is_chosen_by_user and any(
         f"{uri}/".lower().startswith(f"{origin}/") for uri in _mlflow_uris()
     ):
@@ -122,22 +121,18 @@ def _send_large_files_in_parts() -> None:
     """Upload large files directly to the bucket if the server offers it and no variable says no."""
     from mlflow import environment_variables as env
 
-    for variable, value in (
-        (env.MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD, True),
-        (env.MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE, _MULTIPART_MINIMUM),
-    ):
-        if not variable.is_set():
-            variable.set(value)
+    if not env.MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD.is_set():
+        env.MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD.set(True)
+    if not env.MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE.is_set():
+        env.MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE.set(_MULTIPART_MINIMUM)
 
 
 def _take_over_transport() -> None:
-    """Mount our transport on the session that MLflow is about to use.
+    """Mount an IAPTransport for each server on the session that MLflow is about to use.
 
     MLflow's own retries (urllib3, seven times, POSTs included) would send ``runs/create`` again
-    after a lost response, and wait for as long as any Retry-After says. MLflow has no public way to
-    replace them, so the session is fetched with the settings that MLflow uses itself, and the
-    transport mounted by requests' public means. If another version of MLflow has no such function,
-    tokens still work and MLflow's retries stay.
+    after a lost response, and wait for as long as any Retry-After says. There is no public way to
+    replace them. If another version of MLflow has no such function, its retries stay.
     """
     from mlflow import environment_variables as env
     from mlflow.utils import request_utils

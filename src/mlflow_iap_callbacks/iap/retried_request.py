@@ -7,7 +7,7 @@ the server is busy or unreachable; but never twice if repeating it would do its 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import requests
@@ -25,8 +25,6 @@ Send = Callable[[], requests.Response]
 Answered = tuple[requests.Response, str | None]
 
 _LOST = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
-_NOT_CARRIED_OUT = (429,)
-_STILL_WORKING = (408, 504)  # statuses of a front end that stopped waiting for the server
 _MAX_REFETCHES = 5  # of expired tokens for one request, within about four seconds
 # POSTs of MLflow's REST API with the same effect however often they are carried out. At worst the
 # response to a repeated one says that there is nothing left to delete.
@@ -61,18 +59,16 @@ class RetriedRequest:
         self._request = request
         self._send = send
         self._first = first
+        self._path = urlsplit(request.url or "").path
+        last = self._path.rstrip("/").rpartition("/")[2]
+        self._is_repeatable = request.method != "POST" or last in _REPEATABLE
         self._is_sent = first is not None
         self._token: str | None = None
         self._rejected: str | None = None
         self._refetched = 0
 
     def attempt(self) -> requests.Response:
-        """Send the request once.
-
-        Raises:
-            TryAgain: another attempt may succeed.
-            IAPError: no other attempt would.
-        """
+        """Send the request once. Raises TryAgain if another attempt may succeed."""
         response = self._response()
         if responses.is_from_iap(response):
             raise self._after_iap(response)
@@ -125,12 +121,12 @@ class RetriedRequest:
     def _after_busy(self, response: requests.Response) -> Exception:
         response.content  # noqa: B018 - as in _after_iap
         status, after = response.status_code, _retry_after(response)
-        if status in _NOT_CARRIED_OUT or self._is_repeatable:
+        if status == 429 or self._is_repeatable:  # 429: too many requests, not carried out
             error = responses.unavailable_error(response, self._server.origin)
             return TryAgain(error or response, after)
-        return self._unknown_outcome(
-            f"{self._name} was answered {status} ({response.text[:300]!r})",
-            is_under_way=status in _STILL_WORKING,
+        return _unknown_outcome(
+            f"POST {self._path} was answered {status} ({response.text[:300]!r})",
+            is_under_way=status in (408, 504),  # a front end stopped waiting for the server
             retry_after=after,
         )
 
@@ -139,33 +135,10 @@ class RetriedRequest:
             return error
         if _was_never_sent(error) or self._is_repeatable:
             return TryAgain(error)
-        return self._unknown_outcome(
-            f"The response to {self._name} was lost ({type(error).__name__})",
+        return _unknown_outcome(
+            f"The response to POST {self._path} was lost ({type(error).__name__})",
             is_under_way=isinstance(error, requests.Timeout),
         )
-
-    def _unknown_outcome(
-        self, what: str, *, is_under_way: bool, retry_after: float | None = None
-    ) -> IAPUnknownOutcomeError:
-        return IAPUnknownOutcomeError(
-            f"{what}, so it is not known whether it was carried out, and sending it again could do "
-            "its work twice. Check the server before you repeat it.",
-            is_under_way=is_under_way,
-            retry_after=retry_after,
-        )
-
-    @property
-    def _path(self) -> str:
-        return urlsplit(self._request.url or "").path
-
-    @property
-    def _name(self) -> str:
-        return f"{self._request.method} {self._path}"
-
-    @property
-    def _is_repeatable(self) -> bool:
-        last = self._path.rstrip("/").rpartition("/")[2]
-        return self._request.method != "POST" or last in _REPEATABLE
 
 
 def set_bearer(token: str, request: requests.PreparedRequest) -> None:
@@ -173,6 +146,14 @@ def set_bearer(token: str, request: requests.PreparedRequest) -> None:
     taken = request.headers.get("Authorization", "").lower().startswith("basic ")
     name = "Proxy-Authorization" if taken else "Authorization"
     request.headers[name] = f"Bearer {token}"
+
+
+def _unknown_outcome(what: str, **details: Any) -> IAPUnknownOutcomeError:
+    return IAPUnknownOutcomeError(
+        f"{what}, so it is not known whether it was carried out, and sending it again could do its "
+        "work twice. Check the server before you repeat it.",
+        **details,
+    )
 
 
 def _was_never_sent(error: requests.RequestException) -> bool:

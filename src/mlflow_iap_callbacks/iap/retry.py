@@ -42,8 +42,6 @@ class TryAgain(Exception, Generic[T]):
 class RetryPolicy:
     """Number of attempts, and the time for all of them.
 
-        RetryPolicy(max_attempts=3, deadline=20.0)(attempt)
-
     A policy that runs inside another one's attempt ends with it, so deadlines never add up.
 
     Args:
@@ -51,9 +49,6 @@ class RetryPolicy:
             fails immediately each time.
         deadline: seconds from the first attempt after which no other begins. The default is longer
             than the restart of an App Engine instance; MLflow's own retries last four minutes.
-
-    Raises:
-        IAPConfigurationError: a number is too small.
     """
 
     max_attempts: int = 12

@@ -39,8 +39,10 @@ class IAPTransport(requests.adapters.BaseAdapter):
 
         def once() -> requests.Response:
             nonlocal is_first
-            within = _at_most(around if is_first else seconds_left(), timeout)
-            is_first = False
+            seconds, is_first = around if is_first else seconds_left(), False
+            within = timeout
+            if seconds != math.inf:
+                within = max(1.0, min(seconds, timeout or math.inf))
             response = self._inner.send(request, stream=stream, timeout=within, **kwargs)
             response.connection = self  # type: ignore[assignment]
             if not stream:
@@ -51,7 +53,3 @@ class IAPTransport(requests.adapters.BaseAdapter):
 
     def close(self) -> None:
         self._inner.close()
-
-
-def _at_most(seconds: float, timeout: float | None) -> float | None:
-    return timeout if seconds == math.inf else max(1.0, min(seconds, timeout or math.inf))

@@ -13,10 +13,7 @@ from ..errors import IAPError
 
 @contextmanager
 def unwrapped_errors() -> Iterator[None]:
-    """Raise the IAPError that MLflow's transport raised, not the MlflowException around it.
-
-    MLflow sets no cause on the exception, so the error is searched for in its context.
-    """
+    """Raise the IAPError in the context of an MlflowException: MLflow sets no cause."""
     handled = sys.exc_info()[1]  # the caller's, in the context of everything that is raised here
     try:
         yield

@@ -73,11 +73,11 @@ def test_where_all_is_well_every_step_says_what_it_found(cloud: LocalCloud) -> N
     assert f"account: {cloud.trainer}" in found["credentials"].saw
     assert "kind: id_token" in found["credentials"].saw
     assert "IAP-secured Web App User" in found["token"].saw
-    assert found["MLflow"] == ("MLflow", "version 3.17.0 responds; 0 experiment read", True)
+    assert found["MLflow"] == ("MLflow", "version 3.17.0; its experiments can be read", True)
     assert not [finding for finding in found.values() if "ey" + "J" in finding.saw]
 
 
-def test_a_google_managed_client_is_told_and_a_signed_jwt_used(
+def test_a_google_managed_client_is_recognized_and_a_signed_jwt_used(
     clouds: Callable[[str | None], LocalCloud], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cloud = clouds(None)
@@ -144,7 +144,7 @@ def test_it_stops_at_missing_credentials_and_cannot_say_whose_the_client_is(
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/none.json")
     said = _stops_at("credentials", cloud.url)
     assert "/none.json" in said["credentials"]
-    assert "Google-managed or your own (there is no ID token" in said["server"]
+    assert "Google-managed or your own (no ID token could be obtained" in said["server"]
 
 
 def test_it_stops_at_a_missing_role_and_says_how_to_grant_it(cloud: LocalCloud) -> None:
@@ -178,7 +178,7 @@ def test_a_server_without_iap_needs_no_credentials(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/none.json")
     with BareServer() as server:
         said = _stops_at("MLflow", server.url)  # it is none
-    assert said["server"] == "no IAP: 200 without a token"
+    assert said["server"] == "no IAP (200 without a token)"
     assert {said[step] for step in ("credentials", "token")} == {"not needed here"}
     assert not [headers for headers in server.seen if "Authorization" in headers]
 

@@ -1,4 +1,4 @@
-"""The token on the requests to one origin: when, where to, and what IAP's answers become."""
+"""The token on the requests to one server, and the errors that IAP's responses become."""
 
 from __future__ import annotations
 
@@ -215,7 +215,7 @@ _REFUSALS = [
 
 
 @pytest.mark.parametrize(("status", "answer", "reason", "hint"), _REFUSALS)
-def test_each_answer_of_iap_becomes_an_error_that_says_what_is_the_matter(
+def test_each_response_of_iap_becomes_an_error_with_its_reason_and_remedy(
     echo: LocalCloud, session: Sessions, status: int, answer: str, reason: str, hint: str
 ) -> None:
     auth = IAPAuth(echo.url, retry=RetryPolicy(max_attempts=4, deadline=5.0))
@@ -231,7 +231,7 @@ def test_each_answer_of_iap_becomes_an_error_that_says_what_is_the_matter(
     assert pickle.loads(pickle.dumps(error)).reason == reason
 
 
-def test_a_missing_role_is_told_with_the_account_and_the_command_that_grants_it(
+def test_the_error_for_a_missing_role_names_the_account_and_the_command_that_grants_it(
     echo: LocalCloud, session: Sessions
 ) -> None:
     echo.members.clear()
@@ -244,7 +244,7 @@ def test_a_missing_role_is_told_with_the_account_and_the_command_that_grants_it(
     assert session(IAPAuth(echo.url)).get(echo.url + "/a").status_code == 200
 
 
-def test_an_id_token_of_a_google_managed_client_is_told_as_the_audience(
+def test_the_error_for_an_id_token_of_a_google_managed_client_blames_the_audience(
     session: Sessions,
 ) -> None:
     with LocalCloud(client_id=None) as managed:
@@ -256,7 +256,7 @@ def test_an_id_token_of_a_google_managed_client_is_told_as_the_audience(
         assert session(IAPAuth(managed.url, signed)).get(managed.url + "/a").status_code == 200
 
 
-def test_a_desktop_client_that_is_not_on_the_allowlist_is_told_as_that(
+def test_the_error_for_a_desktop_client_that_is_not_on_the_allowlist_blames_the_allowlist(
     echo: LocalCloud, session: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_all(monkeypatch, echo.google_environment())
@@ -267,7 +267,7 @@ def test_a_desktop_client_that_is_not_on_the_allowlist_is_told_as_that(
     assert caught.value.reason == "allowlist"
 
 
-def test_a_clock_that_is_off_is_told_as_the_clock(session: Sessions) -> None:
+def test_the_error_for_a_clock_that_is_off_blames_the_clock(session: Sessions) -> None:
     with LocalCloud(client_id=None) as cloud:
         cloud.clock_offset = 7200.0
         auth = IAPAuth(
@@ -278,9 +278,7 @@ def test_a_clock_that_is_off_is_told_as_the_clock(session: Sessions) -> None:
         assert caught.value.reason == "clock"
 
 
-def test_a_401_of_the_application_is_the_application_s_to_tell(
-    echo: LocalCloud, session: Sessions
-) -> None:
+def test_a_401_of_the_application_is_passed_on(echo: LocalCloud, session: Sessions) -> None:
     http_session = session(IAPAuth(echo.url))
     http_session.get(echo.url + "/a")
     echo.fault("answer", status=401, body="You are not authenticated", from_iap=False)

@@ -1,4 +1,4 @@
-"""One token for all threads, fetched anew in time; pickles, forks and other clocks."""
+"""One token for all threads, replaced in time; pickles, forks and other clocks."""
 
 from __future__ import annotations
 

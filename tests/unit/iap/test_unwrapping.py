@@ -17,7 +17,7 @@ def _fail_as_mlflow_does(error: Exception) -> None:
         raise MlflowException(f"API request failed: {inner}")  # noqa: B904
 
 
-def test_an_error_of_ours_is_raised_in_place_of_those_around_it() -> None:
+def test_this_package_s_error_is_raised_without_those_around_it() -> None:
     with pytest.raises(IAPRefusedError, match=r"^no role$"), unwrapped_errors():
         _fail_as_mlflow_does(IAPRefusedError("no role"))
 
