@@ -33,7 +33,7 @@ _MAY_IMPORT: dict[str, set[str]] = {
 }
 # The only modules that know a library.
 _OWNERS = {
-    "google": {"iap.google_errors", "iap.google_identity"},
+    "google": {"iap.google_errors", "iap.google_identity", "iap.google_tokens"},
     "msgpack": {"outbox.intake", "outbox.outbox", "outbox.records"},
     "platformdirs": {"outbox.journals"},
     "sqlite3": {"outbox.database", "outbox.journals", "outbox.rescue"},
