@@ -5,7 +5,7 @@ behind a stand-in for Identity-Aware Proxy that answers word for word as the rea
 `MlflowServer` runs a real MLflow server to put there.
 """
 
-from mlflow_iap_callbacks.local.cloud import LocalCloud
-from mlflow_iap_callbacks.local.mlflow_server import MlflowServer
+from .cloud import LocalCloud
+from .mlflow_server import MlflowServer
 
 __all__ = ["LocalCloud", "MlflowServer"]

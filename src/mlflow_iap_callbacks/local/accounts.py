@@ -7,7 +7,7 @@ import threading
 from dataclasses import dataclass
 from typing import Literal
 
-from mlflow_iap_callbacks.local.keys import RsaKey
+from .keys import RsaKey
 
 PROJECT_ID = "local-project"
 PROJECT_NUMBER = "123456789012"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from mlflow_iap_callbacks.local.accounts import PROJECT_ID, PROJECT_NUMBER, Account
-from mlflow_iap_callbacks.local.state import CloudState
+from .accounts import PROJECT_ID, PROJECT_NUMBER, Account
+from .state import CloudState
 
 AUDIENCE = f"/projects/{PROJECT_NUMBER}/apps/{PROJECT_ID}"
 LIFETIME = 600  # seconds

@@ -15,20 +15,20 @@ from typing import Any, Literal
 
 from aiohttp import web
 
-from mlflow_iap_callbacks.local.accounts import DEFAULT_CUSTOM_CLIENT_ID
-from mlflow_iap_callbacks.local.assertions import AUDIENCE, Assertions
-from mlflow_iap_callbacks.local.connect_proxy import GOOGLE_NAMES, ConnectProxy
-from mlflow_iap_callbacks.local.credential_files import CredentialFiles
-from mlflow_iap_callbacks.local.echo import echo_application
-from mlflow_iap_callbacks.local.faults import Fault, FaultKind, Place
-from mlflow_iap_callbacks.local.google_endpoints import google_application
-from mlflow_iap_callbacks.local.iap_proxy import IapProxy
-from mlflow_iap_callbacks.local.keys import EcKey
-from mlflow_iap_callbacks.local.listener import Listener
-from mlflow_iap_callbacks.local.local_ca import tls_context
-from mlflow_iap_callbacks.local.sign_in import SignIn
-from mlflow_iap_callbacks.local.state import CloudState
-from mlflow_iap_callbacks.local.token_endpoint import TokenEndpoint
+from .accounts import DEFAULT_CUSTOM_CLIENT_ID
+from .assertions import AUDIENCE, Assertions
+from .certificates import tls_context
+from .connect_proxy import GOOGLE_NAMES, ConnectProxy
+from .credential_files import CredentialFiles
+from .echo import echo_application
+from .faults import Fault, FaultKind, Place
+from .google_endpoints import google_application
+from .iap_proxy import IapProxy
+from .keys import EcKey
+from .sign_in import SignIn
+from .sockets import Listener
+from .state import CloudState
+from .token_endpoint import TokenEndpoint
 
 _HOST = "127.0.0.1"
 

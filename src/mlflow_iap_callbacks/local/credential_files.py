@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
-from mlflow_iap_callbacks.local.accounts import (
+from .accounts import (
     DESKTOP_CLIENT_ID,
     GCLOUD_CLIENT_ID,
     PROJECT_ID,
@@ -15,9 +15,9 @@ from mlflow_iap_callbacks.local.accounts import (
     USER,
     WORKLOAD_POOL,
 )
-from mlflow_iap_callbacks.local.private_files import write_private
-from mlflow_iap_callbacks.local.state import CloudState
-from mlflow_iap_callbacks.local.token_endpoint import CLOUD_PLATFORM, TokenEndpoint
+from .private_files import write_private
+from .state import CloudState
+from .token_endpoint import CLOUD_PLATFORM, TokenEndpoint
 
 _EMAIL_SCOPES = ["openid", "https://www.googleapis.com/auth/userinfo.email"]
 _SUBJECT_TOKEN_LIFETIME = 30 * 24 * 3600

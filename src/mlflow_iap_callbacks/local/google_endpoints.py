@@ -7,16 +7,16 @@ import time
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from mlflow_iap_callbacks.local.answers import google_error, http_date
-from mlflow_iap_callbacks.local.connection import reset
-from mlflow_iap_callbacks.local.faults import KINDS_AT, Fault
-from mlflow_iap_callbacks.local.iam_credentials import IamCredentials, bearer
-from mlflow_iap_callbacks.local.metadata_server import MetadataServer
-from mlflow_iap_callbacks.local.record import SeenRequest, without_secrets
-from mlflow_iap_callbacks.local.secret_manager import SecretManager
-from mlflow_iap_callbacks.local.sign_in import PAGE_PATH, SignIn
-from mlflow_iap_callbacks.local.state import CloudState
-from mlflow_iap_callbacks.local.token_endpoint import TokenEndpoint
+from .connection import reset
+from .faults import KINDS_AT, Fault
+from .iam_credentials import IamCredentials, bearer
+from .metadata_server import MetadataServer
+from .request_log import SeenRequest, without_secrets
+from .responses import google_error, http_date
+from .secret_manager import SecretManager
+from .sign_in import PAGE_PATH, SignIn
+from .state import CloudState
+from .token_endpoint import TokenEndpoint
 
 
 def google_application(

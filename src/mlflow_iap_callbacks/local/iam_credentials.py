@@ -11,11 +11,11 @@ from typing import Any
 
 from aiohttp import web
 
-from mlflow_iap_callbacks.local.accounts import Account
-from mlflow_iap_callbacks.local.answers import google_error
-from mlflow_iap_callbacks.local.state import CloudState
-from mlflow_iap_callbacks.local.token_endpoint import CLOUD_PLATFORM
-from mlflow_iap_callbacks.local.tokens import AccessToken
+from .accounts import Account
+from .responses import google_error
+from .state import CloudState
+from .token_endpoint import CLOUD_PLATFORM
+from .tokens import AccessToken
 
 _SCOPES = {CLOUD_PLATFORM, "https://www.googleapis.com/auth/iam"}
 _LONGEST_JWT = 12 * 3600

@@ -14,11 +14,12 @@ from aiohttp import web
 from multidict import CIMultiDict
 from yarl import URL
 
-from mlflow_iap_callbacks.local import answers, connection
-from mlflow_iap_callbacks.local.accounts import MANAGED_CLIENT_ID, Account
-from mlflow_iap_callbacks.local.assertions import Assertions
-from mlflow_iap_callbacks.local.faults import Fault, FaultKind
-from mlflow_iap_callbacks.local.iap_decision import (
+from . import connection
+from . import responses as answers
+from .accounts import MANAGED_CLIENT_ID, Account
+from .assertions import Assertions
+from .faults import Fault, FaultKind
+from .iap_authentication import (
     EMPTY_TOKEN,
     EXPIRED,
     Identity,
@@ -26,9 +27,9 @@ from mlflow_iap_callbacks.local.iap_decision import (
     identify,
     may_enter,
 )
-from mlflow_iap_callbacks.local.record import SeenRequest, without_secrets
-from mlflow_iap_callbacks.local.sign_in import CALLBACK_PATH, SignIn
-from mlflow_iap_callbacks.local.state import CloudState
+from .request_log import SeenRequest, without_secrets
+from .sign_in import CALLBACK_PATH, SignIn
+from .state import CloudState
 
 LARGEST_REQUEST = 32 * 1024 * 1024
 

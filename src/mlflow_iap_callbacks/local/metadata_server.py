@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from mlflow_iap_callbacks.local.accounts import PROJECT_ID, PROJECT_NUMBER
-from mlflow_iap_callbacks.local.state import CloudState
-from mlflow_iap_callbacks.local.token_endpoint import CLOUD_PLATFORM
+from .accounts import PROJECT_ID, PROJECT_NUMBER
+from .state import CloudState
+from .token_endpoint import CLOUD_PLATFORM
 
 _FLAVOR = {"Metadata-Flavor": "Google", "Server": "Metadata Server for VM"}
 _SCOPES = [

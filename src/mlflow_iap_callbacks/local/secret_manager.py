@@ -6,9 +6,9 @@ import base64
 
 from aiohttp import web
 
-from mlflow_iap_callbacks.local.answers import google_error
-from mlflow_iap_callbacks.local.iam_credentials import bearer
-from mlflow_iap_callbacks.local.state import CloudState
+from .iam_credentials import bearer
+from .responses import google_error
+from .state import CloudState
 
 
 class SecretManager:

@@ -9,9 +9,9 @@ from urllib.parse import quote, urlsplit
 
 from aiohttp import web
 
-from mlflow_iap_callbacks.local.accounts import Account
-from mlflow_iap_callbacks.local.keys import EcKey
-from mlflow_iap_callbacks.local.state import CloudState
+from .accounts import Account
+from .keys import EcKey
+from .state import CloudState
 
 PAGE_PATH = "/signin"
 CALLBACK_PATH = "/_gcp_gatekeeper/authenticate"

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import time
 
-from mlflow_iap_callbacks.local.accounts import (
+from .accounts import (
     TRAINER,
     USER,
     VM_ACCOUNT,
     Accounts,
 )
-from mlflow_iap_callbacks.local.faults import Faults
-from mlflow_iap_callbacks.local.keys import EcKey
-from mlflow_iap_callbacks.local.record import IssuedToken, SeenRequest
-from mlflow_iap_callbacks.local.tokens import Mint
+from .faults import Faults
+from .keys import EcKey
+from .request_log import IssuedToken, SeenRequest
+from .tokens import Mint
 
 
 class CloudState:

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 
 from aiohttp import web
 
-from mlflow_iap_callbacks.local.accounts import WORKLOAD, Account
-from mlflow_iap_callbacks.local.keys import RsaKey, parse_jwt
-from mlflow_iap_callbacks.local.state import CloudState
-from mlflow_iap_callbacks.local.tokens import RefreshToken
+from .accounts import WORKLOAD, Account
+from .keys import RsaKey, parse_jwt
+from .state import CloudState
+from .tokens import RefreshToken
 
 JWT_GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 EXCHANGE_GRANT = "urn:ietf:params:oauth:grant-type:token-exchange"

@@ -10,9 +10,9 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mlflow_iap_callbacks.local.accounts import Account, Accounts
-from mlflow_iap_callbacks.local.keys import RsaKey
-from mlflow_iap_callbacks.local.record import IssuedToken, TokenKind, TokenSource, digest
+from .accounts import Account, Accounts
+from .keys import RsaKey
+from .request_log import IssuedToken, TokenKind, TokenSource, digest
 
 ISSUER = "https://accounts.google.com"
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import click
 
-from mlflow_iap_callbacks.server.start_error import StartError
+from .start_error import StartError
 
 
 @click.group()
@@ -25,7 +25,7 @@ def main() -> None:
 )
 def serve(is_to_migrate: bool) -> None:
     """Wait for the database, check what is needed, become `mlflow server`."""
-    from mlflow_iap_callbacks.server import start
+    from . import start
 
     with _plainly():
         start.serve(os.environ, is_to_migrate=is_to_migrate)
@@ -34,7 +34,7 @@ def serve(is_to_migrate: bool) -> None:
 @main.command()
 def migrate() -> None:
     """Bring the database's schema to this MLflow's. Back it up first."""
-    from mlflow_iap_callbacks.server import start
+    from . import start
 
     with _plainly():
         is_changed = start.migrate(os.environ)
@@ -44,7 +44,7 @@ def migrate() -> None:
 @main.command()
 def check() -> None:
     """Do all that `serve` does before it serves, and tell what was found."""
-    from mlflow_iap_callbacks.server import start
+    from . import start
 
     with _plainly():
         for line in start.check(os.environ):

@@ -7,8 +7,8 @@ import sys
 
 from starlette.types import ASGIApp
 
-from mlflow_iap_callbacks.server.gate_settings import GateSettings
-from mlflow_iap_callbacks.server.start_error import StartError
+from .gate_settings import GateSettings
+from .start_error import StartError
 
 # With this status uvicorn stops all of the server; after others it starts the process again.
 _STARTUP_FAILURE = 3
@@ -20,10 +20,10 @@ def create_app() -> ASGIApp:
     A setting that cannot work ends the process, with one sentence.
     """
     # MLflow imports this module in the parent process, which needs nothing of the rest.
-    from mlflow_iap_callbacks.server.assertion import Verifier
-    from mlflow_iap_callbacks.server.gate import Gate
-    from mlflow_iap_callbacks.server.identity import Identity
-    from mlflow_iap_callbacks.server.public_keys import PublicKeys
+    from .assertion import Verifier
+    from .gate import Gate
+    from .ownership_middleware import Identity
+    from .public_keys import PublicKeys
 
     try:
         settings = GateSettings.from_environment()
@@ -45,7 +45,7 @@ def _mlflow_app(settings: GateSettings) -> ASGIApp:
             "without --gunicorn-opts and --waitress-opts."
         )
     if settings.has_permissions:
-        from mlflow_iap_callbacks.server.permissions import app_with_permissions
+        from .permissions import app_with_permissions
 
         return app_with_permissions(settings)
     from mlflow.server import fastapi_app

@@ -63,7 +63,7 @@ def _with_words(method: _Method[P, R]) -> _Method[P, R]:
 
     @wraps(method)
     def call(self: SessionArtifactRepository, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        from mlflow_iap_callbacks.server.bucket import BUCKET_ERRORS, trouble_of
+        from .bucket import BUCKET_ERRORS, trouble_of
 
         try:
             return method(self, *args, **kwargs)

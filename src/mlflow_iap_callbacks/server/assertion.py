@@ -10,7 +10,7 @@ from typing import Any
 
 from google.auth import jwt
 
-from mlflow_iap_callbacks.server.public_keys import PublicKeys
+from .public_keys import PublicKeys
 
 ISSUER = "https://cloud.google.com/iap"
 LEEWAY = 30  # seconds, by Google's documentation of the assertion

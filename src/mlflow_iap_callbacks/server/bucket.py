@@ -8,7 +8,7 @@ from google.cloud.storage.retry import DEFAULT_RETRY
 from mlflow.store.artifact.gcs_artifact_repo import GCSArtifactRepository
 from requests import RequestException
 
-from mlflow_iap_callbacks.server.start_error import StartError, first_line
+from .start_error import StartError, first_line
 
 # What the way to a bucket may end with.
 BUCKET_ERRORS = (GoogleAPIError, GoogleAuthError, RequestException)

@@ -11,8 +11,8 @@ from pymysql.constants import ER
 from sqlalchemy import URL, Engine, StaticPool
 from sqlalchemy.exc import DBAPIError
 
-from mlflow_iap_callbacks.server.secret import read_secret
-from mlflow_iap_callbacks.server.start_error import StartError
+from .secret import read_secret
+from .start_error import StartError
 
 # In pure Python: nothing to compile, and no library of the system's to keep patched.
 # mysqlclient (C) answered 0.9 to 1.2 times as many requests, in two runs of `make server-bench`.

@@ -10,11 +10,11 @@ from mlflow.version import VERSION
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mlflow_iap_callbacks.server.assertion import InvalidAssertionError, Verifier
-from mlflow_iap_callbacks.server.closed_routes import is_closed
-from mlflow_iap_callbacks.server.public_keys import KeysUnavailableError
-from mlflow_iap_callbacks.server.refusal import refuse
-from mlflow_iap_callbacks.server.routed_path import routed_path
+from .assertion import InvalidAssertionError, Verifier
+from .error_response import refuse
+from .public_keys import KeysUnavailableError
+from .routed_path import routed_path
+from .routes import is_closed
 
 ASSERTION_HEADER = b"x-goog-iap-jwt-assertion"
 

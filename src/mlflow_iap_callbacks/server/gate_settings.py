@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from mlflow_iap_callbacks.server.start_error import StartError
+from .start_error import StartError
 
 GOOGLE_KEYS_URL = "https://www.gstatic.com/iap/verify/public_key"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mlflow_iap_callbacks.server.start_error import StartError
+from .start_error import StartError
 
 
 def hosts_of(environment: Mapping[str, str]) -> list[str]:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from mlflow_iap_callbacks.tags import CLAIM_TAG
+from ..tags import CLAIM_TAG
 
 OWNER_TAG = "mlflow.user"
 # `mlflow.trace.user` is not among them: it is the user of the application that is traced.

@@ -23,8 +23,8 @@ from mlflow.protos.databricks_pb2 import UNAUTHENTICATED
 from starlette.types import ASGIApp
 from werkzeug.datastructures import Authorization
 
-from mlflow_iap_callbacks.server.gate import visitor
-from mlflow_iap_callbacks.server.gate_settings import GateSettings
+from .gate import visitor
+from .gate_settings import GateSettings
 
 AUTHORIZATION_FUNCTION = f"{__name__}:user_of_request"
 

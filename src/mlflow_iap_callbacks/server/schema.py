@@ -13,9 +13,9 @@ from mlflow.store.db import utils as mlflow_db
 from sqlalchemy import Engine, inspect, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from mlflow_iap_callbacks.server import users_schema
-from mlflow_iap_callbacks.server.database import name_of
-from mlflow_iap_callbacks.server.start_error import StartError, first_line
+from . import users_schema
+from .database import name_of
+from .start_error import StartError, first_line
 
 # There while a migration is under way: MySQL commits each change of a table at once, so one that
 # was cut off leaves half of a step. Its comment says from which revision.

@@ -11,7 +11,7 @@ from google.auth.exceptions import GoogleAuthError
 from google.auth.transport.requests import AuthorizedSession
 from requests import RequestException
 
-from mlflow_iap_callbacks.server.start_error import StartError, first_line
+from .start_error import StartError, first_line
 
 _SCOPES = ["https://www.googleapis.com/auth/cloud-platform"]
 _NAME = re.compile(r"projects/[^/]+/secrets/[^/]+/versions/[^/]+")

@@ -10,12 +10,12 @@ from typing import NamedTuple, NoReturn
 
 from sqlalchemy import URL, Engine
 
-from mlflow_iap_callbacks.server import schema
-from mlflow_iap_callbacks.server.artifacts import SCHEME
-from mlflow_iap_callbacks.server.database import connect, database_url, name_of, text_of
-from mlflow_iap_callbacks.server.gate_settings import GateSettings, wants_permissions
-from mlflow_iap_callbacks.server.hosts import hosts_of
-from mlflow_iap_callbacks.server.start_error import StartError
+from . import schema
+from .artifacts import SCHEME
+from .database import connect, database_url, name_of, text_of
+from .gate_settings import GateSettings, wants_permissions
+from .hosts import hosts_of
+from .start_error import StartError
 
 # Seconds. Cloud SQL's restart takes about one minute; App Engine's start may take ten.
 _DATABASE_WAIT = 120.0
@@ -153,7 +153,7 @@ def require_artifacts(environment: Mapping[str, str]) -> None:
                 "MLFLOW_ARTIFACTS_DESTINATION to gs://BUCKET/FOLDER."
             ) from None
         return
-    from mlflow_iap_callbacks.server.bucket import require_bucket
+    from .bucket import require_bucket
 
     require_bucket(destination)
 

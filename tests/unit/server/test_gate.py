@@ -14,9 +14,9 @@ from starlette.routing import Mount
 from asgi import Answer, Recorder, call
 from mlflow_iap_callbacks.local import LocalCloud
 from mlflow_iap_callbacks.server.assertion import Verifier
-from mlflow_iap_callbacks.server.closed_routes import is_closed
 from mlflow_iap_callbacks.server.gate import Gate, visitor
 from mlflow_iap_callbacks.server.public_keys import PublicKeys
+from mlflow_iap_callbacks.server.routes import is_closed
 
 pytest.importorskip("flask_wtf", reason="the extra `server` is not installed")
 
@@ -24,7 +24,7 @@ ASSERTION = "X-Goog-IAP-JWT-Assertion"
 ADA = "ada@example.com"
 
 # What a tracking server is for. A new family that a new MLflow brings is looked at before it is
-# put here, or into closed_routes.py.
+# put here, or into routes.py.
 SERVED = {
     *("/", "/build", "/static-files", "/health", "/version", "/graphql", "/v1/traces"),
     *("/get-artifact", "/model-versions/get-artifact", "/mlflow-artifacts/artifacts"),

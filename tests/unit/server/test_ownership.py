@@ -13,8 +13,8 @@ from google.protobuf.descriptor import Descriptor
 
 from asgi import Answer, Recorder, call
 from mlflow_iap_callbacks.server.gate import visitor
-from mlflow_iap_callbacks.server.identity import LARGEST_BODY, Identity
 from mlflow_iap_callbacks.server.ownership import rule_for
+from mlflow_iap_callbacks.server.ownership_middleware import LARGEST_BODY, Identity
 
 pytest.importorskip("flask_wtf", reason="the extra `server` is not installed")
 
@@ -307,8 +307,8 @@ def _suspects(message: Descriptor, depth: int = 0) -> bool:
 def test_every_request_of_mlflow_that_can_name_somebody_is_looked_at() -> None:
     from mlflow.server.handlers import get_endpoints
 
-    from mlflow_iap_callbacks.server.closed_routes import is_closed
     from mlflow_iap_callbacks.server.ownership import OwnerIsFixedError
+    from mlflow_iap_callbacks.server.routes import is_closed
 
     looked_at, missed = set(), set()
     for path, message, methods in get_endpoints(lambda message: message):

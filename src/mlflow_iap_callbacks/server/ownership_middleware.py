@@ -7,22 +7,22 @@ import json
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mlflow_iap_callbacks.server.gate import visitor
-from mlflow_iap_callbacks.server.ownership import (
+from .error_response import refuse
+from .gate import visitor
+from .ownership import (
     MalformedError,
     OwnerIsFixedError,
     Rule,
     parse,
     rule_for,
 )
-from mlflow_iap_callbacks.server.refusal import refuse
-from mlflow_iap_callbacks.server.request_body import (
+from .request_body import (
     BodyTooLargeError,
     ClientGoneError,
     read_body,
     with_body,
 )
-from mlflow_iap_callbacks.server.routed_path import routed_path
+from .routed_path import routed_path
 
 # MLflow's largest, a full `log_batch`, is about 1 MB; records of a dataset may be more.
 LARGEST_BODY = 8 * 1024 * 1024

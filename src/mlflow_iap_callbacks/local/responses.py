@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from mlflow_iap_callbacks.local.iap_decision import EXPIRED, NO_OAUTH_CLIENT, PROBLEM
+from .iap_authentication import EXPIRED, NO_OAUTH_CLIENT, PROBLEM
 
 _FRONT_END_PAGE = """\
 <html><head>

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mlflow_iap_callbacks.local.accounts import Account
-from mlflow_iap_callbacks.local.keys import parse_jwt
-from mlflow_iap_callbacks.local.record import TokenKind
-from mlflow_iap_callbacks.local.state import CloudState
+from .accounts import Account
+from .keys import parse_jwt
+from .request_log import TokenKind
+from .state import CloudState
 
 EMPTY_TOKEN = "Invalid IAP credentials: empty token"  # noqa: S105 - a sentence
 UNPARSABLE = "Invalid IAP credentials: Unable to parse JWT"

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from mlflow_iap_callbacks.local.private_files import write_private
+from .private_files import write_private
 
 
 def tls_context(folder: Path, names: tuple[str, ...]) -> tuple[ssl.SSLContext, Path]:
