@@ -19,7 +19,7 @@ from load_client import Load, Outcome
 from database_server import MariaDB
 from deployed_server import HOST, DeployedServer, set_up, settings
 from mlflow_iap_callbacks.local import LocalCloud
-from mlflow_iap_callbacks.server.database import database_url, text_of
+from mlflow_iap_callbacks.server.database import database_url
 from ports import free_port
 
 _HERE = Path(__file__).parent
@@ -193,7 +193,7 @@ class Stage:
         """`mlflow server`, told only where it stores and listens, and by which name."""
         url = database_url(settings(self._mariadb, self._defaults, "artifacts"))
         variables = {
-            "MLFLOW_BACKEND_STORE_URI": text_of(url),
+            "MLFLOW_BACKEND_STORE_URI": url.render_as_string(hide_password=False),
             "MLFLOW_SERVER_ALLOWED_HOSTS": HOST,
             "MLFLOW_UVICORN_OPTS": _WITHOUT_UVLOOP,
             # No benchmark is reported.

@@ -1,4 +1,4 @@
-"""Secret Manager: versions of secrets, to those who may read them."""
+"""Secret Manager: gives the texts of secrets to accounts that may read them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .state import CloudState
 
 
 class SecretManager:
-    """Answers `versions.access` from `CloudState.secrets`."""
+    """Handles `versions.access` with the texts in `CloudState.secrets`."""
 
     def __init__(self, state: CloudState) -> None:
         self._state = state

@@ -1,4 +1,4 @@
-"""What clients write, under the name of who sent it."""
+"""Makes what clients write belong to its verified sender, by the rules in `ownership.py`."""
 
 from __future__ import annotations
 
@@ -7,37 +7,30 @@ import json
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .error_response import refuse
+from .error_response import send_error
 from .gate import visitor
-from .ownership import (
-    MalformedError,
-    OwnerIsFixedError,
-    Rule,
-    parse,
-    rule_for,
-)
+from .ownership import MalformedError, OwnerIsFixedError, Rule, parse, rule_for
 from .request_body import (
+    MAX_BODY_BYTES,
     BodyTooLargeError,
-    ClientGoneError,
+    ClientDisconnectedError,
     read_body,
     with_body,
 )
-from .routed_path import routed_path
+from .routes import routed_path
 
-# MLflow's largest, a full `log_batch`, is about 1 MB; records of a dataset may be more.
-LARGEST_BODY = 8 * 1024 * 1024
-# Larger ones are parsed beside the event loop.
-_QUICK = 128 * 1024
+# Larger bodies are parsed in a thread, to keep the event loop responsive.
+_QUICKLY_PARSED_BYTES = 128 * 1024
 
 
-class Identity:
-    """Gives what is written the verified name of its writer, and passes all else as it comes.
+class OwnershipMiddleware:
+    """Rewrites requests that name an owner to name the sender, and passes all others unchanged.
 
-    Only the bodies of requests that can name somebody are read; uploads never are.
+    It reads only the bodies of requests that can name somebody, and never an upload.
 
     Args:
-        app: all of MLflow, behind the gate.
-        static_prefix: under which MLflow serves; empty for none.
+        app: MLflow's app, behind the gate.
+        static_prefix: path prefix that MLflow serves at; empty for none.
     """
 
     def __init__(self, app: ASGIApp, *, static_prefix: str = "") -> None:
@@ -51,29 +44,29 @@ class Identity:
         try:
             rule = rule_for(scope["method"], routed_path(scope, self._static_prefix))
             if rule is not None:
-                scope, receive = await _signed(rule, scope, receive)
-        except ClientGoneError:
+                scope, receive = await _with_owner(rule, scope, receive)
+        except ClientDisconnectedError:
             return
         except OwnerIsFixedError:
-            sentence = "The owner of a record is who made it, and cannot be taken away."
-            await refuse(scope, send, 403, "PERMISSION_DENIED", sentence)
+            message = "The owner of a record is who created it, and cannot be removed."
+            await send_error(scope, send, 403, "PERMISSION_DENIED", message)
         except BodyTooLargeError:
-            sentence = f"The body of this request is larger than {LARGEST_BODY} bytes: send less."
-            await refuse(scope, send, 413, "REQUEST_LIMIT_EXCEEDED", sentence)
+            message = f"The body of this request is larger than {MAX_BODY_BYTES} bytes: send less."
+            await send_error(scope, send, 413, "REQUEST_LIMIT_EXCEEDED", message)
         except MalformedError as reason:
-            sentence = f"The body of this request cannot be read: {reason}."
-            await refuse(scope, send, 400, "INVALID_PARAMETER_VALUE", sentence)
+            message = f"The body of this request cannot be read: {reason}."
+            await send_error(scope, send, 400, "INVALID_PARAMETER_VALUE", message)
         else:
             await self._app(scope, receive, send)
 
 
-async def _signed(rule: Rule, scope: Scope, receive: Receive) -> tuple[Scope, Receive]:
+async def _with_owner(rule: Rule, scope: Scope, receive: Receive) -> tuple[Scope, Receive]:
     for name, value in scope["headers"]:
-        # MLflow itself would read such a body as none, and make a record without an owner.
+        # MLflow itself would read such a body as empty, and create a record without an owner.
         if name.lower() == b"content-encoding" and value.strip().lower() != b"identity":
             raise MalformedError(f"its content encoding is {value.decode('latin-1')}")
-    body = await read_body(receive, LARGEST_BODY)
-    if len(body) > _QUICK:
+    body = await read_body(receive)
+    if len(body) > _QUICKLY_PARSED_BYTES:
         body = await asyncio.to_thread(_rewrite, rule, body, visitor.get())
     else:
         body = _rewrite(rule, body, visitor.get())

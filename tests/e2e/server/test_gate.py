@@ -96,7 +96,7 @@ def test_a_run_belongs_to_its_account_whatever_the_client_claims(cloud: LocalClo
     assert found.data.tags["mlflow.user"] == cloud.trainer
     assert found.data.tags["mlflow_iap.claimed_user"] == "third"
     assert found.data.tags["a"] == "b"
-    with pytest.raises(mlflow.MlflowException, match="cannot be taken away"):
+    with pytest.raises(mlflow.MlflowException, match="cannot be removed"):
         client.delete_tag(run.info.run_id, "mlflow.user")
 
 
@@ -225,5 +225,5 @@ def test_without_an_audience_it_says_so_and_ends(
             os.killpg(process.pid, signal.SIGKILL)
             raise
     # Not by its status: `mlflow server` ends with 0 whatever became of the server.
-    assert "\nMLFLOW_IAP_AUDIENCE is not set, so no request could be let in" in output
+    assert "\nMLFLOW_IAP_AUDIENCE is not set, so every request would be rejected" in output
     assert "create_app" not in output  # no traceback

@@ -87,7 +87,7 @@ def test_tables_of_users_come_by_the_migration_where_permissions_are_on(
         "MLFLOW_SERVER_DATABASE_WAIT": "5",
     }
     refused = run("check", given)
-    assert "has the older schema none of users. Back it up, then run" in refused.stderr
+    assert "has the older schema none for users. Back it up, then run" in refused.stderr
     three = [begin("migrate", given) for _ in range(3)]
     assert [process.wait(120) for process in three] == [0, 0, 0]
     assert run("migrate", given).stdout == "The schema is current.\n"

@@ -50,16 +50,16 @@ def server(
         ({"MLFLOW_ARTIFACTS_DESTINATION": ""}, "MLFLOW_ARTIFACTS_DESTINATION is not set."),
         ({"MLFLOW_SERVER_DATABASE_SOCKET": ""}, "Neither of MLFLOW_SERVER_DATABASE_SOCKET and"),
         ({"MLFLOW_SERVER_DATABASE_HOST": "db"}, "Both of MLFLOW_SERVER_DATABASE_SOCKET and"),
-        ({"MLFLOW_SERVER_DATABASE_PASSWORD": ""}, "password is given 0 times."),
-        ({"MLFLOW_SERVER_DATABASE_PASSWORD_FILE": "f"}, "password is given 2 times."),
+        ({"MLFLOW_SERVER_DATABASE_PASSWORD": ""}, "password is set 0 times."),
+        ({"MLFLOW_SERVER_DATABASE_PASSWORD_FILE": "f"}, "password is set 2 times."),
         ({"MLFLOW_SERVER_DATABASE_PASSWORD": "wrong"}, "the user or its password is wrong."),
-        ({"MLFLOW_SERVER_DATABASE_NAME": "none"}, "refuses: "),
-        ({"MLFLOW_SERVER_DATABASE_SOCKET": "/cloudsql/a:b:c"}, "did not answer within 1 s"),
-        ({"MLFLOW_SERVER_DATABASE_WAIT": "soon"}, "'soon' is no number of seconds."),
-        ({"MLFLOW_IAP_AUDIENCE": ""}, "MLFLOW_IAP_AUDIENCE is not set, so no request could be"),
-        ({"MLFLOW_IAP_PERMISSIONS": "true"}, "set MLFLOW_IAP_ADMINS to one or more e-mails"),
-        ({"GAE_SERVICE": ""}, "The names that this server is called by are not known"),
-        ({"PORT": "http"}, "PORT='http' is no number above 0."),
+        ({"MLFLOW_SERVER_DATABASE_NAME": "none"}, "rejects the connection: "),
+        ({"MLFLOW_SERVER_DATABASE_SOCKET": "/cloudsql/a:b:c"}, "did not respond within 1 s"),
+        ({"MLFLOW_SERVER_DATABASE_WAIT": "soon"}, "'soon' is not a number of seconds"),
+        ({"MLFLOW_IAP_AUDIENCE": ""}, "MLFLOW_IAP_AUDIENCE is not set, so every request"),
+        ({"MLFLOW_IAP_PERMISSIONS": "true"}, "Set MLFLOW_IAP_ADMINS to one or more e-mails"),
+        ({"GAE_SERVICE": ""}, "The host names of this server are unknown"),
+        ({"PORT": "http"}, "PORT='http' is not a number above 0."),
     ],
 )
 def test_a_setting_that_cannot_work_is_told_in_one_line(
@@ -111,11 +111,11 @@ def test_the_password_comes_from_secret_manager_or_a_line_says_why_not(
         "MLFLOW_SERVER_DATABASE_PASSWORD": "",
         "MLFLOW_SERVER_DATABASE_PASSWORD_SECRET": f"{_SECRET}/versions/latest",
     }
-    assert_refused(given, "Secret Manager answers 404. Create it with")
+    assert_refused(given, "Secret Manager responded with 404. Create it with")
     google_cloud.secrets[_SECRET] = f"{PASSWORD}\n"  # as by echo
     assert run("check", given).exit_code == 0
     google_cloud.secret_readers.clear()
-    assert_refused(given, "Secret Manager answers 403. Give the service account")
+    assert_refused(given, "Secret Manager responded with 403. Grant this server's service")
     name = {"MLFLOW_SERVER_DATABASE_PASSWORD_SECRET": "mlflow-database"}
     assert_refused({**given, **name}, "is not the name of a secret's version.")
 
@@ -124,7 +124,7 @@ def test_on_cloud_run_it_goes_by_the_names_that_it_is_given(variables: dict[str,
     here = {"GAE_SERVICE": "", "GAE_VERSION": "", "GOOGLE_CLOUD_PROJECT": "", "K_SERVICE": "mlflow"}
     name = {"MLFLOW_SERVER_HOSTS": "mlflow-123456789012.us-central1.run.app"}
     found = run("check", {**variables, **here, **name})
-    assert "answers to mlflow-123456789012.us-central1.run.app\n" in found.stdout
+    assert "responds to mlflow-123456789012.us-central1.run.app\n" in found.stdout
 
 
 @pytest.mark.parametrize(("service", "seconds"), [({}, 25), ({"K_SERVICE": "mlflow"}, 8)])

@@ -24,7 +24,7 @@ ASSERTION = "X-Goog-IAP-JWT-Assertion"
 ADA = "ada@example.com"
 
 # What a tracking server is for. A new family that a new MLflow brings is looked at before it is
-# put here, or into routes.py.
+# put here, or into closed_routes.py.
 SERVED = {
     *("/", "/build", "/static-files", "/health", "/version", "/graphql", "/v1/traces"),
     *("/get-artifact", "/model-versions/get-artifact", "/mlflow-artifacts/artifacts"),

@@ -81,7 +81,7 @@ def test_refuses_a_switch_that_is_neither_on_nor_off() -> None:
 
 
 def test_refuses_a_default_permission_that_mlflow_does_not_know() -> None:
-    with pytest.raises(StartError, match="MLFLOW_IAP_DEFAULT_PERMISSION is 'read': set it to one"):
+    with pytest.raises(StartError, match="MLFLOW_IAP_DEFAULT_PERMISSION is 'read'. Set it to one"):
         GateSettings.from_environment({**AUDIENCE, "MLFLOW_IAP_DEFAULT_PERMISSION": "read"})
 
 

@@ -14,7 +14,8 @@ from google.protobuf.descriptor import Descriptor
 from asgi import Answer, Recorder, call
 from mlflow_iap_callbacks.server.gate import visitor
 from mlflow_iap_callbacks.server.ownership import rule_for
-from mlflow_iap_callbacks.server.ownership_middleware import LARGEST_BODY, Identity
+from mlflow_iap_callbacks.server.ownership_middleware import OwnershipMiddleware
+from mlflow_iap_callbacks.server.request_body import MAX_BODY_BYTES
 
 pytest.importorskip("flask_wtf", reason="the extra `server` is not installed")
 
@@ -32,9 +33,11 @@ def ask(path: str, body: Any, method: str = "POST", **headers: str) -> tuple[Ans
     app = Recorder()
     pieces = body if isinstance(body, bytes | list) else json.dumps(body).encode()
 
+    middleware = OwnershipMiddleware(app, static_prefix="/prefix")
+
     async def as_ada() -> Answer:
         visitor.set(ADA)
-        return await call(Identity(app, static_prefix="/prefix"), path, method, headers, pieces)
+        return await call(middleware, path, method, headers, pieces)
 
     return asyncio.run(as_ada()), app
 
@@ -255,7 +258,7 @@ def test_a_compressed_body_is_refused_as_mlflow_would_read_it_as_none() -> None:
 
 
 def test_a_body_above_the_limit_is_refused_before_all_of_it_came() -> None:
-    pieces = [b" " * 1024 * 1024] * (LARGEST_BODY // 1024**2) + [b"{", b"}" * LARGEST_BODY]
+    pieces = [b" " * 1024 * 1024] * (MAX_BODY_BYTES // 1024**2) + [b"{", b"}" * MAX_BODY_BYTES]
     answer, app = ask(f"{MLFLOW}/runs/log-batch", pieces)
     assert (answer.status, app.calls) == (413, 0)
 
