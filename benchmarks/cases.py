@@ -1,4 +1,4 @@
-"""The cases and their contenders, in the order in which they run."""
+"""The cases and their contenders, in the order in which they are run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the probes answered, as Markdown: all of it, and in short for the README."""
+"""Formats the results of the probes as Markdown: in full, and a summary for the README."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _SECTIONS = (
 NOT_RUN = "not run"
 _DASH = "\N{EN DASH}"
 
-# Label, and the rows that it sums up as PROBE.ROW.
+# Labels, and the rows that each summarizes, as PROBE.ROW.
 _SHORT: tuple[tuple[str, str], ...] = (
     ("`lgb.train`: each set and metric, your own too", "lgb_train.curve custom_metric.custom"),
     ("any metric name, none merged", "at_names.at odd_names.odd names_apart.apart"),
@@ -85,13 +85,13 @@ _SHORT: tuple[tuple[str, str], ...] = (
 
 @dataclass(frozen=True)
 class Column:
-    """One integration's answers.
+    """The results of an integration.
 
     Attributes:
-        versions: of what it ran with.
-        cells: by names of probe and row.
-        unimportable: why it cannot be imported.
-        note: what else is to be said of it.
+        versions: of the packages that it ran with.
+        cells: by the names of probe and row.
+        unimportable: why it cannot be imported, if so.
+        note: text below the table.
     """
 
     title: str
@@ -102,7 +102,7 @@ class Column:
 
 
 def markdown(probes: Sequence[Probe], columns: Sequence[Column], python: str) -> str:
-    """All rows, the short table between its marks, and the notes."""
+    """Return all rows, the summary between its marks, and the notes."""
     lightgbm = " and ".join(sorted({column.versions["lightgbm"] for column in columns}))
     titles: list[str] = []
     notes: list[str] = []
@@ -129,7 +129,7 @@ def markdown(probes: Sequence[Probe], columns: Sequence[Column], python: str) ->
 
 
 def _short(columns: Sequence[Column]) -> Iterator[str]:
-    # Without what does not run at all: nothing is to be compared there.
+    # Without peers that do not run at all, which cannot be compared.
     running = [column for column in columns if not column.unimportable]
     yield from _head([column.title for column in running])
     for label, rows in _SHORT:

@@ -1,4 +1,4 @@
-"""What the local Google Cloud saw and gave out, without a single secret in it."""
+"""What the local Google Cloud remembers of requests and issued tokens, without their secrets."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ _SECRET_HEADERS = {"authorization", "proxy-authorization", "cookie", "x-goog-iap
 
 @dataclass(frozen=True)
 class SeenRequest:
-    """One request, noted before the first byte of its answer leaves.
+    """A request, logged before the first byte of its response is sent.
 
     Attributes:
-        time: when it came in, in seconds since the epoch by this machine's clock.
+        time: its arrival by this machine's clock, in seconds since the epoch.
         method: GET, POST, ...
-        path: with the query.
-        status: what the client got; 0 where the connection was reset instead.
-        account: who was authenticated, None where nobody was.
-        token_kind: by what, None for nobody and for a signed-in browser.
-        credential_header: lower-case name of the header whose token authenticated the request.
-        iap_answer: whether Identity-Aware Proxy itself gave the answer.
+        path: includes the query.
+        status: of the response; 0 if the connection was reset instead.
+        account: the authenticated sender; None if there is none.
+        token_kind: kind of the sender's token; None without a sender and for a browser's session.
+        credential_header: lower-case name of the header with that token.
+        iap_answer: whether Identity-Aware Proxy itself responded.
         reached_upstream: whether the application was called.
         body_bytes: how many bytes of the request's body were read.
-        headers: lower-case names; values of credentials are replaced by a digest.
+        headers: under lower-case names; credentials are replaced by a digest.
     """
 
     time: float
@@ -54,14 +54,14 @@ class SeenRequest:
 
 @dataclass(frozen=True)
 class IssuedToken:
-    """One token that a Google endpoint gave out; its text is not kept.
+    """A token that a Google endpoint issued, without its text.
 
     Attributes:
-        time: when, in seconds since the epoch by this machine's clock.
-        kind: what it is.
-        account: whom it stands for.
-        audience: the `aud` claim, None for an access token.
-        source: the endpoint.
+        time: when it was issued by this machine's clock, in seconds since the epoch.
+        kind: of the token.
+        account: that it authenticates.
+        audience: its `aud` claim; None for an access token.
+        source: the endpoint that issued it.
     """
 
     time: float
@@ -72,12 +72,12 @@ class IssuedToken:
 
 
 def digest(token: str) -> str:
-    """Return 12 hexadecimal digits that tell tokens apart and reveal none."""
+    """Return 12 hexadecimal digits that identify a token and do not reveal it."""
     return hashlib.sha256(token.encode()).hexdigest()[:12]
 
 
 def without_secrets(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Return headers under lower-case names, each credential replaced by its digest."""
+    """Return headers under lower-case names, with each credential replaced by its digest."""
     return {name.lower(): _redact(name.lower(), value) for name, value in headers}
 
 

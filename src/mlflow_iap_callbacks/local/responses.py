@@ -1,4 +1,4 @@
-"""The answers of Google's front ends, word for word."""
+"""The responses of Google's front ends, word for word."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 
 from aiohttp import web
 
-from mlflow_iap_callbacks.local.iap_decision import EXPIRED, NO_OAUTH_CLIENT, PROBLEM
+from .faults import Fault
+from .iap_authentication import EXPIRED, NO_OAUTH_CLIENT, PROBLEM
 
 _FRONT_END_PAGE = """\
 <html><head>
@@ -31,9 +32,10 @@ _TOO_LARGE_PAGE = """\
 </body>
 </html>
 """
+_ACCESS_DENIED = "MLflow: Access denied. For user {user}."  # begins with the application's name
 _FROM_IAP = {
     401: EXPIRED,
-    403: "{app}: Access denied. For user {user}.",
+    403: _ACCESS_DENIED,
     429: "Quota exceeded. Error code 429",
     502: NO_OAUTH_CLIENT,
 }
@@ -54,50 +56,53 @@ _GOOGLE_STATUS = {
     503: "UNAVAILABLE",
 }
 
-APP_NAME = "MLflow"
 
-
-def iap_answer(status: int, text: str, headers: dict[str, str] | None = None) -> web.Response:
-    """Return an answer of Identity-Aware Proxy itself: one plain sentence called HTML."""
+def iap_response(status: int, text: str, headers: dict[str, str] | None = None) -> web.Response:
+    """Return a response of Identity-Aware Proxy itself: a plain sentence, declared as HTML."""
     marked = {"X-Goog-IAP-Generated-Response": "true", "Alt-Svc": "clear", **(headers or {})}
     return web.Response(
         status=status, text=text, content_type="text/html", charset="UTF-8", headers=marked
     )
 
 
+def access_denied(user: str) -> web.Response:
+    """Return what Identity-Aware Proxy says to an account without its role."""
+    return iap_response(403, _ACCESS_DENIED.format(user=user))
+
+
 def front_end_error(status: int) -> web.Response:
-    """Return the page of a Google front end whose backend does not answer."""
+    """Return the error page of a Google front end whose backend is unavailable."""
     kind = "a temporary" if status >= 502 else "an"
     return _html(status, _FRONT_END_PAGE.format(status=status, kind=kind))
 
 
 def too_large() -> web.Response:
-    """Return what App Engine says to a request of more than 32 MiB."""
+    """Return App Engine's response to a request of more than 32 MiB."""
     return _html(413, _TOO_LARGE_PAGE)
 
 
-def ordered_answer(
-    status: int, *, body: str | None, from_iap: bool, retry_after: float | None, user: str
-) -> web.Response:
-    """Return the answer of a fault: `body`, or what the real one says with this status."""
-    if from_iap:
-        text = _FROM_IAP.get(status, PROBLEM.format(code=9))
-        answer = iap_answer(status, body or text.format(app=APP_NAME, user=user))
-    elif body is not None:
-        answer = _html(status, body)
-    elif status in _FROM_THE_APPLICATION:
-        answer = web.Response(status=status, text=_FROM_THE_APPLICATION[status])
+def fault_response(fault: Fault, *, user: str = "") -> web.Response:
+    """Return a fault's response: its body, or what the real service says with its status."""
+    if fault.from_iap:
+        text = _FROM_IAP.get(fault.status, PROBLEM.format(code=9))
+        response = iap_response(fault.status, fault.body or text.format(user=user))
+    elif fault.body is not None:
+        response = _html(fault.status, fault.body)
+    elif fault.where == "google":
+        response = google_error(fault.status, "The service is currently unavailable.")
+    elif fault.status in _FROM_THE_APPLICATION:
+        response = web.Response(status=fault.status, text=_FROM_THE_APPLICATION[fault.status])
     else:
-        answer = front_end_error(status)
-    if retry_after is not None:
-        answer.headers["Retry-After"] = f"{retry_after:g}"
-    return answer
+        response = front_end_error(fault.status)
+    if fault.retry_after is not None:
+        response.headers["Retry-After"] = f"{fault.retry_after:g}"
+    return response
 
 
 def google_error(
     status: int, message: str, details: list[dict[str, Any]] | None = None
 ) -> web.Response:
-    """Return an error as Google's APIs write it."""
+    """Return an error in the format of Google's APIs."""
     error: dict[str, Any] = {
         "code": status,
         "message": message,

@@ -1,4 +1,4 @@
-"""The answers that do not come from MLflow, in its form."""
+"""Error responses of the gate, in the format of MLflow's."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from starlette.types import Scope, Send
 _API = re.compile("/(ajax-)?api/")
 
 
-async def refuse(scope: Scope, send: Send, status: int, error_code: str, sentence: str) -> None:
-    """Answer with one plain sentence, as JSON like MLflow's errors on the paths of its API.
+async def send_error(scope: Scope, send: Send, status: int, error_code: str, message: str) -> None:
+    """Respond with an error: as JSON on the paths of MLflow's API, as plain text elsewhere.
 
     A WebSocket is closed before it opens, which a client sees as status 403.
     """
@@ -19,10 +19,10 @@ async def refuse(scope: Scope, send: Send, status: int, error_code: str, sentenc
         await send({"type": "websocket.close", "code": 1008})
         return
     if _API.search(scope["path"]):
-        body = json.dumps({"error_code": error_code, "message": sentence}).encode()
+        body = json.dumps({"error_code": error_code, "message": message}).encode()
         kind = b"application/json"
     else:
-        body, kind = sentence.encode() + b"\n", b"text/plain; charset=utf-8"
+        body, kind = message.encode() + b"\n", b"text/plain; charset=utf-8"
     headers = [(b"content-type", kind), (b"content-length", str(len(body)).encode())]
     if status == 401:
         headers.append((b"www-authenticate", b"Bearer"))

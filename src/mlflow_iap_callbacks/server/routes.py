@@ -1,14 +1,16 @@
-"""The routes of MLflow that run code or call out, which a tracking server does without."""
+"""MLflow's routes: the path that it routes a request by, and the routes that are not served."""
 
 from __future__ import annotations
 
 import re
 
-# In one place, whether or not MLflow has a switch for them: a switch can be forgotten.
+from starlette.types import Scope
+
+# All of them here, even if MLflow has a switch for some: a switch can be forgotten.
 _CLOSED = re.compile(
     r"""
     /gateway(/.*)?                              # model providers called with the server's keys
-    | /signup                                   # users with passwords, which open nothing here
+    | /signup                                   # users with passwords, which are of no use here
     | /(ajax-)?api/\d+\.\d+/jobs(/.*)?          # functions run in processes of the server
     | /(ajax-)?api/\d+\.\d+/mlflow/(
         assistant                               # an agent with a shell on the server
@@ -31,5 +33,14 @@ _CLOSED = re.compile(
 
 
 def is_closed(path: str) -> bool:
-    """Whether a path, as MLflow routes it, belongs to what is not served."""
+    """Whether a path, as MLflow routes it, is one that runs code or calls other services."""
     return _CLOSED.fullmatch(re.sub("/+", "/", path)) is not None
+
+
+def routed_path(scope: Scope, static_prefix: str) -> str:
+    """Return a request's path without the prefixes that the operator has configured."""
+    path: str = scope["path"]
+    for prefix in (scope.get("root_path", ""), static_prefix):
+        if prefix and path.startswith(prefix.rstrip("/") + "/"):
+            path = path[len(prefix.rstrip("/")) :]
+    return path

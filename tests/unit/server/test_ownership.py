@@ -1,4 +1,4 @@
-"""Whose name the records bear that clients write."""
+"""Who owns the records that clients write."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from google.protobuf.descriptor import Descriptor
 
 from asgi import Answer, Recorder, call
 from mlflow_iap_callbacks.server.gate import visitor
-from mlflow_iap_callbacks.server.identity import LARGEST_BODY, Identity
 from mlflow_iap_callbacks.server.ownership import rule_for
+from mlflow_iap_callbacks.server.ownership_middleware import OwnershipMiddleware
+from mlflow_iap_callbacks.server.request_body import MAX_BODY_BYTES
 
 pytest.importorskip("flask_wtf", reason="the extra `server` is not installed")
 
@@ -32,15 +33,17 @@ def ask(path: str, body: Any, method: str = "POST", **headers: str) -> tuple[Ans
     app = Recorder()
     pieces = body if isinstance(body, bytes | list) else json.dumps(body).encode()
 
+    middleware = OwnershipMiddleware(app, static_prefix="/prefix")
+
     async def as_ada() -> Answer:
         visitor.set(ADA)
-        return await call(Identity(app, static_prefix="/prefix"), path, method, headers, pieces)
+        return await call(middleware, path, method, headers, pieces)
 
     return asyncio.run(as_ada()), app
 
 
 def arrived(path: str, body: Any, method: str = "POST") -> Any:
-    """What MLflow gets to read of a body."""
+    """Return a body as MLflow receives it."""
     answer, app = ask(path, body, method)
     assert answer.status == 200, answer.body
     assert app.headers["content-length"] == str(len(app.body))
@@ -68,7 +71,7 @@ def arrived(path: str, body: Any, method: str = "POST") -> Any:
         {"user_id": EVE, "tags": None},
     ],
 )
-def test_a_run_belongs_to_who_sent_it_and_keeps_what_was_claimed(
+def test_a_run_belongs_to_its_sender_and_a_tag_keeps_the_claimed_user(
     path: str, claim: dict[str, Any]
 ) -> None:
     got = arrived(path, {"experiment_id": "1", **claim})
@@ -81,7 +84,7 @@ def test_a_run_belongs_to_who_sent_it_and_keeps_what_was_claimed(
 
 
 @pytest.mark.parametrize("user", ["unknown", "", ADA, None])
-def test_no_claim_is_noted_where_there_is_none(user: str | None) -> None:
+def test_without_a_claimed_user_no_tag_is_added_for_it(user: str | None) -> None:
     got = arrived(f"{MLFLOW}/runs/create", {"user_id": user})
     assert got == {"user_id": ADA, "tags": [OWNER]}
 
@@ -90,7 +93,7 @@ def test_no_claim_is_noted_where_there_is_none(user: str | None) -> None:
     "name",
     ["registered-models/create", "model-versions/create", "logged-models", "experiments/create"],
 )
-def test_what_is_made_new_bears_its_makers_name(name: str) -> None:
+def test_a_new_record_belongs_to_its_sender(name: str) -> None:
     assert arrived(f"{MLFLOW}/{name}", {"name": "m"})["tags"] == [OWNER]
     assert arrived(f"{MLFLOW}/{name}", {"tags": [CLAIMED_OWNER, OTHER]})["tags"] == [
         *(OTHER, OWNER, CLAIM)
@@ -107,7 +110,7 @@ def test_what_is_made_new_bears_its_makers_name(name: str) -> None:
         ("traces/tr-1/tags", "PATCH"),
     ],
 )
-def test_the_owner_of_what_is_there_stays_and_the_claim_is_noted(name: str, method: str) -> None:
+def test_setting_the_owners_tag_does_not_change_the_owner(name: str, method: str) -> None:
     assert arrived(f"{MLFLOW}/{name}", {"run_id": "1", **CLAIMED_OWNER}, method) == {
         "run_id": "1",
         **CLAIM,
@@ -118,7 +121,7 @@ def test_the_owner_of_what_is_there_stays_and_the_claim_is_noted(name: str, meth
 @pytest.mark.parametrize(
     ("name", "method"), [("runs/log-batch", "POST"), ("logged-models/m-1/tags", "PATCH")]
 )
-def test_in_a_batch_too(name: str, method: str) -> None:
+def test_nor_does_setting_it_in_a_batch(name: str, method: str) -> None:
     metrics = [{"key": "mlflow.user", "value": 0.1 + 0.2, "timestamp": 2**53, "step": 1}]
     got = arrived(f"{MLFLOW}/{name}", {"metrics": metrics, "tags": [OTHER, CLAIMED_OWNER]}, method)
     assert got == {"metrics": metrics, "tags": [OTHER, CLAIM]}
@@ -136,13 +139,13 @@ def test_in_a_batch_too(name: str, method: str) -> None:
         ("datasets/d-1/tags/mlflow.user", "DELETE"),
     ],
 )
-def test_nobody_takes_the_owner_away(name: str, method: str) -> None:
+def test_the_owners_tag_cannot_be_deleted(name: str, method: str) -> None:
     answer, app = ask(f"{MLFLOW}/{name}", {"run_id": "1", "key": "mlflow.user"}, method)
     assert (answer.status, app.calls) == (403, 0)
     assert json.loads(answer.body)["error_code"] == "PERMISSION_DENIED"
 
 
-def test_a_trace_belongs_to_who_sent_it_and_keeps_its_applications_user() -> None:
+def test_a_trace_belongs_to_its_sender_and_keeps_the_user_of_its_application() -> None:
     for trace, info, metadata in (
         ("trace", "trace_info", "trace_metadata"),
         ("trace", "traceInfo", "traceMetadata"),
@@ -158,7 +161,7 @@ def test_a_trace_belongs_to_who_sent_it_and_keeps_its_applications_user() -> Non
     assert bare["trace"]["trace_info"]["trace_metadata"] == {"mlflow.user": ADA}
 
 
-def test_a_trace_of_mlflow_2_as_well() -> None:
+def test_a_trace_of_mlflow_2_belongs_to_its_sender() -> None:
     got = arrived(f"{MLFLOW}/traces", {"request_metadata": [CLAIMED_OWNER], "tags": [OTHER]})
     assert got == {"request_metadata": [OWNER, CLAIM], "tags": [OTHER]}
     ended = arrived(f"{MLFLOW}/traces/tr-1", {"request_metadata": [CLAIMED_OWNER]}, "PATCH")
@@ -166,7 +169,9 @@ def test_a_trace_of_mlflow_2_as_well() -> None:
 
 
 @pytest.mark.parametrize("spelling", [("source_type", "source_id"), ("sourceType", "sourceId")])
-def test_a_persons_assessment_is_the_senders_and_a_judges_stays(spelling: tuple[str, str]) -> None:
+def test_a_persons_assessment_gets_the_senders_name_and_a_judges_keeps_its_own(
+    spelling: tuple[str, str],
+) -> None:
     kind, name = spelling
     path = f"{MLFLOW_3}/traces/tr-1/assessments"
     for person in ("HUMAN", 1):
@@ -176,7 +181,7 @@ def test_a_persons_assessment_is_the_senders_and_a_judges_stays(spelling: tuple[
     assert arrived(path, judge) == judge
 
 
-def test_what_has_a_field_for_its_maker() -> None:
+def test_fields_for_the_creator_get_the_senders_name() -> None:
     for name in ("issues", "review-queues/create"):
         assert arrived(f"{MLFLOW_3}/{name}", {"createdBy": EVE}) == {"createdBy": ADA}
         assert arrived(f"{MLFLOW_3}/{name}", {}) == {"created_by": ADA}
@@ -184,7 +189,7 @@ def test_what_has_a_field_for_its_maker() -> None:
     assert done == {"completed_by": ADA}
 
 
-def test_a_dataset_whose_tags_are_json_in_a_string() -> None:
+def test_tags_of_datasets_that_are_json_in_a_string_are_rewritten() -> None:
     path = f"{MLFLOW_3}/datasets/create"
     got = arrived(path, {"name": "d", "tags": json.dumps({"mlflow.user": EVE, "a": "b"})})
     tags = {"mlflow.user": ADA, "a": "b", "mlflow_iap.claimed_user": EVE}
@@ -213,17 +218,17 @@ def test_a_dataset_whose_tags_are_json_in_a_string() -> None:
         [b'{"user_id": "eve@', b"", b'example.com"}'],
     ],
 )
-def test_however_a_body_is_written_that_mlflow_can_read(body: Any) -> None:
+def test_every_encoding_that_mlflow_reads_is_rewritten(body: Any) -> None:
     assert arrived(f"{MLFLOW}/runs/create", body) == {"user_id": ADA, "tags": [OWNER, CLAIM]}
 
 
 @pytest.mark.parametrize("method", ["post", "Post"])
-def test_however_the_method_is_written_that_flask_can_read(method: str) -> None:
+def test_a_method_in_lower_case_is_rewritten_because_flask_accepts_it(method: str) -> None:
     body = {"user_id": EVE}
     assert arrived(f"{MLFLOW}/runs/create", body, method)["user_id"] == ADA
 
 
-def test_an_empty_body_makes_a_run_that_has_an_owner() -> None:
+def test_a_run_created_with_an_empty_body_has_an_owner() -> None:
     assert arrived(f"{MLFLOW}/runs/create", b"") == {"user_id": ADA, "tags": [OWNER]}
 
 
@@ -241,26 +246,26 @@ def test_an_empty_body_makes_a_run_that_has_an_owner() -> None:
         {"tags": "mlflow.user"},
     ],
 )
-def test_what_mlflow_could_not_read_either_does_not_reach_it(body: Any) -> None:
+def test_a_body_that_mlflow_cannot_read_does_not_reach_it(body: Any) -> None:
     answer, app = ask(f"{MLFLOW}/runs/create", body)
     assert (answer.status, app.calls) == (400, 0)
     assert json.loads(answer.body)["error_code"] == "INVALID_PARAMETER_VALUE"
 
 
-def test_a_compressed_body_is_refused_as_mlflow_would_read_it_as_none() -> None:
+def test_a_compressed_body_is_rejected_because_mlflow_would_read_it_as_empty() -> None:
     body = gzip.compress(json.dumps({"user_id": EVE}).encode())
     answer, app = ask(f"{MLFLOW}/runs/create", body, **{"Content-Encoding": "gzip"})
     assert (answer.status, app.calls) == (400, 0)
     assert b"gzip" in answer.body
 
 
-def test_a_body_above_the_limit_is_refused_before_all_of_it_came() -> None:
-    pieces = [b" " * 1024 * 1024] * (LARGEST_BODY // 1024**2) + [b"{", b"}" * LARGEST_BODY]
+def test_a_body_above_the_limit_is_rejected_before_it_has_arrived_completely() -> None:
+    pieces = [b" " * 1024 * 1024] * (MAX_BODY_BYTES // 1024**2) + [b"{", b"}" * MAX_BODY_BYTES]
     answer, app = ask(f"{MLFLOW}/runs/log-batch", pieces)
     assert (answer.status, app.calls) == (413, 0)
 
 
-def test_a_large_batch_arrives() -> None:
+def test_a_large_batch_passes_unchanged() -> None:
     body = {"metrics": [{"key": f"m{n}", "value": n / 7} for n in range(20_000)]}
     assert arrived(f"{MLFLOW}/runs/log-batch", body) == body
 
@@ -277,14 +282,14 @@ def test_a_large_batch_arrives() -> None:
         ("/api/2.0/mlflow/runs/get", "GET"),
     ],
 )
-def test_all_else_passes_piece_by_piece_as_it_came(path: str, method: str) -> None:
+def test_other_requests_pass_unchanged_chunk_by_chunk(path: str, method: str) -> None:
     answer, app = ask(path, [b"\x1f\x8b\x00", b'{"user_id": ', b""], method)
     assert (answer.status, app.body, app.pieces) == (200, b'\x1f\x8b\x00{"user_id": ', 3)
     assert "content-length" not in app.headers
 
 
-# Requests of MLflow whose fields or tags can name somebody, and do not make or change a record of
-# theirs, or are not served.
+# Requests with fields or tags that could name somebody, but that create or change no record of a
+# user, or are not served.
 _NAMES_NOBODY = {
     *("GetOrCreateUserQueue", "LogInputs", "LogLoggedModelParamsRequest", "LogMetric", "LogParam"),
     "UpdateReviewQueue",
@@ -304,24 +309,24 @@ def _suspects(message: Descriptor, depth: int = 0) -> bool:
     )
 
 
-def test_every_request_of_mlflow_that_can_name_somebody_is_looked_at() -> None:
+def test_every_request_of_mlflow_that_can_name_somebody_has_a_rule() -> None:
     from mlflow.server.handlers import get_endpoints
 
-    from mlflow_iap_callbacks.server.closed_routes import is_closed
     from mlflow_iap_callbacks.server.ownership import OwnerIsFixedError
+    from mlflow_iap_callbacks.server.routes import is_closed
 
-    looked_at, missed = set(), set()
+    checked, missed = set(), set()
     for path, message, methods in get_endpoints(lambda message: message):
         for method in methods:
             if method == "GET" or not isinstance(getattr(message, "DESCRIPTOR", None), Descriptor):
                 continue
             path = re.sub("<[^>]*key>", "mlflow.user", path)
-            looked_at.add(message.__name__)
+            checked.add(message.__name__)
             try:
                 rule = rule_for(method, re.sub("<[^>]*>", "x", path))
             except OwnerIsFixedError:
                 continue
             if rule is None and not is_closed(path) and _suspects(message.DESCRIPTOR):
                 missed.add(message.__name__)
-    assert {"CreateRun", "StartTraceV3", "CreateModelVersion"} <= looked_at
+    assert {"CreateRun", "StartTraceV3", "CreateModelVersion"} <= checked
     assert {name for name in missed if not name.startswith("Search")} <= _NAMES_NOBODY
