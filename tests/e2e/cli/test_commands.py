@@ -15,7 +15,7 @@ import pytest
 import requests
 
 from mlflow_iap_callbacks import IAPMlflowClient
-from mlflow_iap_callbacks.cli.commands import use
+from mlflow_iap_callbacks.cli.local import use
 from mlflow_iap_callbacks.iap.google_identity import LIFETIME
 from mlflow_iap_callbacks.local import LocalCloud, MlflowServer
 from waiting import wait_until
