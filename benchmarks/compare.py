@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bench import DOWN, Bench, Measurement
 from cases import CASES
-from pages import COMPARISON, IMAGES, put_into
+from docs_parts import COMPARISON, IMAGES, put_into
 from report import (
     case_table,
     delay_label,

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pages import COMPARISON, put_into
+from docs_parts import COMPARISON, put_into
 from peers import content_probes, curve_probes, end_probes  # noqa: F401 - they register
 from peers.rows import PROBES, Probe
 from peers_table import Column, markdown, short
