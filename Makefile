@@ -29,7 +29,7 @@ server-bench: $(VENV)/ready  ## the server under load; writes benchmarks/server_
 screenshots: $(VENV)/ready  ## of MLflow's pages, with Chromium; writes docs/images
 	MLFLOW_IAP_SCREENSHOTS=$(CURDIR)/docs/images $(RUN)python -m pytest tests/e2e/test_browser.py
 
-docs: $(VENV)/docs  ## the website; writes build/docs
+docs: $(VENV)/docs  ## the website, in build/docs; needs Python 3.11
 	PYTHONPATH=docs $(RUN)zensical build --strict --clean
 	@echo "To read it: $(PYTHON) -m http.server --bind 127.0.0.1 --directory build/docs"
 
