@@ -1,6 +1,6 @@
 """Compare the callbacks with their peers, against a real MLflow server behind a local IAP.
 
-    python benchmarks/compare.py            # results.md and results.svg beside this file
+    python benchmarks/compare.py            # results.md beside this file, and docs/
     python benchmarks/compare.py --quick    # does it run? Small sizes, writes nothing
 
 Exits with 1 if the server lacks points that were reported as delivered.
@@ -17,8 +17,8 @@ from pathlib import Path
 
 from bench import DOWN, Bench, Measurement
 from cases import CASES
+from docs_parts import COMPARISON, IMAGES, put_into
 from report import (
-    Table,
     case_table,
     delay_label,
     growth_table,
@@ -34,7 +34,7 @@ from trainings import PAIRED_ROUNDS
 
 from sweeps import PAIRED_TRIALS
 
-_HEADLINE_DELAY = 0.06  # the one that the README shows
+_HEADLINE_DELAY = 0.06  # the one that the documentation shows
 _LONG_TRAININGS = ("1,000 rounds", "10,000 rounds")
 
 
@@ -129,11 +129,12 @@ def main() -> None:
     if not arguments.quick:
         from chart import draw
 
-        folder = Path(__file__).parent
-        draw({case: rows[case] for case in ("Optuna", "LightGBM")}, folder / "results.svg")
-        (folder / "results.md").write_text(markdown(tables, rounds), encoding="utf-8")
+        draw({case: rows[case] for case in ("Optuna", "LightGBM")}, IMAGES / "costs.svg")
+        results = Path(__file__).with_name("results.md")
+        results.write_text(markdown(tables, rounds), encoding="utf-8")
         sizes = {case: plan.size(case, _HEADLINE_DELAY) for case in rows}
-        _put_into(folder.parent / "README.md", headline_table(rows, sizes, _HEADLINE_DELAY))
+        table = headline_table(rows, sizes, _HEADLINE_DELAY)
+        put_into(COMPARISON, "make bench", table.markdown())
     lost = [
         f"{m.case}, {m.name}, {delay_label(m.delay)}: {m.points:,} points"
         for m in measurements
@@ -141,13 +142,6 @@ def main() -> None:
     ]
     if lost:
         raise SystemExit("\n".join(["Not as many points on the server as logged:", *lost]))
-
-
-def _put_into(readme: Path, table: Table) -> None:
-    text = readme.read_text(encoding="utf-8")
-    before, mark, rest = text.partition("<!-- by make bench -->\n")
-    _, end, after = rest.partition("<!-- end -->\n")
-    readme.write_text(f"{before}{mark}\n{table.markdown()}\n\n{end}{after}", encoding="utf-8")
 
 
 def _measure(plan: Plan, rounds: int, console: Console) -> list[Measurement]:

@@ -1,6 +1,6 @@
 """Run each tracker's LightGBM integration through the same trainings, and report what it stored.
 
-    python benchmarks/lightgbm_peers.py                     # lightgbm_peers.md beside this file
+    python benchmarks/lightgbm_peers.py                     # writes lightgbm_peers.md and docs/
     python benchmarks/lightgbm_peers.py --only ours :lgb_cv # the others as last measured
 
 Each peer has its own environment under build/peers, which is created if it is missing.
@@ -24,9 +24,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from docs_parts import COMPARISON, put_into
 from peers import content_probes, curve_probes, end_probes  # noqa: F401 - they register
 from peers.rows import PROBES, Probe
-from peers_table import Column, markdown
+from peers_table import Column, markdown, short
 from rich.console import Console
 
 from mlflow_iap_callbacks.local import LocalCloud, MlflowServer
@@ -107,6 +108,7 @@ def main() -> None:
     columns = [_column(name, list(answers.values())) for name in _PEERS]
     text = markdown(list(PROBES.values()), columns, platform.python_version())
     (_HERE / "lightgbm_peers.md").write_text(text, encoding="utf-8")
+    put_into(COMPARISON, "make peers", short(columns))
 
 
 def _last_seen() -> dict[str, Answer]:

@@ -204,7 +204,7 @@ def markdown(tables: Iterable[Table], rounds: int) -> str:
         "# Beside its peers",
         _NOTE.format(rounds=rounds),
         f"{day}; {machine}, Python {platform.python_version()}, {versions}.",
-        "![What a callback costs](results.svg)",
+        "![What a callback costs](../docs/images/costs.svg)",
     ]
     for table in tables:
         parts += [f"## {table.title}", table.markdown()]
