@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import ast
-import subprocess
-import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 import mlflow_iap_callbacks
+import python_process
 
 _PACKAGE = Path(mlflow_iap_callbacks.__file__).parent
 
@@ -157,9 +156,7 @@ def test_imports_within_a_part_make_no_circle(part: str) -> None:
 )
 def test_an_import_brings_no_more_than_it_needs(statement: str, absent: set[str]) -> None:
     script = f"{statement}; import sys; print(sorted({absent!r} & set(sys.modules)))"
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
-    )
+    done = python_process.run("-c", script, is_fresh=True)
     assert done.stdout.strip() == "[]"
 
 
