@@ -43,9 +43,9 @@ server: build/server/ready  ## MLflow as it is deployed, on this machine; COMMAN
 	  $(if $(COMMAND),-- $(COMMAND))
 
 server-test: build/server/ready  ## the tests of client and callbacks on it
-	$(RUN)python -m pytest $(IN_PARALLEL) 2 --deployed build/server/bin/python $(addprefix tests/e2e/test_, \
-	  client.py mlflow.py callbacks.py delivery.py optuna_trials.py lightgbm_forms.py \
-	  lightgbm_results.py lightgbm_properties.py)
+	$(RUN)python -m pytest $(IN_PARALLEL) 2 --deployed build/server/bin/python tests/e2e/iap \
+	  tests/e2e/test_callbacks.py tests/e2e/delivery/test_delivery.py \
+	  tests/e2e/optuna/test_trials.py tests/e2e/lightgbm
 
 server-lint: $(VENV)/ready build/google/ready  ## what is deployed: image, scripts, app.yaml
 	$(RUN)hadolint appengine/Dockerfile

@@ -1,7 +1,7 @@
 """Load the server as it is deployed, beside MLflow's defaults and with single settings changed.
 
-    PYTHONPATH=tests/helpers python benchmarks/server_load.py            # server_load.md beside this file
-    PYTHONPATH=tests/helpers python benchmarks/server_load.py --quick    # does it run? Writes nothing
+    PYTHONPATH=tests/helpers python benchmarks/server_load.py          # writes server_load.md
+    PYTHONPATH=tests/helpers python benchmarks/server_load.py --quick  # does it run? Writes nothing
 
 Needs Debian's mariadb-server, and 8 GB of memory for ten servers side by side; the row of
 mysqlclient comes where that is installed. Exits with 1 where the database has other points than

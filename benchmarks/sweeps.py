@@ -60,10 +60,10 @@ def _ours(experiment: str, *, is_tracked: bool = False, **sweep: Any) -> Contend
 
 def _drawing(experiment: str, **sweep: Any) -> Contender:
     """Ours, with pictures of the study drawn all the time, not every ten minutes."""
-    from mlflow_iap_callbacks.optuna import study_run as optuna_study
+    from mlflow_iap_callbacks.optuna import reporter
 
-    optuna_study.REPORT_EVERY = optuna_study.DRAW_EVERY = 0.1
-    optuna_study.MOST_SHARE = 1.0
+    reporter.REPORT_EVERY = reporter.DRAW_EVERY = 0.1
+    reporter.MOST_SHARE = 1.0
     return _ours(experiment, **sweep)
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from mlflow_iap_callbacks import IAPLightGBMCallback, IAPMlflowClient
@@ -41,7 +42,7 @@ class Ours(Peer):
 
     def stored(self) -> list[StoredRun]:
         # What the killed workers of a pool leave is sent by the next process, or by this.
-        command = [sys.executable, "-m", "mlflow_iap_callbacks.cli.commands", "sync"]
+        command = [str(Path(sys.executable).with_name("mlflow-iap")), "sync"]
         subprocess.run(command, check=False, capture_output=True, timeout=60)
         return stored_runs(IAPMlflowClient(), self._experiment, self.folder / "read")
 

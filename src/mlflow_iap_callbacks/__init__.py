@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+from functools import partial
 from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -38,6 +43,21 @@ _HOMES = {
     "IAPMLflowCallback": "optuna.callback",
     "IAPMlflowClient": "iap.client",
 }
+# Where modules are that pickles made before the folders know by other names.
+_MOVED = {
+    f"{__name__}.{old}": f"{__name__}.{new}"
+    for old, new in {
+        "client": "iap.client",
+        "credentials": "iap.credentials",
+        "google_identity": "iap.google_identity",
+        "iap_auth": "iap.auth",
+        "lightgbm_callback": "lightgbm.callback",
+        "lightgbm_results": "lightgbm.results",
+        "optuna_callback": "optuna.callback",
+        "retry": "iap.retry",
+        "runs": "delivery.run_writer",
+    }.items()
+}
 
 
 # MLflow loads our entry point while it is being imported itself, so nothing here may import it.
@@ -49,3 +69,17 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return __all__
+
+
+class _MovedModules(MetaPathFinder, Loader):
+    """Finds a moved module by its former name."""
+
+    def find_spec(self, fullname: str, *_: object) -> ModuleSpec | None:
+        return ModuleSpec(fullname, self) if fullname in _MOVED else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        moved = import_module(_MOVED[module.__name__])
+        module.__dict__["__getattr__"] = partial(getattr, moved)
+
+
+sys.meta_path.append(_MovedModules())

@@ -18,7 +18,8 @@ import pytest
 from mlflow.entities import Run
 
 import python_process
-from mlflow_iap_callbacks import IAPLightGBMCallback, IAPMLflowCallback, IAPMlflowClient, process
+from mlflow_iap_callbacks import IAPLightGBMCallback, IAPMLflowCallback, IAPMlflowClient
+from mlflow_iap_callbacks.delivery import lifecycle
 from mlflow_iap_callbacks.local import LocalCloud
 from optuna_equality import is_of_a_study
 from own_log import said_by_us
@@ -43,7 +44,7 @@ def _data() -> lgb.Dataset:
 
 def _runs(name: str) -> list[Run]:
     client = IAPMlflowClient()
-    assert process.sender_for(client).flush(60.0)
+    assert lifecycle.sender_for(client).flush(60.0)
     experiment = client.get_experiment_by_name(name)
     assert experiment is not None
     found = client.search_runs([experiment.experiment_id], max_results=1000)

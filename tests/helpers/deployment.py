@@ -19,7 +19,7 @@ import database_server
 from bucket_emulator import BucketEmulator
 from database_server import MariaDB
 from deployed_server import PASSWORD, DeployedServer, begin, set_up, settings
-from mlflow_iap_callbacks.cli.commands import use
+from mlflow_iap_callbacks.cli.local import use
 from mlflow_iap_callbacks.local import LocalCloud
 from ports import free_port
 

@@ -12,7 +12,8 @@ import lightgbm as lgb
 import numpy as np
 from mlflow.entities import Run
 
-from mlflow_iap_callbacks import IAPMlflowClient, process
+from mlflow_iap_callbacks import IAPMlflowClient
+from mlflow_iap_callbacks.delivery import lifecycle
 
 if TYPE_CHECKING:
     from lightgbm.callback import CallbackEnv
@@ -38,7 +39,7 @@ def sets() -> tuple[lgb.Dataset, lgb.Dataset]:
 def runs(experiment: str) -> list[Run]:
     """All in the experiment, the first one first."""
     client = IAPMlflowClient()
-    assert process.sender_for(client).flush(60.0)
+    assert lifecycle.sender_for(client).flush(60.0)
     found = client.get_experiment_by_name(experiment)
     assert found is not None
     order = ["attributes.start_time"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -12,133 +13,121 @@ import mlflow_iap_callbacks
 import python_process
 
 _PACKAGE = Path(mlflow_iap_callbacks.__file__).parent
+_NAME = _PACKAGE.name
 
-# From what a user calls down to what knows nothing of the rest: imports point to the right.
-_LAYERS = [
-    {"cli"},
-    {"doctor"},
-    {"lightgbm_callback", "optuna_callback"},
-    {"lightgbm_training", "lightgbm_results", "optuna_study", "summary"},
-    {"fluent", "lightgbm_curves", "optuna_failures", "optuna_pictures"},
-    {"lightgbm_data", "lightgbm_endings", "lightgbm_params", "lightgbm_pictures", "optuna_trials"},
-    {"lightgbm_boosters"},
-    {"runs"},
-    {"process"},
-    {"sender", "sigterm"},
-    {"delivery", "outbox.journals"},
-    {"logged_models", "outbox.rescue", "starting"},
-    {"client", "names", "outbox", "refusals"},
-    {"outbox.outbox"},
-    {"mlflow_plugin"},
-    {"iap_auth"},
-    {"exchange"},
-    {"credentials", "iap_answers", "retry"},
-    {"outbox.database", "outbox.file_lock", "outbox.intake"},
-    {"google_identity"},
-    {"google_errors"},
-    {"errors"},
-]
-_RANK = {name: rank for rank, layer in enumerate(_LAYERS) for name in layer}
-# Who may know a library that one module owns.
+# What each folder, or file beside the folders, may import of the others.
+_MAY_IMPORT: dict[str, set[str]] = {
+    "__init__": {"errors", "iap", "lightgbm", "optuna"},
+    "cli": {"delivery", "errors", "iap", "local", "outbox"},
+    "optuna": {"delivery", "iap", "tags"},
+    "lightgbm": {"delivery", "iap", "outbox"},
+    "delivery": {"errors", "iap", "limits", "outbox", "tags"},
+    "outbox": {"limits"},
+    "iap": {"errors", "tags"},
+    "local": set(),
+    "server": {"tags"},
+    "errors": set(),
+    "limits": set(),
+    "tags": set(),
+}
+# The only modules that know a library.
 _OWNERS = {
-    "google": {"google_identity", "google_errors"},
-    "msgpack": {"outbox.intake", "outbox.outbox"},
+    "google": {"iap.google_errors", "iap.google_identity"},
+    "msgpack": {"outbox.intake", "outbox.outbox", "outbox.records"},
     "platformdirs": {"outbox.journals"},
     "sqlite3": {"outbox.database", "outbox.journals", "outbox.rescue"},
-    "tenacity": {"retry"},
-    "optuna": {"optuna_callback", "optuna_pictures", "optuna_study"},
-    "lightgbm": {"lightgbm_params", "lightgbm_results"},
-    "matplotlib": {"lightgbm_pictures", "optuna_pictures"},
+    "tenacity": {"iap.retry"},
+    "optuna": {"optuna.callback", "optuna.plots", "optuna.study_run"},
+    "lightgbm": {"lightgbm.params", "lightgbm.results"},
+    "matplotlib": {"lightgbm.plots", "optuna.plots"},
     "aiohttp": set(),
 }
+_MODULES = sorted(
+    ".".join(path.relative_to(_PACKAGE).with_suffix("").parts) for path in _PACKAGE.rglob("*.py")
+)
 
 
-def _path(name: str) -> Path:
-    path = _PACKAGE / name.replace(".", "/")
-    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+def _place(module: str) -> str:
+    return module.partition(".")[0]
 
 
-def _name(path: Path) -> str:
-    parts = path.relative_to(_PACKAGE).with_suffix("").parts
-    return ".".join(parts).removesuffix(".__init__")
-
-
-def _imports(name: str) -> list[tuple[str, bool]]:
-    """Modules that a module imports: ("name", True) for the package's own."""
-    found = []
-    path = _path(name)
-    folder = ".".join(path.parent.relative_to(_PACKAGE).parts)
-    tree = ast.parse(path.read_text())
+def _imports(module: str, *, with_types: bool = True) -> Iterator[str]:
+    """Absolute names of what a module imports; those of this package end at the module."""
+    tree = ast.parse((_PACKAGE / f"{module.replace('.', '/')}.py").read_text())
     for node in ast.walk(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+        if (
+            isinstance(node, ast.If)
+            and ast.unparse(node.test) == "TYPE_CHECKING"
+            and not with_types
+        ):
             node.body = []
+    package = [_NAME, *module.split(".")[:-1]]
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found += [(alias.name.partition(".")[0], False) for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.level:
-            start = folder if node.level == 1 else ""
-            names = [".".join(filter(None, (start, node.module)))]
-            # Of a package's modules, those that are imported by name; else the package's own names.
-            inner = [f"{names[0]}.{alias.name}".strip(".") for alias in node.names]
-            known = [each for each in inner if each in _RANK]
-            found += [(each, True) for each in known or names]
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            found.append((str(node.module).partition(".")[0], False))
-    return found
+            start = package[: len(package) - node.level + 1] if node.level else []
+            name = ".".join([*start, *filter(None, [node.module])])
+            inner = {f"{name}.{alias.name}" for alias in node.names}
+            yield from {each for each in inner if _module_of(each)} or {name}
 
 
-@pytest.mark.parametrize("name", sorted(_RANK))
-def test_imports_point_one_way(name: str) -> None:
-    for imported, is_ours in _imports(name):
-        if is_ours and imported != "local":
-            assert _RANK[imported] > _RANK[name], f"{name} imports {imported}"
-        elif is_ours:
-            assert name == "cli", "only the command starts a local cloud"
+def _module_of(name: str) -> str | None:
+    """The package's module of an absolute name; a folder's is its ``__init__``."""
+    ours = name.removeprefix(_NAME).removeprefix(".")
+    names = (ours, f"{ours}.__init__".removeprefix("."))
+    return next((each for each in names if _place(name) == _NAME and each in _MODULES), None)
+
+
+def _of_the_package(module: str) -> set[str]:
+    return set(filter(None, map(_module_of, _imports(module))))
+
+
+@pytest.mark.parametrize("place", sorted({_place(module) for module in _MODULES}))
+def test_a_folder_imports_only_what_its_rule_allows(place: str) -> None:
+    for module in _MODULES:
+        if _place(module) == place:
+            others = {_place(name) for name in _of_the_package(module)} - {place}
+            assert others <= _MAY_IMPORT[place], module
+
+
+def test_there_are_at_most_twelve_rules_and_one_for_each_folder() -> None:
+    assert {_place(module) for module in _MODULES} == _MAY_IMPORT.keys()
+    assert len(_MAY_IMPORT) <= 12
+
+
+def test_no_imports_make_a_circle() -> None:
+    TopologicalSorter(_MAY_IMPORT).prepare()
+    graph = TopologicalSorter[str]()
+    for module in _MODULES:
+        graph.add(module, *_of_the_package(module))
+    graph.prepare()
 
 
 @pytest.mark.parametrize("library", sorted(_OWNERS))
 def test_a_library_has_its_owner(library: str) -> None:
-    users = {name for name in _RANK if (library, False) in _imports(name)}
-    assert users <= _OWNERS[library]
+    users = {
+        module for module in _MODULES if library in map(_place, _imports(module, with_types=False))
+    }
+    assert {u for u in users if _place(u) not in ("local", "server")} <= _OWNERS[library]
 
 
-def test_every_module_has_its_place() -> None:
-    found = {_name(path) for path in _PACKAGE.rglob("*.py")}
-    apart = ("local", "server")
-    assert {name for name in found if not name.startswith(apart)} == {*_RANK, "__init__"}
+def test_every_tag_stands_in_one_module() -> None:
+    for module in _MODULES:
+        tree = ast.parse((_PACKAGE / f"{module.replace('.', '/')}.py").read_text())
+        texts = {
+            node.value
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        }
+        tags = {text for text in texts if text.startswith(("mlflow_iap.", "mlflow_iap:"))}
+        assert not tags or module == "tags", f"{module} writes {tags}"
 
 
-def test_the_local_cloud_knows_nothing_of_what_it_tests() -> None:
-    for path in (_PACKAGE / "local").glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and "mlflow_iap" in str(node.module):
-                assert str(node.module).startswith("mlflow_iap_callbacks.local"), path
-            assert not (isinstance(node, ast.ImportFrom) and node.module == "mlflow"), path
-
-
-def test_the_server_stands_apart() -> None:
-    for path in (_PACKAGE / "server").glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            assert not (isinstance(node, ast.ImportFrom) and node.level), path
-            if isinstance(node, ast.ImportFrom) and "mlflow_iap" in str(node.module):
-                ours = str(node.module)
-                assert ours.startswith(("mlflow_iap_callbacks.server", "mlflow_iap_callbacks.err"))
-    for name in _RANK:
-        assert not any(ours and imported.startswith("server") for imported, ours in _imports(name))
-
-
-@pytest.mark.parametrize("part", ["local", "server"])
-def test_imports_within_a_part_make_no_circle(part: str) -> None:
-    graph = TopologicalSorter[str]()
-    for path in (_PACKAGE / part).glob("[!_]*.py"):
-        graph.add(path.stem)
-        for node in ast.walk(ast.parse(path.read_text())):
-            module = str(node.module) if isinstance(node, ast.ImportFrom) else ""
-            if module == f"mlflow_iap_callbacks.{part}":
-                graph.add(path.stem, *(alias.name for alias in node.names))
-            elif module.startswith(f"mlflow_iap_callbacks.{part}."):
-                graph.add(path.stem, module.rpartition(".")[2])
-    graph.prepare()
+def test_the_local_cloud_does_not_use_the_client_that_it_tests() -> None:
+    for module in _MODULES:
+        if _place(module) == "local":
+            assert "mlflow" not in _imports(module), module
 
 
 @pytest.mark.parametrize(
@@ -152,6 +141,7 @@ def test_imports_within_a_part_make_no_circle(part: str) -> None:
         ("from mlflow_iap_callbacks import IAPMLflowCallback", {"optuna", "lightgbm"}),
         ("from mlflow_iap_callbacks import IAPLightGBMCallback", {"optuna", "lightgbm"}),
         ("import mlflow_iap_callbacks.local", {"mlflow", "optuna", "lightgbm"}),
+        ("import mlflow_iap_callbacks.cli.commands", {"mlflow", "optuna", "lightgbm"}),
     ],
 )
 def test_an_import_brings_no_more_than_it_needs(statement: str, absent: set[str]) -> None:

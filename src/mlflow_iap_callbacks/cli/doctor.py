@@ -11,7 +11,7 @@ import requests
 from mlflow.exceptions import MlflowException
 
 from ..errors import IAPError, IAPRefusedError
-from ..iap import answers as iap_answers
+from ..iap import answers
 from ..iap.auth import IAPAuth
 from ..iap.client import IAPMlflowClient
 from ..iap.credentials import IAPCredentials
@@ -82,7 +82,7 @@ def _environment() -> Finding:
 def _server(auth: IAPAuth, uri: str) -> Finding:
     """Is it IAP that answers, and whose OAuth client does it send people to?"""
     response = requests.get(uri, allow_redirects=False, timeout=_TIMEOUT)
-    if not iap_answers.is_from_iap(response):
+    if not answers.is_from_iap(response):
         return Finding("server", f"no IAP: {response.status_code} without a token")
     auth.is_asked = True
     query = parse_qs(urlsplit(response.headers.get("Location", "")).query)

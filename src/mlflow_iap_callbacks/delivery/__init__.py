@@ -1,0 +1,1 @@
+"""The way of a record from the outbox to MLflow, in the background."""

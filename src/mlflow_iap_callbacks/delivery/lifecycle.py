@@ -4,36 +4,27 @@ from __future__ import annotations
 
 import atexit
 import importlib
-import logging
-import math
 import multiprocessing
 import multiprocessing.util
 import netrc  # noqa: F401
 import os
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
-from urllib.parse import urlsplit, urlunsplit
 
 # MLflow and requests import these at a first request; a fork must not come upon that half done.
 import mlflow.tracking.request_header.registry  # noqa: F401
 from mlflow import MlflowClient
-from rich.console import Console
-from rich.progress import Progress
 
 from . import sigterm
+from .closing import deliver_last, report_rest
 from .sender import Sender
-
-_logger = logging.getLogger(__name__)
+from .server_uri import server_uri
 
 # At exit; and at SIGTERM, after which Kubernetes and preemptible machines leave 30 seconds.
 _AT_EXIT, _AT_SIGTERM = 30.0, 10.0
-# A server that was away when the process ended is not waited for so long.
-_IF_AWAY = 5.0
-_SECONDS_ALONE = 1.0  # without a bar
 
 _senders: dict[str, Sender] = {}
 LOCK = threading.RLock()  # around what a fork must not come upon half done
@@ -51,7 +42,7 @@ def sender_for(client: MlflowClient) -> Sender:
     Its first call in the main thread makes SIGTERM drain, where SIGTERM had no handler.
     """
     global _is_set_up
-    server = lasting_uri(client.tracking_uri)
+    server = server_uri(client.tracking_uri)
     with LOCK:
         _set_up()
         _is_set_up = True
@@ -60,16 +51,6 @@ def sender_for(client: MlflowClient) -> Sender:
             sender = _senders[server] = Sender(client, server)
         sender.use(client)
         return sender
-
-
-def lasting_uri(uri: str) -> str:
-    """A tracking URI as journals have it: without password, and independent of where it is read."""
-    parts = urlsplit(uri)
-    if parts.scheme in ("http", "https"):
-        return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])).rstrip("/")
-    if uri.startswith("sqlite:///"):
-        return f"sqlite:///{os.path.abspath(uri.removeprefix('sqlite:///'))}"
-    return uri if parts.scheme else os.path.abspath(uri)
 
 
 def drain(seconds: float = _AT_EXIT) -> None:
@@ -81,62 +62,12 @@ def drain(seconds: float = _AT_EXIT) -> None:
                 log_last(seconds)
         with LOCK:
             senders = list(_senders.values())
-        with suppress(KeyboardInterrupt):
-            for sender in senders:
-                if not sender.outboxes:
-                    continue
-                sender.end_open_runs()
-                sender.adopt_safely()
-                _flush(sender, ends - time.monotonic())
+        deliver_last(senders, ends)
         for sender in senders:
-            _tell(sender)
+            report_rest(sender)
             with LOCK:
                 _senders.pop(sender.server, None)
             sender.close()
-
-
-def flush_with_bar(sender: Sender, console: Console) -> Iterator[None]:
-    """Deliver all that waits, on a terminal with a bar once it takes a second; yields meanwhile."""
-    # What others go on logging meanwhile would be no end of it.
-    upto, total, began = sender.marks(), sender.waiting, time.monotonic()
-    with ExitStack() as stack:
-        bar = None
-        while not sender.flush(0.2, upto):
-            if bar is None and console.is_terminal and time.monotonic() - began > _SECONDS_ALONE:
-                # Without a thread of its own, which could not be started when the process ends.
-                bar = stack.enter_context(
-                    Progress(console=console, transient=True, auto_refresh=False)
-                )
-                task = bar.add_task(f"sending to {sender.server}")
-            if bar is not None:
-                total = max(total, sender.waiting)
-                bar.update(task, total=total, completed=total - sender.waiting, refresh=True)
-            yield
-
-
-def _flush(sender: Sender, seconds: float) -> None:
-    ends = time.monotonic() + seconds
-    away_ends = math.inf
-    for _ in flush_with_bar(sender, Console(file=sys.stderr)):
-        if sender.is_away:
-            away_ends = min(away_ends, time.monotonic() + _IF_AWAY)
-        if time.monotonic() > min(ends, away_ends):
-            return
-
-
-def _tell(sender: Sender) -> None:
-    volatile = sum(outbox.volatile for outbox in sender.outboxes)
-    lost = volatile + sum(outbox.intake.lost for outbox in sender.outboxes)
-    on_disk = sender.waiting - volatile
-    if on_disk:
-        _logger.warning(
-            "%d records for %s stay on disk. `mlflow-iap sync` sends them, or the next process on "
-            "this machine that logs to it.",
-            on_disk,
-            sender.server,
-        )
-    if lost:
-        _logger.warning("%d records for %s were in memory only and are lost.", lost, sender.server)
 
 
 def _set_up() -> None:

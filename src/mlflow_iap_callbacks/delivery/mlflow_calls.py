@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import takewhile
 from typing import Any
@@ -19,135 +18,36 @@ from mlflow.entities import (
 )
 from mlflow.exceptions import MlflowException
 
+from ..limits import MAX_ENTITIES, MAX_PARAMS, MAX_TAGS
 from ..outbox import QueuedRun, Record, Refusal
+from ..tags import ENDED_TAG, JOURNAL_TAG
+from .log_batch import JOINABLE, Batch, Entity, refused_entity
 from .models import log_model
-from .names import MOST_TAGS, mlflow_name, original_names, with_names_that_mlflow_takes
+from .names import mlflow_name
 from .refusals import NotYet, refusal
-from .run_creation import ENDED_TAG, JOURNAL_TAG, Starter
+from .run_creation import RunCreation
 
-# How many points are no numbers.
-_SKIPPED_TAG = "mlflow_iap.skipped_nan_points"
-
-# The server's limits for one log_batch: mlflow.org/docs/latest/rest-api.html#log-batch
-MOST_METRICS, MOST_PARAMS = 1000, 100
-LONGEST_PARAM = 6000
-_MOST_ENTITIES, _MOST_BYTES = 1000, 950_000
-_MOST_INPUTS = 10  # each with a schema of up to 100 kB
-# Of an entity's JSON without its name and value.
-_BYTES_AROUND = 150
-
-_POINTS = ("metrics", "curve")
-_JOINABLE = ("metrics", "curve", "params", "suggestions", "tags")
-
-Entity = Metric | Param | RunTag
+_MAX_INPUTS = 10  # each with a schema of up to 100 kB
 
 
-class _Batch:
-    """What one log_batch carries: names and values that MLflow takes, and what it would not.
-
-    Args:
-        skipped: points of the run that were left out before.
-    """
-
-    def __init__(self, skipped: int) -> None:
-        self.skipped = skipped
-        self.records: list[Record] = []
-        self.refused: list[Refusal] = []
-        self.other_names: dict[str, str] = {}  # for params that have another value already
-        self._metrics: list[Metric] = []
-        self._params: dict[str, str] = {}
-        self._tags: dict[str, str] = {}
-        self._size = 0
-
-    def takes(self, record: Record) -> bool:
-        """Add the record, if one request can carry it with what is there already."""
-        content = record.content
-        is_points, is_params = record.kind in _POINTS, record.kind in ("params", "suggestions")
-        values: dict[str, Any]
-        points: list[tuple[int, int, dict[str, Any]]]
-        if record.kind == "curve":
-            name, time_ms, curve = content
-            values, points = {name: None}, [(step, time_ms, {name: value}) for step, value in curve]
-        else:
-            values, points = (content[2], [content]) if is_points else (content, [])
-        count = sum(len(point[2]) for point in points)
-        names = {name: mlflow_name(name) for name in values}
-        originals = original_names(names)
-        params = {names[name]: value for name, value in values.items()} if is_params else {}
-        tags = originals if is_points or is_params else with_names_that_mlflow_takes(values)
-        around = _BYTES_AROUND + (len(name) if record.kind == "curve" else 0)
-        size = self._size + len(record.body) + around * (count or len(values))
-        if self.records and not self._has_room(count, params, tags, size):
-            return False
-        for step, time_ms, values_then in points:
-            self._add_points(step, time_ms, values_then, names)
-        self._params.update(params)
-        if record.kind == "suggestions":
-            self.other_names |= {taken: f"suggested.{name}" for name, taken in names.items()}
-        self._tags.update(tags)
-        self._size = size
-        self.records.append(record)
-        return True
-
-    def entities(self) -> list[Entity]:
-        """All of it."""
-        params = [Param(name, value) for name, value in self._params.items()]
-        tags = [RunTag(name, value) for name, value in self._tags.items()]
-        return [*self._metrics, *params, *tags]
-
-    def _has_room(
-        self, points: int, params: dict[str, str], tags: dict[str, str], size: int
-    ) -> bool:
-        counts = (
-            len(self._metrics) + points,
-            len(self._params.keys() | params.keys()),
-            len(self._tags.keys() | tags.keys()) + 1,
-        )
-        # MLflow takes no param twice in one request; of two values it is to judge itself.
-        is_changed = any(self._params.get(name, value) != value for name, value in params.items())
-        return (
-            not is_changed
-            and size <= _MOST_BYTES
-            and counts[1] <= MOST_PARAMS
-            and counts[2] <= MOST_TAGS
-            and sum(counts) <= _MOST_ENTITIES
-        )
-
-    def _add_points(
-        self, step: int, time_ms: int, values: dict[str, Any], names: dict[str, str]
-    ) -> None:
-        for name, value in values.items():
-            try:
-                number = float(value)
-            except (TypeError, ValueError) as error:
-                content = (step, time_ms, {name: value})
-                self.refused.append(Refusal("metrics", content, str(error)))
-                continue
-            if math.isnan(number):  # MLflow's run page breaks on it
-                self.skipped += 1
-                self._tags[_SKIPPED_TAG] = str(self.skipped)
-            else:
-                self._metrics.append(Metric(names[name], number, time_ms, step))
-
-
-class Delivery:
-    """Turns records into calls of ``client``, one request at a time.
+class MlflowCalls:
+    """Delivers records by calls of ``client``, one request at a time.
 
     Args:
         client: any MlflowClient; thread-safe, as MLflow's are.
     """
 
     def __init__(self, client: MlflowClient) -> None:
-        self._starter = Starter(client)
+        self._creation = RunCreation(client)
 
     @property
     def client(self) -> MlflowClient:
         """What it calls; may be replaced by another one for the same server."""
-        return self._starter.client
+        return self._creation.client
 
     @client.setter
     def client(self, client: MlflowClient) -> None:
-        self._starter.client = client
+        self._creation.client = client
 
     def send(
         self, run: QueuedRun, records: Sequence[Record]
@@ -176,10 +76,10 @@ class Delivery:
             if run.run_id is not None:
                 return records[:1], [_refused(records[0], reason)]
             run.refused = reason
-            self._starter.refuse(run)
+            self._creation.refuse(run)
             run.outbox.save(run)
         if records[0].kind == "start":
-            self._starter.refuse(run)  # by an earlier process, say
+            self._creation.refuse(run)  # by an earlier process, say
         return records, [_refused(record, str(run.refused)) for record in records]
 
     def _send(
@@ -187,10 +87,10 @@ class Delivery:
     ) -> tuple[Sequence[Record], Sequence[Refusal]]:
         kind, content = records[0].kind, records[0].content
         if kind == "start":
-            self._starter.start(run, content)
+            self._creation.start(run, content)
             return records[:1], ()
-        run_id = self._starter.known(run)
-        if kind in _JOINABLE:
+        run_id = self._creation.known(run)
+        if kind in JOINABLE:
             return self._log(run, run_id, records)
         if kind == "artifact":
             path = run.outbox.artifact(content["path"], is_copied=content["is_copied"])
@@ -199,15 +99,15 @@ class Delivery:
             path = run.outbox.artifact(content["path"], is_copied=True)
             log_model(self.client, run_id, path, content)
         elif kind == "input":
-            inputs = [*takewhile(lambda record: record.kind == "input", records)][:_MOST_INPUTS]
+            inputs = [*takewhile(lambda record: record.kind == "input", records)][:_MAX_INPUTS]
             self._log_inputs(run_id, [_input(record.content) for record in inputs])
             return inputs, ()
         elif kind == "reopen":
             found = self.client.get_run(run_id)
             if found.info.status != "RUNNING" or ENDED_TAG in found.data.tags:
-                self._starter.reopen(run, found)
+                self._creation.reopen(run, found)
         elif kind == "finish":
-            self._starter.end(run, **content)
+            self._creation.end(run, **content)
         else:
             self._abandon(run, run_id, **content)
         return records[:1], ()
@@ -215,9 +115,9 @@ class Delivery:
     def _log(
         self, run: QueuedRun, run_id: str, records: Sequence[Record]
     ) -> tuple[Sequence[Record], Sequence[Refusal]]:
-        batch = _Batch(run.skipped)
+        batch = Batch(run.skipped)
         for record in records:
-            if record.kind not in _JOINABLE or not batch.takes(record):
+            if record.kind not in JOINABLE or not batch.takes(record):
                 break
         entities, refused = batch.entities(), batch.refused
         try:
@@ -255,7 +155,7 @@ class Delivery:
             if isinstance(entity, Param) and entity.key in other_names:
                 middle, entities = 0, [Param(mlflow_name(other_names[entity.key]), entity.value)]
             else:
-                yield _entity_refusal(entity, str(refusal(error)))
+                yield refused_entity(entity, str(refusal(error)))
                 return
         else:
             middle = len(entities) // 2
@@ -273,10 +173,10 @@ class Delivery:
         tags = [entity for entity in entities if isinstance(entity, RunTag)]
         # One request, but for the tags of a great many names that MLflow does not take.
         while metrics or params or tags:
-            some_params, some_tags = params[:MOST_PARAMS], tags[:MOST_TAGS]
-            room = _MOST_ENTITIES - len(some_params) - len(some_tags)
+            some_params, some_tags = params[:MAX_PARAMS], tags[:MAX_TAGS]
+            room = MAX_ENTITIES - len(some_params) - len(some_tags)
             self.client.log_batch(run_id, metrics[:room], some_params, some_tags)
-            del metrics[:room], params[:MOST_PARAMS], tags[:MOST_TAGS]
+            del metrics[:room], params[:MAX_PARAMS], tags[:MAX_TAGS]
 
     def _log_inputs(self, run_id: str, inputs: list[DatasetInput]) -> None:
         try:
@@ -293,7 +193,7 @@ class Delivery:
         journal = found.data.tags.get(JOURNAL_TAG, run.outbox.name)
         if found.info.status == "RUNNING" and journal == run.outbox.name:
             self.client.set_tag(run_id, ENDED_TAG, text)
-            self._starter.end(run, "FAILED", time_ms)
+            self._creation.end(run, "FAILED", time_ms)
 
 
 def _input(content: Mapping[str, Any]) -> DatasetInput:
@@ -303,11 +203,3 @@ def _input(content: Mapping[str, Any]) -> DatasetInput:
 
 def _refused(record: Record, reason: str) -> Refusal:
     return Refusal(record.kind, record.content, reason)
-
-
-def _entity_refusal(entity: Entity, reason: str) -> Refusal:
-    if isinstance(entity, Metric):
-        content = (entity.step, entity.timestamp, {entity.key: entity.value})
-        return Refusal("metrics", content, reason)
-    kind = "params" if isinstance(entity, Param) else "tags"
-    return Refusal(kind, {entity.key: entity.value}, reason)

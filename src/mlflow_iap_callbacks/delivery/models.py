@@ -11,9 +11,8 @@ from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
-# By which a model is found again that was made when the answer to it was lost.
-_KEY_TAG = "mlflow_iap.model_key"
-_MOST_PARAMS = 100  # of a request for a new model
+from ..limits import MAX_MODEL_PARAMS
+from ..tags import MODEL_KEY_TAG
 
 
 def log_model(client: MlflowClient, run_id: str, folder: str, content: Mapping[str, Any]) -> None:
@@ -36,8 +35,8 @@ def log_model(client: MlflowClient, run_id: str, folder: str, content: Mapping[s
         experiment_id,
         content["name"],
         source_run_id=run_id,
-        tags={**run.data.tags, _KEY_TAG: content["key"]},
-        params=dict(list(run.data.params.items())[:_MOST_PARAMS]),
+        tags={**run.data.tags, MODEL_KEY_TAG: content["key"]},
+        params=dict(list(run.data.params.items())[:MAX_MODEL_PARAMS]),
     )
     model_id = found.model_id
     if found.status != LoggedModelStatus.READY:
@@ -53,7 +52,7 @@ def log_model(client: MlflowClient, run_id: str, folder: str, content: Mapping[s
 
 def _find(client: MlflowClient, experiment_id: str, run_id: str, key: str) -> LoggedModel | None:
     models = client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'")
-    return next((model for model in models if model.tags.get(_KEY_TAG) == key), None)
+    return next((model for model in models if model.tags.get(MODEL_KEY_TAG) == key), None)
 
 
 def _sign(folder: Path, run_id: str, found: LoggedModel) -> None:

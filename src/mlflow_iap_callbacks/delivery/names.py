@@ -6,10 +6,10 @@ import hashlib
 import re
 from collections.abc import Mapping
 
+from ..limits import MAX_KEY_LENGTH, MAX_TAG_LENGTH
+from ..tags import NAME_TAG
+
 _REFUSED = re.compile(r"[^/\w.\- ]")
-_LONGEST = 250
-_NAME_TAG = "mlflow_iap.name"  # what a name was before it was made one that MLflow takes
-MOST_TAGS, LONGEST_TAG = 100, 8000  # of one request, and of a tag
 
 
 def mlflow_name(name: str) -> str:
@@ -21,16 +21,16 @@ def mlflow_name(name: str) -> str:
     """
     plain = re.sub(r"(?<![^/])(\.{0,2})(?:/|$)", r"_\1/", _REFUSED.sub("_", name)).rstrip("/")
     plain = f"_{plain}" if plain.startswith("..") else plain
-    if plain == name and len(name) <= _LONGEST:
+    if plain == name and len(name) <= MAX_KEY_LENGTH:
         return name
     mark = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:6]
-    return f"{plain[: _LONGEST - 7]}-{mark}"
+    return f"{plain[: MAX_KEY_LENGTH - 7]}-{mark}"
 
 
-def with_names_that_mlflow_takes(tags: Mapping[str, str]) -> dict[str, str]:
+def with_names_that_mlflow_takes(given: Mapping[str, str]) -> dict[str, str]:
     """The tags, and those that say what they were called where that is another name."""
-    names = {name: mlflow_name(name) for name in tags}
-    return {**{names[name]: text for name, text in tags.items()}, **original_names(names)}
+    names = {name: mlflow_name(name) for name in given}
+    return {**{names[name]: text for name, text in given.items()}, **original_names(names)}
 
 
 def original_names(names: Mapping[str, str]) -> dict[str, str]:
@@ -40,7 +40,7 @@ def original_names(names: Mapping[str, str]) -> dict[str, str]:
         names: by the original ones.
     """
     return {
-        mlflow_name(f"{_NAME_TAG}.{taken}"): name[:LONGEST_TAG]
+        mlflow_name(f"{NAME_TAG}.{taken}"): name[:MAX_TAG_LENGTH]
         for name, taken in names.items()
         if name != taken
     }

@@ -15,23 +15,14 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from ..errors import IAPUnknownOutcomeError
-from ..iap.client import (
-    ASKED_TWICE_TAG,
-    RUN_KEY_TAG,
-    IAPMlflowClient,
-    errors_of_ours,
-    find_run,
-    find_runs,
-)
+from ..iap.client import IAPMlflowClient
+from ..iap.run_lookup import find_run, find_runs
+from ..iap.unwrapping import unwrapped_errors
+from ..limits import MAX_TAGS
 from ..outbox import QueuedRun
-from .names import MOST_TAGS, with_names_that_mlflow_takes
+from ..tags import AGREED_TAG, ASKED_TWICE_TAG, ENDED_TAG, JOURNAL_TAG, RUN_KEY_TAG
+from .names import with_names_that_mlflow_takes
 from .refusals import NotYet, refusal
-
-# Given to a run by the journal that took it over, and to one whose process died.
-JOURNAL_TAG = "mlflow_iap.journal"
-ENDED_TAG = "mlflow_iap.ended"
-# Given to the one of several shared runs that was agreed on.
-_AGREED_TAG = "mlflow_iap.agreed"
 
 # A server may yet make a run that it was asked for by a process that died, or gave up waiting.
 _PATIENCE = 30.0
@@ -45,7 +36,7 @@ CLAIM_SECONDS = 5.0
 _Place = tuple[str, str]
 
 
-class Start(str, Enum):
+class Mode(str, Enum):
     """Who else may have made a run by the same key."""
 
     NEW = "new"  # nobody: no other process can know the key
@@ -55,7 +46,7 @@ class Start(str, Enum):
     SHARED = "shared"  # many, at this moment
 
 
-class Starter:
+class RunCreation:
     """Finds or creates runs, with the experiments and parents that they need.
 
     Args:
@@ -80,10 +71,10 @@ class Starter:
         Raises:
             NotYet: it is made by others right now, or waits for its parent.
         """
-        if run.run_id is None and content["mode"] == Start.SHARED:
+        if run.run_id is None and content["mode"] == Mode.SHARED:
             self._awaited.add(_place(run))  # before a child of it is started
         with self._alone(run):
-            if run.run_id is None and content["mode"] in (Start.NEW, Start.CLAIMED):
+            if run.run_id is None and content["mode"] in (Mode.NEW, Mode.CLAIMED):
                 run.run_id = self._made.get(_place(run))
             if run.run_id is None:
                 self._start(run, content)
@@ -95,7 +86,7 @@ class Starter:
             NotYet: it was not.
         """
         if run.run_id is None and run.is_owned:  # its start was lost: no room, or damage
-            self.start(run, {"mode": Start.RESUMED, "time_ms": None, "tags": {}, "name": None})
+            self.start(run, {"mode": Mode.RESUMED, "time_ms": None, "tags": {}, "name": None})
         if run.run_id is None:
             found = find_run(self.client, self._experiment_id(run.experiment), run.key)
             if found is None:
@@ -127,7 +118,7 @@ class Starter:
         """Set a run's status, and its end in milliseconds since 1970."""
         # The public set_terminated asks for the run first and prints two lines for each.
         store = self.client._tracking_client.store
-        with errors_of_ours():
+        with unwrapped_errors():
             store.update_run_info(run_id, RunStatus.from_string(status), time_ms, None)
 
     @contextmanager
@@ -141,48 +132,48 @@ class Starter:
             del self._starting[_place(run)]
 
     def _start(self, run: QueuedRun, content: Mapping[str, Any]) -> None:
-        mode = Start(content["mode"])
+        mode = Mode(content["mode"])
         wait = content.get("not_before", 0.0) - time.time()
         if wait > 0:
             raise NotYet("Another process may be about to log it.", wait)
         experiment_id = self._experiment_id(run.experiment)
         found: Run | None
-        if mode is Start.SHARED:
+        if mode is Mode.SHARED:
             found = self._agree(run, experiment_id, content)
         else:
             found = self._look(run, experiment_id, mode, content)
         if found is None:
             self._wait_for_earlier_try(run)
             found = self._create(run, experiment_id, content)
-        elif mode in (Start.RESUMED, Start.SHARED) and not run.outbox.is_adopted:
+        elif mode in (Mode.RESUMED, Mode.SHARED) and not run.outbox.is_adopted:
             self.reopen(run, found)
         else:
             self._forget_end(found)
-            if mode in (Start.CLAIMED, Start.LOGGED):
+            if mode in (Mode.CLAIMED, Mode.LOGGED):
                 # Others made it, who knew less of it.
                 self._add_tags(found.info.run_id, content["tags"])
         self._is_now(run, found)
-        if mode in (Start.RESUMED, Start.SHARED):
+        if mode in (Mode.RESUMED, Mode.SHARED):
             self._parents[_place(run)] = run.run_id
             self._awaited.discard(_place(run))
         # Those who share a run delete one another's by agreement alone.
-        if mode is not Start.SHARED and ASKED_TWICE_TAG in found.data.tags:
+        if mode is not Mode.SHARED and ASKED_TWICE_TAG in found.data.tags:
             self._asked_twice[_place(run)] = found
             self._delete_late_ones(found, run.key)
 
     def _add_tags(self, run_id: str, given: Mapping[str, str]) -> None:
         tags = [RunTag(*tag) for tag in with_names_that_mlflow_takes(given).items()]
         # Those that say what odd names were may be more than one request takes.
-        for first in range(0, len(tags), MOST_TAGS):
-            self.client.log_batch(run_id, tags=tags[first : first + MOST_TAGS])
+        for first in range(0, len(tags), MAX_TAGS):
+            self.client.log_batch(run_id, tags=tags[first : first + MAX_TAGS])
 
     def _look(
-        self, run: QueuedRun, experiment_id: str, mode: Start, content: Mapping[str, Any]
+        self, run: QueuedRun, experiment_id: str, mode: Mode, content: Mapping[str, Any]
     ) -> Run | None:
         is_late = time.time() - content.get("logged_at", 0.0) > CLAIM_SECONDS
         if (
-            mode in (Start.LOGGED, Start.RESUMED)
-            or (mode is Start.CLAIMED and is_late)
+            mode in (Mode.LOGGED, Mode.RESUMED)
+            or (mode is Mode.CLAIMED and is_late)
             or run.tried is not None
             or run.outbox.is_adopted
         ):
@@ -205,7 +196,7 @@ class Starter:
             if since < _TO_AGREE:
                 raise NotYet("Others may be making it at the same time.", _TO_AGREE - since)
             with _unless_refused():
-                self.client.set_tag(found[0].info.run_id, _AGREED_TAG, "true")
+                self.client.set_tag(found[0].info.run_id, AGREED_TAG, "true")
             found = find_runs(self.client, experiment_id, run.key)
         agreed = next(filter(_is_agreed, found), None)
         if agreed is None:
@@ -236,7 +227,7 @@ class Starter:
 
     def _create(self, run: QueuedRun, experiment_id: str, content: Mapping[str, Any]) -> Run:
         tags = {RUN_KEY_TAG: run.key, **with_names_that_mlflow_takes(content["tags"])}
-        if Start(content["mode"]) in (Start.RESUMED, Start.SHARED):
+        if Mode(content["mode"]) in (Mode.RESUMED, Mode.SHARED):
             tags[JOURNAL_TAG] = run.outbox.name
         parent = content.get("parent_id") or self._parent(run, content.get("parent"), experiment_id)
         if parent is not None:
@@ -310,7 +301,7 @@ def _place(run: QueuedRun) -> _Place:
 
 
 def _is_agreed(run: Run) -> bool:
-    return _AGREED_TAG in run.data.tags
+    return AGREED_TAG in run.data.tags
 
 
 @contextmanager

@@ -17,11 +17,10 @@ from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_RUN_NAME
 
 from ..errors import IAPError
+from ..limits import MAX_METRICS, MAX_PARAM_LENGTH, MAX_PARAMS, MAX_TAG_LENGTH, MAX_TAGS
 from ..outbox import QueuedRun
 from .lifecycle import LOCK, sender_for
-from .mlflow_calls import LONGEST_PARAM, MOST_METRICS, MOST_PARAMS
-from .names import LONGEST_TAG, MOST_TAGS
-from .run_creation import Start
+from .run_creation import Mode
 
 if TYPE_CHECKING:
     from mlflow.data.dataset import Dataset
@@ -73,20 +72,20 @@ class RunWriter:
         start_time: int | None = None,
         tags: Mapping[str, Any] | None = None,
         key: str | None = None,
-        mode: Start = Start.RESUMED,
+        mode: Mode = Mode.RESUMED,
         parent: RunWriter | str | None = None,
         not_before: float = 0.0,
     ) -> None:
         if not experiment.startswith(("id:", "name:")):
             experiment = f"name:{experiment}"
         self.__setstate__((client, experiment, key or uuid.uuid4().hex))
-        mode = mode if key else Start.NEW
+        mode = mode if key else Mode.NEW
         self._run = sender_for(client).begin(self.key, experiment)
-        self._run.is_urgent = mode in (Start.SHARED, Start.RESUMED)
-        texts = _texts({**_context(), **(tags or {})}, LONGEST_TAG)
+        self._run.is_urgent = mode in (Mode.SHARED, Mode.RESUMED)
+        texts = _texts({**_context(), **(tags or {})}, MAX_TAG_LENGTH)
         # MLflow takes no run whose name is not the one that its tags say.
         run_name = texts.pop(MLFLOW_RUN_NAME, run_name)
-        parts = list(_parts(texts, MOST_TAGS))
+        parts = list(_parts(texts, MAX_TAGS))
         content = {
             "key": self.key,
             "experiment": experiment,
@@ -129,12 +128,12 @@ class RunWriter:
         content = (step, timestamp or now_ms(), values)
         # What a training does at each iteration: what can wait is left to the sender.
         try:
-            if len(values) <= MOST_METRICS:
+            if len(values) <= MAX_METRICS:
                 self._append("metrics", content)
                 return
         except (TypeError, ValueError, OverflowError):
             pass  # one of them is no number, or they are no dict; the others are logged
-        for part in _parts(self._numbers_of(values), MOST_METRICS):
+        for part in _parts(self._numbers_of(values), MAX_METRICS):
             with _never_raising("metrics"):
                 self._append("metrics", (int(step), content[1], part))
 
@@ -148,24 +147,24 @@ class RunWriter:
             points: step and value of each.
             timestamp: of all of them, as ``log_metrics``.
         """
-        for first in range(0, len(points), MOST_METRICS):
-            part = [(int(step), value) for step, value in points[first : first + MOST_METRICS]]
+        for first in range(0, len(points), MAX_METRICS):
+            part = [(int(step), value) for step, value in points[first : first + MAX_METRICS]]
             self._append("curve", (name, timestamp or now_ms(), part))
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Log params; values over 6,000 characters are cut, and the first value stays."""
-        for part in _parts(_texts(params, LONGEST_PARAM), MOST_PARAMS):
+        for part in _parts(_texts(params, MAX_PARAM_LENGTH), MAX_PARAMS):
             self._append("params", part)
 
     def log_suggestions(self, params: Mapping[str, Any]) -> None:
         """As ``log_params``; one whose name has another value already, for a training may have
         logged the one that it really used, goes by ``suggested.NAME``."""
-        for part in _parts(_texts(params, LONGEST_PARAM), MOST_PARAMS):
+        for part in _parts(_texts(params, MAX_PARAM_LENGTH), MAX_PARAMS):
             self._append("suggestions", part)
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Set tags; values over 8,000 characters are cut."""
-        for part in _parts(_texts(tags, LONGEST_TAG), MOST_TAGS):
+        for part in _parts(_texts(tags, MAX_TAG_LENGTH), MAX_TAGS):
             self._append("tags", part)
 
     def log_artifact(

@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 from ..iap.retry import RetryPolicy
 from ..outbox import Outbox, QueuedRun, Refusal
 from ..outbox.journals import new_outbox, orphans
-from .mlflow_calls import Delivery
+from .mlflow_calls import MlflowCalls
 from .refusals import NotYet
 
 _logger = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class Sender:
 
     def __init__(self, client: MlflowClient, server: str) -> None:
         self.server = server
-        self._delivery = Delivery(client)
+        self._calls = MlflowCalls(client)
         self._own: Outbox | None = None
         self._adopted: list[Outbox] = []
         self._opening = threading.Lock()
@@ -91,7 +91,7 @@ class Sender:
 
     def use(self, client: MlflowClient) -> None:
         """Deliver with this client from now on."""
-        self._delivery.client = client
+        self._calls.client = client
 
     @property
     def outbox(self) -> Outbox:
@@ -385,7 +385,7 @@ class Sender:
         try:
             while not self._is_closed and (records := run.outbox.read(run, upto)):
                 was_refused = run.refused is not None
-                send = partial(self._delivery.send, run, records)
+                send = partial(self._calls.send, run, records)
                 # An artifact takes the time that it takes.
                 done, refused = send() if records[0].has_files else _PATIENT(send)
                 run.outbox.settle(run, done, refused)

@@ -1,0 +1,1 @@
+"""Requests through Identity-Aware Proxy: client, authentication, tokens, retries."""

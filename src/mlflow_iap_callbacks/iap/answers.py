@@ -137,7 +137,7 @@ def is_token_expired(response: requests.Response) -> bool:
     return response.status_code == 401 and "expired" in response.text
 
 
-def unavailable(response: requests.Response, origin: str) -> IAPUnavailableError | None:
+def unavailable_error(response: requests.Response, origin: str) -> IAPUnavailableError | None:
     """The error that tells that Google's front end, or a proxy behind it, answered for a server
     that did not; None for MLflow itself, which says in JSON that it is busy.
 
@@ -155,7 +155,7 @@ def unavailable(response: requests.Response, origin: str) -> IAPUnavailableError
     )
 
 
-def refusal(response: requests.Response, origin: str, used: str) -> IAPRefusedError:
+def refused_error(response: requests.Response, origin: str, used: str) -> IAPRefusedError:
     """The error that tells what IAP's answer means.
 
     Args:

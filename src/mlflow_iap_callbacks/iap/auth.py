@@ -11,12 +11,12 @@ from urllib.parse import urlsplit
 
 import requests
 from requests.auth import AuthBase
-from urllib3.util import Retry
 
 from ..errors import IAPConfigurationError, IAPCredentialsError, IAPError
 from .credentials import IAPCredentials
-from .exchange import Answered, Exchange, Send
-from .retry import RetryPolicy, seconds_left
+from .exchange import Answered, Exchange, Send, set_bearer
+from .retry import RetryPolicy
+from .transport import IAPTransport
 
 _logger = logging.getLogger(__name__)
 
@@ -98,22 +98,17 @@ class IAPAuth(AuthBase):
                 # What is wrong with the credentials is told by the exchange.
                 with suppress(IAPCredentialsError):
                     token = self.credentials.token()
-                    self.put(token, request)
+                    set_bearer(token, request)
             request.register_hook("response", partial(self._settle, token))
         return request
 
     def session(self) -> requests.Session:
         """A session whose requests to the origin are sent as MLflow's are; to be closed."""
         session = requests.Session()
-        session.mount(f"{self.origin}/", IAPTransport(self, requests.adapters.HTTPAdapter()))
+        transport = IAPTransport(self.exchange, requests.adapters.HTTPAdapter())
+        session.mount(f"{self.origin}/", transport)
         session.auth = self
         return session
-
-    def put(self, token: str, request: requests.PreparedRequest) -> None:
-        """Set ``token`` on a request to the origin."""
-        taken = request.headers.get("Authorization", "").lower().startswith("basic ")
-        name = "Proxy-Authorization" if taken else "Authorization"
-        request.headers[name] = f"Bearer {token}"
 
     def _settle(
         self, token: str | None, response: requests.Response, **kwargs: Any
@@ -162,53 +157,6 @@ class IAPAuth(AuthBase):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
-
-
-class IAPTransport(requests.adapters.BaseAdapter):
-    """Transport of one origin's requests: every attempt of an exchange, and no retries below it.
-
-    Args:
-        auth: the origin's.
-        inner: sends a request once.
-    """
-
-    def __init__(self, auth: IAPAuth, inner: requests.adapters.HTTPAdapter) -> None:
-        super().__init__()
-        inner.max_retries = Retry(0, read=False)
-        self._auth = auth
-        self._inner = inner
-
-    def send(  # type: ignore[override]
-        self,
-        request: requests.PreparedRequest,
-        stream: bool = False,
-        timeout: Any = None,
-        **kwargs: Any,
-    ) -> requests.Response:
-        # The deadline is for attempts, not for the server's work: the first has all the time that
-        # MLflow, or a policy around this call, gives it.
-        around, is_first = seconds_left(), True
-
-        def once() -> requests.Response:
-            nonlocal is_first
-            within = _at_most(around if is_first else seconds_left(), timeout)
-            is_first = False
-            response = self._inner.send(request, stream=stream, timeout=within, **kwargs)
-            response.connection = self  # type: ignore[assignment]
-            if not stream:
-                response.content  # noqa: B018 - a body that breaks off is an answer that is lost
-            return response
-
-        return self._auth.exchange(request, once)
-
-    def close(self) -> None:
-        self._inner.close()
-
-
-def _at_most(seconds: float, timeout: Any) -> Any:
-    if seconds == float("inf") or not isinstance(timeout, (int, float, type(None))):
-        return timeout
-    return max(1.0, seconds if timeout is None else min(float(timeout), seconds))
 
 
 def _is_loopback(origin: str) -> bool:

@@ -5,55 +5,38 @@ from __future__ import annotations
 import inspect
 import os
 import re
-import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial, wraps
 from typing import Any, TypeVar
 
 import mlflow
 from mlflow import MlflowClient
-from mlflow.entities import Run, ViewType
+from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.request_auth.registry import fetch_auth
 
-from ..errors import IAPConfigurationError, IAPError, IAPUnknownOutcomeError
+from ..errors import IAPConfigurationError, IAPUnknownOutcomeError
+from ..tags import ASKED_TWICE_TAG, RUN_KEY_TAG
 from .auth import IAPAuth
 from .credentials import IAPCredentials
 from .mlflow_plugin import NAME, auth_for, choose
 from .retry import RetryPolicy, TryAgain
+from .run_lookup import find_run
+from .unwrapping import unwrapped_errors
 
-RUN_KEY_TAG = "mlflow_iap.run_key"
-# Of a run that was asked for twice, for the first answer was lost and no such run showed up.
-ASKED_TWICE_TAG = "mlflow_iap.asked_twice"
 # Seconds in which a server may yet make a run though the connection to it broke.
 _PATIENCE = 10.0
 
 _C = TypeVar("_C", bound=type)
 
 
-@contextmanager
-def errors_of_ours() -> Iterator[None]:
-    """MLflow wraps whatever its transport raises into an MlflowException without a cause."""
-    handled = sys.exc_info()[1]  # by the caller, and so no part of what goes wrong here
-    try:
-        yield
-    except MlflowException as error:
-        inner: BaseException | None = error
-        while inner not in (None, handled) and not isinstance(inner, IAPError):
-            inner = inner.__context__
-        if inner in (None, handled, error):
-            raise
-        raise inner from None
-
-
-def _with_errors_of_ours(cls: _C) -> _C:
+def _unwrapping(cls: _C) -> _C:
     def telling(method: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(method)
         def call(*args: Any, **kwargs: Any) -> Any:
-            with errors_of_ours():
+            with unwrapped_errors():
                 return method(*args, **kwargs)
 
         return call
@@ -64,7 +47,7 @@ def _with_errors_of_ours(cls: _C) -> _C:
     return cls
 
 
-@_with_errors_of_ours
+@_unwrapping
 class IAPMlflowClient(MlflowClient):
     """An ``mlflow.MlflowClient`` whose every method works through Google's Identity-Aware Proxy.
 
@@ -168,7 +151,7 @@ class IAPMlflowClient(MlflowClient):
                     raise TryAgain(lost, is_free=True)
                 tags[ASKED_TWICE_TAG] = "true"
             try:
-                with errors_of_ours():
+                with unwrapped_errors():
                     run = super(IAPMlflowClient, self).create_run(
                         experiment_id, start_time, tags, run_name
                     )
@@ -184,26 +167,6 @@ class IAPMlflowClient(MlflowClient):
 
     def __reduce__(self) -> tuple[Callable[[], IAPMlflowClient], tuple[()]]:
         return self._rebuild, ()
-
-
-def find_run(client: MlflowClient, experiment_id: str, key: str) -> Run | None:
-    """The run that carries ``key`` as its ``mlflow_iap.run_key``, if the server has it."""
-    runs = _search(client, experiment_id, key, ViewType.ALL, 1)
-    return runs[0] if runs else None
-
-
-def find_runs(client: MlflowClient, experiment_id: str, key: str) -> list[Run]:
-    """All that carry the key and are not deleted, by their ids."""
-    runs = _search(client, experiment_id, key, ViewType.ACTIVE_ONLY, 100)
-    return sorted(runs, key=lambda run: str(run.info.run_id))
-
-
-def _search(
-    client: MlflowClient, experiment_id: str, key: str, view: int, most: int
-) -> Sequence[Run]:
-    query = f"tags.`{RUN_KEY_TAG}` = '{key}'"
-    found: Sequence[Run] = client.search_runs([experiment_id], query, view, max_results=most)
-    return found
 
 
 def _checked_uri(given: str | os.PathLike[str] | None) -> str:

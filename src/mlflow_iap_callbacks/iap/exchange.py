@@ -7,7 +7,7 @@ if the server is busy or away; and never twice where that would do its work twic
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 from urllib.parse import urljoin, urlsplit
 
 import requests
@@ -16,11 +16,9 @@ from urllib3.exceptions import ConnectTimeoutError, MaxRetryError, NewConnection
 from urllib3.util import Retry
 
 from ..errors import IAPCredentialsError, IAPUnknownOutcomeError
-from . import answers as iap_answers
+from . import answers
+from .credentials import IAPCredentials
 from .retry import TryAgain
-
-if TYPE_CHECKING:
-    from .auth import IAPAuth
 
 Send = Callable[[], requests.Response]
 Answered = tuple[requests.Response, str | None]
@@ -41,11 +39,19 @@ _REPEATABLE = frozenset(
 )
 
 
+class Server(Protocol):
+    """What an exchange knows of the server, and learns about it."""
+
+    origin: str
+    credentials: IAPCredentials
+    is_asked: bool
+
+
 class Exchange:
     """One request, attempt by attempt.
 
     Args:
-        auth: the server's.
+        server: where the request goes, and as whom.
         request: to it.
         send: sends the request once.
         first: an answer that is here already, and the token that it was got with.
@@ -53,12 +59,12 @@ class Exchange:
 
     def __init__(
         self,
-        auth: IAPAuth,
+        server: Server,
         request: requests.PreparedRequest,
         send: Send,
         first: Answered | None = None,
     ) -> None:
-        self._auth = auth
+        self._server = server
         self._request = request
         self._send = send
         self._first = first
@@ -75,7 +81,7 @@ class Exchange:
             IAPError: none is.
         """
         response = self._answer()
-        if iap_answers.is_from_iap(response):
+        if answers.is_from_iap(response):
             raise self._after_iap(response)
         if response.status_code in _BUSY:
             raise self._after_busy(response)
@@ -97,26 +103,26 @@ class Exchange:
             raise self._after_failure(error) from None
 
     def _put_token(self) -> None:
-        if not self._auth.is_asked:
+        if not self._server.is_asked:
             return
         try:
-            self._token = self._auth.credentials.token(rejected=self._rejected)
+            self._token = self._server.credentials.token(rejected=self._rejected)
         except IAPCredentialsError as error:
             if error.transient:
                 raise TryAgain(error) from None
             raise
-        self._auth.put(self._token, self._request)
+        set_bearer(self._token, self._request)
 
     def _after_iap(self, response: requests.Response) -> Exception:
         response.content  # noqa: B018 - to its end, so that the connection can be used again
         refusal = self._refusal(response)
         if self._token is None and response.status_code in (302, 401, 403):
-            self._auth.is_asked = True
+            self._server.is_asked = True
             return TryAgain(refusal, after=0.0, is_free=True)
-        if iap_answers.is_token_rejected(response):
+        if answers.is_token_rejected(response):
             # A token may end, or be revoked, between its fetch and its use, and so may the next;
             # any other reason holds for the next token as well.
-            again = _MOST_TOKENS if iap_answers.is_token_expired(response) else 1
+            again = _MOST_TOKENS if answers.is_token_expired(response) else 1
             if self._refetched < again:
                 self._refetched += 1
                 self._rejected = self._token
@@ -129,7 +135,7 @@ class Exchange:
     def _after_busy(self, response: requests.Response) -> Exception:
         response.content  # noqa: B018 - as above
         if response.status_code in _NOT_DONE or _is_repeatable(self._request):
-            outcome = iap_answers.unavailable(response, self._auth.origin) or response
+            outcome = answers.unavailable_error(response, self._server.origin) or response
             return TryAgain(outcome, after=_retry_after(response))
         return IAPUnknownOutcomeError(
             f"{self._called} was answered {response.status_code} ({response.text[:300]!r}); "
@@ -156,17 +162,24 @@ class Exchange:
         if not response.is_redirect or self._token is None:
             return
         target = urljoin(response.url, response.headers["Location"])
-        if not target.startswith(f"{self._auth.origin}/"):
+        if not target.startswith(f"{self._server.origin}/"):
             for name in ("Authorization", "Proxy-Authorization"):
                 if self._request.headers.get(name) == f"Bearer {self._token}":
                     del self._request.headers[name]
 
     def _refusal(self, response: requests.Response) -> Exception:
-        return iap_answers.refusal(response, self._auth.origin, str(self._auth.credentials))
+        return answers.refused_error(response, self._server.origin, str(self._server.credentials))
 
     @property
     def _called(self) -> str:
         return f"{self._request.method} {urlsplit(self._request.url or '').path}"
+
+
+def set_bearer(token: str, request: requests.PreparedRequest) -> None:
+    """Set ``token`` on a request, beside a basic authentication where there is one."""
+    taken = request.headers.get("Authorization", "").lower().startswith("basic ")
+    name = "Proxy-Authorization" if taken else "Authorization"
+    request.headers[name] = f"Bearer {token}"
 
 
 def _rewind(request: requests.PreparedRequest) -> None:

@@ -130,7 +130,7 @@ def _take_over_transport() -> None:
     from mlflow import environment_variables as env
     from mlflow.utils import request_utils
 
-    from .auth import IAPTransport
+    from .transport import IAPTransport
 
     try:
         session: Any = request_utils._get_request_session(
@@ -148,7 +148,7 @@ def _take_over_transport() -> None:
         adapters = dict(session.adapters)
         for prefix in missing:
             inner = copy.copy(adapters[f"{prefix.partition('://')[0]}://"])
-            adapters[prefix] = IAPTransport(_auths[_prefixes[prefix]], inner)
+            adapters[prefix] = IAPTransport(_auths[_prefixes[prefix]].exchange, inner)
         # In one step, for other threads use the session meanwhile; requests takes the first that
         # fits.
         session.adapters = dict(sorted(adapters.items(), key=lambda item: -len(item[0])))

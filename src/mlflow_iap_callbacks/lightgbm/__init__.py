@@ -1,0 +1,1 @@
+"""The LightGBM callback: a run for each training."""

@@ -1,0 +1,1 @@
+"""The Optuna callback: a run for each trial, and one for their study."""

@@ -16,18 +16,17 @@ from weakref import WeakKeyDictionary
 import mlflow
 
 from ..delivery.lifecycle import LOCK, sender_for
-from ..delivery.run_creation import CLAIM_SECONDS, ENDED_TAG, Start
+from ..delivery.run_creation import CLAIM_SECONDS, Mode
 from ..delivery.run_writer import RunWriter, active_experiment, prepare
 from ..iap.client import IAPMlflowClient
+from ..tags import ENDED_TAG, STATE_TAG, STUDY_TAG, TRIAL_TAG
 from . import failures as optuna_failures
-from .study_run import StudyLog, reporter
+from .reporter import reporter
+from .study_run import StudyLog
 from .summary import Summary
 from .trials import (
     INTERMEDIATE,
-    STATE_TAG,
     STATUS,
-    STUDY_TAG,
-    TRIAL_TAG,
     curve_of,
     metrics_of,
     study_key,
@@ -129,7 +128,7 @@ class IAPMLflowCallback:
             ended = trial.datetime_complete
             is_fresh = ended is None or time.time() - ended.timestamp() < CLAIM_SECONDS
             log = self._study_log(study)
-            self._log(log, trial, log.claim if is_fresh else Start.LOGGED)
+            self._log(log, trial, log.claim if is_fresh else Mode.LOGGED)
 
     def run(
         self,
@@ -212,7 +211,7 @@ class IAPMLflowCallback:
             trial: COMPLETE, PRUNED or FAIL.
         """
         with _telling(trial.number):
-            self._log(self._study_log(study), trial, Start.LOGGED)
+            self._log(self._study_log(study), trial, Mode.LOGGED)
 
     def sync(self, study: optuna.Study) -> int:
         """Bring MLflow to what the study's storage says of the trials that have ended.
@@ -245,7 +244,7 @@ class IAPMLflowCallback:
                 and not _is_logged(found.get(trial.number), trial)
             ):
                 with _telling(trial.number):
-                    self._log(log, trial, Start.LOGGED, is_of_others=log.is_shared)
+                    self._log(log, trial, Mode.LOGGED, is_of_others=log.is_shared)
                 count += 1
         reporter.changed(log)
         return count
@@ -344,7 +343,7 @@ class IAPMLflowCallback:
         self,
         log: StudyLog,
         trial: optuna.Trial | optuna.trial.FrozenTrial,
-        mode: Start,
+        mode: Mode,
         *,
         tags: Mapping[str, Any] | None = None,
         not_before: float = 0.0,
@@ -365,7 +364,7 @@ class IAPMLflowCallback:
                         TRIAL_TAG: trial.number,
                     },
                     key=f"{log.key}-{trial.number}",
-                    mode=Start.LOGGED if trial.number in log.logged else mode,
+                    mode=Mode.LOGGED if trial.number in log.logged else mode,
                     parent=log.run or self._outer_run(),
                     not_before=not_before,
                 )
@@ -377,7 +376,7 @@ class IAPMLflowCallback:
         self,
         log: StudyLog,
         trial: optuna.trial.FrozenTrial,
-        mode: Start,
+        mode: Mode,
         *,
         is_of_others: bool = False,
     ) -> None:

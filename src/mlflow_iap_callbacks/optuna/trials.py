@@ -9,18 +9,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from ..tags import STATE_TAG, STUDY_MARK
+
 if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
 
-# Which trial of which study a run is of, and in which state it was logged.
-STUDY_TAG = "mlflow_iap.study"
-TRIAL_TAG = "mlflow_iap.trial"
-STATE_TAG = "mlflow_iap.trial_state"
 # The convention of mlflow.optuna's storage.
 STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 INTERMEDIATE = "intermediate_value"
-_MARK = "mlflow_iap:mark"
 
 
 @dataclass(frozen=True)
@@ -62,10 +59,10 @@ def study_key(study: optuna.Study) -> str:
 
 def _mark(study: optuna.Study) -> str:
     storage, number = study._storage, study._study_id
-    mark = storage.get_study_system_attrs(number).get(_MARK)
+    mark = storage.get_study_system_attrs(number).get(STUDY_MARK)
     if mark is None:
         mark = uuid.uuid4().hex
-        storage.set_study_system_attr(number, _MARK, mark)
+        storage.set_study_system_attr(number, STUDY_MARK, mark)
     return str(mark)
 
 

@@ -26,10 +26,10 @@ _LONG_FILE_BYTES = 4_000_000
 # What memory holds where the disk takes nothing: several hours of four metrics a second.
 _MOST_IN_MEMORY_BYTES = 16_000_000
 
-JOURNAL = "journal"
+HEADER = "journal"  # the kind of a file's first message, which names the server
 _KINDS = frozenset(
     [
-        *(JOURNAL, "start", "join", "metrics", "curve", "params", "suggestions", "tags"),
+        *(HEADER, "start", "join", "metrics", "curve", "params", "suggestions", "tags"),
         *("artifact", "model", "input", "reopen", "finish", "abandon"),
     ]
 )
@@ -166,7 +166,7 @@ class Intake:
         self._file = os.open(self._path(self.generation), flags, 0o600)
         self._size = os.fstat(self._file).st_size
         if not self._size and self._server:
-            self._write(self._pack((0, JOURNAL, self._server)))
+            self._write(self._pack((0, HEADER, self._server)))
 
     def _write(self, message: bytes) -> bool:
         if self._file is None:

@@ -19,7 +19,7 @@ import platformdirs
 
 from .database import FORMAT, HAS_WORK, artifacts_of, delete_journal, files_of
 from .file_lock import FileLock
-from .intake import JOURNAL
+from .intake import HEADER
 from .outbox import Outbox
 from .rescue import messages_of, read_damaged
 
@@ -31,7 +31,7 @@ _NAMES = f"{'[0-9a-f]' * 8}-*.sqlite"  # no damaged ones
 
 
 @dataclass
-class Journal:
+class JournalReport:
     """What a journal holds.
 
     Args:
@@ -119,11 +119,11 @@ def orphans(server: str | None = None) -> Iterator[Outbox]:
             yield outbox
 
 
-def survey() -> list[Journal]:
+def survey() -> list[JournalReport]:
     """All journals, those of living processes included; changes nothing."""
     found = []
     for path in sorted(folder().glob(_NAMES)):
-        journal = Journal(path, is_live=_is_live(path))
+        journal = JournalReport(path, is_live=_is_live(path))
         with suppress(OSError):  # delivered and gone meanwhile
             files = [*files_of(path), *artifacts_of(path).rglob("*")]
             journal.bytes = sum(file.stat().st_size for file in files if file.is_file())
@@ -137,7 +137,7 @@ def survey() -> list[Journal]:
     return found
 
 
-def _look_into(journal: Journal) -> None:
+def _look_into(journal: JournalReport) -> None:
     uri = f"{journal.path.resolve().as_uri()}?mode=ro"
     if not Path(f"{journal.path}-wal").exists():
         uri += "&immutable=1"  # else SQLite makes one
@@ -155,7 +155,7 @@ def _look_into(journal: Journal) -> None:
         )
         place = db.execute("SELECT generation, offset FROM journal").fetchone()
         for number, kind, _ in messages_of(journal.path, *place):
-            if kind not in (JOURNAL, "join"):
+            if kind not in (HEADER, "join"):
                 journal.waiting[kind] += 1
                 runs.add(number)
         journal.runs = len(runs)
@@ -165,11 +165,11 @@ def _look_into(journal: Journal) -> None:
             journal.trouble = trouble
 
 
-def _look_into_intake(journal: Journal) -> None:
+def _look_into_intake(journal: JournalReport) -> None:
     """What is left to see where the database tells nothing."""
     journal.waiting.clear()
     for _, kind, content in messages_of(journal.path):
-        if kind == JOURNAL:
+        if kind == HEADER:
             journal.server = content
         elif kind != "join":
             journal.waiting[kind] += 1

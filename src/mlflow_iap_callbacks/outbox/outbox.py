@@ -18,11 +18,12 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from weakref import WeakValueDictionary
 
 import msgpack
 
+from ..limits import MAX_BYTES, MAX_ENTITIES
 from .database import (
     HAS_WORK,
     SEQ,
@@ -35,53 +36,13 @@ from .database import (
     run_number,
 )
 from .file_lock import FileLock
-from .intake import JOURNAL, Intake
+from .intake import HEADER, Intake
+from .records import Record, Refusal
 
 _SAVE_RUN = "INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _INSERT_RECORD = "INSERT INTO records VALUES (?, ?, ?)"
 _SAVE_PLACE = "UPDATE journal SET generation = ?, offset = ?"
-# One read is what one request can carry: MLflow's limits for log_batch.
-_MOST_RECORDS, _MOST_BYTES = 1000, 1_000_000
 _MOST_IN_MEMORY_BYTES = 16_000_000
-
-
-class Record(NamedTuple):
-    """One operation on a run.
-
-    Args:
-        seq: its place in the order of the journal.
-        kind: ``start``, ``metrics``, ``curve``, ``params``, ``suggestions``, ``tags``,
-            ``artifact``, ``model``, ``input``, ``reopen``, ``finish`` or ``abandon``.
-        body: MessagePack.
-    """
-
-    seq: int
-    kind: str
-    body: bytes
-
-    @property
-    def content(self) -> Any:
-        """What the body says."""
-        return msgpack.unpackb(self.body)
-
-    @property
-    def has_files(self) -> bool:
-        """Whether files belong to it, which the outbox may have copied."""
-        return self.kind in ("artifact", "model")
-
-
-class Refusal(NamedTuple):
-    """What MLflow refuses for good: a record, or a part of one.
-
-    Args:
-        kind: as the record's.
-        content: what the record's body says.
-        reason: in MLflow's words.
-    """
-
-    kind: str
-    content: Any
-    reason: str
 
 
 @dataclass(eq=False)
@@ -248,10 +209,10 @@ class Outbox:
         with self._lock:
             for record in self._records(run.number):
                 size += len(record.body)
-                if record.seq > upto or (found and size > _MOST_BYTES):
+                if record.seq > upto or (found and size > MAX_BYTES):
                     break
                 found.append(record)
-                if len(found) == _MOST_RECORDS:
+                if len(found) == MAX_ENTITIES:
                     break
         return found
 
@@ -413,7 +374,7 @@ class Outbox:
         records: list[tuple[int, Record]] = []
         changed: set[QueuedRun] = set()
         for number, kind, content in messages:
-            if kind == JOURNAL:
+            if kind == HEADER:
                 continue
             self._stored_seq += 1
             run = self._runs.get(number) or self._read_run(number, kind, content)

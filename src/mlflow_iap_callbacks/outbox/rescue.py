@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from .database import files_of, record_id
-from .intake import JOURNAL, Message, read_messages
-from .outbox import Record
+from .intake import HEADER, Message, read_messages
+from .records import Record
 
 _MOST = 1 << 62
 _Row = tuple[Any, ...]
@@ -53,7 +53,7 @@ def read_damaged(journal: Path) -> Remains:
         refused = list(_rows(db, "refused", 0, _MOST))
     remains.tables = {"runs": runs, "records": records, "refused": refused}
     for message in messages_of(journal, place[0], place[1]):
-        if message[1] == JOURNAL:
+        if message[1] == HEADER:
             remains.server = message[2]
         else:
             remains.messages.append(message)

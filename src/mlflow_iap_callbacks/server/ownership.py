@@ -7,8 +7,9 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from mlflow_iap_callbacks.tags import CLAIM_TAG
+
 OWNER_TAG = "mlflow.user"
-CLAIM_TAG = "mlflow_iap.claimed_user"
 # `mlflow.trace.user` is not among them: it is the user of the application that is traced.
 _OWNER_TAGS = {OWNER_TAG, "mlflow.auth.username", "mlflow.auth.userId"}
 

@@ -14,7 +14,7 @@ import requests
 
 import python_process
 from mlflow_iap_callbacks import IAPMlflowClient
-from mlflow_iap_callbacks.cli.commands import use
+from mlflow_iap_callbacks.cli.local import use
 from mlflow_iap_callbacks.iap.google_identity import LIFETIME
 from mlflow_iap_callbacks.local import LocalCloud, MlflowServer
 from python_process import PIPE

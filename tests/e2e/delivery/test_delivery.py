@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from mlflow.entities import Run
 
-from mlflow_iap_callbacks import IAPError, IAPMlflowClient, process
+from mlflow_iap_callbacks import IAPError, IAPMlflowClient
+from mlflow_iap_callbacks.delivery import lifecycle
 from mlflow_iap_callbacks.delivery.run_writer import RunWriter
 from mlflow_iap_callbacks.local import LocalCloud
 from mlflow_iap_callbacks.outbox import journals
@@ -205,7 +206,7 @@ def test_what_mlflow_refuses_is_told_and_set_aside_and_the_rest_arrives(
     assert found.data.metrics == {"m": 1.0, "k": 2.0}
     assert (found.data.tags["5"], found.data.tags["odd"]) == ("five", "?")
     assert found.info.status == "FINISHED"
-    process.drain()
+    lifecycle.drain()
     (journal,) = journals.survey()
     assert journal.records() == 0
     assert journal.refused.total() == 5

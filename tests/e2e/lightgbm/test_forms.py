@@ -36,7 +36,8 @@ from lightgbm_helpers import (
     sets,
     the_run,
 )
-from mlflow_iap_callbacks import IAPLightGBMCallback, IAPMLflowCallback, IAPMlflowClient, process
+from mlflow_iap_callbacks import IAPLightGBMCallback, IAPMLflowCallback, IAPMlflowClient
+from mlflow_iap_callbacks.delivery import lifecycle
 from mlflow_iap_callbacks.local import LocalCloud
 from scripts import command
 from waiting import wait_until
@@ -408,7 +409,7 @@ def test_a_dask_estimator_makes_one_run(cloud: LocalCloud, name: str, tmp_path: 
             callbacks=[IAPLightGBMCallback(experiment_name=name), recorder],
         )
         assert estimator.fitted_
-        client.run(lambda: process.drain(30.0))
+        client.run(lambda: lifecycle.drain(30.0))
     run = the_run(name)
     recorded = recorder.curves()
     assert len(recorded) == 2  # each worker has its own data, and values

@@ -24,7 +24,8 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 import python_process
-from mlflow_iap_callbacks import IAPMLflowCallback, IAPMlflowClient, process
+from mlflow_iap_callbacks import IAPMLflowCallback, IAPMlflowClient
+from mlflow_iap_callbacks.delivery import lifecycle
 from mlflow_iap_callbacks.local import LocalCloud
 from optuna_helpers import (
     PARENT_TAG,
@@ -67,7 +68,7 @@ def _x(trial: optuna.Trial) -> float:
 
 def _end_of_process() -> None:
     """Its last report on studies, where there is no time for pictures."""
-    process.drain(15.0)
+    lifecycle.drain(15.0)
 
 
 def _everything(study: optuna.Study) -> dict[str, dict[str, Any]]:

@@ -15,7 +15,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 
-from mlflow_iap_callbacks.delivery.mlflow_calls import Delivery
+from mlflow_iap_callbacks.delivery.mlflow_calls import MlflowCalls
 from mlflow_iap_callbacks.delivery.names import mlflow_name
 from mlflow_iap_callbacks.outbox import Outbox, QueuedRun, Refusal
 
@@ -64,7 +64,7 @@ class _Line:
         self.run: QueuedRun = self.outbox.begin("key", "experiment", run_id="id")
         self.refused: list[Refusal] = []
         self._recorder = _Recorder()
-        self._delivery = Delivery(cast(MlflowClient, self._recorder))
+        self._calls = MlflowCalls(cast(MlflowClient, self._recorder))
 
     def metrics(self, step: int, **values: Any) -> None:
         self.outbox.intake.append(self.run.number, "metrics", (step, 1000 + step, values))
@@ -78,7 +78,7 @@ class _Line:
     def deliver(self) -> list[_Request]:
         self.outbox.collect()
         while records := self.outbox.read(self.run, self.outbox.last_seq):
-            done, refused = self._delivery.send(self.run, records)
+            done, refused = self._calls.send(self.run, records)
             assert list(done) == records[: len(done)]
             self.outbox.settle(self.run, done, refused)
             self.refused += refused

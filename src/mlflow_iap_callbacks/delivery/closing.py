@@ -1,0 +1,59 @@
+"""The end of a process's senders: delivers within a time limit, and reports what stays."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+
+from rich.console import Console
+
+from .progress import flush_with_bar
+from .sender import Sender
+
+_logger = logging.getLogger(__name__)
+
+# A server that was away when the process ended is not waited for so long.
+_IF_AWAY = 5.0
+
+
+def deliver_last(senders: Sequence[Sender], ends: float) -> None:
+    """End the runs that are still open, and deliver until monotonic time ``ends``.
+
+    Ctrl-C ends it sooner.
+    """
+    with suppress(KeyboardInterrupt):
+        for sender in senders:
+            if sender.outboxes:
+                sender.end_open_runs()
+                sender.adopt_safely()
+                _flush(sender, ends - time.monotonic())
+
+
+def _flush(sender: Sender, seconds: float) -> None:
+    ends = time.monotonic() + seconds
+    away_ends = math.inf
+    for _ in flush_with_bar(sender, Console(file=sys.stderr)):
+        if sender.is_away:
+            away_ends = min(away_ends, time.monotonic() + _IF_AWAY)
+        if time.monotonic() > min(ends, away_ends):
+            return
+
+
+def report_rest(sender: Sender) -> None:
+    """Report the records that stay on disk, and those that are lost."""
+    volatile = sum(outbox.volatile for outbox in sender.outboxes)
+    lost = volatile + sum(outbox.intake.lost for outbox in sender.outboxes)
+    on_disk = sender.waiting - volatile
+    if on_disk:
+        _logger.warning(
+            "%d records for %s stay on disk. `mlflow-iap sync` sends them, or the next process on "
+            "this machine that logs to it.",
+            on_disk,
+            sender.server,
+        )
+    if lost:
+        _logger.warning("%d records for %s were in memory only and are lost.", lost, sender.server)

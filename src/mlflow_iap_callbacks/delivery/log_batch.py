@@ -1,0 +1,118 @@
+"""One ``log_batch`` request: joins records up to the limits of MLflow's API."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from mlflow.entities import Metric, Param, RunTag
+
+from ..limits import MAX_BYTES, MAX_ENTITIES, MAX_PARAMS, MAX_TAGS
+from ..outbox import Record, Refusal
+from ..tags import SKIPPED_TAG
+from .names import mlflow_name, original_names, with_names_that_mlflow_takes
+
+JOINABLE = ("metrics", "curve", "params", "suggestions", "tags")  # kinds of records
+_POINTS = ("metrics", "curve")
+# A margin for the request around its entities, whose size is an estimate.
+_MAX_BYTES = MAX_BYTES - 50_000
+# An entity's JSON without its name and value.
+_BYTES_PER_ENTITY = 150
+
+Entity = Metric | Param | RunTag
+
+
+class Batch:
+    """What one log_batch carries: names and values that MLflow takes, and what it would not.
+
+    Args:
+        skipped: points of the run that were left out before.
+    """
+
+    def __init__(self, skipped: int) -> None:
+        self.skipped = skipped
+        self.records: list[Record] = []
+        self.refused: list[Refusal] = []
+        self.other_names: dict[str, str] = {}  # for params that have another value already
+        self._metrics: list[Metric] = []
+        self._params: dict[str, str] = {}
+        self._tags: dict[str, str] = {}
+        self._size = 0
+
+    def takes(self, record: Record) -> bool:
+        """Add the record, if one request can carry it with what is there already."""
+        content = record.content
+        is_points, is_params = record.kind in _POINTS, record.kind in ("params", "suggestions")
+        values: dict[str, Any]
+        points: list[tuple[int, int, dict[str, Any]]]
+        if record.kind == "curve":
+            name, time_ms, curve = content
+            values, points = {name: None}, [(step, time_ms, {name: value}) for step, value in curve]
+        else:
+            values, points = (content[2], [content]) if is_points else (content, [])
+        count = sum(len(point[2]) for point in points)
+        names = {name: mlflow_name(name) for name in values}
+        originals = original_names(names)
+        params = {names[name]: value for name, value in values.items()} if is_params else {}
+        tags = originals if is_points or is_params else with_names_that_mlflow_takes(values)
+        around = _BYTES_PER_ENTITY + (len(name) if record.kind == "curve" else 0)
+        size = self._size + len(record.body) + around * (count or len(values))
+        if self.records and not self._has_room(count, params, tags, size):
+            return False
+        for step, time_ms, values_then in points:
+            self._add_points(step, time_ms, values_then, names)
+        self._params.update(params)
+        if record.kind == "suggestions":
+            self.other_names |= {taken: f"suggested.{name}" for name, taken in names.items()}
+        self._tags.update(tags)
+        self._size = size
+        self.records.append(record)
+        return True
+
+    def entities(self) -> list[Entity]:
+        """All of it."""
+        params = [Param(name, value) for name, value in self._params.items()]
+        tags = [RunTag(name, value) for name, value in self._tags.items()]
+        return [*self._metrics, *params, *tags]
+
+    def _has_room(
+        self, points: int, params: dict[str, str], tags: dict[str, str], size: int
+    ) -> bool:
+        counts = (
+            len(self._metrics) + points,
+            len(self._params.keys() | params.keys()),
+            len(self._tags.keys() | tags.keys()) + 1,
+        )
+        # MLflow takes no param twice in one request; of two values it is to judge itself.
+        is_changed = any(self._params.get(name, value) != value for name, value in params.items())
+        return (
+            not is_changed
+            and size <= _MAX_BYTES
+            and counts[1] <= MAX_PARAMS
+            and counts[2] <= MAX_TAGS
+            and sum(counts) <= MAX_ENTITIES
+        )
+
+    def _add_points(
+        self, step: int, time_ms: int, values: dict[str, Any], names: dict[str, str]
+    ) -> None:
+        for name, value in values.items():
+            try:
+                number = float(value)
+            except (TypeError, ValueError) as error:
+                content = (step, time_ms, {name: value})
+                self.refused.append(Refusal("metrics", content, str(error)))
+                continue
+            if math.isnan(number):  # MLflow's run page breaks on it
+                self.skipped += 1
+                self._tags[SKIPPED_TAG] = str(self.skipped)
+            else:
+                self._metrics.append(Metric(names[name], number, time_ms, step))
+
+
+def refused_entity(entity: Entity, reason: str) -> Refusal:
+    if isinstance(entity, Metric):
+        content = (entity.step, entity.timestamp, {entity.key: entity.value})
+        return Refusal("metrics", content, reason)
+    kind = "params" if isinstance(entity, Param) else "tags"
+    return Refusal(kind, {entity.key: entity.value}, reason)

@@ -1,0 +1,16 @@
+"""A tracking URI as journals store it."""
+
+from __future__ import annotations
+
+import os
+from urllib.parse import urlsplit, urlunsplit
+
+
+def server_uri(uri: str) -> str:
+    """A tracking URI as journals have it: without password, and independent of where it is read."""
+    parts = urlsplit(uri)
+    if parts.scheme in ("http", "https"):
+        return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])).rstrip("/")
+    if uri.startswith("sqlite:///"):
+        return f"sqlite:///{os.path.abspath(uri.removeprefix('sqlite:///'))}"
+    return uri if parts.scheme else os.path.abspath(uri)

@@ -1,0 +1,14 @@
+"""Limits of MLflow's REST API: https://mlflow.org/docs/latest/rest-api.html#log-batch"""
+
+from __future__ import annotations
+
+MAX_KEY_LENGTH = 250  # characters, of a metric's, param's or tag's key
+MAX_PARAM_LENGTH = 6000  # characters, of a value
+MAX_TAG_LENGTH = 8000  # characters, of a value
+# Of one log_batch request.
+MAX_METRICS = 1000
+MAX_PARAMS = 100
+MAX_TAGS = 100
+MAX_ENTITIES = 1000
+MAX_BYTES = 1_000_000
+MAX_MODEL_PARAMS = 100  # of one request that creates a logged model
