@@ -12,6 +12,7 @@ import pytest
 import requests
 from mlflow.utils import request_utils
 
+from forked_test import in_forked_child
 from mlflow_iap_callbacks.delivery import lifecycle
 from mlflow_iap_callbacks.iap import mlflow_plugin
 from mlflow_iap_callbacks.iap.auth import IAPAuth
@@ -36,6 +37,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="PYTHON",
         help="the tests of an MLflow server run on a whole deployment, served by this Python",
     )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> object:
+    if pyfuncitem.get_closest_marker("forked") is None:
+        return None
+    names = pyfuncitem._fixtureinfo.argnames
+    in_forked_child(pyfuncitem.obj, {name: pyfuncitem.funcargs[name] for name in names})
+    return True
 
 
 @pytest.fixture(autouse=True)
