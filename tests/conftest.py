@@ -18,6 +18,7 @@ from mlflow_iap_callbacks.delivery import lifecycle
 from mlflow_iap_callbacks.iap import mlflow_plugin
 from mlflow_iap_callbacks.iap.auth import IAPAuth
 from mlflow_iap_callbacks.local import LocalCloud, MlflowServer
+from tracking_server import TrackingServer
 from variables import set_all
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def mlflow_server(
     folder = tmp_path_factory.mktemp("mlflow")
     python = request.config.getoption("--deployed")
     if python is None:
-        with MlflowServer(folder) as server:
+        with TrackingServer(folder) as server:
             yield server
     else:
         from deployment import Deployment

@@ -3,7 +3,7 @@
 Only third-party modules are imported here, and no thread is started: a program begins as in an
 interpreter that has just imported them. Modules that read environment variables when they are
 imported (google-auth) are left to the program. Run by `python_process`, as a file, with the number
-of the socket that requests come by.
+of the socket that requests come by, and the modules.
 """
 
 from __future__ import annotations
@@ -25,18 +25,24 @@ from pathlib import Path
 from typing import Any
 
 # Those of this package and of the programs, but what reads the environment.
-_MODULES = (
+FOR_PROGRAMS = (
     *("mlflow", "mlflow.pyfunc", "optuna", "lightgbm", "numpy", "pandas", "sklearn"),
     *("joblib", "sqlite3", "sqlalchemy", "alembic", "cryptography.x509", "requests", "urllib3"),
     *("click", "msgpack", "platformdirs", "rich.console", "rich.progress", "rich.table"),
     *("tenacity", "tqdm", "aiohttp", "concurrent.futures", "multiprocessing.pool"),
 )
+FOR_SERVERS = (
+    *("uvicorn.main", "fastapi", "flask_cors", "mlflow.store.tracking.sqlalchemy_store"),
+    *("mlflow.store.model_registry.sqlalchemy_store", "mlflow.pyfunc.scoring_server"),
+    *("mlflow.genai.scorers.online", "mlflow.cli"),
+)
 LARGEST = 200_000  # bytes of a request
 
 
-def _import_modules() -> None:
-    for name in _MODULES:
-        importlib.import_module(name)
+def _import_modules(names: list[str]) -> None:
+    for name in names:
+        with contextlib.suppress(ImportError):  # of another version
+            importlib.import_module(name)
     gc.collect()
     gc.freeze()  # what all programs share is not searched for garbage in each
 
@@ -117,6 +123,8 @@ def _become(program: dict[str, Any], installed: list[str]) -> None:
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(program["folder"])
+    if program["starts_session"]:
+        os.setsid()
     tempfile.tempdir = None
     time.tzset()
     sys.modules["numpy"].random.seed()
@@ -140,7 +148,7 @@ def _become(program: dict[str, Any], installed: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    _import_modules()
+    _import_modules(sys.argv[2:])
     _pythonpath = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     _installed = [entry for entry in sys.path[1:] if entry not in _pythonpath]
     with socket.socket(fileno=int(sys.argv[1])) as _requests:

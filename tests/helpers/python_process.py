@@ -15,17 +15,18 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
-from fork_server import LARGEST
+from fork_server import FOR_PROGRAMS, FOR_SERVERS, LARGEST
 
 DEVNULL, PIPE = subprocess.DEVNULL, subprocess.PIPE
 # Catches a process that hangs; each ends within a few seconds on an idle machine.
 DEADLINE = 90.0
 
+_Output = int | IO[str] | IO[bytes]
 _FILE = Path(__file__).with_name("fork_server.py")
 # Before any test has set a variable, which the modules could read when they are imported.
 _ENVIRONMENT = {
@@ -36,6 +37,11 @@ _ENVIRONMENT = {
 _forks = hasattr(os, "pidfd_open")
 
 
+def forks() -> bool:
+    """Whether programs are forked here."""
+    return _forks
+
+
 def use_fresh_interpreters() -> None:
     """Give each program an interpreter of its own from now on."""
     global _forks
@@ -43,19 +49,33 @@ def use_fresh_interpreters() -> None:
 
 
 class ForkedProcess:
-    """A program forked from the fork server, with what the tests use of `subprocess.Popen`."""
+    """A program forked from a fork server, with what the tests use of `subprocess.Popen`.
+
+    Args:
+        arguments, environment, stdin, stdout, stderr: as of `start`.
+        folder: where it runs; this process's where it is None.
+        serves: it is an MLflow server, in a session of its own.
+    """
 
     def __init__(
         self,
-        arguments: list[str],
+        arguments: Sequence[str],
         environment: Mapping[str, str],
         stdin: int,
-        stdout: int | IO[str],
-        stderr: int | IO[str],
+        stdout: _Output,
+        stderr: _Output,
+        folder: Path | None = None,
+        *,
+        serves: bool = False,
     ) -> None:
-        self.args = arguments
+        self.args = list(arguments)
         self.returncode: int | None = None
-        program = {"arguments": arguments, "folder": os.getcwd(), "environment": dict(environment)}
+        program = {
+            "arguments": self.args,
+            "environment": dict(environment),
+            "folder": str(folder or Path.cwd()),
+            "starts_session": serves,
+        }
         request = json.dumps(program).encode()
         assert len(request) < LARGEST, "too long for one message"
         self._answers, answer_to = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -68,7 +88,8 @@ class ForkedProcess:
             numbers.append(
                 theirs if stderr == subprocess.STDOUT else _stream(stderr, "r", handed)[0]
             )
-            socket.send_fds(_fork_server(), [request], numbers)
+            modules = FOR_PROGRAMS + FOR_SERVERS * serves
+            socket.send_fds(_fork_server(modules), [request], numbers)
         self.pid = self._next_answer()
 
     def __enter__(self) -> ForkedProcess:
@@ -118,8 +139,8 @@ def start(
     *arguments: str,
     environment: Mapping[str, str] | None = None,
     stdin: int = DEVNULL,
-    stdout: int | IO[str] = DEVNULL,
-    stderr: int | IO[str] = 2,
+    stdout: _Output = DEVNULL,
+    stderr: _Output = 2,
     is_fresh: bool = False,
 ) -> Process:
     """Start a program.
@@ -164,7 +185,7 @@ def run(
         return subprocess.CompletedProcess(process.args, status, out.read(), err.read())
 
 
-def _stream(stream: int | IO[str], mode: str, handed: ExitStack) -> tuple[int, Any]:
+def _stream(stream: _Output, mode: str, handed: ExitStack) -> tuple[int, Any]:
     """The program's end of a stream, and this process's where it has one."""
     if stream == PIPE:
         reading, writing = os.pipe()
@@ -179,13 +200,13 @@ def _stream(stream: int | IO[str], mode: str, handed: ExitStack) -> tuple[int, A
 
 
 @functools.cache
-def _fork_server() -> socket.socket:
-    """The socket of this process's one, which ends with this process."""
+def _fork_server(modules: tuple[str, ...]) -> socket.socket:
+    """The socket of this process's one with these modules, which ends with this process."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LARGEST)
     with theirs:
         subprocess.Popen(
-            [sys.executable, str(_FILE), str(theirs.fileno())],
+            [sys.executable, str(_FILE), str(theirs.fileno()), *modules],
             pass_fds=[theirs.fileno()],
             cwd="/",
             env={

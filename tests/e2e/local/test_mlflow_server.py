@@ -15,6 +15,7 @@ import pytest
 import requests
 
 from mlflow_iap_callbacks.local import LocalCloud, MlflowServer
+from tracking_server import TrackingServer
 from waiting import wait_until
 
 
@@ -49,7 +50,7 @@ def test_keeps_what_it_stored_over_a_kill_and_serves_behind_iap(tmp_path: Path) 
 
 def test_requests_that_wait_for_its_database_at_once_are_all_carried_out(tmp_path: Path) -> None:
     """Of MLflow's own 15 connections, 30 requests take one each and wait 30 s for a second."""
-    with MlflowServer(tmp_path) as server, ThreadPoolExecutor(30) as pool:
+    with TrackingServer(tmp_path) as server, ThreadPoolExecutor(30) as pool:
         experiment = create_experiment(server.url, "crowded").json()
         runs = f"{server.url}/api/2.0/mlflow/runs"
         run = requests.post(f"{runs}/create", json=experiment, timeout=30)
