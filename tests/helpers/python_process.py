@@ -54,7 +54,7 @@ class ForkedProcess:
     Args:
         arguments, environment, stdin, stdout, stderr: as of `start`.
         folder: where it runs; this process's where it is None.
-        serves: it is an MLflow server, in a session of its own.
+        serves: it is an MLflow server or command, in a session of its own.
     """
 
     def __init__(
@@ -153,7 +153,8 @@ def start(
     """
     environment = os.environ if environment is None else environment
     if _forks and not is_fresh:
-        return ForkedProcess(list(arguments), environment, stdin, stdout, stderr)
+        serves = arguments[:2] == ("-m", "mlflow")
+        return ForkedProcess(arguments, environment, stdin, stdout, stderr, serves=serves)
     return subprocess.Popen(
         [sys.executable, *arguments],
         env=environment,

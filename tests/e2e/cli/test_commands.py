@@ -64,6 +64,7 @@ def test_local_tells_a_command_that_cannot_be_run() -> None:
     assert "Traceback" not in told.stderr
 
 
+@pytest.mark.slow
 def test_local_ends_its_command_and_servers_when_it_is_ended(tmp_path: Path) -> None:
     script = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
     arguments = ["local", "--folder", str(tmp_path), "--", sys.executable, "-c", script]
@@ -80,6 +81,7 @@ def test_local_ends_its_command_and_servers_when_it_is_ended(tmp_path: Path) -> 
         requests.get(server[1], timeout=5)
 
 
+@pytest.mark.slow
 def test_local_serves_on_loopback_until_it_is_ended() -> None:
     environment = {**os.environ, "COLUMNS": "200"}
     with python_process.start(COMMAND, "local", environment=environment, stdout=PIPE) as process:

@@ -28,9 +28,14 @@ def create_experiment(url: str, name: str, **headers: str) -> requests.Response:
     )
 
 
-def test_keeps_what_it_stored_over_a_kill_and_serves_behind_iap(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "kind", [TrackingServer, pytest.param(MlflowServer, marks=pytest.mark.slow)]
+)
+def test_keeps_what_it_stored_over_a_kill_and_serves_behind_iap(
+    kind: type[MlflowServer], tmp_path: Path
+) -> None:
     """It answers, dies at once by kill, comes back on its port, and ends with its block."""
-    with MlflowServer(tmp_path) as server:
+    with kind(tmp_path) as server:
         url = server.url
         assert create_experiment(url, "kept").status_code == 200
         with LocalCloud(url) as cloud:
@@ -85,7 +90,7 @@ def test_a_start_that_fails_shows_the_tail_of_the_log(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(RuntimeError, match="address already in use"):
-            MlflowServer(tmp_path, port=port).start()
+            TrackingServer(tmp_path, port=port).start()
 
 
 def test_importing_it_does_not_start_anything() -> None:
