@@ -12,10 +12,12 @@ from pathlib import Path
 
 from click.testing import CliRunner, Result
 
+import python_process
 from database_server import DatabaseServer
 from mlflow_iap_callbacks.local import LocalCloud
 from mlflow_iap_callbacks.server.__main__ import main
 from ports import free_port
+from python_process import DEVNULL, ForkedProcess, Process
 from restartable import Restartable
 from waiting import answers, wait_until
 
@@ -57,8 +59,13 @@ def begin(
     variables: Mapping[str, str],
     log: Path | None = None,
     program: Sequence[str] = _COMMAND,
-) -> subprocess.Popen[bytes]:
+) -> Process | subprocess.Popen[bytes]:
     """A command that is not waited for, in a process group of its own."""
+    if program is _COMMAND and command == "migrate" and python_process.forks():
+        given = ["-m", "mlflow_iap_callbacks.server", command]
+        with (log or Path(os.devnull)).open("ab") as output:
+            environment = _environment(variables)
+            return ForkedProcess(given, environment, DEVNULL, output, output, serves=True)
     with (log or Path(os.devnull)).open("ab") as output:
         return subprocess.Popen(
             [*program, command],

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import IO, Any
 
 import python_process
 from mlflow_iap_callbacks.local import MlflowServer
-from python_process import ForkedProcess
+from python_process import DEVNULL, ForkedProcess
 
-# `mlflow server` starts uvicorn in a process that imports everything again; here it becomes it.
+# `mlflow server` starts uvicorn in a process that imports everything again, and uvicorn its
+# workers; here it becomes uvicorn, and the workers are forks.
 _SERVE = """
-import os, runpy, sys
-import mlflow.server
+import multiprocessing, os, runpy, sys
+import mlflow.server, uvicorn._subprocess
 from mlflow.cli import cli
+
+uvicorn._subprocess.spawn = multiprocessing.get_context("fork")
 
 def serve(command, extra_env, **_):
     os.environ.update(extra_env)
@@ -40,14 +46,23 @@ class TrackingServer(MlflowServer):
             TrackingServer._tables = database.read_bytes()  # nobody writes yet
 
     def _begin(self, command: list[str], environment: Mapping[str, str], log: IO[bytes]) -> Any:
-        if not python_process.forks():
-            return super()._begin(command, environment, log)
-        return ForkedProcess(
-            ["-c", _SERVE, *command[3:]],
-            environment,
-            stdin=python_process.DEVNULL,
-            stdout=log,
-            stderr=log,
-            folder=self._folder,
-            serves=True,
-        )
+        return begin(command[3:], environment, log, self._folder)
+
+
+def begin(
+    arguments: Sequence[str], environment: Mapping[str, str], log: IO[bytes], folder: Path
+) -> python_process.Process:
+    """Begin what ``python -m mlflow`` does with the arguments of ``server``, in a session."""
+    if python_process.forks():
+        given = ["-c", _SERVE, *arguments]
+        return ForkedProcess(given, environment, DEVNULL, log, log, folder, serves=True)
+    return subprocess.Popen(
+        [sys.executable, "-m", "mlflow", *arguments],
+        cwd=folder,
+        env=environment,
+        stdin=DEVNULL,
+        stdout=log,
+        stderr=log,
+        text=True,
+        start_new_session=True,
+    )

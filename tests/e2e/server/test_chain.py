@@ -203,6 +203,7 @@ def test_a_bucket_that_is_away_is_told_and_used_again_when_it_is_back(
     assert [file.path for file in client.list_artifacts(run_id)] == ["notes.txt"]
 
 
+@pytest.mark.slow
 def test_a_server_that_is_away_is_told_by_googles_front_end(
     deployment: Deployment, client: IAPMlflowClient
 ) -> None:

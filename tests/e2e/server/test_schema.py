@@ -74,6 +74,7 @@ def test_binary_logging_without_its_flag_is_told_before_anything_is_changed(
     check_binary_logging_without_its_flag(mariadb)
 
 
+@pytest.mark.slow
 def test_tables_of_users_come_by_the_migration_where_permissions_are_on(
     mariadb: MariaDB, tmp_path: Path
 ) -> None:
