@@ -14,7 +14,7 @@ from python_process import DEVNULL, ForkedProcess
 
 # `mlflow server` starts uvicorn in a process that imports everything again, and uvicorn its
 # workers; here it becomes uvicorn, and the workers are forks.
-_SERVE = """
+SERVE = """
 import multiprocessing, os, runpy, sys
 import mlflow.server, uvicorn._subprocess
 from mlflow.cli import cli
@@ -54,7 +54,7 @@ def begin(
 ) -> python_process.Process:
     """Begin what ``python -m mlflow`` does with the arguments of ``server``, in a session."""
     if python_process.forks():
-        given = ["-c", _SERVE, *arguments]
+        given = ["-c", SERVE, *arguments]
         return ForkedProcess(given, environment, DEVNULL, log, log, folder, serves=True)
     return subprocess.Popen(
         [sys.executable, "-m", "mlflow", *arguments],

@@ -18,6 +18,7 @@ import requests
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+import deployed_server
 from deployment import PROGRAM, SERVER_ACCOUNT, Deployment
 from lightgbm_helpers import PARAMS, sets
 from mlflow_iap_callbacks import (
@@ -40,7 +41,8 @@ _200_MB = 200_000_000
 
 @pytest.fixture(scope="module")
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    with Deployment(tmp_path_factory.mktemp("deployment")) as deployment:
+    folder = tmp_path_factory.mktemp("deployment")
+    with Deployment(folder, program=deployed_server.FORKED) as deployment:
         yield deployment
 
 
@@ -203,7 +205,6 @@ def test_a_bucket_that_is_away_is_told_and_used_again_when_it_is_back(
     assert [file.path for file in client.list_artifacts(run_id)] == ["notes.txt"]
 
 
-@pytest.mark.slow
 def test_a_server_that_is_away_is_told_by_googles_front_end(
     deployment: Deployment, client: IAPMlflowClient
 ) -> None:
