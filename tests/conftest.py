@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 import requests
+from hypothesis import settings
 from mlflow.utils import request_utils
 
+import python_process
 from forked_test import in_forked_child
 from mlflow_iap_callbacks.delivery import lifecycle
 from mlflow_iap_callbacks.iap import mlflow_plugin
@@ -33,12 +35,25 @@ _OURS = (
 )
 
 
+settings.register_profile("thorough", max_examples=250)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--fresh-interpreters",
+        action="store_true",
+        help="each program of a test imports MLflow itself, instead of being forked",
+    )
     parser.addoption(
         "--deployed",
         metavar="PYTHON",
         help="the tests of an MLflow server run on a whole deployment, served by this Python",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--fresh-interpreters"):
+        python_process.use_fresh_interpreters()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -867,7 +867,8 @@ _WAYS_TO_WORK = {
 @pytest.mark.parametrize(
     "way",
     [
-        *("spawn", "pool of forks", "joblib loky"),
+        *("spawn", "pool of forks"),
+        pytest.param("joblib loky", marks=pytest.mark.slow),
         pytest.param("executor of forks", marks=pytest.mark.soak),
         pytest.param("joblib multiprocessing", marks=pytest.mark.soak),
     ],
@@ -898,6 +899,7 @@ def test_workers_that_get_callbacks_and_handles_lose_and_double_nothing(
     assert _files() == []
 
 
+@pytest.mark.slow
 def test_workers_on_one_study_make_one_run_of_each_trial(
     cloud: LocalCloud, start: Start, name: str, tmp_path: Path
 ) -> None:
