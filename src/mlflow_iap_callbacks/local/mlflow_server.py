@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import IO
 
 _HOST = "127.0.0.1"
 _START_TIMEOUT = 60.0  # seconds; a start takes about 5, and much longer on a busy machine
@@ -118,16 +119,8 @@ class MlflowServer:
         command += ["--artifacts-destination", str(self._folder / "artifacts")]
         with self.log.open("ab") as log:
             log_start = log.tell()
-            self._process = subprocess.Popen(  # noqa: S603 - our own command
-                command,
-                cwd=self._folder,
-                env={**_clean_environment(), **self._environment},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                # A process group of its own, because the server starts child processes.
-                start_new_session=True,
-            )
+            environment = {**_clean_environment(), **self._environment}
+            self._process = self._begin(command, environment, log)
         try:
             deadline = time.monotonic() + _START_TIMEOUT
             while time.monotonic() < deadline and self._process.poll() is None:
@@ -140,6 +133,20 @@ class MlflowServer:
             raise
         self.kill()
         return False
+
+    def _begin(
+        self, command: list[str], environment: Mapping[str, str], log: IO[bytes]
+    ) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(  # noqa: S603 - our own command
+            command,
+            cwd=self._folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            # A process group of its own: the server starts further processes.
+            start_new_session=True,
+        )
 
     def _says_it_listens(self, log_start: int) -> bool:
         with self.log.open("rb") as log:

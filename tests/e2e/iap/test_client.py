@@ -27,6 +27,7 @@ from mlflow_iap_callbacks import (
 )
 from mlflow_iap_callbacks.iap.mlflow_plugin import auth_for
 from mlflow_iap_callbacks.local import LocalCloud, MlflowServer
+from tracking_server import TrackingServer
 from variables import set_all
 
 
@@ -145,7 +146,7 @@ def test_the_deadline_holds_for_lookup_and_creation_together(
 @pytest.fixture
 def own_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MlflowServer]:
     """A server that a test may stop, behind IAP."""
-    with MlflowServer(tmp_path) as server, LocalCloud(server.url) as cloud:
+    with TrackingServer(tmp_path) as server, LocalCloud(server.url) as cloud:
         set_all(monkeypatch, cloud.environment())
         yield server
 

@@ -7,8 +7,6 @@ import json
 import logging
 import os
 import pty
-import subprocess
-import sys
 import uuid
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from lightgbm.callback import CallbackEnv
 from mlflow.entities import Run
 from scipy.sparse import csr_matrix
 
+import python_process
 from lightgbm_helpers import PARAMS, arrays, curves, runs, sets, the_run
 from mlflow_iap_callbacks import IAPLightGBMCallback, IAPMlflowClient
 from mlflow_iap_callbacks.local import LocalCloud
@@ -353,11 +352,8 @@ def test_a_terminal_shows_what_is_being_logged(
         "    lgb.train({'verbosity': -1}, data, 3, callbacks=[callback])\n"
     )
     ours, theirs = pty.openpty()
-    with subprocess.Popen(
-        [sys.executable, str(script)],
-        stderr=theirs,
-        env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
-    ) as process:
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
+    with python_process.start(str(script), environment=environment, stderr=theirs) as process:
         os.close(theirs)
         shown = b""
         while True:

@@ -125,7 +125,13 @@ _WAYS = {
 
 
 @pytest.mark.parametrize(
-    "way", [pytest.param(way, marks=pytest.mark.soak) if "gRPC" in way else way for way in _WAYS]
+    "way",
+    [
+        "processes",
+        pytest.param("a Dask cluster", marks=pytest.mark.slow),
+        pytest.param("joblib's loky", marks=pytest.mark.slow),
+        pytest.param("Optuna's gRPC proxy", marks=pytest.mark.soak),
+    ],
 )
 def test_what_the_workers_of_a_sweep_did_is_in_mlflow_as_in_their_storage(
     way: str, cloud: LocalCloud, start: Start, name: str, storage: str

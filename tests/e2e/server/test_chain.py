@@ -18,6 +18,7 @@ import requests
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+import deployed_server
 from deployment import PROGRAM, SERVER_ACCOUNT, Deployment
 from lightgbm_helpers import PARAMS, sets
 from mlflow_iap_callbacks import (
@@ -40,7 +41,8 @@ _200_MB = 200_000_000
 
 @pytest.fixture(scope="module")
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    with Deployment(tmp_path_factory.mktemp("deployment")) as deployment:
+    folder = tmp_path_factory.mktemp("deployment")
+    with Deployment(folder, program=deployed_server.FORKED) as deployment:
         yield deployment
 
 

@@ -6,8 +6,6 @@ import http.client
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +16,7 @@ import requests
 from mlflow_iap_callbacks import IAPMlflowClient
 from mlflow_iap_callbacks.local import LocalCloud, MlflowServer
 from server_helpers import ASSERTION, gated, send
+from tracking_server import begin
 from variables import set_all
 from waiting import wait_until
 
@@ -214,16 +213,16 @@ def test_without_an_audience_the_server_exits_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
-    command = [sys.executable, "-m", "mlflow", "server", "--app-name", "iap", "--port", "0"]
-    command += ["--workers", "2", "--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db"]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    ) as process:
-        try:
-            output, _ = process.communicate(timeout=90)
-        except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)
-            raise
+    arguments = ["server", "--app-name", "iap", "--port", "0", "--workers", "2"]
+    arguments += ["--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db"]
+    with (tmp_path / "log").open("wb") as log:
+        process = begin(arguments, os.environ, log, tmp_path)
+    try:
+        process.wait(90)
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    output = (tmp_path / "log").read_text()
     # Not by its status: `mlflow server` exits with 0 even if the server failed.
     assert "\nMLFLOW_IAP_AUDIENCE is not set, so every request would be rejected" in output
     assert "create_app" not in output  # no traceback

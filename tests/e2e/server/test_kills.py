@@ -18,7 +18,7 @@ from server_helpers import ASSERTION
 from variables import set_all
 from waiting import wait_until
 
-pytestmark = needs_mariadb
+pytestmark = [needs_mariadb, pytest.mark.slow]  # a deployment with a durable database
 
 _PIECE = bytes(1_000_000)  # of an artifact
 

@@ -8,7 +8,7 @@ import pytest
 import requests
 
 from database_server import MariaDB
-from deployed_server import HOST, DeployedServer, begin, run
+from deployed_server import FORKED, HOST, DeployedServer, begin, run
 from mlflow_iap_callbacks.local import LocalCloud
 from ports import free_port
 from schema_checks import check_binary_logging_without_its_flag, check_three_migrations_at_once
@@ -74,6 +74,7 @@ def test_binary_logging_without_its_flag_is_reported_before_anything_is_changed(
     check_binary_logging_without_its_flag(mariadb)
 
 
+@pytest.mark.slow
 def test_the_migration_creates_the_tables_of_users_if_permissions_are_on(
     mariadb: MariaDB, tmp_path: Path
 ) -> None:
@@ -88,7 +89,7 @@ def test_the_migration_creates_the_tables_of_users_if_permissions_are_on(
     }
     failed = run("check", given)
     assert "has the older schema none for users. Back it up, then run" in failed.stderr
-    three = [begin("migrate", given) for _ in range(3)]
+    three = [begin("migrate", given, program=FORKED) for _ in range(3)]
     assert [process.wait(120) for process in three] == [0, 0, 0]
     assert run("migrate", given).stdout == "The schema is current.\n"
     checked = run("check", given).stdout

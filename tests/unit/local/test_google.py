@@ -6,8 +6,6 @@ import base64
 import json
 import os
 import stat
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,6 +17,7 @@ from google.auth.exceptions import RefreshError
 from google.auth.transport.requests import Request
 from google.oauth2 import id_token, service_account
 
+import python_process
 from mlflow_iap_callbacks.local import LocalCloud
 
 CLOUD_PLATFORM = "https://www.googleapis.com/auth/cloud-platform"
@@ -40,9 +39,7 @@ def run(script: str, *variables: Mapping[str, str]) -> dict[str, str]:
     }
     for more in variables:
         own.update(more)
-    done = subprocess.run(
-        [sys.executable, "-c", script], env=own, capture_output=True, text=True, timeout=60
-    )
+    done = python_process.run("-c", script, environment=own)
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout))
 

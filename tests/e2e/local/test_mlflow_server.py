@@ -13,6 +13,7 @@ import pytest
 import requests
 
 from mlflow_iap_callbacks.local import LocalCloud, MlflowServer
+from tracking_server import TrackingServer
 from waiting import wait_until
 
 
@@ -25,9 +26,14 @@ def create_experiment(url: str, name: str, **headers: str) -> requests.Response:
     )
 
 
-def test_a_restarted_server_has_its_data_and_serves_behind_iap(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "kind", [TrackingServer, pytest.param(MlflowServer, marks=pytest.mark.slow)]
+)
+def test_a_restarted_server_has_its_data_and_serves_behind_iap(
+    kind: type[MlflowServer], tmp_path: Path
+) -> None:
     """A killed server does not respond; it restarts on the same port, and ends with its block."""
-    with MlflowServer(tmp_path) as server:
+    with kind(tmp_path) as server:
         url = server.url
         assert create_experiment(url, "kept").status_code == 200
         with LocalCloud(url) as cloud:
@@ -47,7 +53,7 @@ def test_a_restarted_server_has_its_data_and_serves_behind_iap(tmp_path: Path) -
 
 def test_many_concurrent_requests_that_wait_for_the_database_all_succeed(tmp_path: Path) -> None:
     """With MLflow's own 15 connections, 30 requests take one each and wait 30 s for a second."""
-    with MlflowServer(tmp_path) as server, ThreadPoolExecutor(30) as pool:
+    with TrackingServer(tmp_path) as server, ThreadPoolExecutor(30) as pool:
         experiment = create_experiment(server.url, "crowded").json()
         runs = f"{server.url}/api/2.0/mlflow/runs"
         run = requests.post(f"{runs}/create", json=experiment, timeout=30)
@@ -82,4 +88,4 @@ def test_a_failed_start_shows_the_end_of_the_log(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(RuntimeError, match="address already in use"):
-            MlflowServer(tmp_path, port=port).start()
+            TrackingServer(tmp_path, port=port).start()
