@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from mlflow_iap_callbacks.local.record import SeenRequest
+from mlflow_iap_callbacks.local.request_log import SeenRequest
 
 from mlflow_iap_callbacks.cli.commands import main
 from mlflow_iap_callbacks.cli.local import _around_proxies, _summary, use
