@@ -10,7 +10,7 @@ from mlflow_iap_callbacks.iap.retry import RetryPolicy, TryAgain, seconds_left
 
 
 def test_an_attempt_is_repeated_until_it_returns() -> None:
-    outcomes = iter([TryAgain("a", 0.0), TryAgain("b", 0.0), "done"])
+    outcomes = iter((TryAgain("a", 0.0), TryAgain("b", 0.0), "done"))
 
     def attempt() -> str:
         outcome = next(outcomes)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -22,6 +23,7 @@ from google.auth.transport.requests import Request
 from google.oauth2 import service_account
 
 from mlflow_iap_callbacks.local import LocalCloud
+from mlflow_iap_callbacks.local.faults import FaultKind
 
 
 @pytest.fixture
@@ -101,7 +103,7 @@ def test_answer_after_replaces_the_answer_of_work_that_was_done(
 
 @pytest.mark.parametrize(("kind", "worked"), [("reset_before", False), ("reset_after", True)])
 def test_reset_breaks_the_connection_without_an_answer(
-    cloud: LocalCloud, session: requests.Session, kind: str, worked: bool
+    cloud: LocalCloud, session: requests.Session, kind: FaultKind, worked: bool
 ) -> None:
     """The client sees its connection break, before or after the application has worked."""
     cloud.fault(kind)
@@ -200,7 +202,7 @@ def test_faults_strike_the_google_endpoints_too(cloud: LocalCloud) -> None:
 @pytest.mark.parametrize(
     ("kind", "where"), [("explode", "iap"), ("reset_midway", "google"), ("answer", "moon")]
 )
-def test_an_impossible_fault_is_refused(cloud: LocalCloud, kind: str, where: str) -> None:
+def test_an_impossible_fault_is_refused(cloud: LocalCloud, kind: Any, where: Any) -> None:
     """An unknown kind or place raises at once and names what there is."""
     with pytest.raises(ValueError, match="give one of"):
         cloud.fault(kind, where=where)
@@ -288,7 +290,7 @@ def test_a_taken_port_fails_at_the_start(cloud: LocalCloud) -> None:
 def test_a_cloud_stops_under_load_and_starts_again(cloud: LocalCloud) -> None:
     """stop returns at once whatever clients wait for, ends their connections; start works again."""
     cloud.fault("answer", body="x" * 2**25)
-    addresses = [("127.0.0.1", urlsplit(url).port) for url in (cloud.url, cloud.google_url)]
+    addresses = [("127.0.0.1", urlsplit(url).port or 0) for url in (cloud.url, cloud.google_url)]
     with ThreadPoolExecutor(1) as threads, contextlib.ExitStack() as connections:
         unread = connections.enter_context(socket.create_connection(addresses[0]))
         unread.sendall(b"GET / HTTP/1.1\r\nHost: local\r\n\r\n")
