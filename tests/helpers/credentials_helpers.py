@@ -10,7 +10,7 @@ import requests
 import python_process
 from mlflow_iap_callbacks.iap.auth import IAPAuth
 from mlflow_iap_callbacks.iap.credentials import IAPCredentials
-from mlflow_iap_callbacks.iap.google_identity import Kind
+from mlflow_iap_callbacks.iap.google_tokens import Kind
 from mlflow_iap_callbacks.iap.retry import RetryPolicy
 
 KINDS: tuple[Kind, ...] = ("id_token", "signed_jwt", "access_token")
@@ -36,7 +36,9 @@ def run(script: str, home: Path, *environments: dict[str, str]) -> str:
         **kept,
         "HOME": str(home),
         "CLOUDSDK_CONFIG": str(home / "gcloud"),
-        "PYTHONPATH": str(Path(__file__).parent),
+        "PYTHONPATH": os.pathsep.join(
+            [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+        ),
     }
     for each in environments:
         environment |= each

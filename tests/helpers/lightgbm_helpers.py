@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lightgbm.callback import CallbackEnv
 
 PARAMS: dict[str, Any] = {"objective": "binary", "verbosity": -1, "num_threads": 1, "seed": 1}
-_OWN = ("best-", "best_", "stopped_", "seconds_", "learning_rate")
+OWN = ("best-", "best_", "stopped_", "seconds_", "learning_rate")
 
 
 def arrays(rows: int = 200, features: int = 4) -> tuple[np.ndarray, np.ndarray]:
@@ -75,7 +75,7 @@ def inputs(run: Run) -> list[DatasetInput]:
 
 def curves(run: Run) -> dict[str, list[tuple[int, float]]]:
     """Those of the evaluations, by metric."""
-    return {name: points(run, name) for name in run.data.metrics if not name.startswith(_OWN)}
+    return {name: points(run, name) for name in run.data.metrics if not name.startswith(OWN)}
 
 
 def expected(

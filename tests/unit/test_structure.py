@@ -32,13 +32,13 @@ _MAY_IMPORT: dict[str, set[str]] = {
 }
 # The only modules that know a library.
 _OWNERS = {
-    "google": {"iap.google_errors", "iap.google_identity"},
+    "google": {"iap.google_errors", "iap.google_identity", "iap.google_tokens"},
     "msgpack": {"outbox.intake", "outbox.outbox", "outbox.records"},
     "platformdirs": {"outbox.journals"},
     "sqlite3": {"outbox.database", "outbox.journals", "outbox.rescue"},
     "tenacity": {"iap.retry"},
-    "optuna": {"optuna.callback", "optuna.plots", "optuna.study_run"},
-    "lightgbm": {"lightgbm.params", "lightgbm.results"},
+    "optuna": {"optuna.plots", "optuna.study_run", "optuna.track_in_mlflow"},
+    "lightgbm": {"lightgbm.finished_model", "lightgbm.params"},
     "matplotlib": {"lightgbm.plots", "optuna.plots"},
     "aiohttp": set(),
 }

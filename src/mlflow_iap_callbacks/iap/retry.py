@@ -1,4 +1,4 @@
-"""What is tried again, and for how long. The only module that knows tenacity."""
+"""``RetryPolicy``: how often an attempt is repeated, and for how long. Uses tenacity."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ from ..errors import IAPConfigurationError
 
 T = TypeVar("T")
 
+BUSY = (408, 429, 500, 502, 503, 504)  # HTTP statuses of a server that may answer later
+
 _backoff = tenacity.wait_exponential(multiplier=0.25, max=20.0) + tenacity.wait_random(0.0, 0.25)
 _ends: ContextVar[float] = ContextVar("ends", default=float("inf"))
 
 
 class TryAgain(Exception, Generic[T]):
-    """Raised by an attempt that is worth repeating.
+    """Raised by an attempt to request another one.
 
     Args:
-        outcome: what the caller gets when no attempt is left: a value, or an error to raise.
-        after: seconds to wait before the next attempt; None for the policy's own waiting.
-        is_free: whether the attempt does not count, since it was no fault of the server's.
+        outcome: result if no attempt is left: a value to return or an error to raise.
+        after: seconds to wait before the next attempt. Default: exponential backoff with jitter.
+        is_free: True if the attempt does not count, because the server did not fail.
     """
 
     def __init__(
@@ -38,40 +40,41 @@ class TryAgain(Exception, Generic[T]):
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How often, and for how long in all.
+    """Number of attempts, and the time for all of them.
+
+    A policy that runs inside another one's attempt ends with it, so deadlines never add up.
 
     Args:
-        max_attempts: at least 1. The default outlasts the deadline unless answers come at once.
-        deadline: seconds from the first attempt after which none is begun. The default is longer
-            than the restart of an App Engine instance; MLflow's own retries give up after about
-            four minutes.
-
-    A policy that runs inside another's attempt ends with that one: deadlines never add up.
-
-    Raises:
-        IAPConfigurationError: a number is too small.
+        max_attempts: at least 1. The default is enough for the whole deadline, unless the server
+            fails immediately each time.
+        deadline: seconds from the first attempt after which no other begins. The default is longer
+            than the restart of an App Engine instance; MLflow's own retries last four minutes.
     """
 
     max_attempts: int = 12
     deadline: float = 120.0
 
+    # For tests, which move time themselves.
+    clock = staticmethod(time.monotonic)
+    sleep = staticmethod(time.sleep)
+
     def __post_init__(self) -> None:
         if self.max_attempts < 1 or self.deadline <= 0:
             raise IAPConfigurationError(
                 f"max_attempts={self.max_attempts}, deadline={self.deadline} would never send a "
-                "request. Give at least 1 attempt and more than 0 seconds."
+                "request. Use at least 1 attempt and more than 0 seconds."
             )
 
     def __call__(self, attempt: Callable[[], T]) -> T:
-        """Run ``attempt`` until it returns, raises anything but TryAgain, or time is up."""
-        ends = min(_ends.get(), time.monotonic() + self.deadline)
+        """Run ``attempt`` until it returns, raises anything but TryAgain, or no attempt is left."""
+        ends = min(_ends.get(), self.clock() + self.deadline)
         mark = _ends.set(ends)
         free = 0
 
         def is_over(state: tenacity.RetryCallState) -> bool:
             nonlocal free
             free += _again(state).is_free
-            is_late = time.monotonic() + state.upcoming_sleep >= ends
+            is_late = self.clock() + state.upcoming_sleep >= ends
             return is_late or state.attempt_number - free >= self.max_attempts
 
         try:
@@ -79,6 +82,7 @@ class RetryPolicy:
                 retry=tenacity.retry_if_exception_type(TryAgain),
                 wait=_wait,
                 stop=is_over,
+                sleep=self.sleep,
                 retry_error_callback=_give_up,
             )
             return retrying(attempt)
@@ -87,7 +91,7 @@ class RetryPolicy:
 
 
 def seconds_left() -> float:
-    """Seconds until the running policy's deadline; infinite outside of one."""
+    """Seconds until the deadline of the running policy; infinite if none is running."""
     return _ends.get() - time.monotonic()
 
 

@@ -15,7 +15,7 @@ import requests
 import python_process
 from mlflow_iap_callbacks import IAPMlflowClient
 from mlflow_iap_callbacks.cli.local import use
-from mlflow_iap_callbacks.iap.google_identity import LIFETIME
+from mlflow_iap_callbacks.iap.google_tokens import LIFETIME
 from mlflow_iap_callbacks.local import LocalCloud, MlflowServer
 from python_process import PIPE
 from scripts import COMMAND
@@ -60,7 +60,7 @@ def test_a_401_counts_as_healed_whatever_mlflow_answers_then(
 def test_local_tells_a_command_that_cannot_be_run() -> None:
     told = _run("local", "--", "no-such-command")
     assert told.returncode == 1
-    assert "'no-such-command' cannot be run" in told.stderr
+    assert "Cannot run 'no-such-command'" in told.stderr
     assert "Traceback" not in told.stderr
 
 
@@ -140,7 +140,7 @@ def test_token_tells_what_is_wrong_with_the_credentials(echo: LocalCloud, tmp_pa
 def test_without_a_tracking_uri_the_command_says_what_to_set(command: str) -> None:
     told = _run(command)
     assert told.returncode == 1
-    assert "MLFLOW_TRACKING_URI" in told.stderr
+    assert "Set MLFLOW_TRACKING_URI" in told.stdout + told.stderr
 
 
 # --- doctor ----------------------------------------------------------------------------------
@@ -197,7 +197,7 @@ def test_the_doctor_needs_no_credentials_for_a_server_without_iap(
 
 @pytest.mark.parametrize(
     ("uri", "says"),
-    [("http://mlflow.example", "plain text"), ("mlflow", "no URL")],
+    [("http://mlflow.example", "plain text"), ("mlflow", "not the URL")],
 )
 def test_the_doctor_stops_at_a_bad_address(uri: str, says: str) -> None:
     told = _run("doctor", MLFLOW_TRACKING_URI=uri)

@@ -155,7 +155,7 @@ def test_an_outage_is_told_once_at_its_start_and_once_at_its_end(
     cloud.members.add(cloud.trainer)
     assert run.flush()
     _, end = said_by_us(caplog)
-    assert "takes what is logged again" in end
+    assert "accepts records again" in end
     assert _curve(_run(name), "m") == [(step, step / 2) for step in range(50)]
 
 
@@ -189,7 +189,7 @@ def test_two_that_make_one_experiment_at_once_share_it(cloud: LocalCloud, name: 
 _NO_EXPERIMENT = '{"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "none"}'
 
 
-def test_what_mlflow_refuses_is_told_and_set_aside_and_the_rest_arrives(
+def test_what_mlflow_rejects_is_reported_once_and_the_rest_arrives(
     cloud: LocalCloud, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = RunWriter(IAPMlflowClient(), name)
@@ -212,7 +212,7 @@ def test_what_mlflow_refuses_is_told_and_set_aside_and_the_rest_arrives(
     (journal,) = journals.survey()
     assert journal.records() == 0
     assert journal.refused.total() == 5
-    assert sum("refuses" in message for message in said_by_us(caplog)) == 1
+    assert sum("rejects" in message for message in said_by_us(caplog)) == 1
 
 
 def test_a_run_that_was_deleted_in_mlflow_is_set_aside_in_few_requests(
@@ -229,7 +229,7 @@ def test_a_run_that_was_deleted_in_mlflow_is_set_aside_in_few_requests(
     assert run.flush()
     assert len(cloud.requests) < 10
     assert _run(name).data.tags["mlflow_iap.run_key"] == other.key
-    assert sum("refuses" in message for message in said_by_us(caplog)) == 1
+    assert sum("rejects" in message for message in said_by_us(caplog)) == 1
 
 
 def test_a_run_that_fails_alone_does_not_hold_up_the_others(
