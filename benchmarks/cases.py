@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import sweeps
 import throughput
 import trainings
-
-import sweeps
 
 CASES = {
     "Optuna": sweeps.CONTENDERS,

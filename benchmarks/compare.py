@@ -30,9 +30,8 @@ from report import (
     throughput_table,
 )
 from rich.console import Console
-from trainings import PAIRED_ROUNDS
-
 from sweeps import PAIRED_TRIALS
+from trainings import PAIRED_ROUNDS
 
 _HEADLINE_DELAY = 0.06  # the one that the documentation shows
 _LONG_TRAININGS = ("1,000 rounds", "10,000 rounds")

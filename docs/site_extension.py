@@ -51,11 +51,11 @@ def _file(path: PurePosixPath) -> list[str]:
 
 
 def _answers() -> list[str]:
-    from mlflow_iap_callbacks.iap.answers import _MEANINGS
+    from mlflow_iap_callbacks.iap.responses import _MEANINGS
 
     fields = {"account": "ACCOUNT", "member": "serviceAccount:ACCOUNT", "origin": "https://HOST"}
     items = (
         f"- **{says}** (`{reason}`): {means}. {remedy}".format(**fields)
-        for says, reason, means, remedy in _MEANINGS
+        for says, (reason, means, remedy) in _MEANINGS.items()
     )
     return [line for item in items for line in (item, "")]

@@ -220,7 +220,8 @@ def test_cv_logs_mean_and_standard_deviation(cloud: LocalCloud) -> None:
     )
     (run,) = _runs(name)
     for ours, theirs in (("valid-binary_logloss", "mean"), ("valid-binary_logloss-stdv", "stdv")):
-        expected = list(enumerate(result[f"valid binary_logloss-{theirs}"]))
+        values: Any = result[f"valid binary_logloss-{theirs}"]
+        expected = list(enumerate(values))
         assert _curve(run, ours) == expected
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import lightgbm as lgb
 import numpy as np
-from mlflow.entities import Run
+from mlflow.entities import DatasetInput, LoggedModelOutput, Run
 
 from mlflow_iap_callbacks import IAPMlflowClient
 from mlflow_iap_callbacks.delivery import lifecycle
@@ -59,6 +59,18 @@ def points(run: Run, metric: str) -> list[tuple[int, float]]:
     history = IAPMlflowClient().get_metric_history(run.info.run_id, metric)
     assert [point.timestamp for point in history] == sorted(p.timestamp for p in history)
     return [(point.step, point.value) for point in history]
+
+
+def models(run: Run) -> list[LoggedModelOutput]:
+    """The models among its outputs."""
+    assert run.outputs is not None
+    return list(run.outputs.model_outputs)
+
+
+def inputs(run: Run) -> list[DatasetInput]:
+    """The data sets among its inputs."""
+    assert run.inputs is not None
+    return list(run.inputs.dataset_inputs)
 
 
 def curves(run: Run) -> dict[str, list[tuple[int, float]]]:

@@ -303,7 +303,7 @@ def test_no_token_is_in_a_log_at_debug_nor_in_an_error(
             cloud.revoke_tokens()
             client.search_experiments()
             tokens.append(auth.credentials.token())
-            cloud.fault(fault, status=403, from_iap=fault == "answer", times=0)  # type: ignore[arg-type]
+            cloud.fault(fault, status=403, from_iap=fault == "answer", times=0)
             with pytest.raises(MlflowException) as caught:
                 client.create_run(experiment)
             cloud.clear_faults()

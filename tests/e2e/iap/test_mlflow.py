@@ -112,8 +112,9 @@ def test_traces_pass(cloud: LocalCloud) -> None:
 
     add(1, 2)
     mlflow.flush_trace_async_logging()
-    experiment = mlflow.get_experiment(mlflow.tracking.fluent._get_experiment_id())
-    traces = mlflow.MlflowClient().search_traces([experiment.experiment_id])
+    experiment_id = mlflow.tracking.fluent._get_experiment_id()
+    assert experiment_id is not None
+    traces = mlflow.MlflowClient().search_traces([experiment_id])
     assert len(traces) == 1
     assert _only_the_trainer(cloud)
 

@@ -95,6 +95,7 @@ def test_an_incomplete_upload_makes_no_artifact_and_leaves_nothing_when_aborted(
     repository: SessionArtifactRepository, bucket: BucketEmulator
 ) -> None:
     created = repository.create_multipart_upload("half.txt", 2, "3/r")
+    assert created.upload_id is not None
     requests.put(created.credentials[0].url, data=b"a", timeout=10).raise_for_status()
     both = [MultipartUploadPart(number, "") for number in (1, 2)]
     with pytest.raises(MlflowException, match=r"Parts of the upload .* are missing"):

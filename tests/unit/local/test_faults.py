@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -20,6 +21,7 @@ from google.auth.transport.requests import Request
 from google.oauth2 import service_account
 
 from mlflow_iap_callbacks.local import LocalCloud
+from mlflow_iap_callbacks.local.faults import FaultKind
 
 
 @pytest.fixture
@@ -99,7 +101,7 @@ def test_answer_after_replaces_the_applications_response(
 
 @pytest.mark.parametrize(("kind", "worked"), [("reset_before", False), ("reset_after", True)])
 def test_reset_breaks_the_connection_without_a_response(
-    cloud: LocalCloud, session: requests.Session, kind: str, worked: bool
+    cloud: LocalCloud, session: requests.Session, kind: FaultKind, worked: bool
 ) -> None:
     """The client's connection breaks, before or after the application is called."""
     cloud.fault(kind)
@@ -198,7 +200,7 @@ def test_faults_hit_the_google_endpoints_too(cloud: LocalCloud) -> None:
 @pytest.mark.parametrize(
     ("kind", "where"), [("explode", "iap"), ("reset_midway", "google"), ("answer", "moon")]
 )
-def test_an_impossible_fault_is_rejected(cloud: LocalCloud, kind: str, where: str) -> None:
+def test_an_impossible_fault_is_rejected(cloud: LocalCloud, kind: Any, where: Any) -> None:
     """An unknown kind or place raises immediately, and the error names the known ones."""
     with pytest.raises(ValueError, match="give one of"):
         cloud.fault(kind, where=where)
@@ -286,7 +288,7 @@ def test_a_port_in_use_makes_the_start_fail(cloud: LocalCloud) -> None:
 def test_a_cloud_stops_under_load_and_starts_again(cloud: LocalCloud) -> None:
     """stop does not wait for clients and closes their connections; start works again."""
     cloud.fault("answer", body="x" * 2**25)
-    addresses = [("127.0.0.1", urlsplit(url).port) for url in (cloud.url, cloud.google_url)]
+    addresses = [("127.0.0.1", urlsplit(url).port or 0) for url in (cloud.url, cloud.google_url)]
     with ThreadPoolExecutor(1) as threads, contextlib.ExitStack() as connections:
         unread = connections.enter_context(socket.create_connection(addresses[0]))
         unread.sendall(b"GET / HTTP/1.1\r\nHost: local\r\n\r\n")

@@ -9,6 +9,7 @@ import stat
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import requests
@@ -191,7 +192,9 @@ print(json.dumps({"token": credentials.token}))
 
 
 @pytest.mark.parametrize("source", ["user", "service_account"])
-def test_impersonation_works_with_an_unpatched_google_auth(cloud: LocalCloud, source: str) -> None:
+def test_impersonation_works_with_an_unpatched_google_auth(
+    cloud: LocalCloud, source: Literal["user", "service_account"]
+) -> None:
     """An impersonated ADC file yields, through the CONNECT proxy, an ID token that IAP accepts."""
     path = cloud.impersonated_file(source=source)
     script = IMPERSONATED_ID_TOKEN.replace("AUDIENCE", str(cloud.client_id))

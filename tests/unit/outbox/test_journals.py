@@ -279,7 +279,7 @@ def _is_whole(body: bytes) -> bool:
 
 
 def _all_records(outbox: Outbox) -> set[tuple[int, bytes]]:
-    found = set()
+    found: set[tuple[int, bytes]] = set()
     for run in outbox.runs():
         while records := outbox.read(run, outbox.last_seq):
             found.update((run.number, record.body) for record in records)

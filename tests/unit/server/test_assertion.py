@@ -35,7 +35,7 @@ class KnownKeys:
         return self._keys.get(key_id)
 
 
-def new_key() -> tuple[crypt.Signer, str]:
+def new_key() -> tuple[crypt.ES256Signer, str]:
     key = ec.generate_private_key(ec.SECP256R1())
     pem = key.public_key().public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
@@ -162,7 +162,7 @@ def test_logs_both_audiences_if_google_signed_for_another_application(
 
 
 _VALID = sign(exp=now() + 3600)
-_ANY_JSON = st.sampled_from(
+_ANY_JSON: st.SearchStrategy[Any] = st.sampled_from(
     [
         *(None, True, False, 0, -1, 1, 2**63, 10**400, 0.5, 1e308, float("nan"), float("inf")),
         *(

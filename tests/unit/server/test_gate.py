@@ -94,7 +94,7 @@ def mlflow_routes() -> dict[str, set[str]]:
         if not isinstance(route, Mount):
             assert isinstance(route, routing.APIRoute), f"{route} is a new kind of route"
             path = (context or route).path
-            found.setdefault(re.sub(r"\{[^}]*\}", "x", path), set()).update(route.methods)
+            found.setdefault(re.sub(r"\{[^}]*\}", "x", path), set()).update(route.methods or ())
     for rule in flask_app.url_map.iter_rules():
         found.setdefault(re.sub("<[^>]*>", "x", rule.rule), set()).update(rule.methods or ())
     return found
