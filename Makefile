@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/
 # Tests of one file mostly in one process, so that its servers are started once.
 IN_PARALLEL := --dist worksteal -n
 
-.PHONY: demo test soak bench server-bench peers screenshots lint server server-test server-lint requirements \
+.PHONY: demo test soak bench server-bench peers screenshots docs lint server server-test server-lint requirements \
   examples wheel lowest clean
 
 demo: $(VENV)/ready  ## sweep through a local IAP, with tokens that expire during it
@@ -28,6 +28,10 @@ server-bench: $(VENV)/ready  ## the server under load; writes benchmarks/server_
 
 screenshots: $(VENV)/ready  ## of MLflow's pages, with Chromium; writes docs/images
 	MLFLOW_IAP_SCREENSHOTS=$(CURDIR)/docs/images $(RUN)python -m pytest tests/e2e/test_browser.py
+
+docs: $(VENV)/docs  ## the website, in build/docs; needs Python 3.11
+	PYTHONPATH=docs $(RUN)zensical build --strict --clean
+	@echo "To read it: $(PYTHON) -m http.server --bind 127.0.0.1 --directory build/docs"
 
 peers: $(VENV)/ready  ## what other LightGBM integrations store; writes benchmarks/lightgbm_peers.md
 	$(RUN)python -m pip install -q uv
@@ -103,6 +107,10 @@ lowest: $(VENV)/ready  ## the tests on the lowest versions that pyproject.toml a
 	  --only-binary :all: --no-binary mlflow-iap-callbacks \
 	  -e . --group dev 'sqlalchemy>=2.0.30,<2.1'
 	build/lowest/bin/python -m pytest $(IN_PARALLEL) 3
+
+$(VENV)/docs: $(VENV)/ready
+	$(RUN)python -m pip install -q --group docs
+	touch $@
 
 clean:
 	rm -rf $(VENV) build dist

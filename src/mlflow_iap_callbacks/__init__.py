@@ -52,7 +52,7 @@ _MOVED = {
         "google_identity": "iap.google_tokens",
         "iap_auth": "iap.auth",
         "lightgbm_callback": "lightgbm.callback",
-        "lightgbm_results": "lightgbm.results",
+        "lightgbm_results": "lightgbm.finished_model",
         "optuna_callback": "optuna.callback",
         "retry": "iap.retry",
         "runs": "delivery.run_writer",

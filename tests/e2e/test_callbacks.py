@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import pickle
-import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -19,6 +17,7 @@ import optuna
 import pytest
 from mlflow.entities import Run
 
+import python_process
 from mlflow_iap_callbacks import IAPLightGBMCallback, IAPMLflowCallback, IAPMlflowClient
 from mlflow_iap_callbacks.delivery import lifecycle
 from mlflow_iap_callbacks.local import LocalCloud
@@ -221,7 +220,8 @@ def test_cv_logs_mean_and_standard_deviation(cloud: LocalCloud) -> None:
     )
     (run,) = _runs(name)
     for ours, theirs in (("valid-binary_logloss", "mean"), ("valid-binary_logloss-stdv", "stdv")):
-        expected = list(enumerate(result[f"valid binary_logloss-{theirs}"]))
+        values: Any = result[f"valid binary_logloss-{theirs}"]
+        expected = list(enumerate(values))
         assert _curve(run, ours) == expected
 
 
@@ -295,7 +295,8 @@ valid = train.create_valid(rng.normal(size=(200, 4)), rng.integers(0, 2, 200))
 lgb.train({_PARAMS!r}, train, 200, valid_sets=[valid],
     callbacks=[lgb.early_stopping(3, verbose=False), IAPLightGBMCallback(experiment_name={name!r})])
 """
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=90)
+    done = python_process.run("-c", script)
+    assert done.returncode == 0, done.stderr
     (run,) = _runs(name)
     assert run.info.status == "FINISHED"
     assert len(_curve(run, "valid_0-binary_logloss")) > 3

@@ -23,7 +23,7 @@ from .console import console
 
 if TYPE_CHECKING:
     from ..local import LocalCloud
-    from ..local.record import SeenRequest
+    from ..local.request_log import SeenRequest
 
 # Settings for another server, which would mislead a command at the local one.
 _IN_THE_WAY = (

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -20,26 +19,24 @@ _logger = logging.getLogger(__name__)
 _IF_AWAY = 5.0
 
 
-def deliver_last(senders: Sequence[Sender], ends: float) -> None:
-    """End the runs that are still open, and deliver until monotonic time ``ends``.
-
-    Ctrl-C ends it sooner.
-    """
+def deliver_last(senders: Sequence[Sender], seconds: float) -> None:
+    """End the runs that are still open, and deliver for so many seconds; Ctrl-C ends it sooner."""
     with suppress(KeyboardInterrupt):
         for sender in senders:
             if sender.outboxes:
+                began = sender.clock.monotonic()
                 sender.end_open_runs()
                 sender.adopt_safely()
-                _flush(sender, ends - time.monotonic())
+                _flush(sender, began + seconds)
+                seconds -= sender.clock.monotonic() - began
 
 
-def _flush(sender: Sender, seconds: float) -> None:
-    ends = time.monotonic() + seconds
-    away_ends = math.inf
+def _flush(sender: Sender, ends: float) -> None:
+    clock, away_ends = sender.clock, math.inf
     for _ in flush_with_bar(sender, Console(file=sys.stderr)):
         if sender.is_away:
-            away_ends = min(away_ends, time.monotonic() + _IF_AWAY)
-        if time.monotonic() > min(ends, away_ends):
+            away_ends = min(away_ends, clock.monotonic() + _IF_AWAY)
+        if clock.monotonic() > min(ends, away_ends):
             return
 
 

@@ -56,13 +56,13 @@ def sender_for(client: MlflowClient) -> Sender:
 def drain(seconds: float = _AT_EXIT) -> None:
     """Deliver for so many seconds, tell what is left, and let go of the journals."""
     with _draining:
-        ends = time.monotonic() + seconds
+        began = time.monotonic()
         with suppress(KeyboardInterrupt):
             for log_last in before_drain:
                 log_last(seconds)
         with LOCK:
             senders = list(_senders.values())
-        deliver_last(senders, ends)
+        deliver_last(senders, seconds - (time.monotonic() - began))
         for sender in senders:
             report_rest(sender)
             with LOCK:

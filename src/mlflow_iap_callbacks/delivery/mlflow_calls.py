@@ -21,6 +21,7 @@ from mlflow.exceptions import MlflowException
 from ..limits import MAX_ENTITIES, MAX_PARAMS, MAX_TAGS
 from ..outbox import QueuedRun, Record, Refusal
 from ..tags import ENDED_TAG, JOURNAL_TAG
+from .clock import Clock
 from .log_batch import JOINABLE, Batch, Entity, refused_entity
 from .models import log_model
 from .names import mlflow_name
@@ -35,19 +36,16 @@ class MlflowCalls:
 
     Args:
         client: any MlflowClient; thread-safe, as MLflow's are.
+        clock: tells the time.
     """
 
-    def __init__(self, client: MlflowClient) -> None:
-        self._creation = RunCreation(client)
+    def __init__(self, client: MlflowClient, clock: Clock) -> None:
+        self.client = client
+        self._creation = RunCreation(client, clock)
 
-    @property
-    def client(self) -> MlflowClient:
-        """What it calls; may be replaced by another one for the same server."""
-        return self._creation.client
-
-    @client.setter
-    def client(self, client: MlflowClient) -> None:
-        self._creation.client = client
+    def use(self, client: MlflowClient) -> None:
+        """Replace the client by another one for the same server."""
+        self.client = self._creation.client = client
 
     def send(
         self, run: QueuedRun, records: Sequence[Record]

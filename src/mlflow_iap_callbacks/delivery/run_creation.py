@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
@@ -21,6 +20,7 @@ from ..iap.unwrapping import unwrapped_errors
 from ..limits import MAX_TAGS
 from ..outbox import QueuedRun
 from ..tags import AGREED_TAG, ASKED_TWICE_TAG, ENDED_TAG, JOURNAL_TAG, RUN_KEY_TAG
+from .clock import Clock
 from .names import with_names_that_mlflow_takes
 from .refusals import NotYet, refusal
 
@@ -51,10 +51,12 @@ class RunCreation:
 
     Args:
         client: any MlflowClient; thread-safe, as MLflow's are.
+        clock: tells the time.
     """
 
-    def __init__(self, client: MlflowClient) -> None:
+    def __init__(self, client: MlflowClient, clock: Clock) -> None:
         self.client = client
+        self._clock = clock
         self._experiments: dict[str, str] = {}
         # Run ids by place; None for one that is refused.
         self._parents: dict[_Place, str | None] = {}
@@ -133,7 +135,7 @@ class RunCreation:
 
     def _start(self, run: QueuedRun, content: Mapping[str, Any]) -> None:
         mode = Mode(content["mode"])
-        wait = content.get("not_before", 0.0) - time.time()
+        wait = content.get("not_before", 0.0) - self._clock.time()
         if wait > 0:
             raise NotYet("Another process may be about to log it.", wait)
         experiment_id = self._experiment_id(run.experiment)
@@ -170,7 +172,7 @@ class RunCreation:
     def _look(
         self, run: QueuedRun, experiment_id: str, mode: Mode, content: Mapping[str, Any]
     ) -> Run | None:
-        is_late = time.time() - content.get("logged_at", 0.0) > CLAIM_SECONDS
+        is_late = self._clock.time() - content.get("logged_at", 0.0) > CLAIM_SECONDS
         if (
             mode in (Mode.LOGGED, Mode.RESUMED)
             or (mode is Mode.CLAIMED and is_late)
@@ -191,10 +193,11 @@ class RunCreation:
             if not found:
                 self._wait_for_earlier_try(run)
                 self._create(run, experiment_id, content)
-                self._first_seen[_place(run)] = time.monotonic()
-            since = time.monotonic() - self._first_seen.setdefault(_place(run), time.monotonic())
-            if since < _TO_AGREE:
-                raise NotYet("Others may be making it at the same time.", _TO_AGREE - since)
+                self._first_seen.pop(_place(run), None)
+            now = self._clock.monotonic()
+            wait = self._first_seen.setdefault(_place(run), now) + _TO_AGREE - now
+            if wait > 0:
+                raise NotYet("Others may be making it at the same time.", wait)
             with _unless_refused():
                 self.client.set_tag(found[0].info.run_id, AGREED_TAG, "true")
             found = find_runs(self.client, experiment_id, run.key)
@@ -218,7 +221,7 @@ class RunCreation:
             self.client.delete_run(run.info.run_id)
 
     def _wait_for_earlier_try(self, run: QueuedRun) -> None:
-        since = time.time() - (run.tried or 0.0)
+        since = self._clock.time() - (run.tried or 0.0)
         if 0 <= since < _PATIENCE:
             raise NotYet(
                 "The answer to its creation was lost; it is created again if it does not show up.",
@@ -234,7 +237,7 @@ class RunCreation:
             tags[MLFLOW_PARENT_RUN_ID] = parent
         if run.tried is not None:
             tags[ASKED_TWICE_TAG] = "true"
-        run.tried = time.time()
+        run.tried = self._clock.time()
         run.outbox.save(run)
         try:
             return self.client.create_run(experiment_id, content["time_ms"], tags, content["name"])
@@ -242,7 +245,7 @@ class RunCreation:
             # Of other clients it is not known what their errors say about the run.
             is_unknown = isinstance(error, IAPUnknownOutcomeError)
             is_unknown |= not isinstance(self.client, IAPMlflowClient)
-            run.tried = time.time() if is_unknown else None
+            run.tried = self._clock.time() if is_unknown else None
             run.outbox.save(run)
             if refusal(error) is not None:
                 self._experiments.pop(run.experiment, None)

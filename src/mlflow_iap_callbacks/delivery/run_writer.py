@@ -80,7 +80,8 @@ class RunWriter:
             experiment = f"name:{experiment}"
         self.__setstate__((client, experiment, key or uuid.uuid4().hex))
         mode = mode if key else Mode.NEW
-        self._run = sender_for(client).begin(self.key, experiment)
+        sender = sender_for(client)
+        self._run = sender.begin(self.key, experiment)
         self._run.is_urgent = mode in (Mode.SHARED, Mode.RESUMED)
         texts = _texts({**_context(), **(tags or {})}, MAX_TAG_LENGTH)
         # MLflow takes no run whose name is not the one that its tags say.
@@ -95,7 +96,7 @@ class RunWriter:
             "mode": mode.value,
             "parent": parent.key if isinstance(parent, RunWriter) else None,
             "parent_id": parent if isinstance(parent, str) else None,
-            "logged_at": time.time(),
+            "logged_at": sender.clock.time(),
             "not_before": not_before,
         }
         with _never_raising("run"):

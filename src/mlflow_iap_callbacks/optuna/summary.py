@@ -1,41 +1,24 @@
-"""What came of a sweep's log, as a table for a terminal and for a notebook."""
+"""The table that ``IAPMLflowCallback.summary`` returns, for a terminal and for a notebook."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from rich.console import Console
-from rich.table import Table
+from ..delivery.sender import Sender
+from .study_run import StudyRun
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A small table.
-
-    Args:
-        rows: what stands in it, by what it says.
-    """
+    """A table of two columns; ``print`` shows it as text, a notebook as HTML."""
 
     rows: Mapping[str, str]
 
-    def __rich__(self) -> Table:
-        table = Table(box=None, show_header=False)
-        table.add_column(style="bold")
-        table.add_column(overflow="fold")
-        for name, text in self.rows.items():
-            table.add_row(name, text)
-        return table
-
     def __str__(self) -> str:
-        # Wide enough for links, which a line's end would break.
-        longest = max(map(len, self.rows.values()), default=0)
-        width = max(100, max(map(len, self.rows), default=0) + longest + 4)
-        console = Console(width=width, color_system=None, markup=False)
-        with console.capture() as capture:
-            console.print(self)
-        return capture.get().rstrip()
+        width = max(map(len, self.rows), default=0)
+        return "\n".join(f" {name:{width}}  {text}".rstrip() for name, text in self.rows.items())
 
     def _repr_html_(self) -> str:
         cells = "".join(
@@ -44,3 +27,21 @@ class Summary:
             for name, text in self.rows.items()
         )
         return f"<table>{cells}</table>"
+
+
+def summary_of(study_runs: Iterable[StudyRun], sender: Sender) -> Summary:
+    """Summarize studies and the delivery of their records."""
+    rows = {}
+    for study_run in study_runs:
+        counts = study_run.counts()
+        states = ", ".join(f"{number} {state}" for state, number in counts.items())
+        rows[f"study {study_run.study.study_name}"] = states
+        if study_run.best():
+            rows["best"] = study_run.best()
+        if study_run.link:
+            rows["look"] = study_run.link
+    rows["delivered"] = f"{sender.delivered} records to {sender.server}"
+    rows["waiting"] = f"{sender.waiting} records"
+    refused = sum(outbox.refusals() for outbox in sender.outboxes)
+    rows["refused"] = f"{refused}" + (" (`mlflow-iap status` says why)" if refused else "")
+    return Summary(rows)

@@ -329,6 +329,28 @@ class Outbox:
             self._write(*changes)
             self._count()
 
+    def end_open_runs(self, why: str, when: float) -> None:
+        """End each run that is open: with the status it asked for, or as failed.
+
+        Args:
+            why: text of the tag that a failed run gets.
+            when: seconds since 1970.
+        """
+        time_ms = int(when * 1000)
+        self.collect()
+        for run in self.runs():
+            if run.is_ended:
+                continue
+            if run.at_exit is not None:
+                content = {"status": run.at_exit, "time_ms": time_ms}
+                self.intake.append(run.number, "finish", content)
+            elif run.is_owned:
+                self.intake.append(run.number, "abandon", {"text": why, "time_ms": time_ms})
+            else:
+                run.is_ended = True
+                self.save(run)
+        self.collect()
+
     def close(self) -> None:
         """Let go of the journal, and delete it if all that was in it is settled."""
         with self._lock:  # no thread may be reading the file

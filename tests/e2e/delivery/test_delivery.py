@@ -8,11 +8,13 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-import mlflow.data
 import numpy as np
 import pytest
+from mlflow import MlflowClient
+from mlflow.data.numpy_dataset import from_numpy
 from mlflow.entities import Run
 
+from lightgbm_helpers import inputs
 from mlflow_iap_callbacks import IAPError, IAPMlflowClient
 from mlflow_iap_callbacks.delivery import lifecycle
 from mlflow_iap_callbacks.delivery.run_writer import RunWriter
@@ -153,7 +155,7 @@ def test_an_outage_is_told_once_at_its_start_and_once_at_its_end(
     cloud.members.add(cloud.trainer)
     assert run.flush()
     _, end = said_by_us(caplog)
-    assert "takes what is logged again" in end
+    assert "accepts records again" in end
     assert _curve(_run(name), "m") == [(step, step / 2) for step in range(50)]
 
 
@@ -187,7 +189,7 @@ def test_two_that_make_one_experiment_at_once_share_it(cloud: LocalCloud, name: 
 _NO_EXPERIMENT = '{"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "none"}'
 
 
-def test_what_mlflow_refuses_is_told_and_set_aside_and_the_rest_arrives(
+def test_what_mlflow_rejects_is_reported_once_and_the_rest_arrives(
     cloud: LocalCloud, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = RunWriter(IAPMlflowClient(), name)
@@ -210,7 +212,7 @@ def test_what_mlflow_refuses_is_told_and_set_aside_and_the_rest_arrives(
     (journal,) = journals.survey()
     assert journal.records() == 0
     assert journal.refused.total() == 5
-    assert sum("refuses" in message for message in said_by_us(caplog)) == 1
+    assert sum("rejects" in message for message in said_by_us(caplog)) == 1
 
 
 def test_a_run_that_was_deleted_in_mlflow_is_set_aside_in_few_requests(
@@ -227,7 +229,7 @@ def test_a_run_that_was_deleted_in_mlflow_is_set_aside_in_few_requests(
     assert run.flush()
     assert len(cloud.requests) < 10
     assert _run(name).data.tags["mlflow_iap.run_key"] == other.key
-    assert sum("refuses" in message for message in said_by_us(caplog)) == 1
+    assert sum("rejects" in message for message in said_by_us(caplog)) == 1
 
 
 def test_a_run_that_fails_alone_does_not_hold_up_the_others(
@@ -292,12 +294,12 @@ def test_an_artifact_that_is_gone_is_told_and_the_run_goes_on(
 
 
 def test_a_data_set_becomes_an_input_of_the_run(cloud: LocalCloud, name: str) -> None:
-    dataset = mlflow.data.from_numpy(np.zeros((3, 2)), name="zeros")
+    dataset = from_numpy(np.zeros((3, 2)), name="zeros")
     run = RunWriter(IAPMlflowClient(), name)
     run.log_input(dataset, "training")
     run.finish()
     assert run.flush()
-    (found,) = _run(name).inputs.dataset_inputs
+    (found,) = inputs(_run(name))
     assert (found.dataset.name, found.dataset.digest) == ("zeros", dataset.digest)
     assert {tag.key: tag.value for tag in found.tags} == {"mlflow.data.context": "training"}
 
@@ -307,7 +309,7 @@ def test_no_name_is_merged_with_another_and_no_number_is_invented(
 ) -> None:
     run = RunWriter(IAPMlflowClient(), name, tags={"tag@1": "t"})
     values = {"ndcg@1": 0.5, "ndcg#1": 0.25, "none": math.nan, "inf": math.inf}
-    run.log_metrics({**values, "f32": np.float32(0.5)})  # type: ignore[dict-item]
+    run.log_metrics({**values, "f32": np.float32(0.5)})
     run.log_metrics({"none": math.nan})
     run.log_params({"p@1": 1, "p#1": 2})
     run.finish()
@@ -344,7 +346,7 @@ def test_no_journal_holds_a_token_or_a_password(cloud: LocalCloud, name: str) ->
 
 
 def test_a_plain_mlflow_client_and_its_store_do_as_well(tmp_path: Path, name: str) -> None:
-    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/own.db")
+    client = MlflowClient(f"sqlite:///{tmp_path}/own.db")
     run = RunWriter(client, name)
     run.log_metrics({"m": 1.0})
     run.finish()

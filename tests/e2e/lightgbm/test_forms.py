@@ -130,7 +130,7 @@ def test_an_early_stop_is_finished_with_its_last_and_its_best_iteration(
 ) -> None:
     train, valid = sets()
     record: dict[str, Any] = {}
-    both = [
+    both: list[Callable[..., Any]] = [
         IAPLightGBMCallback(experiment_name=name),
         lgb.early_stopping(3, first_metric_only=is_first_only, verbose=False),
     ]
@@ -305,7 +305,7 @@ def test_cv_that_stops_early_keeps_its_last_iterations_too(cloud: LocalCloud, na
         ],
     )
     run = the_run(name)
-    (best,) = {len(values) for values in result.values()}
+    (best,) = {len(values) for values in result.values()}  # type: ignore[arg-type]
     assert points(run, "valid-binary_logloss") == list(enumerate(seen))
     assert len(seen) == best + 3  # LightGBM's own result ends at the best
     assert run.data.metrics["best_iteration"] == best

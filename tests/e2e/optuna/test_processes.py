@@ -125,7 +125,13 @@ _WAYS = {
 
 
 @pytest.mark.parametrize(
-    "way", [pytest.param(way, marks=pytest.mark.soak) if "gRPC" in way else way for way in _WAYS]
+    "way",
+    [
+        "processes",
+        pytest.param("a Dask cluster", marks=pytest.mark.slow),
+        pytest.param("joblib's loky", marks=pytest.mark.slow),
+        pytest.param("Optuna's gRPC proxy", marks=pytest.mark.soak),
+    ],
 )
 def test_what_the_workers_of_a_sweep_did_is_in_mlflow_as_in_their_storage(
     way: str, cloud: LocalCloud, start: Start, name: str, storage: str
@@ -182,8 +188,11 @@ def test_of_two_runs_that_are_made_for_one_study_at_once_one_stays(
 ) -> None:
     cloud.fault("answer", path="runs/search", status=200, body="{}", times=0)
     script = start(_AT_ONCE, name, storage, "2")
-    made = lambda: sum("runs/create" in seen.path for seen in cloud.requests)  # noqa: E731
-    wait_until(lambda: made() == 2, "both make one", DEADLINE)
+
+    def both_have_made_one() -> bool:
+        return sum("runs/create" in seen.path for seen in cloud.requests) == 2
+
+    wait_until(both_have_made_one, "both make one", DEADLINE)
     cloud.clear_faults()
     assert script.end() == 0, script.err
     _assert_one_stays(name, storage)

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from mlflow_iap_callbacks.cli.commands import main
 from mlflow_iap_callbacks.cli.local import _around_proxies, _summary, use
 from mlflow_iap_callbacks.local import LocalCloud
-from mlflow_iap_callbacks.local.record import SeenRequest
+from mlflow_iap_callbacks.local.request_log import SeenRequest
 
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 

@@ -15,6 +15,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 
+from mlflow_iap_callbacks.delivery.clock import Clock
 from mlflow_iap_callbacks.delivery.mlflow_calls import MlflowCalls
 from mlflow_iap_callbacks.delivery.names import mlflow_name
 from mlflow_iap_callbacks.outbox import Outbox, QueuedRun, Refusal
@@ -64,7 +65,7 @@ class _Line:
         self.run: QueuedRun = self.outbox.begin("key", "experiment", run_id="id")
         self.refused: list[Refusal] = []
         self._recorder = _Recorder()
-        self._calls = MlflowCalls(cast(MlflowClient, self._recorder))
+        self._calls = MlflowCalls(cast(MlflowClient, self._recorder), Clock())
 
     def metrics(self, step: int, **values: Any) -> None:
         self.outbox.intake.append(self.run.number, "metrics", (step, 1000 + step, values))

@@ -152,7 +152,9 @@ def test_the_metadata_server_passes_iap_with_every_kind(
 
     passed = [seen for seen in cloud.requests if seen.status == 200]
     assert [(seen.token_kind, seen.account) for seen in passed] == [(k, account) for k in KINDS]
-    endpoints = BY_IAM if impersonate else {**BY_IAM, **dict.fromkeys(KINDS, "metadata")}
+    endpoints: dict[str, str] = dict(BY_IAM)
+    if not impersonate:
+        endpoints |= dict.fromkeys(KINDS, "metadata")
     endpoints["signed_jwt"] = "signJwt"
     given = {(token.kind, token.account, token.source) for token in cloud.tokens}
     assert {(kind, account, endpoints[kind]) for kind in KINDS} <= given

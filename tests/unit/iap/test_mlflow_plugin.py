@@ -24,8 +24,8 @@ _OTHER = "https://other.example"
 @pytest.fixture(autouse=True)
 def _forget_tracking_uris() -> Iterator[None]:
     yield
-    mlflow.set_tracking_uri(None)
-    mlflow.set_registry_uri(None)
+    mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+    mlflow.set_registry_uri(None)  # type: ignore[arg-type]
 
 
 def _is_authenticated(url: str) -> bool:

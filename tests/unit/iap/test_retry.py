@@ -31,7 +31,7 @@ class _Attempts:
 
 
 def test_an_attempt_is_repeated_until_it_returns(time: VirtualTime) -> None:
-    outcomes = iter([TryAgain("a", 0.0), TryAgain("b", 0.0), "done"])
+    outcomes = iter((TryAgain("a", 0.0), TryAgain("b", 0.0), "done"))
 
     def attempt() -> str:
         outcome = next(outcomes)

@@ -7,7 +7,6 @@ import shutil
 import signal
 import sqlite3
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -16,11 +15,13 @@ from typing import Any
 import msgpack
 import pytest
 
+import python_process
 from disk_helpers import JUNK, Disk
 from mlflow_iap_callbacks.outbox import Outbox, QueuedRun, Refusal
 from mlflow_iap_callbacks.outbox.database import record_id
 from mlflow_iap_callbacks.outbox.journals import folder, new_outbox, orphans, survey
 from own_log import said_by_us
+from python_process import PIPE, Process
 
 _SERVER, _OTHER = "http://server", "http://other"
 _SCRIPT = """
@@ -52,14 +53,9 @@ def take(server):
 
 
 @contextmanager
-def _process(*args: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def _process(*args: str) -> Iterator[tuple[Process, str]]:
     """One that holds or takes journals until it is killed, and its first line."""
-    with subprocess.Popen(
-        [sys.executable, "-c", _SCRIPT, *args],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
+    with python_process.start("-c", _SCRIPT, *args, stdin=PIPE, stdout=PIPE) as process:
         assert process.stdout is not None
         try:
             yield process, process.stdout.readline().strip()
@@ -283,7 +279,7 @@ def _is_whole(body: bytes) -> bool:
 
 
 def _all_records(outbox: Outbox) -> set[tuple[int, bytes]]:
-    found = set()
+    found: set[tuple[int, bytes]] = set()
     for run in outbox.runs():
         while records := outbox.read(run, outbox.last_seq):
             found.update((run.number, record.body) for record in records)

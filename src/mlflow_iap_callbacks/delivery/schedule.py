@@ -1,0 +1,171 @@
+"""When each run is delivered: what is due, and how long to wait after a failure.
+
+Pure bookkeeping without threads; the sender says what time it is, in monotonic seconds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from ..limits import MAX_ENTITIES
+from ..outbox import Outbox, QueuedRun
+from .refusals import NotYet
+
+# Records wait for others to join them in one request: for a tenth of the run's age, within these
+# bounds. Short enough to watch a training, long enough for a server of many trainings.
+_MIN_WAIT, _MAX_WAIT = 5.0, 60.0
+_MAX_PAUSE = 30.0
+# Ended runs above this number stay on disk only, until there is room.
+_MAX_TURNS = 1000
+
+
+@dataclass(eq=False)
+class Turn:
+    """A run that is delivered now and then.
+
+    Args:
+        run: the run.
+        since: when it was first seen here.
+        due: when its records have waited long enough; infinite if nothing waits.
+        not_before: the end of the pause after a failure.
+        entities: metrics, params and tags that wait.
+        is_busy: whether it is being delivered.
+        failures: how often its delivery has failed since it last succeeded.
+    """
+
+    run: QueuedRun
+    since: float
+    due: float = math.inf
+    not_before: float = 0.0
+    entities: int = 0
+    is_busy: bool = False
+    failures: int = 0
+    tried_at: float = 0.0
+    failed_at: float = 0.0
+    is_refusal_reported: bool = False
+
+
+class Schedule:
+    """The turns of all runs, and whether the server can be written to."""
+
+    def __init__(self) -> None:
+        self.has_more = False  # runs that have no turn yet
+        self.away_since: float | None = None
+        self._turns: dict[QueuedRun, Turn] = {}
+        self._away_until = 0.0
+        self._failures = 0
+        self._last_success = 0.0
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether all that waits is only being tried again: the server is away, or each run has
+        failed since something was delivered."""
+        turns = [turn for turn in self._turns.values() if turn.is_busy or turn.due < math.inf]
+        has_failed = bool(turns) and all(
+            turn.failures and turn.tried_at > self._last_success for turn in turns
+        )
+        return self.away_since is not None or (has_failed and not self.has_more)
+
+    def add(self, run: QueuedRun, entities: int, now: float) -> None:
+        """Note that so many metrics, params and tags were appended to the run."""
+        turn = self._turns.setdefault(run, Turn(run, now))
+        turn.entities += entities
+        is_awaited = run.is_urgent and run.run_id is None
+        is_due = run.is_ended or is_awaited or turn.entities >= MAX_ENTITIES
+        wait = 0.0 if is_due else min(max(_MIN_WAIT, (now - turn.since) / 10), _MAX_WAIT)
+        turn.due = min(turn.due, now + wait)
+        if run.is_ended and len(self._turns) > _MAX_TURNS and not turn.is_busy:
+            del self._turns[run]
+            self.has_more = True
+
+    def load(self, outboxes: Iterable[Outbox], now: float) -> None:
+        """Give turns to runs on disk that have none, if there are any and there is room."""
+        room = _MAX_TURNS - len(self._turns) // 2
+        if not self.has_more or room <= 0:
+            return
+        self.has_more = False
+        for outbox in outboxes:
+            most = room + len(self._turns)
+            runs = outbox.runs(most)
+            self.has_more |= len(runs) == most
+            for run in runs:
+                if run not in self._turns and outbox.has_records(run):
+                    self._turns[run] = Turn(run, now, due=0.0)
+
+    def hurry(self, run: QueuedRun | None = None) -> None:
+        """Make one run due, or all of them in spite of failures."""
+        if run is not None:
+            if run in self._turns:
+                self._turns[run].due = 0.0
+            return
+        self._away_until = 0.0
+        for turn in self._turns.values():
+            turn.due, turn.not_before = min(turn.due, 0.0), 0.0
+
+    def take(self, now: float) -> Turn | None:
+        """Return the turn that is due, which is busy from now on; None if there is none."""
+        turns = self._turns.values()
+        # While the server is away, one request at a time is enough to see whether it is back.
+        is_tried = self.away_since is not None and any(turn.is_busy for turn in turns)
+        if now < self._away_until or is_tried:
+            return None
+        adopted = {turn.run.key for turn in turns if turn.run.outbox.is_adopted}
+        ready = [
+            turn
+            for turn in turns
+            if max(turn.due, turn.not_before) <= now
+            and not turn.is_busy
+            # What a dead process logged to a run goes before what this one logs to it.
+            and (turn.run.outbox.is_adopted or turn.run.key not in adopted)
+        ]
+        taken = min(ready, key=lambda turn: (turn.not_before, turn.due), default=None)
+        if taken is not None:
+            taken.is_busy, taken.due, taken.entities, taken.tried_at = True, math.inf, 0, now
+        return taken
+
+    def seconds_to_next(self, now: float) -> float:
+        """Return how soon another turn will be due, if nothing happens before."""
+        moments = (
+            max(turn.due, turn.not_before, self._away_until) for turn in self._turns.values()
+        )
+        # What is due already waits for another thread.
+        return min((moment - now for moment in moments if moment > now), default=math.inf)
+
+    def succeeded(self, now: float) -> float | None:
+        """Note that the server took something; return for how many seconds it was away before."""
+        away_since, self.away_since = self.away_since, None
+        self._last_success, self._failures, self._away_until = now, 0, 0.0
+        return None if away_since is None else now - away_since
+
+    def ended(self, turn: Turn) -> bool:
+        """Note that all of the turn's records were delivered; return whether nothing came since."""
+        run, turn.is_busy, turn.failures = turn.run, False, 0
+        is_done = turn.due == math.inf and not run.outbox.has_records(run)
+        if is_done and (run.is_ended or not run.is_owned):
+            self._turns.pop(run, None)
+        return is_done
+
+    def failed(self, turn: Turn, error: Exception, now: float) -> Literal["run", "server"] | None:
+        """Plan the next try; return what is in trouble if it was not before."""
+        turn.is_busy = False
+        after = error.after if isinstance(error, NotYet) else None
+        if after is None:
+            turn.failures += 1
+            after = min(2.0**turn.failures, _MAX_WAIT)
+        turn.due, turn.not_before = min(turn.due, now), now + after
+        if isinstance(error, NotYet):
+            return None
+        # Where other runs are delivered meanwhile, the server is not away.
+        is_its_own = turn.failures > 1 and self._last_success > turn.failed_at
+        turn.failed_at = now
+        if is_its_own:
+            return "run" if turn.failures == 2 else None
+        self._failures += 1
+        self._away_until = now + min(2.0**self._failures / 2, _MAX_PAUSE)
+        if self.away_since is not None:
+            return None
+        self.away_since = now
+        return "server"
