@@ -45,8 +45,7 @@ def _file(path: PurePosixPath) -> list[str]:
         is_page = target.startswith("docs/")
         return f"]({target.removeprefix('docs/') if is_page else f'{_REPOSITORY}/{target}'}"
 
-    source = _ROOT / path
-    text = source.read_text(encoding="utf-8") if source.exists() else f"(no {path} here)"
+    text = (_ROOT / path).read_text(encoding="utf-8")
     return re.sub(r"\]\((?!https?:|#)([^)#\s]+)", fitting, text).splitlines()
 
 

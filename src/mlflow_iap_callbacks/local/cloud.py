@@ -33,13 +33,14 @@ _HOST = "127.0.0.1"
 class LocalCloud(CloudState):
     """Google Cloud on this machine: an application behind Identity-Aware Proxy, and its accounts.
 
-    Example:
-        >>> with MlflowServer(folder) as server, LocalCloud(server.url) as cloud:
-        ...     os.environ.update(cloud.environment())
-        ...     cloud.fault("answer", status=503)
-        ...     experiments = IAPMlflowClient().search_experiments()
-        ...     print([seen.status for seen in cloud.requests])
-        [503, 401, 200]
+    Examples:
+        ```python
+        with MlflowServer(folder) as server, LocalCloud(server.url) as cloud:
+            os.environ.update(cloud.environment())
+            cloud.fault("answer", status=503)
+            experiments = IAPMlflowClient().search_experiments()
+            print([seen.status for seen in cloud.requests])  # [503, 401, 200]
+        ```
 
     The fault hits the first request, IAP asks the second one for a token, and the third succeeds.
     All servers listen on 127.0.0.1 and run on one thread of this process. Meanwhile any thread may
