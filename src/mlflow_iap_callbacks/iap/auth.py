@@ -74,10 +74,9 @@ class IAPAuth(AuthBase):
         self.retry = retry or RetryPolicy()
 
     def configure(self, credentials: IAPCredentials | None, retry: RetryPolicy | None) -> None:
-        """Use other credentials, another retry policy, or both from the next request on.
+        """Change the settings from the next request on; None keeps those that were given before.
 
-        Credentials that were given before stay in use if None is given now. Those from the
-        environment are replaced if the environment has changed.
+        Credentials from the environment are replaced if the environment has changed.
         """
         if credentials is not None or not self._has_own:
             self._has_own = credentials is not None

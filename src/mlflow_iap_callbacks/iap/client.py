@@ -31,15 +31,10 @@ _PATIENCE = 10.0
 class IAPMlflowClient(MlflowClient):
     """MLflow client for a tracking server behind Google's Identity-Aware Proxy.
 
-    Every method of ``mlflow.MlflowClient`` works as it does without IAP:
-
-        client = IAPMlflowClient("https://mlflow.example.com")
-        run = client.create_run(experiment_id="0", run_name="first")
-        client.log_metric(run.info.run_id, "loss", 0.25)
-
-    A token is fetched when IAP asks for one, used until shortly before it expires, and replaced
-    when IAP rejects it. With a server without IAP, or the URI of a database or folder, the client
-    behaves like ``MlflowClient``.
+    Every method of ``mlflow.MlflowClient`` works as it does without IAP. A token is fetched when
+    IAP asks for one, used until shortly before it expires, and replaced when IAP rejects it. With a
+    server without IAP, or the URI of a database or folder, the client behaves like
+    ``MlflowClient``.
 
     Creating a client affects the whole process: it sets the environment variable
     MLFLOW_TRACKING_AUTH, by which MLflow selects its authentication, to ``iap`` if it is unset.
@@ -65,6 +60,13 @@ class IAPMlflowClient(MlflowClient):
 
     All methods raise ``IAPError`` or a subclass of it for errors of IAP and Google, and MLflow's
     exceptions for all others.
+
+    Examples:
+        ```python
+        client = IAPMlflowClient("https://mlflow.example.com")
+        run = client.create_run(experiment_id="0", run_name="first")
+        client.log_metric(run.info.run_id, "loss", 0.25)
+        ```
     """
 
     def __init__(

@@ -33,10 +33,6 @@ _EARLY = 0.02
 class IAPCredentials:
     """Google identity that IAP accepts, with a token that is always valid.
 
-        IAPCredentials()  # the identity that all of Google's libraries find
-        IAPCredentials("1234-abc.apps.googleusercontent.com", key_file="key.json")
-        IAPCredentials(impersonate="trainer@my-project.iam.gserviceaccount.com")
-
     The identity comes from Application Default Credentials: the file that
     GOOGLE_APPLICATION_CREDENTIALS names, then gcloud's own file, then the metadata server of the
     VM, pod or container. Nothing is read or requested before the first token is needed.
@@ -59,6 +55,12 @@ class IAPCredentials:
     Raises:
         IAPConfigurationError: ``audience`` is empty, ``impersonate`` is not an e-mail, or ``kind``
             is unknown.
+
+    Examples:
+        ```python
+        credentials = IAPCredentials(impersonate="trainer@my-project.iam.gserviceaccount.com")
+        client = IAPMlflowClient("https://mlflow.example.com", credentials=credentials)
+        ```
     """
 
     def __init__(

@@ -146,8 +146,7 @@ def _identity_in(info: dict[str, Any], where: str) -> Identity:
         # Without the impersonation that the file may contain: the federated identity itself calls
         # generateIdToken and signJwt, since an account that impersonates itself is rejected.
         url = info.get("service_account_impersonation_url")
-        kept = {k: v for k, v in info.items() if not k.startswith("service_account_im")}
-        source = _federated(kept)
+        source = _federated({k: info[k] for k in info if not k.startswith("service_account_im")})
         if url is None:
             return Identity("federated", where, info, source)
         return Identity("impersonated", where, info, source, _account_in(url))

@@ -50,11 +50,7 @@ class IAPRequestAuthProvider(RequestAuthProvider):
 def auth_for(
     uri: str, credentials: IAPCredentials | None = None, retry: RetryPolicy | None = None
 ) -> IAPAuth:
-    """This process's only authentication for the server at ``uri``, with the given settings.
-
-    Raises:
-        IAPConfigurationError: not a URL, or plain http to another machine.
-    """
+    """This process's only authentication for the server at ``uri``, with the given settings."""
     from .auth import IAPAuth, origin_of
 
     origin = origin_of(uri)

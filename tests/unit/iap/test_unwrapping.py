@@ -35,3 +35,15 @@ def test_an_error_that_the_caller_is_handling_is_not_taken_for_the_new_one() -> 
         with pytest.raises(MlflowException) as caught, unwrapped_errors():
             raise MlflowException("new")  # noqa: B904
     assert type(caught.value) is MlflowException
+
+
+def test_nor_is_the_context_of_such_an_error() -> None:
+    try:
+        try:
+            raise IAPConfigurationError("the caller's")
+        except IAPConfigurationError:
+            raise ValueError  # noqa: B904
+    except ValueError:
+        with pytest.raises(MlflowException) as caught, unwrapped_errors():
+            raise MlflowException("new")  # noqa: B904
+    assert type(caught.value) is MlflowException
