@@ -45,17 +45,16 @@ def _file(path: PurePosixPath) -> list[str]:
         is_page = target.startswith("docs/")
         return f"]({target.removeprefix('docs/') if is_page else f'{_REPOSITORY}/{target}'}"
 
-    source = _ROOT / path
-    text = source.read_text(encoding="utf-8") if source.exists() else f"(no {path} here)"
+    text = (_ROOT / path).read_text(encoding="utf-8")
     return re.sub(r"\]\((?!https?:|#)([^)#\s]+)", fitting, text).splitlines()
 
 
 def _answers() -> list[str]:
-    from mlflow_iap_callbacks.iap.answers import _MEANINGS
+    from mlflow_iap_callbacks.iap.responses import _MEANINGS
 
     fields = {"account": "ACCOUNT", "member": "serviceAccount:ACCOUNT", "origin": "https://HOST"}
     items = (
         f"- **{says}** (`{reason}`): {means}. {remedy}".format(**fields)
-        for says, reason, means, remedy in _MEANINGS
+        for says, (reason, means, remedy) in _MEANINGS.items()
     )
     return [line for item in items for line in (item, "")]

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import IO, Any
 
 import python_process
-from mlflow_iap_callbacks.local import MlflowServer
 from fork_server import FOR_SERVERS
+from mlflow_iap_callbacks.local import MlflowServer
 from python_process import DEVNULL, ForkedProcess
 
 # `mlflow server` starts uvicorn in a process that imports everything again, and uvicorn its

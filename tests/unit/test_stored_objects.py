@@ -45,7 +45,7 @@ def test_a_stored_handle_writes_to_its_run(stored: dict[str, Any]) -> None:
     run = stored["run"]
     assert (type(run), run.key, run.client.tracking_uri) == (RunWriter, "c" * 32, _URI)
     run.log_metrics({"loss": 1.0})
-    (queued,) = run._here().outbox.collect()
+    (queued,) = run._queued().outbox.collect()
     assert (queued.key, queued.experiment) == ("c" * 32, "name:experiment")
 
 

@@ -32,8 +32,7 @@ _MOST_REMEMBERED = 10_000  # runs
 # Seconds from its logging in which a claimed run is created without a look whether another did.
 CLAIM_SECONDS = 5.0
 
-# One key may be used in several experiments.
-_Place = tuple[str, str]
+_Place = tuple[str, str]  # as QueuedRun.place
 
 
 class Mode(str, Enum):
@@ -74,10 +73,10 @@ class RunCreation:
             NotYet: it is made by others right now, or waits for its parent.
         """
         if run.run_id is None and content["mode"] == Mode.SHARED:
-            self._awaited.add(_place(run))  # before a child of it is started
+            self._awaited.add(run.place)  # before a child of it is started
         with self._alone(run):
             if run.run_id is None and content["mode"] in (Mode.NEW, Mode.CLAIMED):
-                run.run_id = self._made.get(_place(run))
+                run.run_id = self._made.get(run.place)
             if run.run_id is None:
                 self._start(run, content)
 
@@ -98,8 +97,8 @@ class RunCreation:
 
     def refuse(self, run: QueuedRun) -> None:
         """No run will be made: those that would be its children go without a parent."""
-        self._parents[_place(run)] = None
-        self._awaited.discard(_place(run))
+        self._parents[run.place] = None
+        self._awaited.discard(run.place)
 
     def reopen(self, run: QueuedRun, found: Run) -> None:
         """Let a run go on that was ended, as this journal's."""
@@ -111,10 +110,10 @@ class RunCreation:
     def end(self, run: QueuedRun, status: str, time_ms: int) -> None:
         """Set a run's last status, and its end in milliseconds since 1970."""
         self.update(str(run.run_id), status, time_ms)
-        found = self._asked_twice.get(_place(run))
+        found = self._asked_twice.get(run.place)
         if found is not None:
             self._delete_late_ones(found, run.key)
-            del self._asked_twice[_place(run)]
+            del self._asked_twice[run.place]
 
     def update(self, run_id: str, status: str, time_ms: int | None) -> None:
         """Set a run's status, and its end in milliseconds since 1970."""
@@ -126,18 +125,19 @@ class RunCreation:
     @contextmanager
     def _alone(self, run: QueuedRun) -> Iterator[None]:
         """Two that go on with one run look for it one after the other."""
-        if self._starting.setdefault(_place(run), run) is not run:
+        if self._starting.setdefault(run.place, run) is not run:
             raise NotYet("It is being created.", 0.5)
         try:
             yield
         finally:
-            del self._starting[_place(run)]
+            del self._starting[run.place]
 
     def _start(self, run: QueuedRun, content: Mapping[str, Any]) -> None:
         mode = Mode(content["mode"])
-        wait = content.get("not_before", 0.0) - self._clock.time()
-        if wait > 0:
-            raise NotYet("Another process may be about to log it.", wait)
+        now, not_before = self._clock.time(), content.get("not_before", 0.0)
+        # A wall clock that was set back meanwhile does not hold up the run.
+        if content.get("logged_at", 0.0) <= now < not_before:
+            raise NotYet("Another process may be about to log it.", not_before - now)
         experiment_id = self._experiment_id(run.experiment)
         found: Run | None
         if mode is Mode.SHARED:
@@ -147,7 +147,7 @@ class RunCreation:
         if found is None:
             self._wait_for_earlier_try(run)
             found = self._create(run, experiment_id, content)
-        elif mode in (Mode.RESUMED, Mode.SHARED) and not run.outbox.is_adopted:
+        elif mode in (Mode.RESUMED, Mode.SHARED) and not run.is_adopted:
             self.reopen(run, found)
         else:
             self._forget_end(found)
@@ -156,11 +156,11 @@ class RunCreation:
                 self._add_tags(found.info.run_id, content["tags"])
         self._is_now(run, found)
         if mode in (Mode.RESUMED, Mode.SHARED):
-            self._parents[_place(run)] = run.run_id
-            self._awaited.discard(_place(run))
+            self._parents[run.place] = run.run_id
+            self._awaited.discard(run.place)
         # Those who share a run delete one another's by agreement alone.
         if mode is not Mode.SHARED and ASKED_TWICE_TAG in found.data.tags:
-            self._asked_twice[_place(run)] = found
+            self._asked_twice[run.place] = found
             self._delete_late_ones(found, run.key)
 
     def _add_tags(self, run_id: str, given: Mapping[str, str]) -> None:
@@ -172,12 +172,12 @@ class RunCreation:
     def _look(
         self, run: QueuedRun, experiment_id: str, mode: Mode, content: Mapping[str, Any]
     ) -> Run | None:
-        is_late = self._clock.time() - content.get("logged_at", 0.0) > CLAIM_SECONDS
+        is_fresh = 0.0 <= self._clock.time() - content.get("logged_at", 0.0) <= CLAIM_SECONDS
         if (
             mode in (Mode.LOGGED, Mode.RESUMED)
-            or (mode is Mode.CLAIMED and is_late)
+            or (mode is Mode.CLAIMED and not is_fresh)
             or run.tried is not None
-            or run.outbox.is_adopted
+            or run.is_adopted
         ):
             return find_run(self.client, experiment_id, run.key)
         return None
@@ -193,9 +193,9 @@ class RunCreation:
             if not found:
                 self._wait_for_earlier_try(run)
                 self._create(run, experiment_id, content)
-                self._first_seen.pop(_place(run), None)
+                self._first_seen.pop(run.place, None)
             now = self._clock.monotonic()
-            wait = self._first_seen.setdefault(_place(run), now) + _TO_AGREE - now
+            wait = self._first_seen.setdefault(run.place, now) + _TO_AGREE - now
             if wait > 0:
                 raise NotYet("Others may be making it at the same time.", wait)
             with _unless_refused():
@@ -266,7 +266,7 @@ class RunCreation:
         raise NotYet("Its parent is not there yet.", 0.5)
 
     def _is_now(self, run: QueuedRun, found: Run) -> None:
-        run.run_id = self._made[_place(run)] = str(found.info.run_id)
+        run.run_id = self._made[run.place] = str(found.info.run_id)
         if len(self._made) > _MOST_REMEMBERED:
             del self._made[next(iter(self._made))]
         run.outbox.save(run)
@@ -297,10 +297,6 @@ class RunCreation:
             if found is None:
                 raise
             return found
-
-
-def _place(run: QueuedRun) -> _Place:
-    return run.experiment, run.key
 
 
 def _is_agreed(run: Run) -> bool:

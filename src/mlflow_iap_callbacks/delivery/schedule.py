@@ -112,14 +112,19 @@ class Schedule:
         is_tried = self.away_since is not None and any(turn.is_busy for turn in turns)
         if now < self._away_until or is_tried:
             return None
-        adopted = {turn.run.key for turn in turns if turn.run.outbox.is_adopted}
+        adopted = {(turn.run.place, turn.run.is_owned) for turn in turns if turn.run.is_adopted}
         ready = [
             turn
             for turn in turns
             if max(turn.due, turn.not_before) <= now
             and not turn.is_busy
-            # What a dead process logged to a run goes before what this one logs to it.
-            and (turn.run.outbox.is_adopted or turn.run.key not in adopted)
+            # What a dead process logged to a run goes before what this one logs to it, unless it
+            # is this one that creates the run.
+            and (
+                turn.run.is_adopted
+                or (turn.run.run_id is None and (turn.run.place, True) not in adopted)
+                or adopted.isdisjoint({(turn.run.place, False), (turn.run.place, True)})
+            )
         ]
         taken = min(ready, key=lambda turn: (turn.not_before, turn.due), default=None)
         if taken is not None:

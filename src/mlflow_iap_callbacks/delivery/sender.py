@@ -162,10 +162,12 @@ class Sender:
 
     def end_open_runs(self) -> None:
         """End this process's runs that are still open: as they asked for, or as failed."""
-        if self._own is not None:
-            why = "The process ended before the run was finished."
-            self._own.end_open_runs(why, self.clock.time())
-            self._load_more()
+        with self._changed:
+            self._collect()
+            if self._own is not None:
+                why = "The process ended before the run was finished."
+                self._own.end_open_runs(why, self.clock.time())
+            self._wake()
 
     def adopt(self, *, refused: bool = False) -> None:
         """Take over what dead processes left for this server; their open runs end as failed.
@@ -182,7 +184,9 @@ class Sender:
                     self._adopted.append(outbox)
                 else:
                     outbox.close()
-        self._load_more()
+        with self._changed:
+            self._schedule.has_more = True
+            self._wake()
 
     def adopt_safely(self) -> None:
         """Call ``adopt``, and log what goes wrong: this process's own records must not suffer."""
@@ -342,11 +346,6 @@ class Sender:
             except RuntimeError:  # the interpreter ends
                 return
             self._threads += 1
-
-    def _load_more(self) -> None:
-        with self._changed:
-            self._schedule.has_more = True
-            self._wake()
 
     def _collect(self) -> None:
         """Schedule the runs that were written to."""

@@ -33,15 +33,16 @@ _HOST = "127.0.0.1"
 class LocalCloud(CloudState):
     """Google Cloud on this machine: an application behind Identity-Aware Proxy, and its accounts.
 
-    Example:
-        >>> with MlflowServer(folder) as server, LocalCloud(server.url) as cloud:
-        ...     os.environ.update(cloud.environment())
-        ...     client = IAPMlflowClient()
-        ...     cloud.fault("answer", status=503, times=2)
-        ...     client.search_experiments()  # is retried, and succeeds
-        ...     print([seen.status for seen in cloud.requests])
-        [503, 503, 200]
+    Examples:
+        ```python
+        with MlflowServer(folder) as server, LocalCloud(server.url) as cloud:
+            os.environ.update(cloud.environment())
+            cloud.fault("answer", status=503)
+            experiments = IAPMlflowClient().search_experiments()
+            print([seen.status for seen in cloud.requests])  # [503, 401, 200]
+        ```
 
+    The fault hits the first request, IAP asks the second one for a token, and the third succeeds.
     All servers listen on 127.0.0.1 and run on one thread of this process. Meanwhile any thread may
     change the attributes of `CloudState` and inject faults.
 
@@ -193,7 +194,7 @@ class LocalCloud(CloudState):
         return {
             **variables,
             **{name.lower(): value for name, value in variables.items()},
-            "REQUESTS_CA_BUNDLE": str(running.authority_file),
+            "REQUESTS_CA_BUNDLE": str(running.certificate_file),
         }
 
     def metadata_environment(self) -> dict[str, str]:
@@ -362,7 +363,7 @@ class _Running:
             f"http://{_HOST}:{self._port_of(name)}" for name in ("iap", "google", "proxy", "echo")
         )
         self._upstream = self._upstream or echo_url
-        self._context, self.authority_file = tls_context(self._folder, GOOGLE_NAMES)
+        self._context, self.certificate_file = tls_context(self._folder, GOOGLE_NAMES)
         self._sign_in = SignIn(self._cloud, self.url, self.google_url)
         self.files = CredentialFiles(self._cloud, self._folder, self.google_url)
 

@@ -23,10 +23,11 @@ _ATTEMPTS = 5  # to find a free port that nobody else takes first
 class MlflowServer:
     """`mlflow server` on 127.0.0.1, with SQLite and the artifacts in a folder.
 
-    Example:
-        >>> with MlflowServer(tmp_path) as server:
-        ...     MlflowClient(server.url).create_experiment("test")
-        '1'
+    Examples:
+        ```python
+        with MlflowServer(tmp_path) as server:
+            MlflowClient(server.url).create_experiment("test")
+        ```
 
     Args:
         folder: where the database, the artifacts and the log are kept, also after it has ended.

@@ -35,12 +35,6 @@ button {{ display: block; width: 100%; margin: .6rem 0; padding: .8rem 1rem; fon
   border-radius: .5rem; cursor: pointer }}
 button:hover, button:focus {{ background: #f1f3f4 }}
 p {{ color: #5f6368 }}
-@media (prefers-color-scheme: dark) {{
-  body, button {{ color: #e8eaed; background: #202124 }}
-  button {{ border-color: #5f6368 }}
-  button:hover, button:focus {{ background: #303134 }}
-  p {{ color: #9aa0a6 }}
-}}
 </style>
 </head>
 <body>

@@ -1,4 +1,4 @@
-"""The journals of this machine: where they are, whose process is dead, what they hold."""
+"""The journals on this machine: where they are, which processes are dead, what they hold."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from .rescue import messages_of, read_damaged
 _logger = logging.getLogger(__name__)
 
 VARIABLE = "MLFLOW_IAP_OUTBOX"
-_told: set[Path] = set()  # of journals that are left alone
-_NAMES = f"{'[0-9a-f]' * 8}-*.sqlite"  # no damaged ones
+_reported: set[Path] = set()  # journals that cannot be taken over
+_NAMES = f"{'[0-9a-f]' * 8}-*.sqlite"  # without damaged-*
 
 
 @dataclass
@@ -35,18 +35,18 @@ class JournalReport:
     """What a journal holds.
 
     Args:
-        path: of the file.
-        is_live: whether a process writes to it.
-        server: URI that it is for.
+        path: path of the database.
+        is_live: whether its process is alive.
+        server: tracking URI of the server.
         host: machine of its process.
-        pid: of its process.
+        pid: id of its process.
         begun: seconds since 1970.
-        bytes: on disk, copied artifacts included.
-        waiting: records, by kind.
-        runs: that are not ended yet, or wait to be delivered.
-        refused: how often MLflow refused, by reason.
-        trouble: why what waits could not be delivered, where that is known.
-        error: why the journal could not be read, if so.
+        bytes: size on disk, with copied artifacts.
+        waiting: number of records that wait, by kind.
+        runs: number of runs that are open or wait to be delivered.
+        refused: number of refusals, by reason.
+        trouble: why the last delivery failed, if known.
+        error: why the journal cannot be read, if it cannot.
     """
 
     path: Path
@@ -63,18 +63,18 @@ class JournalReport:
     error: str | None = None
 
     def records(self, *, refused: bool = False) -> int:
-        """How many wait; with those that were refused, if asked."""
+        """Return how many records wait, if asked with those that were refused."""
         return self.waiting.total() + (self.refused.total() if refused else 0)
 
 
 def folder() -> Path:
-    """Folder of the journals: MLFLOW_IAP_OUTBOX, or one in the user's state directory."""
+    """Return the journals' folder: MLFLOW_IAP_OUTBOX, or one in the user's state directory."""
     given = os.environ.get(VARIABLE)
     return Path(given) if given else platformdirs.user_state_path("mlflow-iap") / "outbox"
 
 
 def new_outbox(server: str) -> Outbox:
-    """An outbox for this process; in memory, and told, where the disk takes no journal."""
+    """Return a new outbox of this process; in memory, with a warning, if no journal can be made."""
     mark = _mark(server)
     host = re.sub(r"[^\w]+", "-", socket.gethostname())
     path = folder() / f"{mark}-{host}-{os.getpid()}-{uuid.uuid4().hex[:8]}.sqlite"
@@ -99,7 +99,7 @@ def new_outbox(server: str) -> Outbox:
 
 
 def orphans(server: str | None = None) -> Iterator[Outbox]:
-    """Outboxes whose process is dead, from now on this process's; for one server, or for all.
+    """Take over the journals of dead processes, for one server or for all, and yield each.
 
     To be closed by the caller. One that is damaged is told, and what can be read of it rescued.
     """
@@ -107,12 +107,12 @@ def orphans(server: str | None = None) -> Iterator[Outbox]:
         try:
             lock = FileLock(path.with_suffix(".lock"))
         except OSError:
-            continue  # its process lives
+            continue  # its process is alive
         outbox = None
         try:
             outbox = _adopt(path, lock)
-        except Exception as error:  # noqa: BLE001 - the others can be taken over all the same
-            _tell_once(path, "%s cannot be taken over: %s", path, error)
+        except Exception as error:  # noqa: BLE001 - one must not stop the others
+            _report_once(path, "%s cannot be taken over: %s", path, error)
         if outbox is None:
             lock.release()
         else:
@@ -120,11 +120,11 @@ def orphans(server: str | None = None) -> Iterator[Outbox]:
 
 
 def survey() -> list[JournalReport]:
-    """All journals, those of living processes included; changes nothing."""
+    """Return a report of each journal, also of living processes. Changes nothing."""
     found = []
     for path in sorted(folder().glob(_NAMES)):
         journal = JournalReport(path, is_live=_is_live(path))
-        with suppress(OSError):  # delivered and gone meanwhile
+        with suppress(OSError):  # delivered and deleted meanwhile
             files = [*files_of(path), *artifacts_of(path).rglob("*")]
             journal.bytes = sum(file.stat().st_size for file in files if file.is_file())
             try:
@@ -166,7 +166,7 @@ def _look_into(journal: JournalReport) -> None:
 
 
 def _look_into_intake(journal: JournalReport) -> None:
-    """What is left to see where the database tells nothing."""
+    """Report on the intake alone, because the database cannot be read."""
     journal.waiting.clear()
     for _, kind, content in messages_of(journal.path):
         if kind == HEADER:
@@ -177,14 +177,14 @@ def _look_into_intake(journal: JournalReport) -> None:
 
 def _adopt(path: Path, lock: FileLock) -> Outbox | None:
     if not any(file.exists() and file.stat().st_size for file in files_of(path)):
-        delete_journal(path)  # delivered and gone meanwhile, or never begun
+        delete_journal(path)  # already delivered, or never begun
         return None
     try:
         with closing(sqlite3.connect(path)) as db:
             (version,) = db.execute("PRAGMA user_version").fetchone()
             is_whole = db.execute("PRAGMA quick_check(1)").fetchone() == ("ok",)
         if version not in (0, FORMAT):
-            _tell_once(
+            _report_once(
                 path,
                 "%s was written by another version of mlflow-iap-callbacks, which is the one to "
                 "send it with.",
@@ -197,8 +197,8 @@ def _adopt(path: Path, lock: FileLock) -> Outbox | None:
         if is_whole and version == FORMAT:
             return _opened(path, lock)
     except sqlite3.OperationalError as error:
-        # No damage, but the disk's trouble: it is full, or lets nothing be opened.
-        _tell_once(path, "%s cannot be taken over for now: %s.", path, error)
+        # Not damaged: the disk is full, or the file cannot be opened.
+        _report_once(path, "%s cannot be taken over for now: %s.", path, error)
         return None
     except sqlite3.Error:
         pass
@@ -219,7 +219,7 @@ def _opened(path: Path, lock: FileLock) -> Outbox:
 
 
 def _rescued(path: Path) -> Outbox | None:
-    """A new journal with what can be read of a damaged one, which is left beside it."""
+    """Return a new journal with the readable records of a damaged one, which is kept beside it."""
     remains = read_damaged(path)
     if remains.server is None:
         _logger.warning("%s cannot be read at all. It is left as damaged-%s.", path, path.name)
@@ -254,9 +254,9 @@ def _set_aside(path: Path) -> None:
     path.with_suffix(".lock").unlink(missing_ok=True)
 
 
-def _tell_once(path: Path, text: str, *values: object) -> None:
-    if path not in _told:
-        _told.add(path)
+def _report_once(path: Path, text: str, *values: object) -> None:
+    if path not in _reported:
+        _reported.add(path)
         _logger.warning(text, *values)
 
 

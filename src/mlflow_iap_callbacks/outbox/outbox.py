@@ -83,6 +83,16 @@ class QueuedRun:
     is_begun: bool = False
     is_stored: bool = False
 
+    @property
+    def place(self) -> tuple[str, str]:
+        """Tells runs apart; one key may be used in several experiments."""
+        return self.experiment, self.key
+
+    @property
+    def is_adopted(self) -> bool:
+        """Whether it was written by a process that is dead."""
+        return self.outbox.is_adopted
+
 
 class Outbox:
     """Records in order, run by run, until they are settled. Its methods are thread-safe.
@@ -330,14 +340,13 @@ class Outbox:
             self._count()
 
     def end_open_runs(self, why: str, when: float) -> None:
-        """End each run that is open: with the status it asked for, or as failed.
+        """End each run that is open, of those collected: as it asked for, or as failed.
 
         Args:
             why: text of the tag that a failed run gets.
             when: seconds since 1970.
         """
         time_ms = int(when * 1000)
-        self.collect()
         for run in self.runs():
             if run.is_ended:
                 continue
@@ -349,7 +358,6 @@ class Outbox:
             else:
                 run.is_ended = True
                 self.save(run)
-        self.collect()
 
     def close(self) -> None:
         """Let go of the journal, and delete it if all that was in it is settled."""

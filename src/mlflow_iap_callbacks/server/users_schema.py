@@ -53,5 +53,5 @@ def _without_constraint_name(
     _: Connection, __: object, statement: str, parameters: Any, *___: object
 ) -> tuple[str, Any]:
     """Two tables use one name for a foreign key, but names are unique in a MySQL database."""
-    # github.com/mlflow/mlflow/issues/9642, open since 2023
+    # github.com/mlflow/mlflow/issues/9642, from 2023
     return statement.replace("CONSTRAINT fk_user_id FOREIGN KEY", "FOREIGN KEY"), parameters

@@ -81,6 +81,15 @@ def test_a_server_that_takes_too_long_has_half_of_the_deadline(
     assert began + 60.0 <= time.now < began + 120.0
 
 
+def test_waiting_for_the_run_counts_as_no_attempt(
+    client: IAPMlflowClient, server: FakeMlflow, time: VirtualTime
+) -> None:
+    auth_for(_URI, retry=time.policy(max_attempts=2))
+    server.drop("create_run", IAPUnknownOutcomeError("lost"))
+    _create(client)
+    assert server.calls.count("create_run") == 2
+
+
 def test_a_run_that_the_server_creates_late_is_the_one_that_the_caller_gets(
     client: IAPMlflowClient, server: FakeMlflow
 ) -> None:

@@ -48,6 +48,7 @@ def test_requests_to_mlflow_s_uris_are_authenticated_and_others_are_not(
     assert _is_authenticated("https://registry.example/path/api")
     assert not _is_authenticated(f"{_OTHER}/api")
     assert not _is_authenticated("https://mlflow.example.evil.example/api")
+    assert not _is_authenticated("https://registry.exam/api")
     assert not _is_authenticated("http://mlflow.example/api")
 
 

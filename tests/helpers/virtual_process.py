@@ -1,0 +1,104 @@
+"""Processes whose deliveries happen when a test says so, in time that it moves."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from mlflow import MlflowClient
+
+from fake_mlflow import FakeClient, FakeMlflow
+from mlflow_iap_callbacks.delivery import lifecycle
+from mlflow_iap_callbacks.delivery.clock import Clock
+from mlflow_iap_callbacks.delivery.run_writer import RunWriter
+from mlflow_iap_callbacks.delivery.sender import Sender
+
+
+class VirtualClock(Clock):
+    """A clock that stands still until it is moved, or somebody waits.
+
+    Attributes:
+        meanwhile: called by who waits; True if something happened, so that no time is waited.
+    """
+
+    def __init__(self) -> None:
+        self.meanwhile: Callable[[], bool] = lambda: False
+        self._now = 1000.0
+        self._offset = 1_700_000_000.0
+
+    def monotonic(self) -> float:
+        return self._now
+
+    def time(self) -> float:
+        return self._now + self._offset
+
+    def wait(self, condition: threading.Condition, seconds: float) -> None:
+        if not self.meanwhile():
+            self.advance(min(seconds, 0.5))
+
+    def advance(self, seconds: float) -> None:
+        self._now += seconds
+
+    def jump(self, seconds: float) -> None:
+        """Set the wall clock to another time."""
+        self._offset += seconds
+
+
+class VirtualProcess:
+    """What a process has of its own: a sender, which delivers in this thread when it is asked to.
+
+    ``RunWriter`` and the callbacks use the sender of the process that was entered last.
+    """
+
+    def __init__(
+        self,
+        server: FakeMlflow,
+        clock: VirtualClock,
+        client_type: Callable[[FakeMlflow], MlflowClient] = FakeClient,
+    ) -> None:
+        self.client = client_type(server)
+        self.sender = Sender(self.client, server.uri, clock=clock, max_threads=0)
+        self._clock = clock
+        self.enter()
+
+    def enter(self) -> None:
+        """Go on as this process."""
+        lifecycle._senders.clear()
+        lifecycle._senders[self.sender.server] = self.sender
+        self._clock.meanwhile = self.sender.deliver_next
+
+    def begin(self, experiment: str = "experiment", **given: Any) -> RunWriter:
+        """Begin a run of this process."""
+        self.enter()
+        return RunWriter(self.client, experiment, **given)
+
+    def deliver(self) -> int:
+        """Deliver all that is due; return how many turns that took."""
+        turns = 0
+        while self.sender.deliver_next():
+            turns += 1
+        return turns
+
+    def deliver_for(self, seconds: float) -> None:
+        """Deliver what becomes due in so many seconds."""
+        ends = self._clock.monotonic() + seconds
+        self.deliver()
+        while self._clock.monotonic() < ends:
+            self._clock.advance(min(0.5, ends - self._clock.monotonic()))
+            self.deliver()
+
+    def die(self) -> None:
+        """End as by ``kill -9``: nothing more is written, and what was held is free."""
+        for outbox in self.sender.outboxes:
+            outbox.intake.close()
+            if outbox._db is not None:
+                outbox._db.close()
+            if outbox.file_lock is not None:
+                outbox.file_lock.release()
+        lifecycle._senders.clear()
+
+    def close(self) -> None:
+        """End in order, without a further delivery."""
+        self.sender.close()
+        lifecycle._senders.clear()

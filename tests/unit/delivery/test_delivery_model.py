@@ -1,0 +1,581 @@
+"""Any history of appends, faults, deaths and deliveries: MLflow holds what was appended.
+
+A history is a list of steps that hypothesis chooses, in virtual time and in one thread. At its end
+the server is back and everything is delivered: each run is there once, each point once and in the
+order of the appends, and what MLflow rejected is kept, exactly that.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import pickle
+import shutil
+import sqlite3
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+
+from fake_mlflow import FakeClient, FakeMlflow, FakePlainClient, FakeRun
+from mlflow_iap_callbacks.delivery.mlflow_calls import MlflowCalls
+from mlflow_iap_callbacks.delivery.names import mlflow_name
+from mlflow_iap_callbacks.delivery.refusals import NotYet
+from mlflow_iap_callbacks.delivery.run_creation import Mode, RunCreation
+from mlflow_iap_callbacks.delivery.run_writer import RunWriter
+from mlflow_iap_callbacks.delivery.sender import Sender
+from mlflow_iap_callbacks.outbox import journals
+from mlflow_iap_callbacks.tags import ENDED_TAG, SKIPPED_TAG
+from virtual_process import VirtualClock, VirtualProcess
+
+_MEMORY = "/dev/shm"  # many small journals are made, which a disk takes its time for
+_MAX_PROCESSES = 3
+_SECONDS_TO_DELIVER = 900.0  # once there is no trouble any more
+_FAULTY = (
+    *("create_run", "log_batch", "search_runs", "set_tag", "update_run_info", "get_run"),
+    *("log_artifact", "log_inputs", "delete_run", "get_experiment_by_name", "create_experiment"),
+)
+_PICK = st.integers(0, 20)
+_NAMES = st.sampled_from(["a", "b", "odd@1", "odd@2"])
+_STATUS = st.sampled_from(["FINISHED", "FAILED", "KILLED"])
+
+
+class _Killed(BaseException):
+    """The process dies in the middle of a request."""
+
+
+class _Dataset:
+    """As ``mlflow.data`` makes them."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def to_dict(self) -> dict[str, str]:
+        return {"name": self.name, "digest": "1", "source_type": "local", "source": "here"}
+
+
+@dataclass(eq=False)
+class _Stream:
+    """What one process appended to a run, in order; and what is to become of it."""
+
+    process: VirtualProcess | None  # None for one that did no more
+    writer: RunWriter
+    number: int
+    is_owner: bool
+    is_ended: bool = False
+    is_abandoned: bool = False
+    at_exit: str | None = None
+    points: list[tuple[str, int, int, float]] = field(default_factory=list)
+    params: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    artifacts: dict[str, bytes] = field(default_factory=dict)
+    inputs: set[str] = field(default_factory=set)
+    skipped: int = 0
+
+    def own(self, name: str) -> str:
+        """A name for params and tags that no other stream uses: no order holds between streams."""
+        return f"{name}.{self.number}"
+
+
+@dataclass(eq=False)
+class _Run:
+    """All that was appended to a run."""
+
+    key: str
+    mode: Mode
+    parent: str | None
+    is_possible: bool
+    streams: list[_Stream] = field(default_factory=list)
+    endings: list[str] = field(default_factory=list)
+
+
+class DeliveryMachine(RuleBasedStateMachine):
+    """The steps of a history, and what must come of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp(dir=_MEMORY if os.path.isdir(_MEMORY) else None))
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setenv("MLFLOW_IAP_OUTBOX", str(self.folder / "outbox"))
+        self.server = FakeMlflow()
+        self.clock = VirtualClock()
+        self.processes: list[VirtualProcess] = []
+        self.runs: dict[str, _Run] = {}
+        self.rejected: Counter[tuple[str, str]] = Counter()
+        self.number = 0  # of streams, steps and files
+
+    # --- processes ---
+
+    @initialize()
+    def begin_history(self) -> None:
+        self._start_process(is_plain=False)
+
+    @precondition(lambda self: len(self.processes) < _MAX_PROCESSES)
+    @rule(is_plain=st.booleans())
+    def start_process(self, is_plain: bool) -> None:
+        self._start_process(is_plain=is_plain)
+
+    @precondition(lambda self: self.processes)
+    @rule(pick=_PICK)
+    def kill(self, pick: int) -> None:
+        self._kill(self._process(pick))
+
+    @precondition(lambda self: self.processes)
+    @rule(pick=_PICK)
+    def end_in_order_without_time_to_deliver(self, pick: int) -> None:
+        process = self._process(pick)
+        self._end_open_runs(process)
+        process.close()
+        self.processes.remove(process)
+
+    @precondition(lambda self: self._streams())
+    @rule(pick=_PICK, count=st.integers(1, 3))
+    def fork_a_child_that_writes_and_dies(self, pick: int, count: int) -> None:
+        parent = self._stream(pick)
+        if parent.process is None or not self._run_of(parent).is_possible:
+            return
+        parent.process.enter()
+        steps = [self._next() for _ in range(count)]
+        pid = os.fork()
+        if pid == 0:
+            with suppress(BaseException):
+                VirtualProcess(self.server, self.clock)
+                _append_points(parent.writer, steps)
+                os._exit(0)
+            os._exit(1)
+        assert os.waitpid(pid, 0)[1] == 0
+        child = self._copy(parent)
+        child.process = None
+        child.points += _points(steps)
+
+    @precondition(lambda self: self._streams() and len(self.processes) > 1)
+    @rule(pick=_PICK, to=_PICK)
+    def send_a_handle_to_another_process(self, pick: int, to: int) -> None:
+        stream, process = self._stream(pick), self._process(to)
+        run = self._run_of(stream)
+        if run.is_possible and all(each.process is not process for each in run.streams):
+            process.enter()
+            copy = self._copy(stream)
+            copy.process, copy.writer = process, pickle.loads(pickle.dumps(stream.writer))
+
+    # --- appends ---
+
+    @precondition(lambda self: self.processes)
+    @rule(pick=_PICK, mode=st.sampled_from(Mode), is_new=st.booleans(), has_parent=st.booleans())
+    def begin_run(self, pick: int, mode: Mode, is_new: bool, has_parent: bool) -> None:
+        process = self._process(pick)
+        known = None if is_new or mode is Mode.NEW else self._known_run(process, mode, pick)
+        if known is not None:
+            key, not_before = known.key, 0.0
+            # Those who log what another claimed give it time; nobody resumes a run at once.
+            self.server.catch_up()
+            if mode is Mode.LOGGED:
+                not_before = self.clock.time() + 20.0
+            parent = None
+        else:
+            key, not_before = f"{mode.value}-{self._next()}", 0.0
+            parent = self._parent_of(process) if has_parent and mode is Mode.NEW else None
+        writer = process.begin(
+            key=None if mode is Mode.NEW else key,
+            mode=mode,
+            not_before=not_before,
+            parent=None if parent is None else parent.writer,
+            start_time=1000 + self.number,
+        )
+        run = self.runs.setdefault(
+            writer.key,
+            _Run(writer.key, mode, parent.writer.key if parent else None, is_possible=True),
+        )
+        run.streams.append(_Stream(process, writer, self._next(), is_owner=True))
+
+    @precondition(lambda self: self.processes)
+    @rule(pick=_PICK)
+    def begin_a_run_that_mlflow_rejects(self, pick: int) -> None:
+        process = self._process(pick)
+        writer = process.begin("id:404")
+        run = self.runs[writer.key] = _Run(writer.key, Mode.NEW, None, is_possible=False)
+        run.streams.append(_Stream(process, writer, self._next(), is_owner=True))
+        self.rejected["start", "404"] += 1
+
+    @precondition(lambda self: self._streams())
+    @rule(pick=_PICK, count=st.integers(1, 5))
+    def log_metrics(self, pick: int, count: int) -> None:
+        stream, steps = self._open_stream(pick), [self._next() for _ in range(count)]
+        _append_points(stream.writer, steps)
+        stream.points += _points(steps)
+        for _ in steps:
+            self._is_rejected(stream, "metrics")
+
+    @precondition(lambda self: self._streams())
+    @rule(pick=_PICK, value=st.sampled_from([None, math.nan]))
+    def log_a_value_that_is_no_number(self, pick: int, value: float | None) -> None:
+        stream, step = self._open_stream(pick), self._next()
+        stream.writer.log_metrics({"m": value, "n": 0.5}, step=step, timestamp=step)  # type: ignore[dict-item]
+        stream.points.append(("n", step, step, 0.5))
+        if not self._is_rejected(stream, "metrics"):
+            if value is None:
+                self.rejected["metrics", repr([step, step, {"m": None}])] += 1
+            else:
+                stream.skipped += 1
+
+    @precondition(lambda self: self._streams())
+    @rule(pick=_PICK, count=st.integers(1, 3))
+    def log_curve(self, pick: int, count: int) -> None:
+        stream, first = self._open_stream(pick), self._next()
+        points = [(first + i, i / 2) for i in range(count)]
+        self.number += count
+        stream.writer.log_curve("curve@", points, timestamp=first)
+        stream.points += [(mlflow_name("curve@"), step, first, value) for step, value in points]
+        self._is_rejected(stream, "curve")
+
+    @precondition(lambda self: self._streams())
+    @rule(pick=_PICK, name=_NAMES, value=st.integers(1, 2), is_suggestion=st.booleans())
+    def log_params(self, pick: int, name: str, value: int, is_suggestion: bool) -> None:
+        stream = self._open_stream(pick)
+        name, text = stream.own(name), str(value)
+        (stream.writer.log_suggestions if is_suggestion else stream.writer.log_params)({name: text})
+        if self._is_rejected(stream, "suggestions" if is_suggestion else "params"):
+            return
+        taken = mlflow_name(name)
+        if is_suggestion and stream.params.get(taken, text) != text:
+            taken = mlflow_name(f"suggested.{name}")
+        if stream.params.setdefault(taken, text) != text:
+            # The same param twice is one in a request.
+            self.rejected["params", repr({taken: text})] = 1
+
+    @precondition(lambda self: self._streams())
+    @rule(pick=_PICK, name=_NAMES, value=st.integers(1, 2))
+    def set_tags(self, pick: int, name: str, value: int) -> None:
+        stream = self._open_stream(pick)
+        stream.writer.set_tags({stream.own(name): value})
+        stream.tags[mlflow_name(stream.own(name))] = str(value)
+        self._is_rejected(stream, "tags")
+
+    @precondition(lambda self: self._streams())
+    @rule(pick=_PICK)
+    def log_artifact(self, pick: int) -> None:
+        stream, name = self._open_stream(pick), f"{self._next()}.txt"
+        stream.writer.log_text(name, name)
+        stream.artifacts[name] = name.encode()
+        self._is_rejected(stream, "artifact")
+
+    @precondition(lambda self: self._streams())
+    @rule(pick=_PICK)
+    def log_input(self, pick: int) -> None:
+        stream, name = self._open_stream(pick), f"data {self._next()}"
+        stream.writer.log_input(_Dataset(name))  # type: ignore[arg-type]
+        stream.inputs.add(name)
+        self._is_rejected(stream, "input")
+
+    @precondition(lambda self: self._streams())
+    @rule(pick=_PICK, status=_STATUS)
+    def finish(self, pick: int, status: str) -> None:
+        stream = self._open_stream(pick)
+        stream.writer.finish(status, end_time=5000)
+        self._end(stream, status, "finish")
+
+    @precondition(lambda self: self._streams())
+    @rule(pick=_PICK, status=_STATUS)
+    def say_how_to_end_at_exit(self, pick: int, status: str) -> None:
+        stream = self._stream(pick)
+        if stream.is_owner and not stream.is_ended:
+            stream.writer.finish_at_exit(status)
+            stream.at_exit = status
+
+    # --- deliveries, time and trouble ---
+
+    @precondition(lambda self: self.processes)
+    @rule(pick=_PICK, turns=st.integers(1, 4))
+    def deliver(self, pick: int, turns: int) -> None:
+        process = self._process(pick)
+        process.enter()
+        try:
+            for _ in range(turns):
+                process.sender.deliver_next()
+        except _Killed:
+            self._kill(process)
+
+    @rule(seconds=st.sampled_from([0.3, 2.5, 8.0, 40.0, 90.0]))
+    def let_time_pass(self, seconds: float) -> None:
+        self.server.catch_up()
+        self.clock.advance(seconds)
+
+    @rule(seconds=st.sampled_from([-7200.0, -3.0, 3.0, 7200.0]))
+    def let_the_wall_clock_jump(self, seconds: float) -> None:
+        self.server.catch_up()
+        self.clock.jump(seconds)
+
+    @rule(
+        method=st.sampled_from(_FAULTY),
+        kind=st.sampled_from(["lose_answer", "drop", "delay", "kill", "kill before"]),
+    )
+    def let_a_request_fail(self, method: str, kind: str) -> None:
+        if kind == "delay":
+            self.server.delay("create_run")
+        elif kind.startswith("kill"):
+            fail = self.server.drop if kind == "kill before" else self.server.lose_answer
+            fail(method, _Killed())
+        else:
+            getattr(self.server, kind)(method)
+
+    @rule()
+    def begin_or_end_an_outage(self) -> None:
+        self.server.is_away = not self.server.is_away
+
+    # --- the end of a history ---
+
+    def teardown(self) -> None:
+        try:
+            if self.processes or self.runs:
+                self._deliver_everything()
+                self._check()
+        finally:
+            for process in self.processes:
+                process.close()
+            self.patch.undo()
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _deliver_everything(self) -> None:
+        self.server.clear_faults()
+        self.server.catch_up()
+        for process in self.processes:
+            self._end_open_runs(process)
+        self._start_process(is_plain=False)
+        ends = self.clock.monotonic() + _SECONDS_TO_DELIVER
+        while any(journal.waiting for journal in journals.survey()):
+            assert self.clock.monotonic() < ends, f"still waiting: {journals.survey()}"
+            for process in self.processes:
+                process.enter()
+                process.deliver()
+            self.clock.advance(5.0)
+        for process in self.processes:
+            process.close()
+        self.processes.clear()
+
+    def _check(self) -> None:
+        for run in self.runs.values():
+            found = self.server.runs_of(run.key)
+            assert len(found) == run.is_possible, f"{run.key} is there {len(found)} times"
+            if found:
+                self._check_run(run, found[0])
+        assert len([run for run in self.server.runs.values() if not run.is_deleted]) == sum(
+            run.is_possible for run in self.runs.values()
+        )
+        assert _rejected_on_disk() == self.rejected
+
+    def _check_run(self, run: _Run, found: FakeRun) -> None:
+        for stream in run.streams:
+            wanted = set(stream.points)
+            arrived = [point for point in found.points if point in wanted]
+            assert arrived == stream.points, f"points of stream {stream.number} of {run.key}"
+        assert len(found.points) == sum(len(stream.points) for stream in run.streams)
+        assert found.params == _joined(stream.params for stream in run.streams)
+        tags = _joined(stream.tags for stream in run.streams)
+        assert {name: found.tags.get(name) for name in tags} == tags
+        assert found.artifacts == _joined(stream.artifacts for stream in run.streams)
+        names = set().union(*(stream.inputs for stream in run.streams))
+        assert {name for name, _ in found.inputs} == names
+        skipped = sum(stream.skipped for stream in run.streams)
+        assert (SKIPPED_TAG in found.tags) == bool(skipped)
+        if run.parent is not None:
+            parent = self.server.run(run.parent)
+            assert found.tags[MLFLOW_PARENT_RUN_ID] == parent.run_id
+        assert found.status in run.endings
+        if len(run.streams) == 1:
+            (stream,) = run.streams
+            assert found.tags.get(SKIPPED_TAG, "0") == str(skipped)
+            assert found.status == run.endings[-1]
+            assert (ENDED_TAG in found.tags) == stream.is_abandoned
+
+    # --- helpers ---
+
+    def _next(self) -> int:
+        self.number += 1
+        return self.number
+
+    def _start_process(self, *, is_plain: bool) -> None:
+        client_type = FakePlainClient if is_plain else FakeClient
+        self.processes.append(VirtualProcess(self.server, self.clock, client_type))
+
+    def _process(self, pick: int) -> VirtualProcess:
+        return self.processes[pick % len(self.processes)]
+
+    def _streams(self) -> list[_Stream]:
+        """Those of living processes that can be appended to."""
+        return [
+            stream
+            for run in self.runs.values()
+            for stream in run.streams
+            if stream.process in self.processes and (run.is_possible or not stream.is_ended)
+        ]
+
+    def _stream(self, pick: int) -> _Stream:
+        streams = self._streams()
+        return streams[-1 - pick % len(streams)]
+
+    def _open_stream(self, pick: int) -> _Stream:
+        """A stream to append to; what comes behind its end is another."""
+        stream = self._stream(pick)
+        assert stream.process is not None
+        stream.process.enter()
+        return self._copy(stream) if stream.is_ended else stream
+
+    def _copy(self, stream: _Stream) -> _Stream:
+        copy = _Stream(stream.process, stream.writer, self._next(), is_owner=False)
+        self._run_of(stream).streams.append(copy)
+        return copy
+
+    def _run_of(self, stream: _Stream) -> _Run:
+        return self.runs[stream.writer.key]
+
+    def _known_run(self, process: VirtualProcess, mode: Mode, pick: int) -> _Run | None:
+        """A run that the process may begin too, in this mode."""
+        modes = {Mode.LOGGED: (Mode.CLAIMED, Mode.LOGGED), Mode.CLAIMED: ()}.get(mode, (mode,))
+        at_work = self.processes if mode is Mode.RESUMED else [process]
+        runs = [
+            run
+            for run in self.runs.values()
+            if run.mode in modes and all(each.process not in at_work for each in run.streams)
+        ]
+        return runs[pick % len(runs)] if runs else None
+
+    def _parent_of(self, process: VirtualProcess) -> _Stream | None:
+        modes = (Mode.RESUMED, Mode.SHARED)
+        return next(
+            (
+                stream
+                for stream in self._streams()
+                if stream.process is process
+                and stream.is_owner
+                and self._run_of(stream).mode in modes
+            ),
+            None,
+        )
+
+    def _is_rejected(self, stream: _Stream, kind: str) -> bool:
+        """Whether a record is rejected with its run, and so is to be found among what was."""
+        is_possible = self._run_of(stream).is_possible
+        if not is_possible:
+            self.rejected[kind, "404"] += 1
+        return not is_possible
+
+    def _end(self, stream: _Stream, status: str, kind: str) -> None:
+        self._run_of(stream).endings.append(status)
+        self._is_rejected(stream, kind)
+        stream.is_ended, stream.is_abandoned = True, kind == "abandon"
+
+    def _end_open_runs(self, process: VirtualProcess) -> None:
+        process.enter()
+        process.sender.end_open_runs()
+        for stream in self._streams():
+            if stream.process is process and stream.is_owner and not stream.is_ended:
+                kind = "abandon" if stream.at_exit is None else "finish"
+                self._end(stream, stream.at_exit or "FAILED", kind)
+
+    def _kill(self, process: VirtualProcess) -> None:
+        for stream in self._streams():
+            if stream.process is process and stream.is_owner and not stream.is_ended:
+                self._end(stream, "FAILED", "abandon")
+        process.die()
+        self.processes.remove(process)
+
+
+def _points(steps: list[int]) -> list[tuple[str, int, int, float]]:
+    return [("m", step, step, step / 2) for step in steps]
+
+
+def _append_points(writer: RunWriter, steps: list[int]) -> None:
+    for name, step, timestamp, value in _points(steps):
+        writer.log_metrics({name: value}, step=step, timestamp=timestamp)
+
+
+def _joined(parts: Iterator[dict[str, Any]]) -> dict[str, Any]:
+    return {name: value for part in parts for name, value in part.items()}
+
+
+def _rejected_on_disk() -> Counter[tuple[str, str]]:
+    found: Counter[tuple[str, str]] = Counter()
+    for path in journals.folder().glob("*.sqlite"):
+        with closing(sqlite3.connect(path)) as db:
+            for kind, body, reason in db.execute("SELECT kind, body, reason FROM refused"):
+                found[kind, "404" if "404" in reason else repr(msgpack.unpackb(body))] += 1
+    return Counter(
+        {what: 1 if what[0] == "params" and what[1] != "404" else n for what, n in found.items()}
+    )
+
+
+# --- the tests ---------------------------------------------------------------------------------
+
+
+def _settings(max_examples: int, **given: Any) -> settings:
+    return settings(
+        max_examples=max_examples,
+        stateful_step_count=40,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+        **given,
+    )
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of a fork beside other threads
+def test_whatever_happens_mlflow_holds_what_was_appended() -> None:
+    run_state_machine_as_test(DeliveryMachine, settings=_settings(100, derandomize=True))
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1200)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_whatever_happens_in_many_histories_mlflow_holds_what_was_appended() -> None:
+    run_state_machine_as_test(DeliveryMachine, settings=_settings(5000))
+
+
+def _settle_before_sending(patch: pytest.MonkeyPatch) -> None:
+    def send(sender: Sender, turn: Any, records: Any) -> None:
+        turn.run.outbox.settle(turn.run, records[:1])
+        sender._calls.send(turn.run, records[:1])
+
+    patch.setattr(Sender, "_send", send)
+
+
+def _create_again_without_a_look(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(RunCreation, "_look", lambda *_: None)
+    patch.setattr(RunCreation, "_wait_for_earlier_try", lambda *_: None)
+
+
+def _let_a_rejection_stop_its_run(patch: pytest.MonkeyPatch) -> None:
+    def log_halves(*given: Any) -> None:
+        raise NotYet(str(given[-1]))
+
+    patch.setattr(MlflowCalls, "_log_halves", log_halves)
+
+
+@pytest.mark.parametrize(
+    "plant", [_settle_before_sending, _create_again_without_a_look, _let_a_rejection_stop_its_run]
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_model_finds_a_planted_bug(
+    plant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(monkeypatch)
+    with pytest.raises(AssertionError):
+        run_state_machine_as_test(
+            DeliveryMachine,
+            settings=_settings(100, derandomize=True, phases=[Phase.generate]),
+        )
