@@ -54,7 +54,7 @@ _MOVED = {
         "lightgbm_callback": "lightgbm.callback",
         "lightgbm_results": "lightgbm.finished_model",
         "optuna_callback": "optuna.callback",
-        "retry": "iap.retry",
+        "retry": "iap.retry_policy",
         "runs": "delivery.run_writer",
     }.items()
 }

@@ -11,7 +11,7 @@ import python_process
 from mlflow_iap_callbacks.iap.auth import IAPAuth
 from mlflow_iap_callbacks.iap.credentials import IAPCredentials
 from mlflow_iap_callbacks.iap.google_tokens import Kind
-from mlflow_iap_callbacks.iap.retry import RetryPolicy
+from mlflow_iap_callbacks.iap.retry_policy import RetryPolicy
 
 KINDS: tuple[Kind, ...] = ("id_token", "signed_jwt", "access_token")
 SWEEPER = "sweeper@local-project.iam.gserviceaccount.com"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mlflow_iap_callbacks.iap.retry import RetryPolicy
+from mlflow_iap_callbacks.iap.retry_policy import RetryPolicy
 
 
 class VirtualTime:

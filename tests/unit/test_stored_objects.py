@@ -18,7 +18,7 @@ from mlflow_iap_callbacks import (
 )
 from mlflow_iap_callbacks.delivery.run_writer import RunWriter
 from mlflow_iap_callbacks.iap.auth import IAPAuth
-from mlflow_iap_callbacks.iap.retry import RetryPolicy
+from mlflow_iap_callbacks.iap.retry_policy import RetryPolicy
 
 _STORED = Path(__file__).parents[1] / "data" / "0.1.0" / "pickles.json"
 _URI = "https://mlflow.example"

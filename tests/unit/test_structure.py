@@ -34,9 +34,9 @@ _MAY_IMPORT: dict[str, set[str]] = {
 _OWNERS = {
     "google": {"iap.google_errors", "iap.google_identity", "iap.google_tokens"},
     "msgpack": {"outbox.intake", "outbox.outbox", "outbox.records"},
-    "platformdirs": {"outbox.journals"},
-    "sqlite3": {"outbox.database", "outbox.journals", "outbox.rescue"},
-    "tenacity": {"iap.retry"},
+    "platformdirs": {"outbox.journal_folder"},
+    "sqlite3": {"outbox.database", "outbox.journal_folder", "outbox.rescue"},
+    "tenacity": {"iap.retry_policy"},
     "optuna": {"optuna.plots", "optuna.study_run", "optuna.track_in_mlflow"},
     "lightgbm": {"lightgbm.finished_model", "lightgbm.params"},
     "matplotlib": {"lightgbm.plots", "optuna.plots"},

@@ -15,7 +15,7 @@ from ..iap import responses
 from ..iap.auth import IAPAuth
 from ..iap.client import IAPMlflowClient
 from ..iap.credentials import IAPCredentials
-from ..iap.retry import RetryPolicy
+from ..iap.retry_policy import RetryPolicy
 
 _RETRY = RetryPolicy(max_attempts=3, deadline=20.0)
 _TIMEOUT = 10.0  # seconds, of one request

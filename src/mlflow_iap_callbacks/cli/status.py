@@ -12,7 +12,7 @@ from rich import filesize
 from .console import console, print_rows
 
 if TYPE_CHECKING:
-    from ..outbox.journals import JournalReport
+    from ..outbox.journal_folder import JournalReport
 
 
 @click.command()
@@ -22,11 +22,11 @@ def status() -> None:
     Lists the journals of all processes, with the records that wait to be sent and those that MLflow
     refused. MLFLOW_IAP_OUTBOX names the folder of the journals.
     """
-    from ..outbox import journals
+    from ..outbox import journal_folder
 
-    found = journals.survey()
+    found = journal_folder.survey()
     if not found:
-        console.print(f"Nothing waits in {journals.folder()}.")
+        console.print(f"Nothing waits in {journal_folder.folder()}.")
     for journal in found:
         print_rows(_described(journal))
     if any(journal.waiting and not journal.is_live for journal in found):

@@ -24,12 +24,12 @@ def sync(dry_run: bool, refused: bool) -> None:
     is sent to the server it was logged for, with the credentials found now. It is safe to run this
     command twice, and while other processes log.
     """
-    from ..outbox import journals
+    from ..outbox import journal_folder
 
-    dead = [journal for journal in journals.survey() if not journal.is_live]
+    dead = [journal for journal in journal_folder.survey() if not journal.is_live]
     dead = [journal for journal in dead if journal.records(refused=refused) or journal.runs]
     if not dead:
-        console.print(f"Nothing waits in {journals.folder()}.")
+        console.print(f"Nothing waits in {journal_folder.folder()}.")
     left = 0
     for server in sorted({journal.server for journal in dead if journal.server}):
         found = [journal for journal in dead if journal.server == server]

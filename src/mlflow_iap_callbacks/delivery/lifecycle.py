@@ -23,8 +23,7 @@ from .closing import deliver_last, report_rest
 from .sender import Sender
 from .server_uri import server_uri
 
-# Seconds to deliver. Kubernetes and preemptible machines kill a process 30 s after SIGTERM.
-_AT_EXIT, _AT_SIGTERM = 30.0, 10.0
+_SECONDS_AT_EXIT = 30.0
 
 _senders: dict[str, Sender] = {}
 LOCK = threading.RLock()  # held wherever a fork must not happen
@@ -53,7 +52,7 @@ def sender_for(client: MlflowClient) -> Sender:
         return sender
 
 
-def drain(seconds: float = _AT_EXIT) -> None:
+def drain(seconds: float = _SECONDS_AT_EXIT) -> None:
     """Deliver for up to ``seconds``, report what is left, and close the journals."""
     with _draining:
         began = time.monotonic()
@@ -74,7 +73,7 @@ def _set_up() -> None:
     if not _is_set_up and multiprocessing.parent_process() is not None:
         # Children of multiprocessing exit without calling atexit.
         multiprocessing.util.Finalize(None, drain, exitpriority=10)
-    sigterm.before_death(partial(drain, _AT_SIGTERM))
+    sigterm.before_death(partial(drain, sigterm.SECONDS_TO_DELIVER))
 
 
 def _before_fork() -> None:

@@ -12,9 +12,9 @@ from weakref import WeakValueDictionary
 
 from mlflow import MlflowClient
 
-from ..iap.retry import RetryPolicy
+from ..iap.retry_policy import RetryPolicy
 from ..outbox import Outbox, QueuedRun, Record, Refusal
-from ..outbox.journals import new_outbox, orphans
+from ..outbox.journal_folder import new_outbox, orphans
 from .clock import Clock
 from .mlflow_calls import MlflowCalls
 from .schedule import Schedule, Turn

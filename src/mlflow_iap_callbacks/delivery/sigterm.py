@@ -14,6 +14,9 @@ import threading
 from collections.abc import Callable
 from types import FrameType
 
+# Kubernetes and preemptible machines kill a process 30 s after SIGTERM.
+SECONDS_TO_DELIVER = 10.0
+
 _pipe: tuple[int, int] | None = None
 _blocked_before: set[int] = set()
 

@@ -16,7 +16,7 @@ from requests.auth import AuthBase
 from ..errors import IAPConfigurationError, IAPCredentialsError, IAPError
 from .credentials import IAPCredentials
 from .retried_request import Answered, RetriedRequest, Send, set_bearer
-from .retry import RetryPolicy
+from .retry_policy import RetryPolicy
 from .transport import IAPTransport
 
 _logger = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ from ..tags import ASKED_TWICE_TAG, RUN_KEY_TAG
 from .auth import IAPAuth
 from .credentials import IAPCredentials
 from .mlflow_plugin import auth_for, choose
-from .retry import RetryPolicy, TryAgain
+from .retry_policy import RetryPolicy, TryAgain
 from .run_lookup import find_run
 from .unwrapping import unwrapped_errors
 

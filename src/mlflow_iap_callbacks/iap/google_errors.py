@@ -12,7 +12,7 @@ import requests
 from google.auth import exceptions
 
 from ..errors import IAPCredentialsError
-from .retry import BUSY
+from .retry_policy import BUSY
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")

@@ -23,7 +23,7 @@ from ..errors import IAPConfigurationError, IAPCredentialsError
 from .google_errors import with_google_errors
 from .google_identity import Identity, find_identity
 from .google_logs import quiet_google_logs
-from .retry import BUSY
+from .retry_policy import BUSY
 
 Kind = Literal["id_token", "signed_jwt", "access_token"]
 KIND_NAMES: dict[Kind, str] = {

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from .auth import IAPAuth
     from .credentials import IAPCredentials
-    from .retry import RetryPolicy
+    from .retry_policy import RetryPolicy
 
 NAME = "iap"
 # Bytes; App Engine and Cloud Run accept requests up to 32 MB. MLflow's default is 500 MB.

@@ -18,7 +18,7 @@ from urllib3.util import Retry
 from ..errors import IAPCredentialsError, IAPUnknownOutcomeError
 from . import responses
 from .credentials import IAPCredentials
-from .retry import BUSY, TryAgain
+from .retry_policy import BUSY, TryAgain
 
 Send = Callable[[], requests.Response]
 # A response, and the token that the request carried.

@@ -10,7 +10,7 @@ import requests
 from urllib3.util import Retry
 
 from .retried_request import Send
-from .retry import seconds_left
+from .retry_policy import seconds_left
 
 
 class IAPTransport(requests.adapters.BaseAdapter):

@@ -23,7 +23,7 @@ from .best_artifacts import HeldArtifact, is_best
 from .reporter import reporter
 from .study_key import study_key
 from .study_run import StudyRun
-from .summary import Summary, summary_of
+from .summary_table import Summary, summary_of
 from .sync import missing_trials, own_process_until
 from .track_in_mlflow import tracked
 from .trial_run import STATUS, log_results, tags_of, to_ms

@@ -19,7 +19,7 @@ from mlflow_iap_callbacks import IAPError, IAPMlflowClient
 from mlflow_iap_callbacks.delivery import lifecycle
 from mlflow_iap_callbacks.delivery.run_writer import RunWriter
 from mlflow_iap_callbacks.local import LocalCloud
-from mlflow_iap_callbacks.outbox import journals
+from mlflow_iap_callbacks.outbox import journal_folder
 from own_log import said_by_us
 from waiting import wait_until
 
@@ -209,7 +209,7 @@ def test_what_mlflow_rejects_is_reported_once_and_the_rest_arrives(
     assert (found.data.tags["5"], found.data.tags["odd"]) == ("five", "?")
     assert found.info.status == "FINISHED"
     lifecycle.drain()
-    (journal,) = journals.survey()
+    (journal,) = journal_folder.survey()
     assert journal.records() == 0
     assert journal.refused.total() == 5
     assert sum("rejects" in message for message in said_by_us(caplog)) == 1
@@ -272,7 +272,7 @@ def test_artifacts_arrive_as_they_were_when_they_were_logged(
     assert (got / "texts" / "file.txt").read_text() == "then"
     assert (got / "folder" / "sub" / "x.txt").read_text() == "x"
     assert (got / "stays.txt").read_text() == "s"
-    assert not list(journals.folder().rglob("*.txt"))
+    assert not list(journal_folder.folder().rglob("*.txt"))
 
 
 def test_an_artifact_that_is_gone_is_told_and_the_run_goes_on(
@@ -339,7 +339,7 @@ def test_no_journal_holds_a_token_or_a_password(cloud: LocalCloud, name: str) ->
     run = RunWriter(IAPMlflowClient(uri), name)
     run.log_metrics({"m": 1.0})
     run.run_id()
-    texts = [file.read_bytes() for file in journals.folder().iterdir()]
+    texts = [file.read_bytes() for file in journal_folder.folder().iterdir()]
     assert any(cloud.url.encode() in text for text in texts)
     # Tokens are JSON in base64, and so begin with these three.
     assert not [secret for secret in (b"secret", b"eyJ") for text in texts if secret in text]

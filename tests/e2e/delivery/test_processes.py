@@ -14,7 +14,7 @@ from mlflow.entities import Run
 
 from mlflow_iap_callbacks import IAPMlflowClient
 from mlflow_iap_callbacks.local import LocalCloud
-from mlflow_iap_callbacks.outbox import journals
+from mlflow_iap_callbacks.outbox import journal_folder
 from optuna_equality import is_of_a_study
 from scripts import DEADLINE, Script, Start, command, starting
 from variables import set_all
@@ -87,12 +87,12 @@ def _line(first: int, end: int) -> list[tuple[int, float]]:
 
 
 def _files() -> list[str]:
-    folder = journals.folder()
+    folder = journal_folder.folder()
     return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
 
 def _waiting() -> int:
-    return sum(journal.records() for journal in journals.survey())
+    return sum(journal.records() for journal in journal_folder.survey())
 
 
 # --- the end of a process ----------------------------------------------------------------------
@@ -395,7 +395,7 @@ def test_sync_delivers_what_a_killed_process_left_and_leaves_a_living_one_alone(
     seen = _seen(name)
     assert seen["open"] == _Seen("FAILED", True, {"m": _line(0, 50)}, {})
     assert (seen["living"].status, seen["living"].is_told) == ("RUNNING", False)
-    assert [journal.pid for journal in journals.survey()] == [living.pid]
+    assert [journal.pid for journal in journal_folder.survey()] == [living.pid]
     living.send(signal.SIGUSR1)
     assert living.end() == 0, living.err
     assert _seen(name)["living"] == _Seen("FINISHED", False, {"m": _line(0, 20)}, {})

@@ -16,7 +16,7 @@ import database_server
 from database_server import MariaDB
 from mlflow_iap_callbacks import IAPMLflowCallback
 from mlflow_iap_callbacks.local import LocalCloud
-from mlflow_iap_callbacks.outbox import journals
+from mlflow_iap_callbacks.outbox import journal_folder
 from optuna_equality import assert_mlflow_equals_storage, is_of_a_study, runs_in
 from scripts import DEADLINE, Start, command, starting
 from waiting import wait_until
@@ -421,7 +421,7 @@ def test_what_killed_workers_left_is_in_mlflow_as_in_their_storage_after_both_sy
     for study in studies:
         assert_mlflow_equals_storage(study)
     assert [callback.sync(study) for study in studies] == [0] * len(studies)
-    assert not [journal for journal in journals.survey() if not journal.is_live]
+    assert not [journal for journal in journal_folder.survey() if not journal.is_live]
 
 
 def test_a_trial_that_is_retried_has_a_run_of_its_own_which_says_of_which_it_is_the_retry(

@@ -13,7 +13,7 @@ from mlflow_iap_callbacks.cli.commands import main
 from mlflow_iap_callbacks.cli.sync import send
 from mlflow_iap_callbacks.delivery import lifecycle
 from mlflow_iap_callbacks.delivery.run_writer import RunWriter
-from mlflow_iap_callbacks.outbox.journals import new_outbox, survey
+from mlflow_iap_callbacks.outbox.journal_folder import new_outbox, survey
 
 _URI = "https://mlflow.example"
 

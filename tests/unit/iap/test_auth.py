@@ -22,7 +22,7 @@ from mlflow_iap_callbacks import (
     IAPUnknownOutcomeError,
 )
 from mlflow_iap_callbacks.iap.auth import IAPAuth, origin_of
-from mlflow_iap_callbacks.iap.retry import RetryPolicy
+from mlflow_iap_callbacks.iap.retry_policy import RetryPolicy
 from mlflow_iap_callbacks.local import LocalCloud
 from variables import set_all
 

@@ -16,7 +16,7 @@ from credentials_helpers import KINDS, get, run
 from mlflow_iap_callbacks.errors import IAPConfigurationError, IAPCredentialsError
 from mlflow_iap_callbacks.iap.credentials import IAPCredentials
 from mlflow_iap_callbacks.iap.google_tokens import Kind
-from mlflow_iap_callbacks.iap.retry import RetryPolicy
+from mlflow_iap_callbacks.iap.retry_policy import RetryPolicy
 from mlflow_iap_callbacks.local import LocalCloud
 
 CLIENT = "123456789012-mlflow.apps.googleusercontent.com"

@@ -14,7 +14,7 @@ from mlflow.utils import request_utils
 from mlflow_iap_callbacks import IAPConfigurationError, IAPCredentials, IAPMlflowClient
 from mlflow_iap_callbacks.iap import mlflow_plugin
 from mlflow_iap_callbacks.iap.mlflow_plugin import IAPRequestAuthProvider, auth_for, choose
-from mlflow_iap_callbacks.iap.retry import RetryPolicy
+from mlflow_iap_callbacks.iap.retry_policy import RetryPolicy
 from mlflow_iap_callbacks.iap.transport import IAPTransport
 
 _URI = "https://mlflow.example"

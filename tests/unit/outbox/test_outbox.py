@@ -16,7 +16,7 @@ import pytest
 
 from disk_helpers import Disk
 from mlflow_iap_callbacks.outbox import Outbox, QueuedRun, Record, Refusal
-from mlflow_iap_callbacks.outbox.journals import new_outbox, survey
+from mlflow_iap_callbacks.outbox.journal_folder import new_outbox, survey
 from own_log import said_by_us
 
 _SERVER = "http://server"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mlflow_iap_callbacks import IAPConfigurationError
-from mlflow_iap_callbacks.iap.retry import RetryPolicy, TryAgain, seconds_left
+from mlflow_iap_callbacks.iap.retry_policy import RetryPolicy, TryAgain, seconds_left
 from virtual_time import VirtualTime
 
 

@@ -19,14 +19,14 @@ import python_process
 from disk_helpers import JUNK, Disk
 from mlflow_iap_callbacks.outbox import Outbox, QueuedRun, Refusal
 from mlflow_iap_callbacks.outbox.database import record_id
-from mlflow_iap_callbacks.outbox.journals import folder, new_outbox, orphans, survey
+from mlflow_iap_callbacks.outbox.journal_folder import folder, new_outbox, orphans, survey
 from own_log import said_by_us
 from python_process import PIPE, Process
 
 _SERVER, _OTHER = "http://server", "http://other"
 _SCRIPT = """
 import sys
-from mlflow_iap_callbacks.outbox.journals import new_outbox, orphans
+from mlflow_iap_callbacks.outbox.journal_folder import new_outbox, orphans
 
 def hold(server, collected, appended):
     "Leave so many points in the database, and so many in the intake."
