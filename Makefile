@@ -28,6 +28,10 @@ coverage: $(VENV)/ready  ## the same, and what it runs of src, in all processes
 	$(RUN)python -m coverage combine -q
 	$(RUN)python -m coverage report
 
+imports: $(VENV)/ready  ## draws those between folders, by graphviz; writes docs/images/imports.svg
+	$(RUN)uvx -q pydeps src/mlflow_iap_callbacks --only mlflow_iap_callbacks --max-module-depth 2 \
+	  --reverse --rankdir RL --rmprefix mlflow_iap_callbacks. --noshow -o docs/images/imports.svg
+
 soak: $(VENV)/ready build/server/ready  ## kills, faults and outages, for minutes
 	$(RUN)python -m pytest -m soak -s tests
 
