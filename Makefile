@@ -28,6 +28,10 @@ coverage: $(VENV)/ready  ## the same, and what it runs of src, in all processes
 	$(RUN)python -m coverage combine -q
 	$(RUN)python -m coverage report
 
+imports: $(VENV)/ready  ## draws those between folders, by graphviz; writes docs/images/imports.svg
+	$(RUN)uvx -q pydeps src/mlflow_iap_callbacks --only mlflow_iap_callbacks --max-module-depth 2 \
+	  --reverse --rankdir RL --rmprefix mlflow_iap_callbacks. --noshow -o docs/images/imports.svg
+
 soak: $(VENV)/ready build/server/ready  ## kills, faults and outages, for minutes
 	$(RUN)python -m pytest -m soak -s tests
 
@@ -40,7 +44,7 @@ server-bench: $(VENV)/ready  ## the server under load; writes benchmarks/server_
 	PYTHONPATH=tests/helpers $(RUN)python benchmarks/server_load.py
 
 screenshots: $(VENV)/ready  ## of MLflow's pages, with Chromium; writes docs/images
-	MLFLOW_IAP_SCREENSHOTS=$(CURDIR)/docs/images $(RUN)python -m pytest tests/e2e/test_browser.py
+	MLFLOW_IAP_SCREENSHOTS=$(CURDIR)/docs/images $(RUN)python -m pytest tests/e2e/lightgbm/test_pages.py
 
 docs: $(VENV)/docs  ## the website, in build/docs; needs Python 3.11
 	PYTHONPATH=docs $(RUN)zensical build --strict --clean
@@ -60,8 +64,8 @@ server: build/server/ready  ## MLflow as it is deployed, on this machine; COMMAN
 
 server-test: build/server/ready  ## the tests of client and callbacks on it
 	$(RUN)python -m pytest $(IN_PARALLEL) 2 --deployed build/server/bin/python tests/e2e/iap \
-	  tests/e2e/test_callbacks.py tests/e2e/delivery/test_delivery.py \
-	  tests/e2e/optuna/test_trials.py tests/e2e/lightgbm
+	  tests/e2e/delivery/test_delivery.py tests/e2e/optuna/test_callback.py \
+	  tests/e2e/optuna/test_trials.py tests/e2e/lightgbm --ignore tests/e2e/lightgbm/test_pages.py
 
 server-lint: $(VENV)/ready build/google/ready  ## what is deployed: image, scripts, app.yaml
 	$(RUN)hadolint appengine/Dockerfile
@@ -116,7 +120,7 @@ wheel-test: wheel  ## unit tests and those of the callbacks, of the wheel; PYTHO
 	$(RUN)uv pip install -q --python build/wheel-test/bin/python --compile-bytecode --group dev \
 	  "$$(ls dist/*.whl)$(if $(MLFLOW),,[server])" $(if $(MLFLOW),'mlflow==$(MLFLOW).*')
 	cd build && wheel-test/bin/python ../tests/import_wheel.py
-	build/wheel-test/bin/python -m pytest $(IN_PARALLEL) 2 tests/unit tests/e2e/test_callbacks.py
+	build/wheel-test/bin/python -m pytest $(IN_PARALLEL) 2 tests/unit tests/e2e/*/test_callback.py
 
 lowest: $(VENV)/ready  ## the tests on the lowest versions that pyproject.toml allows
 	$(PYTHON) -m venv --clear build/lowest

@@ -35,7 +35,7 @@ def test_the_python_of_a_page_runs_from_top_to_bottom_and_all_of_it_is_delivered
     assert [record.getMessage() for record in told] == []
 
 
-@pytest.mark.parametrize("page", set(PAGES) - set(GUIDE), ids=name_of)
+@pytest.mark.parametrize("page", sorted(set(PAGES) - set(GUIDE)), ids=name_of)
 def test_the_python_of_a_page_for_google_cloud_compiles(page: Path) -> None:
     for block in blocks(page, "python"):
         compile("\n" * (block.line - 1) + block.text, page, "exec")
