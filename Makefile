@@ -4,16 +4,29 @@ VENV ?= .venv
 RUN := $(VENV)/bin/
 # Tests of one file mostly in one process, so that its servers are started once.
 IN_PARALLEL := --dist worksteal -n
+ALL := -m 'not soak' --hypothesis-profile thorough
 
-.PHONY: demo test soak bench server-bench peers screenshots docs lint server server-test server-lint requirements \
-  examples wheel lowest clean
+.PHONY: demo unit test test-all coverage soak bench server-bench peers screenshots docs lint server \
+  server-test server-lint requirements examples wheel wheel-test lowest imports clean
 
 demo: $(VENV)/ready  ## sweep through a local IAP, with tokens that expire during it
 	$(RUN)mlflow-iap local --token-lifetime 2 $$([ -t 0 ] && [ -t 2 ] && echo --stay) \
 	  -- $(RUN)python examples/lightgbm_sweep.py
 
-test: $(VENV)/ready  ## all tests
+unit: $(VENV)/ready  ## the tests that need no server
+	$(RUN)python -m pytest $(IN_PARALLEL) 2 tests/unit
+
+test: $(VENV)/ready  ## all tests but the slow ones
 	$(RUN)python -m pytest $(IN_PARALLEL) 3
+
+test-all: $(VENV)/ready  ## all tests but those of `make soak`
+	$(RUN)python $(if $(COVERAGE),-m coverage run) -m pytest $(ALL) $(IN_PARALLEL) 3
+
+coverage: $(VENV)/ready  ## the same, and what it runs of src, in all processes
+	$(RUN)python -m coverage erase
+	$(MAKE) test-all COVERAGE=1
+	$(RUN)python -m coverage combine -q
+	$(RUN)python -m coverage report
 
 soak: $(VENV)/ready build/server/ready  ## kills, faults and outages, for minutes
 	$(RUN)python -m pytest -m soak -s tests
@@ -34,7 +47,6 @@ docs: $(VENV)/docs  ## the website, in build/docs; needs Python 3.11
 	@echo "To read it: $(PYTHON) -m http.server --bind 127.0.0.1 --directory build/docs"
 
 peers: $(VENV)/ready  ## what other LightGBM integrations store; writes benchmarks/lightgbm_peers.md
-	$(RUN)python -m pip install -q uv
 	$(RUN)python benchmarks/lightgbm_peers.py
 
 lint: $(VENV)/ready
@@ -99,12 +111,18 @@ wheel: $(VENV)/ready  ## build it, install it alone, import it
 	build/wheel/bin/python -m pip install -q dist/*.whl
 	cd build && wheel/bin/python ../tests/import_wheel.py && wheel/bin/mlflow-iap --version
 
+wheel-test: wheel  ## unit tests and those of the callbacks, of the wheel; PYTHON=..., MLFLOW=3.11
+	$(RUN)uv venv -q --clear --python $(PYTHON) build/wheel-test
+	$(RUN)uv pip install -q --python build/wheel-test/bin/python --compile-bytecode --group dev \
+	  "$$(ls dist/*.whl)$(if $(MLFLOW),,[server])" $(if $(MLFLOW),'mlflow==$(MLFLOW).*')
+	cd build && wheel-test/bin/python ../tests/import_wheel.py
+	build/wheel-test/bin/python -m pytest $(IN_PARALLEL) 2 tests/unit tests/e2e/test_callbacks.py
+
 lowest: $(VENV)/ready  ## the tests on the lowest versions that pyproject.toml allows
 	$(PYTHON) -m venv --clear build/lowest
 	# SQLAlchemy: the oldest MLflow does not yet know its 2.1.
-	$(RUN)python -m pip install -q uv
 	$(RUN)uv pip install -q --python build/lowest/bin/python --resolution lowest-direct \
-	  --only-binary :all: --no-binary mlflow-iap-callbacks \
+	  --only-binary :all: --no-binary mlflow-iap-callbacks --compile-bytecode \
 	  -e . --group dev 'sqlalchemy>=2.0.30,<2.1'
 	build/lowest/bin/python -m pytest $(IN_PARALLEL) 3
 
@@ -117,6 +135,6 @@ clean:
 
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(RUN)python -m pip install -q --upgrade pip
-	$(RUN)python -m pip install -q -e '.[server]' --group dev
+	$(RUN)python -m pip install -q uv
+	$(RUN)uv pip install -q --python $(RUN)python --compile-bytecode -e '.[server]' --group dev
 	touch $@

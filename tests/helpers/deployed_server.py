@@ -17,9 +17,9 @@ from database_server import DatabaseServer
 from mlflow_iap_callbacks.local import LocalCloud
 from mlflow_iap_callbacks.server.__main__ import main
 from ports import free_port
-from python_process import DEVNULL, ForkedProcess
+from python_process import ForkedProcess
 from restartable import Restartable
-from tracking_server import SERVE
+from tracking_server import SERVE, forked_server
 from waiting import answers, wait_until
 
 # One that has to be written differently in a URL, in SQL and in a shell.
@@ -80,9 +80,7 @@ def begin(
         program = _COMMAND
     with (log or Path(os.devnull)).open("ab") as output:
         if program is FORKED:
-            given = ["-c", _FORKED, command]
-            environment = _environment(variables)
-            return ForkedProcess(given, environment, DEVNULL, output, output, serves=True)
+            return forked_server(["-c", _FORKED, command], _environment(variables), output)
         return subprocess.Popen(
             [*program, command],
             env=_environment(variables),

@@ -32,6 +32,7 @@ FOR_PROGRAMS = (
     *("tenacity", "tqdm", "aiohttp", "concurrent.futures", "multiprocessing.pool"),
 )
 FOR_SERVERS = (
+    *FOR_PROGRAMS,
     *("uvicorn.main", "fastapi", "flask_cors", "mlflow.store.tracking.sqlalchemy_store"),
     *("mlflow.store.model_registry.sqlalchemy_store", "mlflow.pyfunc.scoring_server"),
     *("mlflow.genai.scorers.online", "mlflow.cli"),
@@ -127,7 +128,8 @@ def _become(program: dict[str, Any], installed: list[str]) -> None:
         os.setsid()
     tempfile.tempdir = None
     time.tzset()
-    sys.modules["numpy"].random.seed()
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed()
     given = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
     main = sys.modules["__main__"] = types.ModuleType("__main__")
     main.__dict__["__builtins__"] = __builtins__

@@ -54,7 +54,8 @@ class ForkedProcess:
     Args:
         arguments, environment, stdin, stdout, stderr: as of `start`.
         folder: where it runs; this process's where it is None.
-        serves: it is an MLflow server or command, in a session of its own.
+        modules: it is forked from a process that has imported these.
+        starts_session: put it into a session, and so a process group, of its own.
     """
 
     def __init__(
@@ -66,7 +67,8 @@ class ForkedProcess:
         stderr: _Output,
         folder: Path | None = None,
         *,
-        serves: bool = False,
+        modules: tuple[str, ...] = FOR_PROGRAMS,
+        starts_session: bool = False,
     ) -> None:
         self.args = list(arguments)
         self.returncode: int | None = None
@@ -74,7 +76,7 @@ class ForkedProcess:
             "arguments": self.args,
             "environment": dict(environment),
             "folder": str(folder or Path.cwd()),
-            "starts_session": serves,
+            "starts_session": starts_session,
         }
         request = json.dumps(program).encode()
         assert len(request) < LARGEST, "too long for one message"
@@ -88,7 +90,6 @@ class ForkedProcess:
             numbers.append(
                 theirs if stderr == subprocess.STDOUT else _stream(stderr, "r", handed)[0]
             )
-            modules = FOR_PROGRAMS + FOR_SERVERS * serves
             socket.send_fds(_fork_server(modules), [request], numbers)
         self.pid = self._next_answer()
 
@@ -144,7 +145,7 @@ def start(
     stdin: int = DEVNULL,
     stdout: _Output = DEVNULL,
     stderr: _Output = 2,
-    is_fresh: bool = False,
+    modules: tuple[str, ...] = FOR_PROGRAMS,
 ) -> Process:
     """Start a program.
 
@@ -152,12 +153,13 @@ def start(
         arguments: as those of ``python``: a file, ``-c`` and a text, or ``-m`` and a module.
         environment: of the program; this process's where it is None.
         stdin, stdout, stderr: as those of `subprocess.Popen`, for text.
-        is_fresh: give it an interpreter that has imported nothing.
+        modules: what it may find imported; () gives it an interpreter of its own.
     """
     environment = os.environ if environment is None else environment
-    if _forks and not is_fresh:
-        serves = arguments[:2] == ("-m", "mlflow")
-        return ForkedProcess(arguments, environment, stdin, stdout, stderr, serves=serves)
+    if _forks and modules:
+        if arguments[:2] == ("-m", "mlflow"):
+            modules = FOR_SERVERS
+        return ForkedProcess(arguments, environment, stdin, stdout, stderr, modules=modules)
     return subprocess.Popen(
         [sys.executable, *arguments],
         env=environment,
@@ -172,12 +174,12 @@ def run(
     *arguments: str,
     environment: Mapping[str, str] | None = None,
     seconds: float = DEADLINE,
-    is_fresh: bool = False,
+    modules: tuple[str, ...] = FOR_PROGRAMS,
 ) -> subprocess.CompletedProcess[str]:
     """Run a program to its end; return its exit status and what it printed."""
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         process = start(
-            *arguments, environment=environment, stdout=out, stderr=err, is_fresh=is_fresh
+            *arguments, environment=environment, stdout=out, stderr=err, modules=modules
         )
         try:
             status = process.wait(seconds)

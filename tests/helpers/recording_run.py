@@ -77,5 +77,11 @@ class RecordingRun(RunWriter):
     def log_input(self, dataset: Dataset, context: str | None = None) -> None:
         self.inputs.append((dataset, context))
 
+    def reopen(self) -> None:
+        self.status = None
+
+    def finish_at_exit(self, status: str | None) -> None:
+        pass
+
     def finish(self, status: str = "FINISHED", *, end_time: int | None = None) -> None:
         self.status, self.end_time = status, end_time

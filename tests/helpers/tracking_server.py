@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import python_process
+from fork_server import FOR_SERVERS
 from mlflow_iap_callbacks.local import MlflowServer
 from python_process import DEVNULL, ForkedProcess
 
@@ -49,13 +50,27 @@ class TrackingServer(MlflowServer):
         return begin(command[3:], environment, log, self._folder)
 
 
+def forked_server(
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    log: IO[bytes],
+    folder: Path | None = None,
+) -> ForkedProcess:
+    """Fork a program that has imported what MLflow's server needs, in a session of its own."""
+    return ForkedProcess(
+        *(arguments, environment, DEVNULL, log, log, folder),
+        modules=FOR_SERVERS,
+        starts_session=True,
+    )
+
+
 def begin(
     arguments: Sequence[str], environment: Mapping[str, str], log: IO[bytes], folder: Path
 ) -> python_process.Process:
     """Begin what ``python -m mlflow`` does with the arguments of ``server``, in a session."""
     if python_process.forks():
         given = ["-c", SERVE, *arguments]
-        return ForkedProcess(given, environment, DEVNULL, log, log, folder, serves=True)
+        return forked_server(given, environment, log, folder)
     return subprocess.Popen(
         [sys.executable, "-m", "mlflow", *arguments],
         cwd=folder,

@@ -34,6 +34,4 @@ class HeldArtifact:
 
 def is_best(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
     """Whether a trial has the best value or, with several objectives, is on the Pareto front."""
-    if trial.state.name != "COMPLETE":
-        return False
     return any(each.number == trial.number for each in study.best_trials)

@@ -186,6 +186,6 @@ def test_importing_mlflow_loads_the_two_entry_points_and_nothing_else() -> None:
         "heavy = ('tenacity', 'google.auth', 'mlflow_iap_callbacks', 'optuna', 'lightgbm');"
         "print(sorted(name for name in sys.modules if name.startswith(heavy)))"
     )
-    done = python_process.run("-c", script, is_fresh=True)
+    done = python_process.run("-c", script, modules=())
     names = ["", ".iap", ".iap.mlflow_plugin", ".server", ".server.artifacts"]
     assert done.stdout.strip() == str([f"mlflow_iap_callbacks{name}" for name in names])

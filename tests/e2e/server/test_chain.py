@@ -143,7 +143,7 @@ def test_a_deleted_key_is_reported_by_google_and_by_iap(
     client: IAPMlflowClient, cloud: LocalCloud
 ) -> None:
     cloud.delete_key()
-    with pytest.raises(IAPCredentialsError, match="The key was deleted or is another account's"):
+    with pytest.raises(IAPCredentialsError, match="The key was deleted or belongs to"):
         client.search_experiments()
     IAPMlflowClient(credentials=IAPCredentials(kind="signed_jwt"))
     with pytest.raises(IAPRefusedError, match="The key or its account was deleted"):

@@ -1,4 +1,4 @@
-"""A console that breaks no line."""
+"""What the tests of the commands share."""
 
 from __future__ import annotations
 
@@ -9,4 +9,5 @@ from mlflow_iap_callbacks.cli.console import console
 
 @pytest.fixture(autouse=True)
 def _wide_console(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wide enough for the path of any test's folder."""
     monkeypatch.setattr(console, "width", 300)

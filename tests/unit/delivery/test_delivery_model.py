@@ -48,7 +48,8 @@ _MEMORY = "/dev/shm"  # many small journals are made, which a disk takes its tim
 _MAX_PROCESSES = 3
 _SECONDS_TO_DELIVER = 900.0  # once there is no trouble any more
 _FAULTY = (
-    *("create_run", "log_batch", "search_runs", "set_tag", "update_run_info", "get_run"),
+    *("create_run", "create_run", "create_run", "log_batch", "log_batch", "search_runs"),
+    *("set_tag", "update_run_info", "get_run"),
     *("log_artifact", "log_inputs", "delete_run", "get_experiment_by_name", "create_experiment"),
 )
 _PICK = st.integers(0, 20)
@@ -245,19 +246,23 @@ class DeliveryMachine(RuleBasedStateMachine):
         self._is_rejected(stream, "curve")
 
     @precondition(lambda self: self._streams())
-    @rule(pick=_PICK, name=_NAMES, value=st.integers(1, 2), is_suggestion=st.booleans())
-    def log_params(self, pick: int, name: str, value: int, is_suggestion: bool) -> None:
+    @rule(
+        pick=_PICK,
+        name=_NAMES,
+        values=st.lists(st.sampled_from(["1", "2"]), min_size=1, max_size=3),
+        is_suggestion=st.booleans(),
+    )
+    def log_param(self, pick: int, name: str, values: list[str], is_suggestion: bool) -> None:
         stream = self._open_stream(pick)
-        name, text = stream.own(name), str(value)
-        (stream.writer.log_suggestions if is_suggestion else stream.writer.log_params)({name: text})
-        if self._is_rejected(stream, "suggestions" if is_suggestion else "params"):
-            return
-        taken = mlflow_name(name)
-        if is_suggestion and stream.params.get(taken, text) != text:
-            taken = mlflow_name(f"suggested.{name}")
-        if stream.params.setdefault(taken, text) != text:
-            # The same param twice is one in a request.
-            self.rejected["params", repr({taken: text})] = 1
+        name = stream.own(f"suggested {name}" if is_suggestion else name)
+        for value in values:
+            # What a training says it used comes first, what was suggested to it afterwards.
+            if is_suggestion and mlflow_name(name) in stream.params:
+                stream.writer.log_suggestions({name: value})
+                self._expect_param(stream, f"suggested.{name}", value, instead_of=name)
+            else:
+                stream.writer.log_params({name: value})
+                self._expect_param(stream, name, value)
 
     @precondition(lambda self: self._streams())
     @rule(pick=_PICK, name=_NAMES, value=st.integers(1, 2))
@@ -301,9 +306,11 @@ class DeliveryMachine(RuleBasedStateMachine):
     # --- deliveries, time and trouble ---
 
     @precondition(lambda self: self.processes)
-    @rule(pick=_PICK, turns=st.integers(1, 4))
-    def deliver(self, pick: int, turns: int) -> None:
+    @rule(pick=_PICK, turns=st.integers(1, 6), seconds=st.sampled_from([0.0, 6.0]))
+    def deliver(self, pick: int, turns: int, seconds: float) -> None:
         process = self._process(pick)
+        if seconds:
+            self.let_time_pass(seconds)
         process.enter()
         try:
             for _ in range(turns):
@@ -468,6 +475,18 @@ class DeliveryMachine(RuleBasedStateMachine):
             None,
         )
 
+    def _expect_param(
+        self, stream: _Stream, name: str, value: str, instead_of: str | None = None
+    ) -> None:
+        if self._is_rejected(stream, "params" if instead_of is None else "suggestions"):
+            return
+        taken = mlflow_name(name)
+        if instead_of is not None and stream.params[mlflow_name(instead_of)] == value:
+            return
+        if stream.params.setdefault(taken, value) != value:
+            # One that comes twice is sent once, where one request has both.
+            self.rejected["params", repr({taken: value})] = 1
+
     def _is_rejected(self, stream: _Stream, kind: str) -> bool:
         """Whether a record is rejected with its run, and so is to be found among what was."""
         is_possible = self._run_of(stream).is_possible
@@ -514,10 +533,11 @@ def _rejected_on_disk() -> Counter[tuple[str, str]]:
     for path in journals.folder().glob("*.sqlite"):
         with closing(sqlite3.connect(path)) as db:
             for kind, body, reason in db.execute("SELECT kind, body, reason FROM refused"):
-                found[kind, "404" if "404" in reason else repr(msgpack.unpackb(body))] += 1
-    return Counter(
-        {what: 1 if what[0] == "params" and what[1] != "404" else n for what, n in found.items()}
-    )
+                what = "404" if "404" in reason else repr(msgpack.unpackb(body))
+                found[kind, what] += 1
+                if kind == "params" and what != "404":
+                    found[kind, what] = 1
+    return found
 
 
 # --- the tests ---------------------------------------------------------------------------------

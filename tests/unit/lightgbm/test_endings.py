@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from types import FrameType, ModuleType
 from typing import Any
@@ -63,6 +64,14 @@ def test_a_training_that_returns_has_ended_when_it_does(options: dict[str, Any])
     assert not watch.ending.is_watched
     assert watch.ending.time_ms > 0
     assert not watch.ending.is_pruned
+
+
+def test_the_model_of_a_training_that_has_ended_is_not_held() -> None:
+    watch = _Watch()
+    model = weakref.ref(_train(watch))
+    gc.collect()
+    assert watch.ended == 1
+    assert model() is None
 
 
 def test_an_early_stop_has_returned_with_its_best_iteration() -> None:

@@ -71,11 +71,13 @@ def test_artifacts_are_kept_of_trials_that_were_best_when_they_ended(
     values: Sequence[Any],
     directions: list[Direction],
     expected: list[int],
+    recwarn: pytest.WarningsRecorder,
 ) -> None:
     found = _kept(delivery_of_files, file, values, *directions)
     assert [number for number, names in found.items() if names == {"model.txt"}] == expected
     assert [number for number, names in found.items() if names] == expected
     assert not list(held_in.iterdir())
+    assert not [each for each in recwarn if each.category is ResourceWarning]  # of who forgot them
 
 
 def test_nothing_is_kept_of_trials_that_do_not_complete(

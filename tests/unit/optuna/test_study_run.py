@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from inline_delivery import InlineDelivery
 from mlflow_iap_callbacks.optuna.study_run import StudyRun
 from optuna_helpers import Direction, new_study
+from recording_run import RecordingRun
 from waiting import wait_until
 
 _BEGAN = datetime(2026, 1, 2, 3, 4, 5)
@@ -167,12 +168,12 @@ def test_a_study_without_a_complete_trial_has_no_best(delivery: InlineDelivery) 
 def test_a_second_report_adds_the_new_trials_only(delivery: InlineDelivery) -> None:
     study = _study_of(_trial(3.0), _trial(2.0, minutes=1))
     study_run = _study_run(study, delivery)
+    study_run.writer = run = RecordingRun()
     study_run.report()
-    before = delivery.run().curve("best_value_so_far")
     study.add_trial(_trial(1.0, minutes=2))
     study_run.report()
-    assert delivery.run().curve("best_value_so_far") == [*before, (2, 1.0)]
-    assert delivery.run().curve("trials.complete") == [(2, 2.0), (3, 3.0)]
+    assert run.curve("best_value_so_far") == [(0, 3.0), (1, 2.0), (2, 1.0)]
+    assert run.curve("trials.complete") == [(2, 2.0), (3, 3.0)]
 
 
 @pytest.mark.parametrize(
