@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -93,6 +93,12 @@ def test_this_machine_is_reached_around_a_proxy(monkeypatch: pytest.MonkeyPatch,
     assert around == dict.fromkeys(("NO_PROXY", "no_proxy"), "internal,127.0.0.1,localhost")
 
 
+@pytest.fixture(scope="module")
+def cloud() -> Iterator[LocalCloud]:
+    with LocalCloud(client_id=None) as cloud:
+        yield cloud
+
+
 _TELL = """
 import os, sys
 names = ("MLFLOW_TRACKING_URI", "MLFLOW_IAP_CLIENT_ID", "MLFLOW_TRACKING_TOKEN", "KEPT")
@@ -101,19 +107,17 @@ sys.exit(" ".join(os.environ.get(name, "-") for name in names) != sys.argv[1])
 
 
 def test_a_command_gets_the_cloud_s_variables_and_none_of_another_server_s(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_IAP_CLIENT_ID", "MLFLOW_TRACKING_TOKEN", "KEPT"):
         monkeypatch.setenv(name, "mine")
-    with LocalCloud(client_id=None) as cloud:
-        expected = f"{cloud.url} - - mine"
-        assert use(cloud, [sys.executable, "-c", _TELL, expected]) == 0
+    expected = f"{cloud.url} - - mine"
+    assert use(cloud, [sys.executable, "-c", _TELL, expected]) == 0
     assert "What IAP saw" in capsys.readouterr().out
 
 
-def test_the_status_of_a_command_is_returned() -> None:
-    with LocalCloud(client_id=None) as cloud:
-        assert use(cloud, [sys.executable, "-c", "exit(3)"]) == 3
+def test_the_status_of_a_command_is_returned(cloud: LocalCloud) -> None:
+    assert use(cloud, [sys.executable, "-c", "exit(3)"]) == 3
 
 
 def test_a_command_that_does_not_exist_is_an_error_before_any_server_starts() -> None:

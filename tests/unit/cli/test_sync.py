@@ -18,11 +18,6 @@ from mlflow_iap_callbacks.outbox.journal_folder import new_outbox, survey
 _URI = "https://mlflow.example"
 
 
-@pytest.fixture(autouse=True)
-def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "300")
-
-
 @pytest.fixture
 def server() -> FakeMlflow:
     return FakeMlflow(_URI)

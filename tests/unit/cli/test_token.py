@@ -22,7 +22,7 @@ def shared_cloud() -> Iterator[LocalCloud]:
 
 @pytest.fixture
 def cloud(shared_cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch) -> LocalCloud:
-    set_all(monkeypatch, {**shared_cloud.environment(), "COLUMNS": "200"})
+    set_all(monkeypatch, shared_cloud.environment())
     return shared_cloud
 
 
