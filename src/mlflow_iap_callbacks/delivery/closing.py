@@ -1,4 +1,4 @@
-"""The end of a process's senders: delivers within a time limit, and reports what stays."""
+"""Closing of a process's senders: deliver within a time limit, and report what remains."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def report_rest(sender: Sender) -> None:
     on_disk = sender.waiting - volatile
     if on_disk:
         _logger.warning(
-            "%d records for %s stay on disk. `mlflow-iap sync` sends them, or the next process on "
-            "this machine that logs to it.",
+            "%d records for %s stay on disk. `mlflow-iap sync` sends them; so does the next "
+            "process on this machine that logs to that server.",
             on_disk,
             sender.server,
         )

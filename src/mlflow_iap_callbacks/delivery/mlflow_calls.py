@@ -53,11 +53,11 @@ class MlflowCalls:
         """Deliver as many of the run's oldest records as one request takes.
 
         Args:
-            run: theirs.
-            records: at least one.
+            run: the run that the records belong to.
+            records: at least one record.
 
         Returns:
-            The records that are done with, and what of them MLflow refuses for good.
+            The records that are settled, and the parts of them that MLflow permanently rejects.
 
         Raises:
             NotYet: the run waits for something.
@@ -77,7 +77,7 @@ class MlflowCalls:
             self._creation.refuse(run)
             run.outbox.save(run)
         if records[0].kind == "start":
-            self._creation.refuse(run)  # an earlier process may have been told so
+            self._creation.refuse(run)  # ``run.refused`` may come from an earlier process
         return records, [_refused(record, str(run.refused)) for record in records]
 
     def _send(
@@ -147,7 +147,7 @@ class MlflowCalls:
         other_names: Mapping[str, str],
         error: Exception,
     ) -> Iterable[Refusal]:
-        """Log each half, and halves of those, until each refused entity is found."""
+        """Log the entities by halving them repeatedly, until each rejected one is found."""
         if len(entities) == 1:
             entity = entities[0]
             if isinstance(entity, Param) and entity.key in other_names:

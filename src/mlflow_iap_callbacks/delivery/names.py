@@ -37,7 +37,7 @@ def original_names(names: Mapping[str, str]) -> dict[str, str]:
     """Return a tag for each name that was changed, with the original one.
 
     Args:
-        names: by the original ones.
+        names: MLflow's names, by original name.
     """
     return {
         mlflow_name(f"{NAME_TAG}.{taken}"): name[:MAX_TAG_LENGTH]

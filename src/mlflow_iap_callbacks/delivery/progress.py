@@ -14,7 +14,10 @@ _SECONDS_WITHOUT_BAR = 1.0
 
 
 def flush_with_bar(sender: Sender, console: Console) -> Iterator[None]:
-    """Deliver all that waits, and yield meanwhile. A terminal shows a bar after a second."""
+    """Deliver all waiting records, and yield repeatedly meanwhile.
+
+    In a terminal, a progress bar appears after a second.
+    """
     # Only what was logged before: other threads may go on logging without end.
     upto, total, began = sender.marks(), sender.waiting, sender.clock.monotonic()
     with ExitStack() as stack:

@@ -50,7 +50,7 @@ class RunWriter:
     Args:
         client: delivers the run.
         experiment: name of the experiment, which is created if it does not exist; or ``id:ID``.
-            ``name:NAME`` is for a name that begins like that.
+            Write ``name:NAME`` if the name itself begins with ``id:`` or ``name:``.
         run_name: name shown in MLflow. Default: one that MLflow makes up.
         start_time: milliseconds since 1970, UTC. Default: now.
         tags: tags of the new run.
@@ -334,9 +334,9 @@ class RunWriter:
 
 
 def active_experiment() -> str:
-    """Return MLflow's active experiment, as ``RunWriter`` expects it.
+    """Return MLflow's active experiment, in the form that ``RunWriter`` takes.
 
-    That is the one of ``mlflow.set_experiment``, else of the environment, else *Default*.
+    It is set by ``mlflow.set_experiment``, else by the environment, else it is *Default*.
     """
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME")
     if "MLFLOW_EXPERIMENT_ID" not in os.environ and name is not None:

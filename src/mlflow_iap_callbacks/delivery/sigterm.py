@@ -45,7 +45,7 @@ def before_death(call: Callable[[], None]) -> None:
 
 
 def hold_for_fork() -> None:
-    """Block SIGTERM during a fork, so that the child does not report one by the shared pipe."""
+    """Block SIGTERM during a fork, so that the child does not write to the shared pipe."""
     global _blocked_before
     if _pipe:
         _blocked_before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])

@@ -206,7 +206,7 @@ class _Token:
         claims = claims_of(text)
         ends = float(claims.get("exp") or expiry or now + LIFETIME)
         lifetime = ends - float(claims["iat"]) if "iat" in claims else LIFETIME
-        # Where this machine's clock is off, a token's length of life is right, but not its dates.
+        # If this machine's clock is off, a token's lifetime is still right, but not its dates.
         ends = min(ends, now + lifetime)
         return cls(text, now, ends if ends > now else now + lifetime, replaces)
 

@@ -141,7 +141,7 @@ def _kind_and_audience(configuration: Configuration, found: Identity) -> tuple[K
 def _credentials(found: Identity, kind: Kind, audience: str) -> Any:
     form = found.form
     if kind == "access_token" and form != "federated":
-        # A user's has the scopes of the sign-in.
+        # A user's token has the scopes of the sign-in.
         return found.source if form == "user" else found.scoped(_SCOPES)
     if (form, kind) == ("key", "id_token"):
         return service_account.IDTokenCredentials.from_service_account_info(

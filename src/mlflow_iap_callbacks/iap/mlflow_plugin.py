@@ -1,4 +1,4 @@
-"""MLflow's entry point for IAP: a token and our retries on the requests of this process.
+"""MLflow's entry point for IAP: a token and retries for the requests of this process.
 
 MLflow loads this module in every process that sends a request, whatever its server is, and while
 MLflow itself is being imported. So everything heavy is imported inside the functions.
@@ -114,7 +114,7 @@ def _mlflow_uris() -> list[str]:
 
 
 def _send_large_files_in_parts() -> None:
-    """Upload large files directly to the bucket if the server offers it and no variable says no."""
+    """Upload large files directly to the bucket, if offered and not disabled by a variable."""
     from mlflow import environment_variables as env
 
     if not env.MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD.is_set():

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Training:
-    """Logs a training, and ends its run unless that belongs to others.
+    """Logs a training, and ends its run unless the run was given to the callback.
 
     ``env`` is the first iteration, and ``engine`` the frame of ``lgb.train`` or ``lgb.cv``, if it
     was found. With ``keeps_model``, the model is kept and the run left open until ``finish``.
@@ -92,7 +92,7 @@ class Training:
             self.finish()
 
     def finish(self, status: str | None = None) -> None:
-        """Release the model, and end the run unless it belongs to others.
+        """Release the model, and end the run unless it was given to the callback.
 
         Args:
             status: FINISHED, FAILED or KILLED. Default: the status found by ``end``.

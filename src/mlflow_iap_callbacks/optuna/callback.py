@@ -155,7 +155,8 @@ class IAPMLflowCallback:
         trial's run.
 
         Calls of MLflow inside the objective wait for the server. A run that is active outside
-        stays so. The tracking URI of MLflow's fluent API becomes the callback's.
+        the objective stays active there. The tracking URI of MLflow's fluent API becomes the
+        callback's.
         """
         return partial(tracked, run_of=self.run, when_failed=self._log_uncaught)
 

@@ -38,7 +38,7 @@ def missing_trials(
 
 
 def own_process_until(trial: FrozenTrial) -> float:
-    """Until when the process that ran a trial may create its run, in seconds since 1970."""
+    """Return until when a trial's own process may create its run, in seconds since 1970."""
     return (to_ms(trial.datetime_complete) or 0) / 1000 + _SECONDS_FOR_OWN_PROCESS
 
 

@@ -69,7 +69,7 @@ class _LazyRun(ActiveRun):
 
 @contextmanager
 def _active(run: RunWriter) -> Iterator[None]:
-    """Make a run the active one in this thread; the one that was active before is so afterwards.
+    """Make a run the active one in this thread, and restore the previous one afterwards.
 
     The fluent API gets the run's tracking URI, in the whole process.
     """

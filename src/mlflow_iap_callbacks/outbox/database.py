@@ -1,7 +1,7 @@
 """The database of a journal, and the other files that a journal consists of.
 
-SQLite in WAL mode: a transaction survives the kill of its process; a crash of the machine may cost
-the last ones, never what was before.
+SQLite in WAL mode: a transaction survives the kill of its process; a crash of the machine may lose
+the last transactions, but none before them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 _logger = logging.getLogger(__name__)
 
 FORMAT = 1
-_RUN_BITS = 40  # of a record's id are its sequence number; those above are the run's number
+_RUN_BITS = 40  # low bits of a record's id: sequence number; the others: run number
 SEQ = (1 << _RUN_BITS) - 1
 _SCHEMA = (
     f"PRAGMA user_version = {FORMAT}",
@@ -114,8 +114,8 @@ class Database:
         if not self._is_reported:
             self._is_reported = True
             _logger.warning(
-                "The journal %s fails (%s). %s; training goes on. Make room there, or set "
-                "MLFLOW_IAP_OUTBOX to another folder.",
+                "The journal %s cannot be used (%s). %s; training goes on. Free space there, or "
+                "set MLFLOW_IAP_OUTBOX to another folder.",
                 self.path,
                 error,
                 then,
@@ -128,7 +128,7 @@ def record_id(number: int, seq: int) -> int:
 
 
 def run_number(record: int) -> int:
-    """Return the number of the run of a record's id."""
+    """Return the run number that a record's id contains."""
     return record >> _RUN_BITS
 
 

@@ -1,9 +1,9 @@
 """The files that records are appended to, until the database of the journal has stored them.
 
-An append from a training costs one system call here; an insert into a database costs it several
-times as much, once the training has had the processor's caches in between. What is appended are
-MessagePack objects, one behind the other. It is in the kernel's hands when ``append`` returns and
-so survives the kill of its process.
+Appending costs a training one system call. Inserting into a database would cost several times as
+much, because the training fills the processor's caches between two inserts. A file contains
+MessagePack objects, one after the other. When ``append`` returns, the kernel has the message, so it
+survives the kill of the process.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ class Intake:
         """Append a message, and return whether the intake is open.
 
         Raises:
-            TypeError, ValueError, OverflowError: the content is no plain data; what has a float's
-                value is.
+            TypeError, ValueError, OverflowError: the content is not plain data. Objects that
+                ``float`` accepts are allowed.
         """
         with self._lock:
             if not self.is_open:
@@ -93,7 +93,7 @@ class Intake:
     def take(self) -> list[Message]:
         """Return about a megabyte of messages on disk, the oldest that were not taken before.
 
-        ``generation`` and ``offset`` point behind them afterwards.
+        Afterwards, ``generation`` and ``offset`` point past these messages.
         """
         return list(self._from_file())
 
@@ -188,8 +188,8 @@ class Intake:
         if self._memory_bytes + len(message) > _MOST_IN_MEMORY_BYTES:
             if not self.lost:
                 _logger.warning(
-                    "Neither disk nor memory has room for more of what is logged; what comes now "
-                    "is lost, until the server takes what waits."
+                    "Neither disk nor memory has room for more records. New records are lost until "
+                    "the waiting ones are delivered."
                 )
             self.lost += 1
             return False
@@ -214,7 +214,7 @@ class Intake:
                     self.offset = start + unpacker.tell()
             except (TypeError, ValueError) as error:
                 _logger.warning(
-                    "%s is damaged at byte %d (%s): what is behind it there is lost.",
+                    "%s is damaged at byte %d (%s): everything after that byte is lost.",
                     self._path(self.generation),
                     self.offset,
                     error,
@@ -225,8 +225,8 @@ class Intake:
         if not self._is_reported:
             self._is_reported = True
             _logger.warning(
-                "%s takes no more of what is logged (%s); it is kept in memory for now, and "
-                "training goes on. Make room there, or set MLFLOW_IAP_OUTBOX to another folder.",
+                "Records cannot be written to %s (%s); they are kept in memory for now, and "
+                "training goes on. Free space there, or set MLFLOW_IAP_OUTBOX to another folder.",
                 self._path(self.generation).parent,
                 why,
             )
@@ -242,7 +242,11 @@ def read_messages(path: Path, offset: int) -> Iterator[Message]:
 
 
 def _checked(message: Any) -> Message:
-    """Return a message that makes sense: random bytes may be valid MessagePack."""
+    """Return the message if it is well-formed: random bytes may be valid MessagePack.
+
+    Raises:
+        TypeError, ValueError: it is not.
+    """
     number, kind, content = message
     if type(number) is not int or kind not in _KINDS:
         raise ValueError("no message")

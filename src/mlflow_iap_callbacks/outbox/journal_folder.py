@@ -63,7 +63,7 @@ class JournalReport:
     error: str | None = None
 
     def records(self, *, refused: bool = False) -> int:
-        """Return how many records wait, if asked with those that were refused."""
+        """Return how many records wait; with ``refused=True``, include the refused ones."""
         return self.waiting.total() + (self.refused.total() if refused else 0)
 
 
@@ -101,7 +101,8 @@ def new_outbox(server: str) -> Outbox:
 def orphans(server: str | None = None) -> Iterator[Outbox]:
     """Take over the journals of dead processes, for one server or for all, and yield each.
 
-    To be closed by the caller. One that is damaged is told, and what can be read of it rescued.
+    The caller must close each outbox. If a journal is damaged, a warning is logged and the records
+    that can still be read are moved to a new journal.
     """
     for path in sorted(folder().glob(f"{_mark(server)}-*.sqlite" if server else _NAMES)):
         try:
@@ -186,8 +187,8 @@ def _adopt(path: Path, lock: FileLock) -> Outbox | None:
         if version not in (0, FORMAT):
             _report_once(
                 path,
-                "%s was written by another version of mlflow-iap-callbacks, which is the one to "
-                "send it with.",
+                "%s was written by another version of mlflow-iap-callbacks. Use that version to "
+                "send it.",
                 path,
             )
             return None
@@ -210,8 +211,8 @@ def _opened(path: Path, lock: FileLock) -> Outbox:
     cut = outbox.collect_all_files()
     if cut:
         _logger.warning(
-            "%s was cut off in the middle of a record: %d bytes are lost, all before them is "
-            "there.",
+            "%s was cut off in the middle of a record: its last %d bytes are lost, everything "
+            "before them is intact.",
             path.with_suffix(f".{outbox.intake.generation}.intake"),
             cut,
         )
@@ -237,8 +238,8 @@ def _rescued(path: Path) -> Outbox | None:
     if artifacts_of(path).exists():
         artifacts_of(path).rename(artifacts_of(outbox.path))
     _logger.warning(
-        "%s is damaged: %d records can be read and are sent, what cannot be read is lost. It is "
-        "left as damaged-%s.",
+        "%s is damaged: %d records can be read and will be sent, the rest is lost. The journal "
+        "is kept as damaged-%s.",
         path,
         outbox.waiting,
         path.name,

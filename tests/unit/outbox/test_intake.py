@@ -236,7 +236,7 @@ def test_a_full_disk_is_told_once_and_memory_takes_over_until_there_is_room(
     _append(intake, range(3000, 4000))
     assert intake.in_memory > 0
     (told,) = said_by_us(caplog)
-    assert f"{disk.folder} takes no more of what is logged" in told
+    assert f"Records cannot be written to {disk.folder}" in told
     assert "MLFLOW_IAP_OUTBOX" in told
 
 
