@@ -57,9 +57,10 @@ def cloud(
     """IAP with a client of the project's own, and the variables of its user set."""
     cloud = clouds("1-own.apps.googleusercontent.com")
     set_all(monkeypatch, cloud.environment())
+    members = set(cloud.members)
     yield cloud
     cloud.clear_faults()
-    cloud.members.add(cloud.trainer)
+    cloud.members |= members
 
 
 @pytest.fixture
