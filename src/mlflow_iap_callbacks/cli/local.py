@@ -64,9 +64,7 @@ def local(
     from ..local import LocalCloud, MlflowServer
 
     if command and shutil.which(command[0]) is None:
-        raise click.ClickException(
-            f"Cannot run {command[0]!r}: there is no such program. Put the command after `--`."
-        )
+        raise _cannot_run(command[0], "there is no such program")
     # SIGTERM acts as Ctrl-C, so that COMMAND and the servers end in either case.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with ExitStack() as stack:
@@ -95,8 +93,10 @@ def use(cloud: LocalCloud, command: Sequence[str], *, stay: bool = False) -> int
     exports = {**cloud.environment(), **_around_proxies()}
     if command:
         kept = {name: v for name, v in os.environ.items() if name not in _IN_THE_WAY}
-        done = subprocess.run(list(command), env={**kept, **exports}, check=False)  # noqa: S603
-        status = done.returncode
+        try:
+            status = subprocess.call(list(command), env={**kept, **exports})  # noqa: S603
+        except OSError as error:
+            raise _cannot_run(command[0], str(error.strerror)) from None
         table = Table(box=None, show_header=False, title="What IAP saw", title_justify="left")
         for name, value in _summary(cloud.requests).items():
             table.add_row(name, value)
@@ -122,6 +122,10 @@ def _around_proxies() -> dict[str, str]:
     others = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
     hosts = ",".join(filter(None, [others, "127.0.0.1", "localhost"]))
     return {"NO_PROXY": hosts, "no_proxy": hosts}
+
+
+def _cannot_run(program: str, why: str) -> click.ClickException:
+    return click.ClickException(f"Cannot run {program!r}: {why}. Put the command after `--`.")
 
 
 def _summary(requests: Sequence[SeenRequest]) -> dict[str, str]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -126,3 +128,13 @@ def test_a_command_that_does_not_exist_is_an_error_before_any_server_starts() ->
     assert told.exit_code == 1
     assert "Cannot run 'no-such-command'" in told.stderr
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_command_that_the_system_cannot_execute_is_an_error(
+    cloud: LocalCloud, tmp_path: Path
+) -> None:
+    script = tmp_path / "script"
+    script.write_text("no interpreter is named here")
+    script.chmod(0o700)
+    with pytest.raises(click.ClickException, match="Cannot run .*script.*after `--`"):
+        use(cloud, [str(script)])
