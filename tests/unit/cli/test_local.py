@@ -136,5 +136,5 @@ def test_a_command_that_the_system_cannot_execute_is_an_error(
     script = tmp_path / "script"
     script.write_text("no interpreter is named here")
     script.chmod(0o700)
-    with pytest.raises(click.ClickException, match="Cannot run .*script.*after `--`"):
+    with pytest.raises(click.ClickException, match=r"Cannot run .*script.*after `--`"):
         use(cloud, [str(script)])
