@@ -1,0 +1,31 @@
+"""Errors of logging are warnings; all else goes its way."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from mlflow_iap_callbacks.delivery.never_raising import never_raising
+
+
+def test_an_error_is_a_warning_that_says_what_is_missing_and_why(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.WARNING, "mlflow_iap_callbacks"), never_raising("trial 3"):
+        raise OSError("disk full")
+    assert caplog.messages == [
+        "Could not log trial 3 (disk full). The program continues without it."
+    ]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit])
+def test_what_is_to_end_the_program_does(error: type[BaseException]) -> None:
+    with pytest.raises(error), never_raising("trial 3"):
+        raise error
+
+
+def test_without_an_error_nothing_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    with never_raising("trial 3"):
+        pass
+    assert not caplog.messages
