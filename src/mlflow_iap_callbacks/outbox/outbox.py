@@ -57,7 +57,7 @@ class QueuedRun:
         is_owned: whether its start, and so its end, is this outbox's.
         is_ended: whether its end is among the records, or delivered.
         run_id: MLflow's, once known.
-        tried: when its creation was tried last, seconds since 1970; None for never.
+        tried: when its creation was tried, seconds since 1970, if the answer is not known.
         refused: why MLflow does not want it at all, if so.
         trouble: what stands in the way of its delivery, if something does.
         skipped: points that were left out since they are no numbers.
