@@ -4,16 +4,33 @@ VENV ?= .venv
 RUN := $(VENV)/bin/
 # Tests of one file mostly in one process, so that its servers are started once.
 IN_PARALLEL := --dist worksteal -n
+ALL := -m 'not soak' --hypothesis-profile thorough
 
-.PHONY: demo test soak bench server-bench peers screenshots lint server server-test server-lint requirements \
-  examples wheel lowest clean
+.PHONY: demo unit test test-all coverage soak bench server-bench peers screenshots docs lint server \
+  server-test server-lint requirements examples wheel wheel-test lowest imports clean
 
 demo: $(VENV)/ready  ## sweep through a local IAP, with tokens that expire during it
 	$(RUN)mlflow-iap local --token-lifetime 2 $$([ -t 0 ] && [ -t 2 ] && echo --stay) \
 	  -- $(RUN)python examples/lightgbm_sweep.py
 
-test: $(VENV)/ready  ## all tests
+unit: $(VENV)/ready  ## the tests that need no server
+	$(RUN)python -m pytest $(IN_PARALLEL) 2 tests/unit
+
+test: $(VENV)/ready  ## all tests but the slow ones
 	$(RUN)python -m pytest $(IN_PARALLEL) 3
+
+test-all: $(VENV)/ready  ## all tests but those of `make soak`
+	$(RUN)python $(if $(COVERAGE),-m coverage run) -m pytest $(ALL) $(IN_PARALLEL) 3
+
+coverage: $(VENV)/ready  ## the same, and what it runs of src, in all processes
+	$(RUN)python -m coverage erase
+	$(MAKE) test-all COVERAGE=1
+	$(RUN)python -m coverage combine -q
+	$(RUN)python -m coverage report
+
+imports: $(VENV)/ready  ## draws those between folders, by graphviz; writes docs/images/imports.svg
+	$(RUN)uvx -q pydeps src/mlflow_iap_callbacks --only mlflow_iap_callbacks --max-module-depth 2 \
+	  --reverse --rankdir RL --rmprefix mlflow_iap_callbacks. --noshow -o docs/images/imports.svg
 
 soak: $(VENV)/ready build/server/ready  ## kills, faults and outages, for minutes
 	$(RUN)python -m pytest -m soak -s tests
@@ -27,10 +44,13 @@ server-bench: $(VENV)/ready  ## the server under load; writes benchmarks/server_
 	PYTHONPATH=tests/helpers $(RUN)python benchmarks/server_load.py
 
 screenshots: $(VENV)/ready  ## of MLflow's pages, with Chromium; writes docs/images
-	MLFLOW_IAP_SCREENSHOTS=$(CURDIR)/docs/images $(RUN)python -m pytest tests/e2e/test_browser.py
+	MLFLOW_IAP_SCREENSHOTS=$(CURDIR)/docs/images $(RUN)python -m pytest tests/e2e/lightgbm/test_pages.py
+
+docs: $(VENV)/docs  ## the website, in build/docs; needs Python 3.11
+	PYTHONPATH=docs $(RUN)zensical build --strict --clean
+	@echo "To read it: $(PYTHON) -m http.server --bind 127.0.0.1 --directory build/docs"
 
 peers: $(VENV)/ready  ## what other LightGBM integrations store; writes benchmarks/lightgbm_peers.md
-	$(RUN)python -m pip install -q uv
 	$(RUN)python benchmarks/lightgbm_peers.py
 
 lint: $(VENV)/ready
@@ -44,8 +64,8 @@ server: build/server/ready  ## MLflow as it is deployed, on this machine; COMMAN
 
 server-test: build/server/ready  ## the tests of client and callbacks on it
 	$(RUN)python -m pytest $(IN_PARALLEL) 2 --deployed build/server/bin/python tests/e2e/iap \
-	  tests/e2e/test_callbacks.py tests/e2e/delivery/test_delivery.py \
-	  tests/e2e/optuna/test_trials.py tests/e2e/lightgbm
+	  tests/e2e/delivery/test_delivery.py tests/e2e/optuna/test_callback.py \
+	  tests/e2e/optuna/test_trials.py tests/e2e/lightgbm --ignore tests/e2e/lightgbm/test_pages.py
 
 server-lint: $(VENV)/ready build/google/ready  ## what is deployed: image, scripts, app.yaml
 	$(RUN)hadolint appengine/Dockerfile
@@ -95,20 +115,30 @@ wheel: $(VENV)/ready  ## build it, install it alone, import it
 	build/wheel/bin/python -m pip install -q dist/*.whl
 	cd build && wheel/bin/python ../tests/import_wheel.py && wheel/bin/mlflow-iap --version
 
+wheel-test: wheel  ## unit tests and those of the callbacks, of the wheel; PYTHON=..., MLFLOW=3.11
+	$(RUN)uv venv -q --clear --python $(PYTHON) build/wheel-test
+	$(RUN)uv pip install -q --python build/wheel-test/bin/python --compile-bytecode --group dev \
+	  "$$(ls dist/*.whl)$(if $(MLFLOW),,[server])" $(if $(MLFLOW),'mlflow==$(MLFLOW).*')
+	cd build && wheel-test/bin/python ../tests/import_wheel.py
+	build/wheel-test/bin/python -m pytest $(IN_PARALLEL) 2 tests/unit tests/e2e/*/test_callback.py
+
 lowest: $(VENV)/ready  ## the tests on the lowest versions that pyproject.toml allows
 	$(PYTHON) -m venv --clear build/lowest
 	# SQLAlchemy: the oldest MLflow does not yet know its 2.1.
-	$(RUN)python -m pip install -q uv
 	$(RUN)uv pip install -q --python build/lowest/bin/python --resolution lowest-direct \
-	  --only-binary :all: --no-binary mlflow-iap-callbacks \
+	  --only-binary :all: --no-binary mlflow-iap-callbacks --compile-bytecode \
 	  -e . --group dev 'sqlalchemy>=2.0.30,<2.1'
 	build/lowest/bin/python -m pytest $(IN_PARALLEL) 3
+
+$(VENV)/docs: $(VENV)/ready
+	$(RUN)python -m pip install -q --group docs
+	touch $@
 
 clean:
 	rm -rf $(VENV) build dist
 
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(RUN)python -m pip install -q --upgrade pip
-	$(RUN)python -m pip install -q -e '.[server]' --group dev
+	$(RUN)python -m pip install -q uv
+	$(RUN)uv pip install -q --python $(RUN)python --compile-bytecode -e '.[server]' --group dev
 	touch $@

@@ -1,4 +1,4 @@
-"""Server, local IAP, and one worker after the other against them."""
+"""Runs workers, one after the other, against a server behind a local IAP."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ _LONGEST = 1800.0  # seconds for a worker that hangs
 
 @dataclass(frozen=True)
 class Measurement:
-    """One worker's training.
+    """The result of a worker's training.
 
     Attributes:
-        delay: seconds added to each request; `DOWN` for a server that is away while training.
+        delay: seconds added to each request; `DOWN` if the server is unavailable during training.
         train: seconds of the training itself.
-        deliver: further seconds until the server had everything.
-        cpu: seconds of the worker's processor time in both.
+        deliver: seconds from then until the server had everything.
+        cpu: the worker's processor time in both, in seconds.
         peak_mb: the worker's peak memory.
-        requests: what IAP saw in both.
-        points: metric points that the server holds of it.
-        events: seconds of each call of the callback.
+        requests: how many IAP received in both.
+        points: how many metric points the server has of it.
+        events: how long each call of the callback took, in seconds.
     """
 
     case: str
@@ -51,7 +51,7 @@ class Measurement:
 
     @property
     def total(self) -> float:
-        """Seconds from the first event until the server had everything."""
+        """Seconds from the start of the training until the server had everything."""
         return self.train + self.deliver
 
 
@@ -73,10 +73,10 @@ class Bench:
             yield cls(Path(name), cloud)
 
     def measure(self, case: str, name: str, *, delay: float, round: int, size: int) -> Measurement:
-        """Let one worker train.
+        """Run a worker's training.
 
         Raises:
-            RuntimeError: if it fails, with the end of what it wrote.
+            RuntimeError: if it fails; the message has the end of its output.
         """
         experiment = f"{case}-{name}-{uuid.uuid4().hex[:8]}"
         cloud = self._cloud
@@ -92,7 +92,7 @@ class Bench:
             _go_on(worker)
             result = json.loads(_read(worker))
             requests = len(cloud.requests)
-            # Before its end, at which it may deliver more: what it says is delivered must be.
+            # Before the worker exits, when it may deliver more: it claims to have delivered all.
             points = self._points(experiment, since=result.pop("began"))
             _go_on(worker)
         return Measurement(
@@ -144,8 +144,8 @@ class Bench:
                 raise RuntimeError(f"{arguments[:2]} failed:\n{log.read()[-3000:]}")
 
     def _points(self, experiment: str, since: float) -> int:
-        """Count what the server holds of an experiment, without the warm-up's and what a study
-        has beside its trials, a training beside its evaluations."""
+        """Count the points of an experiment on the server, without the warm-up's, a study's own,
+        and those of a training that are not evaluations."""
         query = """SELECT count(*) FROM metrics JOIN runs USING (run_uuid)
                    JOIN experiments USING (experiment_id)
                    WHERE experiments.name = ? AND metrics.timestamp >= ?

@@ -1,11 +1,10 @@
-"""The cases and their contenders, in the order in which they run."""
+"""The cases and their contenders, in the order in which they are run."""
 
 from __future__ import annotations
 
+import sweeps
 import throughput
 import trainings
-
-import sweeps
 
 CASES = {
     "Optuna": sweeps.CONTENDERS,

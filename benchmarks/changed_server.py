@@ -1,4 +1,4 @@
-"""`python -m mlflow_iap_callbacks.server` with some of its settings changed, to see what they do.
+"""`python -m mlflow_iap_callbacks.server` with some settings changed, to measure their effect.
 
 python changed_server.py --driver mysqldb --uvicorn="--access-log --loop asyncio" serve
 """
@@ -20,7 +20,7 @@ if __name__ == "__main__":
     given = parser.parse_args()
 
     database._DRIVER = f"mysql+{given.driver}" if given.driver else database._DRIVER
-    # Of an option that is given twice, uvicorn takes the last.
+    # uvicorn uses the last one of an option that is given twice.
     start._UVICORN += tuple(shlex.split(given.uvicorn))
     start._OFF["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = str(given.jobs).lower()
     main([given.command])

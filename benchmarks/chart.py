@@ -1,4 +1,4 @@
-"""Measurements as one picture: what a callback costs, by the server's delay."""
+"""Draws measurements as one picture: what a callback costs, by the server's delay."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Measure the callbacks beside their peers, against a real MLflow server behind a local IAP.
+"""Compare the callbacks with their peers, against a real MLflow server behind a local IAP.
 
-    python benchmarks/compare.py            # results.md and results.svg beside this file
+    python benchmarks/compare.py            # results.md beside this file, and docs/
     python benchmarks/compare.py --quick    # does it run? Small sizes, writes nothing
 
-Exits with 1 where the server lacks points of what was said to be delivered.
+Exits with 1 if the server lacks points that were reported as delivered.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from pathlib import Path
 
 from bench import DOWN, Bench, Measurement
 from cases import CASES
+from docs_parts import COMPARISON, IMAGES, put_into
 from report import (
-    Table,
     case_table,
     delay_label,
     growth_table,
@@ -30,17 +30,16 @@ from report import (
     throughput_table,
 )
 from rich.console import Console
+from sweeps import PAIRED_TRIALS
 from trainings import PAIRED_ROUNDS
 
-from sweeps import PAIRED_TRIALS
-
-_HEADLINE_DELAY = 0.06  # the one that the README shows
+_HEADLINE_DELAY = 0.06  # the one that the documentation shows
 _LONG_TRAININGS = ("1,000 rounds", "10,000 rounds")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is measured: seconds added to each request, and the size of each training."""
+    """What is measured: the seconds added to each request, and the size of each training."""
 
     delays: tuple[float, ...] = (0.0, 0.06, 0.25)
     trials: int = 20
@@ -51,14 +50,14 @@ class Plan:
     long_rounds: tuple[int, int] = (1_000, 10_000)
 
     def steps(self, number: int) -> Iterator[tuple[str, str, float]]:
-        """Yield case, contender and delay, in the order of a round; the peers, which take minutes,
-        in the first only."""
+        """Yield case, contender and delay, in the order of a round. The peers, which take minutes,
+        are in the first round only."""
         for case in ("Optuna", "LightGBM"):
             names = CASES[case] if number == 0 else ("none", "ours")
             for delay in self.delays:
                 yield from ((case, name, delay) for name in names)
             yield from ((f"{case}, pairs", "ours", delay) for delay in (*self.delays, DOWN))
-            # With the server away a peer blocks for minutes: MLflow's own retries.
+            # Without a server, MLflow's own retries block a peer for minutes.
             yield from ((case, name, DOWN) for name in ("none", "ours"))
         if number == 0:
             for case in ("8 at once", "long"):
@@ -74,12 +73,12 @@ class Plan:
         sizes = {"Optuna": self.trials, "LightGBM": self.boosting_rounds, "throughput": self.points}
         sizes |= {"8 at once": 16, "long": self.long_trials}
         sizes |= dict(zip(_LONG_TRAININGS, self.long_rounds, strict=True))
-        # So long that something of the training is sent, and refused, before it ends.
+        # Long enough that some requests are sent, and fail, before the training ends.
         longer = 4 if (case, delay) == ("LightGBM", DOWN) else 1
         return sizes.get(case, self.pairs) * longer
 
     def points_of(self, case: str, delay: float) -> int:
-        """Return how many points the server must hold of a training."""
+        """Return how many points the server must have of a training."""
         each = {
             "LightGBM": 4,  # 2 sets, 2 metrics
             **dict.fromkeys(_LONG_TRAININGS, 12),  # 3 sets, 4 metrics
@@ -99,7 +98,7 @@ def main() -> None:
     plan = Plan((0.06,), 3, 10, 4_000, 2, 40, (50, 500)) if arguments.quick else Plan()
     rounds = 1 if arguments.quick else arguments.rounds
 
-    # Ended in order, so that the server ends with it.
+    # Exit by an exception on SIGTERM, so that the server is stopped too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     console = Console()
     if not console.is_terminal:
@@ -129,11 +128,12 @@ def main() -> None:
     if not arguments.quick:
         from chart import draw
 
-        folder = Path(__file__).parent
-        draw({case: rows[case] for case in ("Optuna", "LightGBM")}, folder / "results.svg")
-        (folder / "results.md").write_text(markdown(tables, rounds), encoding="utf-8")
+        draw({case: rows[case] for case in ("Optuna", "LightGBM")}, IMAGES / "costs.svg")
+        results = Path(__file__).with_name("results.md")
+        results.write_text(markdown(tables, rounds), encoding="utf-8")
         sizes = {case: plan.size(case, _HEADLINE_DELAY) for case in rows}
-        _put_into(folder.parent / "README.md", headline_table(rows, sizes, _HEADLINE_DELAY))
+        table = headline_table(rows, sizes, _HEADLINE_DELAY)
+        put_into(COMPARISON, "make bench", table.markdown())
     lost = [
         f"{m.case}, {m.name}, {delay_label(m.delay)}: {m.points:,} points"
         for m in measurements
@@ -143,18 +143,11 @@ def main() -> None:
         raise SystemExit("\n".join(["Not as many points on the server as logged:", *lost]))
 
 
-def _put_into(readme: Path, table: Table) -> None:
-    text = readme.read_text(encoding="utf-8")
-    before, mark, rest = text.partition("<!-- by make bench -->\n")
-    _, end, after = rest.partition("<!-- end -->\n")
-    readme.write_text(f"{before}{mark}\n{table.markdown()}\n\n{end}{after}", encoding="utf-8")
-
-
 def _measure(plan: Plan, rounds: int, console: Console) -> list[Measurement]:
     measurements = []
     with Bench.running() as bench:
         for number in range(rounds):
-            # To and fro, so that none always comes after the same one.
+            # In alternating order, so that none always follows the same one.
             for case, name, delay in list(plan.steps(number))[:: -1 if number % 2 else 1]:
                 m = bench.measure(
                     case, name, delay=delay, round=number, size=plan.size(case, delay)

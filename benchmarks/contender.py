@@ -1,4 +1,4 @@
-"""What each contender is: a training, the wait for its delivery, and the time of its callback."""
+"""A contender: its training, the wait for its delivery, and the time in its callback."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 
 @dataclass
 class Contender:
-    """One training and what is timed of it.
+    """A training, and what is timed of it.
 
     Attributes:
-        run: train for so many trials, rounds or points.
-        deliver: wait until the server has all of it.
-        events: seconds that each call of the callback took.
+        run: trains for a number of trials, rounds or points.
+        deliver: waits until the server has everything.
+        events: how long each call of the callback took, in seconds.
     """
 
     run: Callable[[int], None]
@@ -24,9 +24,9 @@ class Contender:
 
 
 def paired(plain: Contender, ours: Contender, size: int) -> Contender:
-    """Both trainings in turn; the events are how many times longer ours took.
+    """Return a contender of two trainings in turn, whose events are the ratios of their times.
 
-    In one process, for two processes differ by more than a callback costs.
+    Both are in one process, because two processes differ by more than a callback costs.
     """
     ratios: list[float] = []
 
@@ -47,7 +47,7 @@ def paired(plain: Contender, ours: Contender, size: int) -> Contender:
 
 
 class Timed:
-    """A callback that notes how long each call of another takes."""
+    """A callback that records how long each call of another one takes."""
 
     def __init__(self, callback: Callable[..., None], events: list[float]) -> None:
         self.order = getattr(callback, "order", 50)  # LightGBM reads it
@@ -63,7 +63,7 @@ class Timed:
 
 
 def flush(callback: Any, timeout: float = 300.0) -> None:
-    """Wait until a callback of ours has delivered.
+    """Wait until one of this package's callbacks has delivered.
 
     Raises:
         RuntimeError: if that takes more than `timeout` seconds.

@@ -1,9 +1,9 @@
-"""Run each tracker's LightGBM integration through the same trainings, and say what it stored.
+"""Run each tracker's LightGBM integration through the same trainings, and report what it stored.
 
-    python benchmarks/lightgbm_peers.py                     # lightgbm_peers.md beside this file
-    python benchmarks/lightgbm_peers.py --only ours :lgb_cv # the rest as it was last seen
+    python benchmarks/lightgbm_peers.py                     # writes lightgbm_peers.md and docs/
+    python benchmarks/lightgbm_peers.py --only ours :lgb_cv # the others as last measured
 
-Each peer lives in an environment of its own under build/peers, made where it is missing.
+Each peer has its own environment under build/peers, which is created if it is missing.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from docs_parts import COMPARISON, put_into
 from peers import content_probes, curve_probes, end_probes  # noqa: F401 - they register
 from peers.rows import PROBES, Probe
-from peers_table import Column, markdown
+from peers_table import Column, markdown, short
 from rich.console import Console
 
 from mlflow_iap_callbacks.local import LocalCloud, MlflowServer
@@ -35,7 +36,7 @@ _HERE = Path(__file__).parent
 _ENVIRONMENTS = _HERE.parent / "build" / "peers"
 _ANSWERS = _ENVIRONMENTS / "answers.json"
 _AT_ONCE = 2
-# What the trainings themselves need.
+# Packages that the trainings themselves need.
 _SHARED = ["lightgbm", "scikit-learn", "scipy", "pandas", "optuna", "optuna-integration"]
 _SHARED += ["dask[distributed]", "matplotlib", "graphviz"]
 
@@ -45,13 +46,13 @@ _running: set[subprocess.Popen[str]] = set()
 
 @dataclass(frozen=True)
 class Peer:
-    """One column.
+    """A column of the table.
 
     Attributes:
-        title: with its version in place of the braces.
-        environment: its name under build/peers; two columns may share one.
-        packages: beside the shared ones; the first is the one whose version is shown.
-        note: below the table.
+        title: of the column; the version replaces the braces.
+        environment: name of its folder in build/peers; columns may share one.
+        packages: to install in addition to the shared ones; the first one's version is shown.
+        note: text below the table.
     """
 
     title: str
@@ -78,7 +79,7 @@ _PEERS = {
 
 @dataclass(frozen=True)
 class Answer:
-    """What one probe's process answered."""
+    """The result of a probe's process."""
 
     peer: str
     probe: Probe
@@ -94,7 +95,7 @@ def main() -> None:
         "--only", nargs="*", metavar="[PEER][:PROBE]", help="the rest as it was last seen"
     )
     arguments = parser.parse_args()
-    # Ended in order, so that the server ends with it.
+    # Exit by an exception on SIGTERM, so that the server is stopped too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     console = Console(width=160)
     wanted = _wanted(arguments.only)
@@ -107,6 +108,7 @@ def main() -> None:
     columns = [_column(name, list(answers.values())) for name in _PEERS]
     text = markdown(list(PROBES.values()), columns, platform.python_version())
     (_HERE / "lightgbm_peers.md").write_text(text, encoding="utf-8")
+    put_into(COMPARISON, "make peers", short(columns))
 
 
 def _last_seen() -> dict[str, Answer]:
@@ -123,7 +125,7 @@ def _last_seen() -> dict[str, Answer]:
 
 def _wanted(only: Sequence[str] | None) -> list[tuple[str, Probe]]:
     every = [(name, probe) for probe in PROBES.values() for name in _PEERS]
-    # The longest first: they are waited for in the end.
+    # The longest first, because the end waits for them.
     every.sort(key=lambda each: -each[1].timeout)
     if not only:
         return every

@@ -1,6 +1,7 @@
-"""Load a server, as standard input says; what it answered is on standard output, both JSON.
+"""Put load on a server: reads what to send from stdin, writes the outcome to stdout.
 
-A process of its own on plain sockets: what it takes of the processors, the server lacks.
+Both are JSON. A separate process on plain sockets, because it competes with the server for the
+processors.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ class Load:
     """What is sent.
 
     Attributes:
-        clients: at once, each on a connection of its own, one request after the other.
-        points: of one log-batch.
-        seconds: that count; half a second of warm-up comes before.
-        period: seconds between two batches of a trainer; None for the next as soon as the last
-            one is answered.
+        clients: how many send at the same time, each on its own connection.
+        points: in each log-batch.
+        seconds: how long it is measured, after half a second of warm-up.
+        period: seconds between two batches of a trainer; None to send the next one as soon as the
+            last one has been answered.
     """
 
     clients: int
@@ -43,16 +44,16 @@ class Load:
 
 @dataclass
 class Outcome:
-    """What came of it.
+    """What the server responded.
 
     Attributes:
-        latencies: seconds of each request that was answered in the time that counts; of a
-            trainer's, from the moment when it was due until all that was due then was answered.
-        requests: answered with 200 in the time that counts.
-        answered: with 200, before and after it too.
-        acknowledged: points of all batches that were answered with 200, the warm-up's too.
-        doubtful: points of batches that were not.
-        errors: how often something else came instead of 200, by request and what came.
+        latencies: seconds that each request in the measured time took; for a trainer, from the
+            moment when it was due until all that was due then had been answered.
+        requests: how many were answered with 200 in the measured time.
+        answered: how many were answered with 200, also before and after it.
+        acknowledged: points of all batches that were answered with 200, also in the warm-up.
+        doubtful: points of all other batches.
+        errors: how often each request got another result than 200.
     """
 
     latencies: list[float] = field(default_factory=list)
@@ -71,7 +72,7 @@ class _Clients:
         self._begins = self._ends = float("inf")
 
     async def run(self) -> Outcome:
-        # One after the other, as connections come.
+        # At intervals, as connections arrive.
         for client in self._all:
             await self._is_answered("create", client.create_run())
         now = time.perf_counter()
@@ -96,7 +97,7 @@ class _Clients:
     async def _train(
         self, client: _Client, due: float, period: float, turns: Iterator[int]
     ) -> None:
-        """Trials of two turns each: a batch; one more, the run's end and the next run."""
+        """Send trials of two turns: a batch; then another, the end of the run, and the next run."""
         while due < self._ends:
             await asyncio.sleep(due - time.perf_counter())
             await self._log_batch(client)
@@ -126,13 +127,13 @@ class _Clients:
 
     def _took(self, since: float) -> None:
         now = time.perf_counter()
-        # Also what comes too late to count as answered: it is what took longest.
+        # Including responses after the measured time, which took longest.
         if now >= self._begins:
             self._outcome.latencies.append(now - since)
 
 
 class _Client:
-    """One connection that is kept, and the run that is written to by it."""
+    """A kept connection, and the run that it writes to."""
 
     def __init__(self, port: int, headers: Mapping[str, str], points: int) -> None:
         self._port = port
@@ -165,7 +166,7 @@ class _Client:
         lines = [f"POST {_API}/{name} HTTP/1.1", "Content-Type: application/json"]
         lines += [f"Content-Length: {len(body)}"]
         lines += [f"{name}: {value}" for name, value in self._headers.items()]
-        # One that fails, is broken off, or was closed by the server is not used again.
+        # A connection that failed or that the server closed is not used again.
         stream, self._stream = self._stream, None
         if stream is None or stream[0].at_eof():
             stream = await asyncio.open_connection("127.0.0.1", self._port)
@@ -183,7 +184,7 @@ def _now_ms() -> int:
 
 
 if __name__ == "__main__":
-    # Not in the command: every user of the machine can read that.
+    # Not in the command, which every user of the machine can read.
     given = json.load(sys.stdin)
     clients = _Clients(Load(**given["load"]), given["port"], given["headers"])
     json.dump(vars(uvloop.run(clients.run())), sys.stdout)

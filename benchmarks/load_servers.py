@@ -1,4 +1,4 @@
-"""Servers to be loaded: as deployed, with one setting changed, and by MLflow's defaults."""
+"""Servers to measure: as deployed, with one setting changed, and with MLflow's defaults."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from load_client import Load, Outcome
 from database_server import MariaDB
 from deployed_server import HOST, DeployedServer, set_up, settings
 from mlflow_iap_callbacks.local import LocalCloud
-from mlflow_iap_callbacks.server.database import database_url, text_of
+from mlflow_iap_callbacks.server.database import database_url
 from ports import free_port
 
 _HERE = Path(__file__).parent
@@ -27,9 +27,9 @@ _CLIENT = _HERE / "load_client.py"
 _SERVER = (sys.executable, "-m", "mlflow_iap_callbacks.server")
 _CHANGED = (sys.executable, str(_HERE / "changed_server.py"))
 _ASSERTION = "X-Goog-IAP-JWT-Assertion"
-# MLflow's own command in the place of `serve`.
+# MLflow's own command, instead of `serve`.
 _MLFLOW = ("sh", "-c", 'exec "$0" -m mlflow server --port "$PORT"', sys.executable)
-# What `pip install mlflow pymysql` leaves uvicorn with; in this environment are others, too.
+# What uvicorn uses after `pip install mlflow pymysql`; this environment has more.
 _WITHOUT_UVLOOP = "--loop asyncio --http h11"
 _JOB_FOLDER = "_MLFLOW_HUEY_STORAGE_PATH"
 _IDLE = 0.05  # of a processor
@@ -38,13 +38,13 @@ _DEADLINE = 90.0
 
 @dataclass(frozen=True)
 class Change:
-    """One setting of the chosen ones that is another.
+    """A change of one setting.
 
     Attributes:
-        name: for people.
-        variables: of its environment.
+        name: shown in the table.
+        variables: environment variables of the server.
         arguments: of `changed_server.py`.
-        is_gated: whether it asks for IAP's assertion.
+        is_gated: whether the server requires IAP's assertion.
     """
 
     name: str
@@ -55,13 +55,13 @@ class Change:
 
 @dataclass(frozen=True)
 class Cell:
-    """One load of one server.
+    """A load of a server.
 
     Attributes:
-        server: its name.
-        database: that it stored in.
-        memory_mib: afterwards, of all its processes: their own, and what they share, once.
-        cpu: seconds of processor time that the server took.
+        server: name of the server.
+        database: name of its database.
+        memory_mib: memory of all its processes afterwards; what they share is counted once.
+        cpu: processor time that the server took, in seconds.
     """
 
     server: str
@@ -73,12 +73,13 @@ class Cell:
 
 
 class Server:
-    """One that runs, to be loaded as often as is wanted.
+    """A running server.
 
     Args:
-        process: that all of it descends from.
-        headers: of requests; called for each load, for an assertion holds ten minutes.
-        database: its name.
+        process: the parent of all its processes.
+        headers: returns headers for requests; called for each load, because an assertion is valid
+            for ten minutes.
+        database: name of its database.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class Server:
         self._headers = headers
 
     def load(self, load: Load) -> Cell:
-        """Load it, by a process of its own."""
+        """Put load on the server from a separate process."""
         before = self._cpu()
         given = {"load": asdict(load), "port": self._port, "headers": self._headers()}
         done = subprocess.run(
@@ -112,7 +113,7 @@ class Server:
         )
 
     def wait_until_idle(self) -> None:
-        """Return when all that it starts beside itself has started."""
+        """Wait until the server has started all its child processes."""
         ends = time.monotonic() + _DEADLINE
         while True:
             before = self._cpu()
@@ -123,7 +124,7 @@ class Server:
                 raise RuntimeError(f"{self.name}: busy without any request after {_DEADLINE:.0f} s")
 
     def job_folders(self) -> set[str]:
-        """Return where its job execution keeps its queue: in memory, and left behind at its end."""
+        """Return the folder of its job queue, which is in memory and stays after its end."""
         found = {process.environ().get(_JOB_FOLDER) for process in self._family()}
         return {path for path in found if path is not None}
 
@@ -135,13 +136,13 @@ class Server:
         return float(sum(each.user + each.system for each in times))
 
     def _memory_mib(self) -> float:
-        # Not PSS: that counts less of the libraries the more other servers run here meanwhile.
+        # Not PSS, which counts less of the libraries the more servers run at the same time.
         used = [_memory(process.pid) for process in self._family()]
         return (sum(own for own, _ in used) + max(files for _, files in used)) / 1024
 
 
 def _memory(process: int) -> tuple[int, int]:
-    """A process's own memory and that of files, in KiB."""
+    """Return a process's own memory and its memory of files, in KiB."""
     lines = Path(f"/proc/{process}/status").read_text().splitlines()
     kinds = dict(line.split(":", 1) for line in lines)
     own, files = (int(kinds[name].split()[0]) for name in ("RssAnon", "RssFile"))
@@ -149,7 +150,7 @@ def _memory(process: int) -> tuple[int, int]:
 
 
 class Stage:
-    """A database as Cloud SQL is set up, and Google's side, for servers to run on."""
+    """The environment of servers: a database configured like Cloud SQL, and Google's side."""
 
     def __init__(self, folder: Path, database: MariaDB, cloud: LocalCloud) -> None:
         self._folder = folder
@@ -161,22 +162,22 @@ class Stage:
     @classmethod
     @contextlib.contextmanager
     def running(cls) -> Iterator[Stage]:
-        """With everything ended and removed afterwards."""
+        """Open a stage, and stop and remove everything afterwards."""
         with (
             tempfile.TemporaryDirectory() as name,
             MariaDB(Path(name), is_logged=True, is_durable=True) as database,
             LocalCloud() as cloud,
         ):
             set_up(database)
-            # A commit survives a crash of the machine.
+            # Commits survive a crash of the machine.
             database.query("SET GLOBAL sync_binlog = 1")
-            # Of many servers side by side; one has up to 121 for each worker.
+            # For many servers at the same time, each with up to 121 for each worker.
             database.query("SET GLOBAL max_connections = 2000")
             yield cls(Path(name), database, cloud)
 
     @contextlib.contextmanager
     def chosen(self, change: Change | None = None) -> Iterator[Server]:
-        """`serve` as in the image, or but for one setting."""
+        """Start `serve` as in the image, or with one setting changed."""
         variables = {
             **settings(self._mariadb, self._chosen, "artifacts"),
             **self._cloud.server_environment(),
@@ -190,13 +191,13 @@ class Stage:
 
     @contextlib.contextmanager
     def defaults(self) -> Iterator[Server]:
-        """`mlflow server`, told only where it stores and listens, and by which name."""
+        """Start `mlflow server` with defaults, except for its store, its port and its host name."""
         url = database_url(settings(self._mariadb, self._defaults, "artifacts"))
         variables = {
-            "MLFLOW_BACKEND_STORE_URI": text_of(url),
+            "MLFLOW_BACKEND_STORE_URI": url.render_as_string(hide_password=False),
             "MLFLOW_SERVER_ALLOWED_HOSTS": HOST,
             "MLFLOW_UVICORN_OPTS": _WITHOUT_UVLOOP,
-            # No benchmark is reported.
+            # Benchmarks are not reported.
             "MLFLOW_DISABLE_TELEMETRY": "true",
         }
         change = Change("MLflow's defaults")
@@ -204,7 +205,7 @@ class Stage:
             yield server
 
     def lost(self, cells: Sequence[Cell]) -> list[str]:
-        """Return, for each database that has other points than it was sent, a line that says so."""
+        """Return a line about each database that has other points than were sent to it."""
         lines = []
         for database in (self._chosen, self._defaults):
             outcomes = [cell.outcome for cell in cells if cell.database == database]

@@ -1,4 +1,4 @@
-"""What servers did under load, as tables and in Markdown."""
+"""Formats the results of servers under load as tables and as Markdown."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ second), and every other time ends the run and begins the next. Its p50 and p99 
 was due until all of that was answered. A server carries so many where that is within \
 {latest:.0f} s for 99 of 100. Longer trainings send less often, one older than ten minutes once a \
 minute."""
-# Seconds within which a server must have what a trainer sends at its pace.
+# Seconds within which a server must answer what a trainer sends.
 _LATEST = 1.0
 
 
 class Summary:
-    """Loads of one server by equally many clients, as if they were one."""
+    """All loads of a server by the same number of clients, summed up."""
 
     def __init__(self, cells: Sequence[Cell]) -> None:
         self.cells = cells
@@ -51,7 +51,7 @@ class Summary:
 
     @property
     def rate(self) -> float:
-        """Requests in a second."""
+        """Requests per second."""
         seconds = sum(cell.load.seconds for cell in self.cells)
         return sum(outcome.requests for outcome in self._outcomes) / seconds
 
@@ -64,7 +64,7 @@ class Summary:
 
     @property
     def cpu_ms(self) -> float:
-        """Milliseconds of processor time of the server for a request."""
+        """The server's processor time per request, in milliseconds."""
         answered = sum(outcome.answered for outcome in self._outcomes)
         return sum(cell.cpu for cell in self.cells) / answered * 1000
 
@@ -74,13 +74,13 @@ class Summary:
 
     @property
     def errors(self) -> str:
-        """All that came instead of 200."""
+        """How often the result was not 200."""
         errors = sum((Counter(outcome.errors) for outcome in self._outcomes), Counter[str]())
         return ", ".join(f"{count} {name}" for name, count in errors.items()) or "0"
 
 
 def is_carried(cell: Cell) -> bool:
-    """Whether a server keeps up with so many trainers."""
+    """Whether a server keeps up with a number of trainers."""
     return not cell.outcome.errors and Summary([cell]).quantile_ms(0.99) <= _LATEST * 1000
 
 
@@ -94,7 +94,7 @@ def clients_table(cells: Iterable[Cell]) -> Table:
 
 
 def settings_table(cells: Iterable[Cell], clients: int) -> Table:
-    """One row for each changed setting, below the chosen ones."""
+    """Return a table with a row for each changed setting, below the chosen settings."""
     rows = []
     groups = _grouped(cells, lambda cell: cell.server)
     chosen, *_ = groups.values()
@@ -115,7 +115,7 @@ def trainers_table(cells: Iterable[Cell]) -> Table:
 
 
 def carried(cells: Sequence[Cell]) -> dict[str, int]:
-    """How many trainers each server keeps up with, of the numbers tried."""
+    """Return the largest number of trainers, of those tried, that each server keeps up with."""
     most = dict.fromkeys((cell.server for cell in cells), 0)
     for cell in cells:
         if is_carried(cell):

@@ -1,4 +1,4 @@
-"""What the probes answered, as Markdown: all of it, and in short for the README."""
+"""Formats the results of the probes as Markdown: in full, and a summary for the docs."""
 
 from __future__ import annotations
 
@@ -32,42 +32,48 @@ _SECTIONS = (
 NOT_RUN = "not run"
 _DASH = "\N{EN DASH}"
 
-# Label, and the rows that it sums up as PROBE.ROW.
+# Labels, and the rows that each summarizes, as PROBE.ROW.
 _SHORT: tuple[tuple[str, str], ...] = (
-    ("`lgb.train`: each set and metric, your own too", "lgb_train.curve custom_metric.custom"),
-    ("any metric name, none merged", "at_names.at odd_names.odd names_apart.apart"),
+    (
+        "`lgb.train`: every data set and metric, custom ones too",
+        "lgb_train.curve custom_metric.custom",
+    ),
+    ("any metric name; no two merged into one", "at_names.at odd_names.odd names_apart.apart"),
     ("`lgb.cv`: mean and standard deviation", "lgb_cv.mean lgb_cv.deviation"),
     ("`lgb.cv`: each fold", "lgb_cv.folds"),
-    ("`LGBMClassifier.fit`, its importance too", "classifier.fit classifier.end"),
+    ("`LGBMClassifier.fit`, with feature importance", "classifier.fit classifier.end"),
     (
-        "`cross_val_score`, `GridSearchCV`: a run each",
+        "`cross_val_score`, `GridSearchCV`: one run per fit",
         "cross_validation.one cross_validation_in_processes.two grid_search.grid",
     ),
     ("Dask: one run", "dask_estimator.dask"),
     (
-        "early stopping: the curve to its last iteration, and no more",
+        "early stopping: the curve ends at the last iteration",
         "early_stopping.last early_stopping.apart",
     ),
     ("best iteration and score", "early_stopping.iteration early_stopping.score"),
-    ("pruned or raising: the curve is kept", "pruned_trial.pruned raising.kept"),
+    ("pruned or failed: the curve is kept", "pruned_trial.pruned raising.kept"),
     (
-        "finished and failed runs are marked so",
+        "finished and failed runs have that status",
         "early_stopping.finished raising.failed continued.finished",
     ),
-    ("`init_model` with early stopping: steps go on", "continued.steps"),
-    ("12 trainings in 4 threads: a run each", "threads.threads"),
-    ("your callbacks and the model stay as they are", "unchanged.callbacks unchanged.model"),
-    ("server away: trains on, delivers later", "server_away.goes_on server_away.kept"),
+    ("`init_model` with early stopping: steps continue", "continued.steps"),
+    ("12 trainings in 4 threads: one run each", "threads.threads"),
+    ("your callbacks and the model are left unchanged", "unchanged.callbacks unchanged.model"),
+    ("server down: trains on, delivers later", "server_away.goes_on server_away.kept"),
     ("params as given", "params.given"),
-    ("params as resolved", "params.resolved"),
+    ("params as LightGBM used them", "params.resolved"),
     ("learning rate, seconds per iteration", "learning_rate.rate params.seconds"),
     (
-        "data set: size, names, categories, digest",
+        "data set: size, feature names, categories, digest",
         "data_set.shape data_set.names data_set.categorical data_set.digest",
     ),
     ("sparse data stays sparse", "sparse_data.sparse"),
-    ("importance as tables", "finished_model.gain finished_model.split"),
-    ("importance as a picture, of 2,000 features too", "finished_model.importance wide_data.wide"),
+    ("feature importance as tables", "finished_model.gain finished_model.split"),
+    (
+        "feature importance as a plot, of 2,000 features too",
+        "finished_model.importance wide_data.wide",
+    ),
     (
         "learning curves, confusion matrix, residuals",
         "finished_model.curves finished_model.confusion regression.residuals",
@@ -85,13 +91,13 @@ _SHORT: tuple[tuple[str, str], ...] = (
 
 @dataclass(frozen=True)
 class Column:
-    """One integration's answers.
+    """The results of an integration.
 
     Attributes:
-        versions: of what it ran with.
-        cells: by names of probe and row.
-        unimportable: why it cannot be imported.
-        note: what else is to be said of it.
+        versions: of the packages that it ran with.
+        cells: by the names of probe and row.
+        unimportable: why it cannot be imported, if so.
+        note: text below the table.
     """
 
     title: str
@@ -102,7 +108,7 @@ class Column:
 
 
 def markdown(probes: Sequence[Probe], columns: Sequence[Column], python: str) -> str:
-    """All rows, the short table between its marks, and the notes."""
+    """Return all rows, and the notes."""
     lightgbm = " and ".join(sorted({column.versions["lightgbm"] for column in columns}))
     titles: list[str] = []
     notes: list[str] = []
@@ -124,12 +130,16 @@ def markdown(probes: Sequence[Probe], columns: Sequence[Column], python: str) ->
             if each == section:
                 cells = [column.cells.get((probe, row), NOT_RUN) for column in columns]
                 lines.append(_line([label, *cells]))
-    lines += ["", "## In short", "", "<!-- short -->", "", *_short(columns), "", "<!-- end -->"]
     return "\n".join([*lines, "", *notes, ""])
 
 
+def short(columns: Sequence[Column]) -> str:
+    """Return the summary of the rows, without notes."""
+    return "\n".join(_short(columns))
+
+
 def _short(columns: Sequence[Column]) -> Iterator[str]:
-    # Without what does not run at all: nothing is to be compared there.
+    # Without peers that do not run at all, which cannot be compared.
     running = [column for column in columns if not column.unimportable]
     yield from _head([column.title for column in running])
     for label, rows in _SHORT:
@@ -139,7 +149,7 @@ def _short(columns: Sequence[Column]) -> Iterator[str]:
         ]
         yield _line([label, *map(_sign, found)])
     yield ""
-    yield f"✓ yes · part: some of it · {_DASH} no · ✗ raises into your code"
+    yield f"✓ yes · part: some of it · {_DASH} no · ✗ raises an exception into your code"
 
 
 def _sign(cells: Sequence[str]) -> str:

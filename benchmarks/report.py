@@ -1,4 +1,4 @@
-"""Measurements summed up as tables, on the terminal and in Markdown."""
+"""Summarizes measurements in tables, for the terminal and as Markdown."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ and is back after it. The peers know no IAP: they run on this package's transpor
 
 @dataclass(frozen=True)
 class Table:
-    """Its first columns are names, so many, the others numbers."""
+    """A table: `names` columns of names, then columns of numbers."""
 
     title: str
     heads: Sequence[str]
@@ -42,7 +42,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Summary:
-    """The rounds of one contender at one delay, each beside its round without a callback."""
+    """The rounds of a contender at a delay, each with the round without a callback."""
 
     name: str
     delay: float
@@ -58,13 +58,13 @@ class Summary:
         return float(median(of(m) / none.train for m, none in pairs))
 
     def blocked_ms(self, share: float) -> float | None:
-        """Return a quantile over the events of all rounds; None where none was seen."""
+        """Return a quantile over the events of all rounds, or None if there are none."""
         events = sorted(event for m in self.rounds for event in m.events)
         return events[round(share * (len(events) - 1))] * 1000 if events else None
 
 
 def summaries(measurements: Iterable[Measurement], case: str) -> list[Summary]:
-    """Sum up a case, in the order of its first round."""
+    """Summarize a case, in the order of its first round."""
     groups: dict[tuple[str, float], list[Measurement]] = {}
     for m in measurements:
         if m.case == case:
@@ -98,7 +98,7 @@ def _cells(row: Summary) -> list[str]:
 
 
 def short(value: float) -> str:
-    """Return three digits, or all before the point."""
+    """Return a number with three digits, or with all digits before the point."""
     return f"{value:.3g}" if value < 100 else f"{value:,.0f}"
 
 
@@ -119,7 +119,7 @@ _CALLED = {
 def headline_table(
     cases: Mapping[str, Iterable[Summary]], sizes: Mapping[str, int], delay: float
 ) -> Table:
-    """What people look for first: the cases at one delay."""
+    """Return the table of all cases at one delay, which readers look for first."""
     found = {(case, row.name): row for case in cases for row in cases[case] if row.delay == delay}
     rows = []
     for place, called in _CALLED.items():
@@ -136,7 +136,7 @@ def headline_table(
 
 
 def growth_table(rows: Iterable[Summary]) -> Table:
-    """What one call of the callback costs at the start of a long sweep, and at its end."""
+    """Return the table of what a call of the callback costs at both ends of a long sweep."""
     heads = ["contender", "delay", "first tenth, blocked ms", "last tenth"]
     table = []
     for row in rows:
@@ -149,7 +149,7 @@ def growth_table(rows: Iterable[Summary]) -> Table:
 
 
 def pairs_table(measurements: Iterable[Measurement]) -> Table:
-    """How many times longer a training takes with our callback, each beside one without it."""
+    """Return the table of how many times longer a training takes with the callback."""
     heads = ["training", "delay", "pairs", "10 %", "median", "90 %"]
     groups: dict[tuple[str, float], list[float]] = {}
     for m in measurements:
@@ -204,7 +204,7 @@ def markdown(tables: Iterable[Table], rounds: int) -> str:
         "# Beside its peers",
         _NOTE.format(rounds=rounds),
         f"{day}; {machine}, Python {platform.python_version()}, {versions}.",
-        "![What a callback costs](results.svg)",
+        "![What a callback costs](../docs/images/costs.svg)",
     ]
     for table in tables:
         parts += [f"## {table.title}", table.markdown()]

@@ -1,11 +1,11 @@
-"""Load the server as it is deployed, beside MLflow's defaults and with single settings changed.
+"""Measure the deployed server, beside MLflow's defaults and with single settings changed.
 
     PYTHONPATH=tests/helpers python benchmarks/server_load.py          # writes server_load.md
     PYTHONPATH=tests/helpers python benchmarks/server_load.py --quick  # does it run? Writes nothing
 
-Needs Debian's mariadb-server, and 8 GB of memory for ten servers side by side; the row of
-mysqlclient comes where that is installed. Exits with 1 where the database has other points than
-were answered for.
+Needs Debian's mariadb-server, and 8 GB of memory for ten servers at the same time. The row of
+mysqlclient is included if that is installed. Exits with 1 if the database has other points than
+were acknowledged.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ _CHANGES = [
 ]
 _STARTED_AT_ONCE = 2
 _POINTS = 10  # of a client's batch
-# What the sender joins in 5 seconds, its shortest wait, of 4 curves at 10 rounds a second.
+# What the sender joins in 5 seconds, its shortest interval: 4 curves with 10 rounds a second.
 _TRAINER_POINTS, _PERIOD = 200, 5.0
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is measured: who sends at once, in how many rounds, for how many seconds each."""
+    """What is measured: the numbers of clients, of rounds, and of seconds for each."""
 
     clients: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
     rounds: int = 2
@@ -67,10 +67,10 @@ class Plan:
 
 
 class Measurement:
-    """Loads servers on one stage, and says so as it goes.
+    """Puts load on the servers of a stage, and prints its progress.
 
     Attributes:
-        clients, changes, trainers: what was measured for each of the tables.
+        clients, changes, trainers: the measurements for each table.
     """
 
     def __init__(self, plan: Plan, stage: Stage, console: Console) -> None:
@@ -98,7 +98,7 @@ class Measurement:
                     self.changes += self._load_each([chosen, *changed], number, plan.changed_at)
 
     def _load_each(self, servers: Sequence[Server], number: int, clients: int) -> Iterator[Cell]:
-        # To and fro, so that none always comes after the same one.
+        # In alternating order, so that none always follows the same one.
         for server in servers[:: -1 if number % 2 else 1]:
             yield self._load(server, Load(clients, _POINTS, self._plan.seconds))
 
@@ -137,7 +137,7 @@ def main() -> None:
     is_quick = parser.parse_args().quick
     plan = Plan((1, 8), 1, 0.5, 1, (8,)) if is_quick else Plan()
 
-    # Ended in order, so that the servers end with it.
+    # Exit by an exception on SIGTERM, so that the servers are stopped too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     console = Console()
     if not console.is_terminal:

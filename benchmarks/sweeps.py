@@ -1,4 +1,4 @@
-"""Optuna sweeps; libraries are imported by those who use them, for each one's own memory."""
+"""Optuna sweeps. Libraries are imported where they are used, to compare memory."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def _sweep(
     jobs: int = 1,
     decorator: Decorator = lambda objective: objective,
 ) -> Contender:
-    """Trials that sleep, for server and trainer share the machine: what a sweep loses is then what
-    it waited."""
+    """Run trials that sleep, because server and trainer share the machine: what a sweep loses is
+    then the time it waited."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    # Random: a sampler that learns would take longer with each trial.
+    # Random, because a sampler that learns takes longer with each trial.
     study = optuna.create_study(study_name=experiment, sampler=optuna.samplers.RandomSampler(0))
 
     @decorator
@@ -59,7 +59,7 @@ def _ours(experiment: str, *, is_tracked: bool = False, **sweep: Any) -> Contend
 
 
 def _drawing(experiment: str, **sweep: Any) -> Contender:
-    """Ours, with pictures of the study drawn all the time, not every ten minutes."""
+    """This package's callback, drawing plots of the study all the time, not every ten minutes."""
     from mlflow_iap_callbacks.optuna import reporter
 
     reporter.REPORT_EVERY = reporter.DRAW_EVERY = 0.1

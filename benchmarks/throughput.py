@@ -1,4 +1,4 @@
-"""Many points into one run: four metrics per append, or a bare loop of full requests."""
+"""Many points for one run: four metrics per append, or a bare loop of full requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LightGBM trainings; libraries are imported by those who use them, for each one's own memory."""
+"""LightGBM trainings. Libraries are imported where they are used, to compare memory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from contender import Contender, Timed, flush, paired
 
-# Less than a second for 100 rounds on one thread.
+# Takes less than a second for 100 rounds on one thread.
 ROWS, FEATURES = 20_000, 40
 PAIRED_ROUNDS = 100
 
@@ -28,7 +28,7 @@ def _training(
     x = random.normal(size=(rows, FEATURES))
     y = (x[:, :5].sum(axis=1) + random.normal(size=rows) > 0).astype(int)
     cut = rows * 4 // 5
-    # autolog looks at the raw data.
+    # autolog reads the raw data.
     train = lgb.Dataset(x[:cut], y[:cut], free_raw_data=False)
     others = [
         lgb.Dataset(x[cut:], y[cut:], reference=train, free_raw_data=False) for _ in names[1:]
@@ -67,7 +67,7 @@ def _autolog(experiment: str) -> Contender:
 
 
 def _log_metric(experiment: str, *, synchronous: bool) -> Contender:
-    """A callback as people write it themselves: one call for each value."""
+    """A callback as many users write it: one call for each value."""
     from mlflow_iap_callbacks import IAPMlflowClient
 
     client = IAPMlflowClient()
@@ -109,7 +109,7 @@ CONTENDERS: dict[str, Callable[[str], Contender]] = {
 }
 PAIRED: dict[str, Callable[[str], Contender]] = {"ours": _paired}
 
-# Points come fast: a small set, so that a round is short.
+# A small set, so that rounds are short and points are frequent.
 _MANY_POINTS: Any = {
     "rows": 2_000,
     "names": ("train", "valid", "test"),

@@ -1,8 +1,8 @@
-"""The process of one contender: warms up, trains, delivers; waits for its parent before each.
+"""The process of a contender: warms up, trains, delivers; waits for its parent before each.
 
     python worker.py CASE CONTENDER EXPERIMENT SIZE
 
-Writes a line when it is ready, one when it has trained, and one of JSON in the end.
+Writes a line when it is ready, one when it has trained, and one of JSON at the end.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _WARM_UP = 4  # trials, rounds, points
 
 
 def main() -> None:
-    # What libraries print is not the parent's to read.
+    # The parent must not read what libraries print.
     channel = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     case, name, experiment, size = sys.argv[1:]
@@ -31,7 +31,7 @@ def main() -> None:
         sys.stdin.readline()
 
     contender = CASES[case][name](experiment)
-    # Imports, connections, tokens and the experiment are for once, not for each training.
+    # Imports, connections, tokens and the experiment are needed once, not for each training.
     contender.run(_WARM_UP)
     contender.deliver()
     contender.events.clear()
@@ -53,14 +53,14 @@ def main() -> None:
 
 
 def _timed(work: Callable[[], None]) -> tuple[float, float]:
-    """Return the seconds, and the processor's seconds on all threads, that `work` takes."""
+    """Return the seconds, and the processor time of all threads, that `work` takes."""
     start, start_cpu = time.perf_counter(), time.process_time()
     work()
     return time.perf_counter() - start, time.process_time() - start_cpu
 
 
 def _peak_mb() -> float:
-    # Linux lets ru_maxrss begin with what the parent had when it started this process.
+    # On Linux, ru_maxrss starts with what the parent had when it started this process.
     status = Path("/proc/self/status")
     if status.exists():
         return int(status.read_text().partition("VmHWM:")[2].split()[0]) / 1024

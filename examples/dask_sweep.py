@@ -1,13 +1,12 @@
-"""One study on the workers of a Dask cluster, each trial a run under the study's.
+"""Run one study on the workers of a Dask cluster, with a run for each trial.
 
-Runs unchanged against a real IAP and a local one:
+Works unchanged with a real IAP and with a local one:
 
     mlflow-iap local -- python examples/dask_sweep.py
     python examples/dask_sweep.py --scheduler tcp://HOST:8786 --storage mysql+pymysql://...
 
-The workers of a cluster of your own need this package, the variables that lead to MLflow, and a
-database that all of them reach. Without --scheduler there is a cluster of processes on this machine
-until the sweep is over.
+On your own cluster, the workers need this package, the variables for MLflow, and a database that
+all of them can reach. Without --scheduler, a cluster of local processes is started for the sweep.
 """
 
 from __future__ import annotations
@@ -44,17 +43,17 @@ def work(study_name: str, storage: str, trials: int, callback: IAPMLflowCallback
 
     study = optuna.load_study(study_name=study_name, storage=storage)
     study.optimize(objective, trials, callbacks=[callback])
-    callback.flush()  # before Dask may end this worker
+    callback.flush()  # Dask may end this worker afterwards
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--scheduler", help="address of a cluster of your own")
-    parser.add_argument("--storage", help="URL of a database; default: SQLite, for the time")
+    parser.add_argument("--scheduler", help="address of your own cluster")
+    parser.add_argument("--storage", help="URL of a database; default: a temporary SQLite file")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--trials", type=int, default=6, help="of each worker")
+    parser.add_argument("--trials", type=int, default=6, help="number of trials per worker")
     parser.add_argument("--study", default="dask")
     arguments = parser.parse_args()
 
@@ -70,7 +69,7 @@ def main() -> None:
         )
         jobs = [(study.study_name, storage, arguments.trials, callback)] * arguments.workers
         client.gather([client.submit(work, *job, pure=False) for job in jobs])
-        callback.sync(study)  # what a worker that died could not log
+        callback.sync(study)  # trials of workers that died
         print(f"trials: {len(study.trials)}, best value: {study.best_value:.4f}")
 
 

@@ -1,12 +1,12 @@
-"""One study on the processes of joblib's loky, each trial a run under the study's.
+"""Run one study on joblib's processes (loky), with a run for each trial.
 
-Runs unchanged against a real IAP and a local one:
+Works unchanged with a real IAP and with a local one:
 
     mlflow-iap local -- python examples/joblib_sweep.py
     python examples/joblib_sweep.py --storage mysql+pymysql://...
 
-By default the study is kept in a file of Optuna's journal storage, and goes on when it is started
-again.
+By default the study is stored in a file of Optuna's journal storage, and continues when this is
+started again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from sklearn.svm import SVC
 from mlflow_iap_callbacks import IAPMLflowCallback
 
 
-def opened(storage: str) -> str | JournalStorage:
+def open_storage(storage: str) -> str | JournalStorage:
     return storage if "://" in storage else JournalStorage(JournalFileBackend(storage))
 
 
@@ -42,7 +42,7 @@ def objective(trial: optuna.Trial) -> float:
 
 
 def work(study_name: str, storage: str, trials: int, callback: IAPMLflowCallback) -> None:
-    study = optuna.load_study(study_name=study_name, storage=opened(storage))
+    study = optuna.load_study(study_name=study_name, storage=open_storage(storage))
     study.optimize(objective, trials, callbacks=[callback])
     callback.flush()
 
@@ -51,22 +51,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--storage", default="joblib.journal", help="URL of a database, or a file")
+    parser.add_argument("--storage", default="joblib.journal", help="URL of a database, or a path")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--trials", type=int, default=8, help="of each worker")
+    parser.add_argument("--trials", type=int, default=8, help="number of trials per worker")
     parser.add_argument("--study", default="joblib")
     arguments = parser.parse_args()
 
     with IAPMLflowCallback() as callback:
         study = optuna.create_study(
             study_name=arguments.study,
-            storage=opened(arguments.storage),
+            storage=open_storage(arguments.storage),
             load_if_exists=True,
             direction="maximize",
         )
         job = delayed(work)(study.study_name, arguments.storage, arguments.trials, callback)
         Parallel(n_jobs=arguments.workers)(job for _ in range(arguments.workers))
-        callback.sync(study)  # what a worker that died could not log
+        callback.sync(study)  # trials of workers that died
         print(f"trials: {len(study.trials)}, best value: {study.best_value:.4f}")
 
 

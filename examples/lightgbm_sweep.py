@@ -1,6 +1,6 @@
-"""An Optuna sweep of a LightGBM model, each trial a run with its learning curve.
+"""Tune a LightGBM model with Optuna, with a run and its learning curves for each trial.
 
-Runs unchanged against a real IAP and a local one:
+Works unchanged with a real IAP and with a local one:
 
     export MLFLOW_TRACKING_URI=https://HOST MLFLOW_TRACKING_AUTH=iap
     python examples/lightgbm_sweep.py
@@ -75,7 +75,7 @@ def main() -> None:
     print(f"best:   trial {study.best_trial.number}, logloss {study.best_value:.4f}")
     for name, value in study.best_params.items():
         print(f"        {name} = {value:.4g}")
-    print(f"look:   {mlflow.get_tracking_uri()}")
+    print(f"MLflow: {mlflow.get_tracking_uri()}")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""One study that several processes work on, with pruning, each trial a run under the study's.
+"""Run one study in several processes, with pruning and a run for each trial.
 
-Runs unchanged against a real IAP and a local one:
+Works unchanged with a real IAP and with a local one:
 
     mlflow-iap local -- python examples/processes_sweep.py
     python examples/processes_sweep.py --storage mysql+pymysql://...
 
-With a database that other machines reach, start it on each of them.
+With a database that other machines can reach, start this on each of them.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--storage", help="URL of a database; default: SQLite, for the time")
+    parser.add_argument("--storage", help="URL of a database; default: a temporary SQLite file")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--trials", type=int, default=8, help="of each worker")
+    parser.add_argument("--trials", type=int, default=8, help="number of trials per worker")
     parser.add_argument("--study", default="processes")
     arguments = parser.parse_args()
 
@@ -63,7 +63,7 @@ def main() -> None:
             worker.start()
         for worker in workers:
             worker.join()
-        callback.sync(study)  # what a worker that died could not log
+        callback.sync(study)  # trials of workers that died
         print(f"trials: {len(study.trials)}, best value: {study.best_value:.4f}")
 
 

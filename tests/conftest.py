@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -10,12 +11,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 import requests
+from hypothesis import settings
 from mlflow.utils import request_utils
 
+import python_process
+from forked_test import in_forked_child
 from mlflow_iap_callbacks.delivery import lifecycle
 from mlflow_iap_callbacks.iap import mlflow_plugin
 from mlflow_iap_callbacks.iap.auth import IAPAuth
 from mlflow_iap_callbacks.local import LocalCloud, MlflowServer
+from tracking_server import TrackingServer
 from variables import set_all
 
 if TYPE_CHECKING:
@@ -30,12 +35,34 @@ _OURS = (
 )
 
 
+settings.register_profile("thorough", max_examples=250)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--fresh-interpreters",
+        action="store_true",
+        help="each program of a test imports MLflow itself, instead of being forked",
+    )
     parser.addoption(
         "--deployed",
         metavar="PYTHON",
         help="the tests of an MLflow server run on a whole deployment, served by this Python",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--fresh-interpreters"):
+        python_process.use_fresh_interpreters()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> object:
+    if pyfuncitem.get_closest_marker("forked") is None:
+        return None
+    names = inspect.signature(pyfuncitem.obj).parameters
+    in_forked_child(pyfuncitem.obj, {name: pyfuncitem.funcargs[name] for name in names})
+    return True
 
 
 @pytest.fixture(autouse=True)
@@ -69,7 +96,7 @@ def mlflow_server(
     folder = tmp_path_factory.mktemp("mlflow")
     python = request.config.getoption("--deployed")
     if python is None:
-        with MlflowServer(folder) as server:
+        with TrackingServer(folder) as server:
             yield server
     else:
         from deployment import Deployment

@@ -1,4 +1,4 @@
-"""The process of one probe: runs it with one peer, and answers with one line of JSON.
+"""The process of a probe: runs it with a peer, and prints a line of JSON.
 
 python -m peers.ask PEER PROBE
 """
@@ -29,7 +29,7 @@ ADAPTERS = {
 
 
 def main() -> None:
-    # What libraries print is not the parent's to read.
+    # The parent must not read what libraries print.
     channel = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     warnings.simplefilter("ignore")
@@ -56,12 +56,12 @@ def main() -> None:
         answers.cells.setdefault(row, f"fails: {error_name}")
     channel.write(json.dumps({"cells": answers.cells, "seen": answers.seen}) + "\n")
     channel.flush()
-    # Not held up by what a library does at exit.
+    # Without waiting for what a library does at exit.
     os._exit(0)
 
 
 def _is_ours(error: Exception) -> bool:
-    """Whether the probe itself is at fault, not what it calls."""
+    """Whether the error is in the probe itself, not in what it calls."""
     where = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
     return where.parent == Path(__file__).parent
 

@@ -1,4 +1,4 @@
-"""mlflow.lightgbm.autolog, to a real server without IAP."""
+"""mlflow.lightgbm.autolog, with a real server without IAP."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is stored beside the curve."""
+"""Probes of what is stored in addition to the learning curve."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def sparse_data(peer: Peer, answers: Answers) -> None:
 def _noting(
     kind: Any, names: Sequence[str], note: Callable[[Any, Any], _Noted]
 ) -> Iterator[list[_Noted]]:
-    """What `note` makes of each call of these methods meanwhile: of the object, and the answer."""
+    """Collect what `note` returns for the object and the result of each call of these methods."""
     noted: list[_Noted] = []
     originals = {name: getattr(kind, name) for name in names}
 
@@ -265,7 +265,7 @@ def wide_data(peer: Peer, answers: Answers) -> None:
 
 
 def _bars() -> AbstractContextManager[list[int]]:
-    """Numbers of bars that matplotlib draws meanwhile."""
+    """Collect the numbers of bars that matplotlib draws."""
     try:
         from matplotlib.axes import Axes
     except ImportError:

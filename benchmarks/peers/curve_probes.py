@@ -1,4 +1,4 @@
-"""What of the learning curve is stored, by form of training."""
+"""Probes of what is stored of the learning curve, by form of training."""
 
 from __future__ import annotations
 

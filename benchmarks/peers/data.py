@@ -1,4 +1,4 @@
-"""Small data, and trainings on it that give the same model each time."""
+"""Small data sets, and reproducible trainings with them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PARAMS: Mapping[str, Any] = {
 
 
 def points(seed: int = 0, rows: int = ROWS, features: int = FEATURES) -> tuple[Any, Any]:
-    """Features, and noisy labels 0 and 1."""
+    """Return features, and noisy labels 0 and 1."""
     random = np.random.default_rng(seed)
     x = random.normal(size=(rows, features))
     y = (x[:, :3].sum(axis=1) + random.normal(scale=1.5, size=rows) > 0).astype(int)
@@ -33,7 +33,7 @@ def points(seed: int = 0, rows: int = ROWS, features: int = FEATURES) -> tuple[A
 
 
 def sets(seed: int = 0) -> tuple[lgb.Dataset, lgb.Dataset]:
-    """A training and a validation set."""
+    """Return a training and a validation set."""
     x, y = points(seed)
     train = lgb.Dataset(x, y, feature_name=NAMES, free_raw_data=False)
     x, y = points(seed + 1000, 80)
@@ -66,7 +66,7 @@ def train(
 
 
 def curves_of(recorded: Mapping[str, Mapping[str, Sequence[float]]], first: int = 0) -> Curves:
-    """`record_evaluation`'s lists as points; the first has the step `first`."""
+    """Return `record_evaluation`'s lists as points, starting with the step `first`."""
     return {
         f"{data} {metric}": list(enumerate(values, first))
         for data, metrics in recorded.items()
@@ -75,7 +75,7 @@ def curves_of(recorded: Mapping[str, Mapping[str, Sequence[float]]], first: int 
 
 
 def error_rate(name: str, threshold: float = 0.5) -> Callable[..., tuple[str, float, bool]]:
-    """A metric of the user's own."""
+    """A custom metric."""
 
     def metric(predicted: Any, data: lgb.Dataset) -> tuple[str, float, bool]:
         y = data.get_label()

@@ -1,4 +1,4 @@
-"""DVCLive's callback; its files."""
+"""DVCLive's callback; reads its files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class DVCLive(Peer):
 
     @contextlib.contextmanager
     def run(self, **options: Any) -> Iterator[Session]:
-        # Its folder is the caller's to name; the same one twice would be emptied.
+        # The caller names the folder; one that is used again would be emptied.
         with Live(dir=str(self.folder / "dvclive" / str(next(self._numbers)))) as live:
             yield Session([DVCLiveCallback(live)])
 
@@ -47,7 +47,7 @@ def _read(folder: Path) -> StoredRun:
             rows = list(csv.reader(file, delimiter="\t"))
         head = rows[0]
         step = head.index("step")
-        # Two processes that write to one file give it two heads.
+        # Two processes that write one file give it two headers.
         points = [(int(row[step]), float(row[1 - step])) for row in rows if row != head]
         run.curves[str(path.relative_to(metrics).with_suffix(""))] = points
     if (folder / "metrics.json").exists():

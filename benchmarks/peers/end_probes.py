@@ -1,4 +1,4 @@
-"""How a training ends, and what of it is stored then."""
+"""Probes of what is stored by how a training ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a cell of the table says, from what was expected and what is stored."""
+"""Decides what a cell of the table says, by comparing what is stored with what is expected."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def yes_if(is_so: object) -> str:
 
 
 def curves(expected: Curves, runs: Sequence[StoredRun]) -> str:
-    """Whether one run holds each expected curve, every point at its own step."""
+    """Whether a run has each expected curve, every point at its own step."""
     if not runs:
         return "no: no run"
     return max((_curves(expected, run) for run in runs), key=_rank)
@@ -52,7 +52,7 @@ def _curves(expected: Curves, run: StoredRun) -> str:
 
 
 def holds(expected: Curves, run: StoredRun) -> bool:
-    """Whether there is a stored curve of its own for each expected one, equal to it."""
+    """Whether each expected curve equals a stored one, and no two the same one."""
     left = [list(curve) for curve in run.curves.values()]
     for curve in expected.values():
         if curve not in left:
@@ -62,7 +62,7 @@ def holds(expected: Curves, run: StoredRun) -> bool:
 
 
 def one_run_each(expected: Sequence[Curves], runs: Sequence[StoredRun]) -> str:
-    """Whether each training has a run with its curves, and there is no further run."""
+    """Whether each training has a run with its curves, and there is no other run."""
     full = sum(any(holds(curves, run) for run in runs) for curves in expected)
     if full == len(expected) == len(runs):
         return YES
@@ -71,7 +71,7 @@ def one_run_each(expected: Sequence[Curves], runs: Sequence[StoredRun]) -> str:
 
 
 def texts(run: StoredRun) -> Iterator[tuple[str, str]]:
-    """Name and text of all that is stored beside curves and models."""
+    """Yield name and text of everything that is stored except curves and models."""
     yield "params", "\n".join(f"{name}={value}" for name, value in run.params.items())
     for name, value in run.values.items():
         yield f"value {name}", f"{name}={value if isinstance(value, str) else json.dumps(value)}"
@@ -79,13 +79,13 @@ def texts(run: StoredRun) -> Iterator[tuple[str, str]]:
     for name, path in run.files.items():
         if path.suffix in _TEXTS:
             text = path.read_text(errors="replace")
-            # A model's text has it all, for LightGBM to read.
+            # A model's text has all of it, but for LightGBM to read.
             if "tree_sizes=" not in text:
                 yield name, text
 
 
 def says(run: StoredRun, pattern: str) -> str | None:
-    """What is stored that matches, as name and match."""
+    """Return what matches a pattern, as name and match."""
     for name, text in texts(run):
         match = re.search(pattern, text)
         if match:
@@ -94,12 +94,12 @@ def says(run: StoredRun, pattern: str) -> str | None:
 
 
 def number(value: float) -> str:
-    """A pattern for a number that stands alone."""
+    """Return a pattern for a number on its own."""
     return rf"(?<![\w.:\-]){re.escape(str(value))}(?![\w.:\-]|\.\d)"
 
 
 def pictures(run: StoredRun, pattern: str) -> list[str]:
-    """Names of pictures, and of charts that the tracker draws."""
+    """Return names of pictures, and of charts that the tracker draws."""
     found = [
         name
         for name, path in run.files.items()
@@ -109,7 +109,7 @@ def pictures(run: StoredRun, pattern: str) -> list[str]:
 
 
 def has_table(run: StoredRun, names: Sequence[str], values: Sequence[float]) -> str | None:
-    """Name of one text that has all these names and numbers, to six digits, but of those at 0."""
+    """Return the name of a text with all these names and numbers (to six digits), except zeros."""
     rows = [(name, value) for name, value in zip(names, values, strict=True) if value]
     needed = {f"{value:.6g}" for _, value in rows}
     for name, text in texts(run):

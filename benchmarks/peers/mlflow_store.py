@@ -1,4 +1,4 @@
-"""What an MLflow server holds of an experiment."""
+"""Reads the runs of an experiment from an MLflow server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _DEADLINE = 20.0
 
 
 def stored_runs(client: Any, experiment: str, folder: Path) -> list[StoredRun]:
-    """Read an experiment's runs; one that is still running is waited for a while."""
+    """Read an experiment's runs, after waiting some time for those that are still running."""
     found = client.get_experiment_by_name(experiment)
     if found is None:
         return []

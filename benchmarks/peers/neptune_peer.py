@@ -1,4 +1,4 @@
-"""Neptune's callback and create_booster_summary, offline; its operations read from its queue."""
+"""Neptune's callback and create_booster_summary, offline; reads its queue of operations."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _read(folder: Path) -> StoredRun:
             run.values[name] = operation["value"]
         elif kind == "LogImages":
             run.charts.add(name)
-    # Neptune derives a run's end from its connection; offline only a failure is noted.
+    # Neptune derives a run's end from its connection; offline, it stores failures only.
     run.status = "failed" if run.values.get("sys/failed") else "finished"
     run.files = {path.name: path for path in folder.glob("upload_path/*")}
     return run

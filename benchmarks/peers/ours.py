@@ -1,4 +1,4 @@
-"""IAPLightGBMCallback, through a local IAP to a real server."""
+"""IAPLightGBMCallback, with a real server behind a local IAP."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Ours(Peer):
             yield session
 
     def stored(self) -> list[StoredRun]:
-        # What the killed workers of a pool leave is sent by the next process, or by this.
+        # The next process, or this one, sends what killed workers of a pool have left.
         command = [str(Path(sys.executable).with_name("mlflow-iap")), "sync"]
         subprocess.run(command, check=False, capture_output=True, timeout=60)
         return stored_runs(IAPMlflowClient(), self._experiment, self.folder / "read")

@@ -1,4 +1,4 @@
-"""What a tracker's integration looks like to a probe, and what it stored, read back."""
+"""The interface of a tracker's integration for probes, and of what it has stored."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ ENDED = ("finished", "failed", "killed")
 
 @dataclass
 class Session:
-    """One run, as the tracker's documentation opens it around a training.
+    """A run that is open around a training, as the tracker's documentation shows it.
 
     Attributes:
         callbacks: for the training.
-        finish: what is called with the trained model and data that it has not seen.
+        finish: called with the trained model and unseen data.
     """
 
     callbacks: list[Any] = field(default_factory=list)
@@ -28,12 +28,12 @@ class Session:
 
 @dataclass
 class StoredRun:
-    """What one run holds.
+    """What is stored in a run.
 
     Attributes:
-        status: ``running`` or one of `ENDED`; None where the tracker notes none.
-        values: what is stored once: summary, tags, configuration beside the params.
-        files: by their name in the run.
+        status: ``running`` or one of `ENDED`; None if the tracker stores none.
+        values: single values: summary, tags, and configuration except params.
+        files: by their names in the run.
         charts: names of charts that the tracker draws itself.
         inputs: descriptions of data sets.
         registered: names of models in a registry.
@@ -50,10 +50,10 @@ class StoredRun:
 
 
 class Peer(ABC):
-    """One tracker's integration.
+    """A tracker's integration.
 
     Args:
-        folder: an empty one, the working directory.
+        folder: an empty folder, the working directory.
     """
 
     has_server = False
@@ -66,7 +66,7 @@ class Peer(ABC):
         """Open a run.
 
         Args:
-            options: of `options`; what it does not know is left out.
+            options: some of `options`; those that it does not know are ignored.
         """
 
     @abstractmethod
@@ -75,12 +75,12 @@ class Peer(ABC):
 
     @abstractmethod
     def options(self) -> set[str]:
-        """Names of the parameters of what is called."""
+        """Names of the parameters of the integration."""
 
     def leave(self) -> None:
-        """Let the server be away."""
+        """Make the server unavailable."""
         raise NotImplementedError
 
     def come_back(self) -> None:
-        """Let it be there again."""
+        """Make the server available again."""
         raise NotImplementedError

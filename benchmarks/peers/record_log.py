@@ -11,7 +11,7 @@ _LAST_TYPES = (1, 4)  # a whole record, or its last part
 
 
 def records(path: Path) -> Iterator[bytes]:
-    """Yield each record; the file may lack its end."""
+    """Yield each record; the file may be truncated."""
     content = path.read_bytes()
     position = _HEADER  # the file has one of its own
     record = b""

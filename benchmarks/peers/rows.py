@@ -1,4 +1,4 @@
-"""The table's rows, each answered by one probe."""
+"""The table's rows, and the probes that fill them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .peer import Peer
 
 @dataclass
 class Answers:
-    """A probe's cells by row, and what was seen that a cell has no room for."""
+    """A probe's cells by row, and observations that are too long for a cell."""
 
     cells: dict[str, str]
     seen: dict[str, str]
@@ -23,10 +23,10 @@ class Answers:
 
 @dataclass(frozen=True)
 class Probe:
-    """One or a few trainings, and the rows that they answer.
+    """One or more trainings, and the rows that they fill.
 
     Attributes:
-        rows: labels by their key.
+        rows: labels by their keys.
         timeout: seconds after which the cells say that it did not end.
     """
 
@@ -43,7 +43,7 @@ PROBES: dict[str, Probe] = {}
 def probe(
     section: str, timeout: float = 120.0, **rows: str
 ) -> Callable[[Callable[[Peer, Answers], None]], Callable[[Peer, Answers], None]]:
-    """Register a function that answers these rows."""
+    """Register a function that fills these rows."""
 
     def register(ask: Callable[[Peer, Answers], None]) -> Callable[[Peer, Answers], None]:
         PROBES[ask.__name__] = Probe(ask.__name__, section, rows, ask, timeout)

@@ -1,4 +1,4 @@
-"""SwanLab's callback, offline; its file read with its own record types."""
+"""SwanLab's callback, offline; reads its file with its own record types."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""wandb's callback and log_summary, offline; its file read with its own record types."""
+"""wandb's callback and log_summary, offline; reads its file with its own record types."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _read(path: Path) -> StoredRun:
         kind = record.WhichOneof("record_type")
         if kind == "history":
             row = _items(record.history.item)
-            # The callback logs LightGBM's iteration for use as the step.
+            # The callback logs LightGBM's iteration, to be used as the step.
             step = row.pop("iteration", row.pop("_step", record.history.step.num))
             for name, value in row.items():
                 if isinstance(value, int | float):
@@ -63,7 +63,7 @@ def _read(path: Path) -> StoredRun:
             run.status = "failed" if record.exit.exit_code else "finished"
     files = path.parent / "files"
     run.files = {str(f.relative_to(files)): f for f in files.rglob("*") if f.is_file()}
-    # A chart of wandb's own is drawn from a table.
+    # wandb draws its own charts from tables.
     run.charts |= {name for name in run.files if name.endswith(".table.json")}
     return run
 

@@ -1,4 +1,4 @@
-"""Optuna and LightGBM callbacks, and an MLflow client, for a tracking server behind IAP."""
+"""Optuna and LightGBM callbacks, and an MLflow client, for a server behind Google's IAP."""
 
 from __future__ import annotations
 
@@ -43,24 +43,24 @@ _HOMES = {
     "IAPMLflowCallback": "optuna.callback",
     "IAPMlflowClient": "iap.client",
 }
-# Where modules are that pickles made before the folders know by other names.
+# Modules by the names that pickles of version 0.1.0 contain.
 _MOVED = {
     f"{__name__}.{old}": f"{__name__}.{new}"
     for old, new in {
         "client": "iap.client",
         "credentials": "iap.credentials",
-        "google_identity": "iap.google_identity",
+        "google_identity": "iap.google_tokens",
         "iap_auth": "iap.auth",
         "lightgbm_callback": "lightgbm.callback",
-        "lightgbm_results": "lightgbm.results",
+        "lightgbm_results": "lightgbm.finished_model",
         "optuna_callback": "optuna.callback",
-        "retry": "iap.retry",
+        "retry": "iap.retry_policy",
         "runs": "delivery.run_writer",
     }.items()
 }
 
 
-# MLflow loads our entry point while it is being imported itself, so nothing here may import it.
+# MLflow loads the entry points while it is being imported, so nothing here may import MLflow.
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -72,7 +72,7 @@ def __dir__() -> list[str]:
 
 
 class _MovedModules(MetaPathFinder, Loader):
-    """Finds a moved module by its former name."""
+    """Finds a module by its former name."""
 
     def find_spec(self, fullname: str, *_: object) -> ModuleSpec | None:
         return ModuleSpec(fullname, self) if fullname in _MOVED else None

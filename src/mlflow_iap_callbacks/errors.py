@@ -1,14 +1,12 @@
-"""What can go wrong between this machine and an MLflow server behind IAP.
+"""Errors between this machine and an MLflow server behind IAP.
 
-    mlflow.exceptions.MlflowException
-    └── IAPError
-        ├── IAPConfigurationError     the settings cannot work: no URI, http to a remote host
-        ├── IAPCredentialsError       Google gave no token: nothing found, the wrong kind, refused
-        ├── IAPRefusedError           IAP answered instead of MLflow; ``reason`` says why
-        ├── IAPUnavailableError       Google's front end answered: it reaches no server
-        └── IAPUnknownOutcomeError    the answer to a request that must not be sent twice was lost
-
-Each message says what happened and what was found, then what to do next.
+mlflow.exceptions.MlflowException
+└── IAPError
+    ├── IAPConfigurationError     the settings cannot work: no URI, or http to another machine
+    ├── IAPCredentialsError       Google gave no token: no identity, the wrong kind, rejected
+    ├── IAPRefusedError           IAP rejected the request; ``reason`` says why
+    ├── IAPUnavailableError       the server could not be reached behind Google's front end
+    └── IAPUnknownOutcomeError    the response to a request that cannot be repeated was lost
 """
 
 from __future__ import annotations
@@ -28,8 +26,7 @@ Reason = Literal["account", "allowlist", "audience", "clock", "role", "setup", "
 
 
 class IAPError(MlflowException):
-    """Base of all errors of this package; also an ``MlflowException``, so that handlers written
-    for MLflow go on catching."""
+    """Base class of this package's errors. Handlers for ``MlflowException`` catch them as well."""
 
     _error_code = INTERNAL_ERROR
 
@@ -38,16 +35,16 @@ class IAPError(MlflowException):
 
 
 class IAPConfigurationError(IAPError):
-    """The settings given cannot work; nothing was sent."""
+    """The given settings cannot work. Nothing was sent."""
 
     _error_code = INVALID_PARAMETER_VALUE
 
 
 class IAPCredentialsError(IAPError):
-    """No token could be had from Google.
+    """Google gave no token.
 
     Attributes:
-        transient: True when asking again later may help (a token endpoint that is away).
+        transient: True if a later attempt may succeed, as after an outage of Google's endpoints.
     """
 
     _error_code = UNAUTHENTICATED
@@ -58,13 +55,13 @@ class IAPCredentialsError(IAPError):
 
 
 class IAPRefusedError(IAPError):
-    """IAP answered in the place of MLflow.
+    """IAP rejected the request, so MLflow has not received it.
 
     Attributes:
-        reason: what is the matter: ``role``, ``audience``, ``allowlist``, ``account``, ``token``,
-            ``clock`` (this machine's) or ``setup`` (IAP's own).
-        status: HTTP status of IAP's answer.
-        answer: IAP's own sentence.
+        reason: what has to be changed: the ``account``, IAP's ``allowlist``, the ``audience``, this
+            machine's ``clock``, the account's ``role``, IAP's own ``setup``, or the ``token``.
+        status: HTTP status of IAP's response.
+        answer: text of IAP's response.
     """
 
     def __init__(
@@ -78,17 +75,17 @@ class IAPRefusedError(IAPError):
 
 
 class IAPUnavailableError(IAPError):
-    """Google's front end answered in the place of MLflow, of which it reached no instance."""
+    """Google's front end answered in place of MLflow, because it could not reach the server."""
 
     _error_code = TEMPORARILY_UNAVAILABLE
 
 
 class IAPUnknownOutcomeError(IAPError):
-    """The answer to a request was lost that would do its work twice if it were sent again.
+    """The response to a request was lost, and repeating the request could do its work twice.
 
     Attributes:
-        is_under_way: True when the server may still be at it: it took too long to answer.
-        retry_after: seconds that the server asked to wait; None where it did not.
+        is_under_way: True if the server may still be working on it, as after a timeout.
+        retry_after: seconds that the server asked to wait before the next request, or None.
     """
 
     def __init__(

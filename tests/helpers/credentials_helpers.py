@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import requests
 
+import python_process
 from mlflow_iap_callbacks.iap.auth import IAPAuth
 from mlflow_iap_callbacks.iap.credentials import IAPCredentials
-from mlflow_iap_callbacks.iap.google_identity import Kind
-from mlflow_iap_callbacks.iap.retry import RetryPolicy
+from mlflow_iap_callbacks.iap.google_tokens import Kind
+from mlflow_iap_callbacks.iap.retry_policy import RetryPolicy
 
 KINDS: tuple[Kind, ...] = ("id_token", "signed_jwt", "access_token")
 SWEEPER = "sweeper@local-project.iam.gserviceaccount.com"
@@ -30,24 +29,19 @@ def get(
 def run(script: str, home: Path, *environments: dict[str, str]) -> str:
     """Run Python code in a process with nothing of this one's settings; return what it prints.
 
-    google-auth reads where the metadata server is when it is imported.
+    google-auth reads where the metadata server is when it is imported, which is there.
     """
     kept = {name: os.environ[name] for name in ("PATH", "TMPDIR") if name in os.environ}
     environment = {
         **kept,
         "HOME": str(home),
         "CLOUDSDK_CONFIG": str(home / "gcloud"),
-        "PYTHONPATH": str(Path(__file__).parent),
+        "PYTHONPATH": os.pathsep.join(
+            [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+        ),
     }
     for each in environments:
         environment |= each
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = python_process.run("-c", script, environment=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout

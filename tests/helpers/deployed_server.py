@@ -12,17 +12,34 @@ from pathlib import Path
 
 from click.testing import CliRunner, Result
 
+import python_process
 from database_server import DatabaseServer
 from mlflow_iap_callbacks.local import LocalCloud
 from mlflow_iap_callbacks.server.__main__ import main
 from ports import free_port
+from python_process import ForkedProcess
 from restartable import Restartable
+from tracking_server import SERVE, forked_server
 from waiting import answers, wait_until
 
 # One that has to be written differently in a URL, in SQL and in a shell.
 PASSWORD = "p@ss/w0rd:x'"
 HOST = "mlflow-dot-my-project.ew.r.appspot.com"
 _COMMAND = (sys.executable, "-m", "mlflow_iap_callbacks.server")
+FORKED = ("forked",)  # the same in a fork, which becomes the server where `serve` would
+_FORKED = f"""
+import os, sys
+from mlflow_iap_callbacks.server.__main__ import main
+
+def become(file, command, environment):
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv[1:] = command[3:]
+    exec({SERVE!r}, globals())
+
+os.execve = become
+main()
+"""
 
 
 def settings(server: DatabaseServer, database: str, artifacts: str) -> dict[str, str]:
@@ -57,9 +74,13 @@ def begin(
     variables: Mapping[str, str],
     log: Path | None = None,
     program: Sequence[str] = _COMMAND,
-) -> subprocess.Popen[bytes]:
+) -> ForkedProcess | subprocess.Popen[bytes]:
     """A command that is not waited for, in a process group of its own."""
+    if program is FORKED and not python_process.forks():
+        program = _COMMAND
     with (log or Path(os.devnull)).open("ab") as output:
+        if program is FORKED:
+            return forked_server(["-c", _FORKED, command], _environment(variables), output)
         return subprocess.Popen(
             [*program, command],
             env=_environment(variables),

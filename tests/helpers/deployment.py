@@ -42,6 +42,7 @@ class Deployment:
     Args:
         folder: for all data and logs; kept at the end.
         python: of the environment that serves. Default: this one.
+        program: what is given the commands of the server; the image's entrypoint.
         is_durable: whether the database's commits survive its kill; they take longer then.
 
     Attributes:
@@ -53,9 +54,15 @@ class Deployment:
     """
 
     def __init__(
-        self, folder: Path, python: Path = Path(sys.executable), *, is_durable: bool = False
+        self,
+        folder: Path,
+        python: Path = Path(sys.executable),
+        *,
+        is_durable: bool = False,
+        program: Sequence[str] = ("sh", str(_ENTRYPOINT)),
     ) -> None:
         self._folder = folder
+        self._program = program
         # Not resolved: an environment's Python is a link to one that is not in it.
         self._python = python.absolute()
         self.mariadb = MariaDB(folder, is_logged=True, is_durable=is_durable)
@@ -73,10 +80,9 @@ class Deployment:
             self.database = self.mariadb.new_database_for("mlflow")
             self.cloud.secrets[_SECRET] = PASSWORD
             self.cloud.secret_readers = {SERVER_ACCOUNT}
-            program = ["sh", str(_ENTRYPOINT)]
             variables = self._variables()
-            self.server = DeployedServer(self._folder, variables, program, self._port)
-            migration = begin("migrate", variables, self.server.log, program)
+            self.server = DeployedServer(self._folder, variables, self._program, self._port)
+            migration = begin("migrate", variables, self.server.log, self._program)
             stack.callback(migration.kill)
             assert migration.wait(_LONGEST_MIGRATION) == 0, self.server.log.read_text()
             stack.enter_context(self.server)

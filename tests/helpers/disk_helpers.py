@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+_LIMITS = resource.getrlimit(resource.RLIMIT_FSIZE)
 JUNK = {
     "zeros": bytes(64),
     "no MessagePack": b"\xc1",
@@ -22,19 +23,31 @@ JUNK = {
 }
 
 
-class Disk:
-    """One that gets full: a small one of its own where this user may mount one, or a limit."""
+def limit_files(size: int) -> None:
+    """Let this process write no file beyond this size; for a test marked ``forked``."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, _LIMITS[1]))
 
-    KINDS = ("small", "limited")
+
+def free_files() -> None:
+    """Take the limit back."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, _LIMITS)
+
+
+class Disk:
+    """One that gets full: a small one of its own where this user may mount one, or a limit.
+
+    The limit is the process's, so its tests run in a child: the runner writes too.
+    """
+
+    KINDS = ("small", pytest.param("limited", marks=pytest.mark.forked))
 
     def __init__(self, folder: Path, *, is_small: bool) -> None:
         self.folder = folder
         self._ballast = folder / "ballast" if is_small else None
-        self._limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def fill(self) -> None:
         if self._ballast is None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (0, self._limits[1]))
+            limit_files(0)
             return
         with suppress(OSError), self._ballast.open("ab", buffering=0) as file:
             while True:
@@ -42,7 +55,7 @@ class Disk:
 
     def free(self) -> None:
         if self._ballast is None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, self._limits)
+            free_files()
         else:
             self._ballast.unlink(missing_ok=True)
 
@@ -51,11 +64,7 @@ class Disk:
     def of_kind(cls, kind: str, folder: Path) -> Iterator[Disk]:
         folder.mkdir()
         if kind == "limited":
-            disk = cls(folder, is_small=False)
-            try:
-                yield disk
-            finally:
-                disk.free()
+            yield cls(folder, is_small=False)
             return
         mount = ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(folder)]
         if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:

@@ -104,8 +104,8 @@ def read(paths: Iterable[Path]) -> dict[str, Noted]:
                 noted[key] = Noted(content)
                 runs.append(noted[key])
             elif what == "end":
-                noted[key].end = Call(content, now)
-                calls[number].append(noted[key].end)
+                noted[key].end = end = Call(content, now)
+                calls[number].append(end)
             else:
                 step, values = content
                 for name, value in values.items():

@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import lightgbm as lgb
 import numpy as np
-from mlflow.entities import Run
+from mlflow.entities import DatasetInput, LoggedModelOutput, Run
 
-from mlflow_iap_callbacks import IAPMlflowClient, process
+from mlflow_iap_callbacks import IAPMlflowClient
+from mlflow_iap_callbacks.delivery import lifecycle
 
 if TYPE_CHECKING:
     from lightgbm.callback import CallbackEnv
 
 PARAMS: dict[str, Any] = {"objective": "binary", "verbosity": -1, "num_threads": 1, "seed": 1}
-_OWN = ("best-", "best_", "stopped_", "seconds_", "learning_rate")
+OWN = ("best-", "best_", "stopped_", "seconds_", "learning_rate")
 
 
 def arrays(rows: int = 200, features: int = 4) -> tuple[np.ndarray, np.ndarray]:
@@ -38,7 +39,7 @@ def sets() -> tuple[lgb.Dataset, lgb.Dataset]:
 def runs(experiment: str) -> list[Run]:
     """All in the experiment, the first one first."""
     client = IAPMlflowClient()
-    assert process.sender_for(client).flush(60.0)
+    assert lifecycle.sender_for(client).flush(60.0)
     found = client.get_experiment_by_name(experiment)
     assert found is not None
     order = ["attributes.start_time"]
@@ -60,9 +61,21 @@ def points(run: Run, metric: str) -> list[tuple[int, float]]:
     return [(point.step, point.value) for point in history]
 
 
+def models(run: Run) -> list[LoggedModelOutput]:
+    """The models among its outputs."""
+    assert run.outputs is not None
+    return list(run.outputs.model_outputs)
+
+
+def inputs(run: Run) -> list[DatasetInput]:
+    """The data sets among its inputs."""
+    assert run.inputs is not None
+    return list(run.inputs.dataset_inputs)
+
+
 def curves(run: Run) -> dict[str, list[tuple[int, float]]]:
     """Those of the evaluations, by metric."""
-    return {name: points(run, name) for name in run.data.metrics if not name.startswith(_OWN)}
+    return {name: points(run, name) for name in run.data.metrics if not name.startswith(OWN)}
 
 
 def expected(

@@ -14,7 +14,8 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import fluent
 
-from mlflow_iap_callbacks import IAPMlflowClient, process
+from mlflow_iap_callbacks import IAPMlflowClient
+from mlflow_iap_callbacks.delivery import lifecycle
 
 STUDY_TAG, TRIAL_TAG = "mlflow_iap.study", "mlflow_iap.trial"
 PARENT_TAG = "mlflow.parentRunId"
@@ -38,7 +39,7 @@ def new_study(
 def all_runs(experiment: str) -> list[Run]:
     """All that is in the experiment with this name; none where there is no such experiment."""
     client = IAPMlflowClient()
-    assert process.sender_for(client).flush(60.0)
+    assert lifecycle.sender_for(client).flush(60.0)
     found = client.get_experiment_by_name(experiment)
     if found is None:
         return []
@@ -106,5 +107,5 @@ def fluent_state_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     while mlflow.active_run():
         mlflow.end_run()
     # While the server is there: or it would be tried, and told as away, during the next tests.
-    process.drain(5.0)
+    lifecycle.drain(5.0)
     mlflow.set_tracking_uri(None)  # type: ignore[arg-type]

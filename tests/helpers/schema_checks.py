@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from database_server import DatabaseServer
-from deployed_server import begin, run
+from deployed_server import FORKED, begin, run
 from server_database import fill, is_the_run_there, log_a_run, variables
 
 
@@ -18,7 +18,7 @@ def check_three_migrations_at_once(server: DatabaseServer, revision: str | None)
     if revision:
         fill(server, database, revision)
         log_a_run(server, database)
-    three = [begin("migrate", variables(server, database)) for _ in range(3)]
+    three = [begin("migrate", variables(server, database), program=FORKED) for _ in range(3)]
     assert [process.wait(120) for process in three] == [0, 0, 0]
     assert run("migrate", variables(server, database)).stdout == "The schema is current.\n"
     assert not revision or is_the_run_there(server, database)

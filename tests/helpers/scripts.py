@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import sysconfig
 import textwrap
 import uuid
@@ -13,11 +12,13 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+import python_process
+from python_process import DEADLINE
 from waiting import wait_until
 
-_COMMAND = str(Path(sysconfig.get_path("scripts")) / "mlflow-iap")
-# Catches a process that hangs; each ends within a few seconds on an idle machine.
-DEADLINE = 90.0
+__all__ = ["COMMAND", "DEADLINE", "Script", "Start", "command", "starting"]
+
+COMMAND = str(Path(sysconfig.get_path("scripts")) / "mlflow-iap")
 
 
 class Script:
@@ -33,18 +34,13 @@ class Script:
     def __init__(self, file: Path, *arguments: str, folder: Path, **variables: str) -> None:
         printed = folder / f"{file.stem}_{uuid.uuid4().hex[:8]}"
         self._out, self._err = printed.with_suffix(".out"), printed.with_suffix(".err")
+        own = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
         with self._out.open("w") as out, self._err.open("w") as err:
-            self._process = subprocess.Popen(
-                [sys.executable, str(file), *arguments],
-                stdin=subprocess.DEVNULL,
+            self._process = python_process.start(
+                *(str(file), *arguments),
+                environment={**os.environ, **own, **variables},
                 stdout=out,
                 stderr=err,
-                env={
-                    **os.environ,
-                    "PYTHONUNBUFFERED": "1",
-                    "PYTHONFAULTHANDLER": "1",
-                    **variables,
-                },
             )
         self.pid = self._process.pid
 
@@ -108,13 +104,8 @@ def starting(folder: Path, imports: str) -> Iterator[Start]:
         yield start
 
 
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+def command(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run ``mlflow-iap``."""
-    return subprocess.run(
-        [_COMMAND, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-        check=False,
-        env={**os.environ, "COLUMNS": "200"},
+    return python_process.run(
+        *(COMMAND, *arguments), environment={**os.environ, "COLUMNS": "200", **variables}
     )

@@ -17,7 +17,7 @@ from packaging.version import Version
 
 import database_server
 from database_server import DatabaseServer, MariaDB
-from deployed_server import PASSWORD, begin, set_up, settings
+from deployed_server import FORKED, PASSWORD, begin, set_up, settings
 from waiting import wait_until
 
 # Of MLflow 3.5, the oldest that the package supports.
@@ -95,7 +95,7 @@ def is_the_run_there(server: DatabaseServer, database: str) -> bool:
 def kill_in_the_middle(server: DatabaseServer, database: str, changes: int) -> None:
     """Migrate, and kill -9 when so many tables were made or altered."""
     before = changes_of(server)
-    process = begin("migrate", variables(server, database))
+    process = begin("migrate", variables(server, database), program=FORKED)
     wait_until(
         lambda: changes_of(server) - before >= changes or process.poll() is not None,
         "the middle of a migration",

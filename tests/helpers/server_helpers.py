@@ -10,6 +10,7 @@ import requests
 
 from mlflow_iap_callbacks.local import LocalCloud, MlflowServer
 from ports import free_port
+from tracking_server import TrackingServer
 
 ASSERTION = "X-Goog-IAP-JWT-Assertion"
 
@@ -22,7 +23,7 @@ def gated(
     port = free_port()
     with (
         LocalCloud(f"http://127.0.0.1:{port}") as cloud,
-        MlflowServer(
+        TrackingServer(
             folder,
             port=port,
             app_name="iap",

@@ -17,7 +17,7 @@ from chaos import Chaos
 from deployment import Deployment
 from ledger import Ledger
 from server_database import needs_mariadb, text_of
-from sweeps import SEED, Soak
+from soak_sweeps import SEED, Soak
 from variables import set_all
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(900), needs_mariadb]

@@ -17,7 +17,7 @@ import pytest
 
 from chaos import Chaos
 from mlflow_iap_callbacks.local import LocalCloud, MlflowServer
-from sweeps import COMMAND, SEED, Soak
+from soak_sweeps import COMMAND, SEED, Soak
 from variables import set_all
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(900)]

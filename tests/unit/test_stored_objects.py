@@ -18,7 +18,7 @@ from mlflow_iap_callbacks import (
 )
 from mlflow_iap_callbacks.delivery.run_writer import RunWriter
 from mlflow_iap_callbacks.iap.auth import IAPAuth
-from mlflow_iap_callbacks.iap.retry import RetryPolicy
+from mlflow_iap_callbacks.iap.retry_policy import RetryPolicy
 
 _STORED = Path(__file__).parents[1] / "data" / "0.1.0" / "pickles.json"
 _URI = "https://mlflow.example"
@@ -45,7 +45,7 @@ def test_a_stored_handle_writes_to_its_run(stored: dict[str, Any]) -> None:
     run = stored["run"]
     assert (type(run), run.key, run.client.tracking_uri) == (RunWriter, "c" * 32, _URI)
     run.log_metrics({"loss": 1.0})
-    (queued,) = run._here().outbox.collect()
+    (queued,) = run._queued().outbox.collect()
     assert (queued.key, queued.experiment) == ("c" * 32, "name:experiment")
 
 

@@ -1,18 +1,20 @@
-"""The command ``mlflow-iap``."""
+"""The command ``mlflow-iap`` and the list of its subcommands."""
 
 from __future__ import annotations
 
 import click
 
-from .access import doctor, token
-from .journals import status, sync
+from .doctor import doctor
 from .local import local
+from .status import status
+from .sync import sync
+from .token import token
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="mlflow-iap-callbacks")
 def main() -> None:
-    """MLflow behind Google's Identity-Aware Proxy: try it here, look into it there."""
+    """MLflow behind Google's Identity-Aware Proxy (IAP)."""
 
 
 for command in (token, doctor, status, sync, local):

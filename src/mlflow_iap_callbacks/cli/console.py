@@ -1,16 +1,22 @@
-"""What the commands print on."""
+"""The console that the commands print to."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 console = Console(highlight=False)
 
 
-def plain_table() -> Table:
+def print_rows(rows: Mapping[str, str], mark: str = "") -> None:
+    """Print names and their values, each after ``mark``; values may have several lines."""
     table = Table(box=None, show_header=False)
     table.add_column(width=2)
     table.add_column(width=11)
-    table.add_column(overflow="fold")  # paths and commands stay whole
-    return table
+    table.add_column(overflow="fold")  # never cuts paths and commands
+    for name, value in rows.items():
+        table.add_row(mark, f"[bold]{name}", escape(value))
+    console.print(table)

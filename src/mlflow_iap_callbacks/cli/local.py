@@ -1,4 +1,4 @@
-"""``mlflow-iap local``: MLflow behind an IAP on this machine."""
+"""``mlflow-iap local``: MLflow behind a local IAP, to try things out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,9 +23,9 @@ from .console import console
 
 if TYPE_CHECKING:
     from ..local import LocalCloud
-    from ..local.record import SeenRequest
+    from ..local.request_log import SeenRequest
 
-# Settings for another server, which would lead a command astray at the local one.
+# Settings for another server, which would mislead a command at the local one.
 _IN_THE_WAY = (
     *("MLFLOW_IAP_CLIENT_ID", "MLFLOW_OAUTH2_CLIENT_ID", "MLFLOW_IAP_IMPERSONATE"),
     *("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"),
@@ -33,25 +33,17 @@ _IN_THE_WAY = (
 )
 
 
-@click.command(context_settings={"ignore_unknown_options": True})
+@click.command(context_settings={"ignore_unknown_options": True, "show_default": True})
 @click.option(
     "--folder",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Keeps runs, artifacts and keys. Default: a temporary folder, removed at the end.",
+    show_default="a temporary folder, removed at the end",
+    help="Folder for runs, artifacts and keys.",
 )
-@click.option("--port", default=0, help="IAP's port. Default: a free one.")
-@click.option(
-    "--token-lifetime",
-    default=3600.0,
-    metavar="SECONDS",
-    help="How long tokens are good for. Default: Google's hour.",
-)
-@click.option(
-    "--client-id",
-    metavar="ID",
-    help="An OAuth client of your own on IAP. Default: the Google-managed one.",
-)
-@click.option("--stay", is_flag=True, help="Go on serving when COMMAND has ended.")
+@click.option("--port", default=0, help="Port of IAP; 0 for a free port.")
+@click.option("--token-lifetime", default=3600.0, metavar="SECONDS", help="Lifetime of tokens.")
+@click.option("--client-id", show_default="Google-managed", help="OAuth client id of IAP.")
+@click.option("--stay", is_flag=True, help="Keep serving after COMMAND has ended.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def local(
     folder: Path | None,
@@ -61,16 +53,21 @@ def local(
     stay: bool,
     command: Sequence[str],
 ) -> None:
-    """Start MLflow behind an IAP of its own on this machine.
+    """Run MLflow behind a local IAP, on this machine only.
 
-    Prints the variables to export. With -- COMMAND runs it under them, tells what IAP saw and ends
-    with COMMAND's status. Listens on loopback only.
+    Without COMMAND, print the environment variables to export and serve until Ctrl-C. With
+    COMMAND, run it with these variables, show the requests that IAP received, and exit with
+    COMMAND's status:
+
+        mlflow-iap local -- python train.py
     """
     from ..local import LocalCloud, MlflowServer
 
     if command and shutil.which(command[0]) is None:
-        raise _cannot_run(command[0], "there is no such program")
-    # SIGTERM as Ctrl-C, so that COMMAND and the servers are ended whichever comes.
+        raise click.ClickException(
+            f"Cannot run {command[0]!r}: there is no such program. Put the command after `--`."
+        )
+    # SIGTERM acts as Ctrl-C, so that COMMAND and the servers end in either case.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with ExitStack() as stack:
         if folder is None:
@@ -78,60 +75,48 @@ def local(
         folder.mkdir(parents=True, exist_ok=True)
         with console.status("starting an MLflow server"):
             server = stack.enter_context(MlflowServer(folder / "mlflow"))
-        cloud = stack.enter_context(
-            LocalCloud(
-                server.url,
-                token_lifetime=token_lifetime,
-                client_id=client_id,
-                folder=folder / "google",
-                port=port,
-            )
+        cloud = LocalCloud(
+            server.url,
+            token_lifetime=token_lifetime,
+            client_id=client_id,
+            folder=folder / "google",
+            port=port,
         )
-        status = use(cloud, command, stay=stay)
+        status = use(stack.enter_context(cloud), command, stay=stay)
     sys.exit(status)
 
 
 def use(cloud: LocalCloud, command: Sequence[str], *, stay: bool = False) -> int:
-    """Run a command under the cloud's variables and tell what IAP saw.
+    """Run a command with the cloud's variables, show what IAP saw, and return the exit status.
 
-    Args:
-        cloud: that runs.
-        command: with its arguments; empty to print the variables and wait for Ctrl-C instead.
-        stay: whether to do that as well when the command has ended.
-
-    Returns: the command's status.
+    Without a command, or after it if ``stay`` is set, print the variables and wait for Ctrl-C.
     """
     status = 0
     exports = {**cloud.environment(), **_around_proxies()}
     if command:
         kept = {name: v for name, v in os.environ.items() if name not in _IN_THE_WAY}
-        status = _run(command, {**kept, **exports})
-        console.print(_summary(cloud))
+        done = subprocess.run(list(command), env={**kept, **exports}, check=False)  # noqa: S603
+        status = done.returncode
+        table = Table(box=None, show_header=False, title="What IAP saw", title_justify="left")
+        for name, value in _summary(cloud.requests).items():
+            table.add_row(name, value)
+        console.print(table)
     if stay or not command:
-        console.print(f"\nMLflow behind IAP: [bold]{cloud.url}[/]  (Ctrl-C ends it)\n")
+        console.print(f"\nMLflow behind IAP: [bold]{cloud.url}[/]  (Ctrl-C to stop)\n")
         for name in _IN_THE_WAY:
             if name in os.environ and name not in exports:
                 click.echo(f"unset {name}")
         for name, value in exports.items():
             click.echo(f"export {name}={shlex.quote(value)}")
-        _wait_for_signal()
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            console.print("stopping")
     return status
 
 
-def _run(command: Sequence[str], environment: Mapping[str, str]) -> int:
-    try:
-        done = subprocess.run(list(command), env=environment, check=False)  # noqa: S603 - the user's
-    except OSError as error:
-        raise _cannot_run(command[0], error.strerror) from None
-    return done.returncode
-
-
-def _cannot_run(program: str, why: str | None) -> click.ClickException:
-    return click.ClickException(f"{program!r} cannot be run: {why}. Give the command behind `--`.")
-
-
 def _around_proxies() -> dict[str, str]:
-    """This machine is reached directly, whatever proxy is set for the others."""
+    """Variables that let requests to this machine bypass a proxy; empty if none is set."""
     if not any(name.lower() in ("http_proxy", "all_proxy") for name in os.environ):
         return {}
     others = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
@@ -139,35 +124,28 @@ def _around_proxies() -> dict[str, str]:
     return {"NO_PROXY": hosts, "no_proxy": hosts}
 
 
-def _summary(cloud: LocalCloud) -> Table:
-    bearers = [seen.headers.get("authorization", "") for seen in cloud.requests]
-    good = {text for seen, text in zip(cloud.requests, bearers, strict=True) if seen.token_kind}
+def _summary(requests: Sequence[SeenRequest]) -> dict[str, str]:
+    """Count requests, tokens and rejected tokens; a 401 is healed if the request later passed."""
+    good = {_bearer(seen) for seen in requests if seen.token_kind}
     rejected = [
         seen
-        for seen, text in zip(cloud.requests, bearers, strict=True)
-        if text in good and seen.iap_answer and seen.status == 401
+        for seen in requests
+        if _bearer(seen) in good and seen.iap_answer and seen.status == 401
     ]
-    passed = {_same(seen): seen.time for seen in cloud.requests if seen.reached_upstream}
+    passed = {_same(seen): seen.time for seen in requests if seen.reached_upstream}
     healed = [seen for seen in rejected if passed.get(_same(seen), 0.0) > seen.time]
-    answers = Counter(seen.status for seen in cloud.requests)
-    table = Table(box=None, show_header=False, title="What IAP saw", title_justify="left")
-    rows = {
-        "requests": len(cloud.requests),
-        "tokens fetched or signed": len(good),
+    answers = Counter(seen.status for seen in requests)
+    return {
+        "requests": str(len(requests)),
+        "tokens fetched or signed": str(len(good)),
         "401s healed": f"{len(healed)} of {len(rejected)}",
         "answers by status": ", ".join(f"{n} x {status}" for status, n in sorted(answers.items())),
     }
-    for name, value in rows.items():
-        table.add_row(name, str(value))
-    return table
+
+
+def _bearer(seen: SeenRequest) -> str:
+    return seen.headers.get("authorization", "")
 
 
 def _same(seen: SeenRequest) -> tuple[str, str, str]:
     return seen.method, seen.path, seen.headers.get("content-length", "")
-
-
-def _wait_for_signal() -> None:
-    try:
-        threading.Event().wait()
-    except KeyboardInterrupt:
-        console.print("ending")

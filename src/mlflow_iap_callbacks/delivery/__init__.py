@@ -1,1 +1,1 @@
-"""The way of a record from the outbox to MLflow, in the background."""
+"""Delivery of records from the outbox to MLflow, in the background."""

@@ -1,4 +1,4 @@
-"""The clock of a delivery, which tests replace by one that they move."""
+"""The clock of the delivery, which tests replace with one that they control."""
 
 from __future__ import annotations
 

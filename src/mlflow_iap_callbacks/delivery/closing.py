@@ -1,4 +1,4 @@
-"""The end of a process's senders: delivers within a time limit, and reports what stays."""
+"""Closing of a process's senders: deliver within a time limit, and report what remains."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .sender import Sender
 
 _logger = logging.getLogger(__name__)
 
-# A server that was away when the process ended is not waited for so long.
+# Seconds to wait for a server that is unreachable.
 _IF_AWAY = 5.0
 
 
 def deliver_last(senders: Sequence[Sender], seconds: float) -> None:
-    """End the runs that are still open, and deliver for so many seconds; Ctrl-C ends it sooner."""
+    """End the runs that are still open, and deliver for up to ``seconds``. Ctrl-C stops it."""
     with suppress(KeyboardInterrupt):
         for sender in senders:
             if sender.outboxes:
@@ -47,10 +47,12 @@ def report_rest(sender: Sender) -> None:
     on_disk = sender.waiting - volatile
     if on_disk:
         _logger.warning(
-            "%d records for %s stay on disk. `mlflow-iap sync` sends them, or the next process on "
-            "this machine that logs to it.",
+            "%d records for %s stay on disk. `mlflow-iap sync` sends them; so does the next "
+            "process on this machine that logs to that server.",
             on_disk,
             sender.server,
         )
     if lost:
-        _logger.warning("%d records for %s were in memory only and are lost.", lost, sender.server)
+        _logger.warning(
+            "%d records for %s are lost, because they were in memory only.", lost, sender.server
+        )

@@ -1,4 +1,4 @@
-"""This process's senders, one for each server: from first use to exit, fork or SIGTERM."""
+"""This process's senders, one for each server, from the first use to exit, fork or SIGTERM."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
-# MLflow and requests import these at a first request; a fork must not come upon that half done.
+# MLflow and requests import these at their first request; a fork must not happen meanwhile.
 import mlflow.tracking.request_header.registry  # noqa: F401
 from mlflow import MlflowClient
 
@@ -23,21 +23,20 @@ from .closing import deliver_last, report_rest
 from .sender import Sender
 from .server_uri import server_uri
 
-# At exit; and at SIGTERM, after which Kubernetes and preemptible machines leave 30 seconds.
-_AT_EXIT, _AT_SIGTERM = 30.0, 10.0
+_SECONDS_AT_EXIT = 30.0
 
 _senders: dict[str, Sender] = {}
-LOCK = threading.RLock()  # around what a fork must not come upon half done
+LOCK = threading.RLock()  # held wherever a fork must not happen
 _draining = threading.Lock()
-# What a fork leaves of the parent's: SQLite's connections must not even be closed in the child.
+# A forked child keeps its parent's senders: it must not even close their SQLite connections.
 _left_to_parent: list[Sender] = []
 _is_set_up = False
-# Called with the seconds that are left before the end, so that what is known last is logged.
+# Called with the seconds that are left, to log what is known only at the end.
 before_drain: list[Callable[[float], None]] = []
 
 
 def sender_for(client: MlflowClient) -> Sender:
-    """The process's one sender for the client's server, which delivers with the last client given.
+    """Return this process's sender for the client's server. It delivers with the latest client.
 
     Its first call in the main thread makes SIGTERM drain, where SIGTERM had no handler.
     """
@@ -53,8 +52,8 @@ def sender_for(client: MlflowClient) -> Sender:
         return sender
 
 
-def drain(seconds: float = _AT_EXIT) -> None:
-    """Deliver for so many seconds, tell what is left, and let go of the journals."""
+def drain(seconds: float = _SECONDS_AT_EXIT) -> None:
+    """Deliver for up to ``seconds``, report what is left, and close the journals."""
     with _draining:
         began = time.monotonic()
         with suppress(KeyboardInterrupt):
@@ -72,9 +71,9 @@ def drain(seconds: float = _AT_EXIT) -> None:
 
 def _set_up() -> None:
     if not _is_set_up and multiprocessing.parent_process() is not None:
-        # Such a child ends without atexit.
+        # Children of multiprocessing exit without calling atexit.
         multiprocessing.util.Finalize(None, drain, exitpriority=10)
-    sigterm.before_death(partial(drain, _AT_SIGTERM))
+    sigterm.before_death(partial(drain, sigterm.SECONDS_TO_DELIVER))
 
 
 def _before_fork() -> None:
@@ -99,8 +98,8 @@ def _after_fork_in_child() -> None:
         sender.leave_to_parent()
         _left_to_parent.append(sender)
     _senders.clear()
-    # What a thread of the parent's was importing would stay locked here for ever, and MLflow tries
-    # some imports at each request. There is no public way to let go of these locks.
+    # A module that another thread was importing at the fork would stay locked forever, and MLflow
+    # imports some at each request. There is no public way to release these locks.
     for name in ("_module_locks", "_blocking_on"):
         getattr(importlib._bootstrap, name, {}).clear()
     LOCK.release()

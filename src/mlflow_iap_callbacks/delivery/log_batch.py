@@ -23,10 +23,10 @@ Entity = Metric | Param | RunTag
 
 
 class Batch:
-    """What one log_batch carries: names and values that MLflow takes, and what it would not.
+    """The content of one log_batch request, and the values that MLflow would reject.
 
     Args:
-        skipped: points of the run that were left out before.
+        skipped: number of the run's NaN points that were skipped in earlier batches.
     """
 
     def __init__(self, skipped: int) -> None:
@@ -70,7 +70,7 @@ class Batch:
         return True
 
     def entities(self) -> list[Entity]:
-        """All of it."""
+        """Return all metrics, params and tags of the batch."""
         params = [Param(name, value) for name, value in self._params.items()]
         tags = [RunTag(name, value) for name, value in self._tags.items()]
         return [*self._metrics, *params, *tags]
@@ -83,7 +83,8 @@ class Batch:
             len(self._params.keys() | params.keys()),
             len(self._tags.keys() | tags.keys()) + 1,
         )
-        # MLflow takes no param twice in one request; of two values it is to judge itself.
+        # MLflow accepts a param only once per request. A second value goes into a request of its
+        # own, so that MLflow decides whether to accept it.
         is_changed = any(self._params.get(name, value) != value for name, value in params.items())
         return (
             not is_changed

@@ -1,4 +1,4 @@
-"""What a run's records make MLflow do: few requests, in order, each safe to be repeated."""
+"""The calls of MLflow that deliver records: few requests, in order, each safe to repeat."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ class MlflowCalls:
         """Deliver as many of the run's oldest records as one request takes.
 
         Args:
-            run: theirs.
-            records: at least one.
+            run: the run that the records belong to.
+            records: at least one record.
 
         Returns:
-            The records that are done with, and what of them MLflow refuses for good.
+            The records that are settled, and the parts of them that MLflow permanently rejects.
 
         Raises:
             NotYet: the run waits for something.
@@ -77,7 +77,7 @@ class MlflowCalls:
             self._creation.refuse(run)
             run.outbox.save(run)
         if records[0].kind == "start":
-            self._creation.refuse(run)  # by an earlier process, say
+            self._creation.refuse(run)  # ``run.refused`` may come from an earlier process
         return records, [_refused(record, str(run.refused)) for record in records]
 
     def _send(
@@ -132,7 +132,7 @@ class MlflowCalls:
         return batch.records, refused
 
     def _is_gone(self, run_id: str) -> bool:
-        """Whether the run itself is what is refused, and nothing else need be tried."""
+        """Return whether MLflow refuses the run itself, and with it all that is logged to it."""
         try:
             return bool(self.client.get_run(run_id).info.lifecycle_stage != LifecycleStage.ACTIVE)
         except Exception as error:
@@ -147,7 +147,7 @@ class MlflowCalls:
         other_names: Mapping[str, str],
         error: Exception,
     ) -> Iterable[Refusal]:
-        """Halve what was refused until what is to blame stands alone."""
+        """Log the entities by halving them repeatedly, until each rejected one is found."""
         if len(entities) == 1:
             entity = entities[0]
             if isinstance(entity, Param) and entity.key in other_names:
@@ -169,7 +169,7 @@ class MlflowCalls:
         metrics = [entity for entity in entities if isinstance(entity, Metric)]
         params = [entity for entity in entities if isinstance(entity, Param)]
         tags = [entity for entity in entities if isinstance(entity, RunTag)]
-        # One request, but for the tags of a great many names that MLflow does not take.
+        # More than one request only if very many names need a tag with the original name.
         while metrics or params or tags:
             some_params, some_tags = params[:MAX_PARAMS], tags[:MAX_TAGS]
             room = MAX_ENTITIES - len(some_params) - len(some_tags)
@@ -180,13 +180,13 @@ class MlflowCalls:
         try:
             self.client.log_inputs(run_id, inputs)
         except MlflowException as error:
-            # MLflow looks whether it has a data set, and then inserts it.
+            # Two runs that log the same new data set at once race for its insertion.
             if "IntegrityError" in str(error):
-                raise NotYet("Another run logs the same data set right now.", 0.2) from None
+                raise NotYet("Another run is logging the same data set.", 0.2) from None
             raise
 
     def _abandon(self, run: QueuedRun, run_id: str, *, time_ms: int, text: str) -> None:
-        """End a run whose process died, unless it was ended, or another goes on with it."""
+        """End a run whose process died, unless it has ended or another process continues it."""
         found = self.client.get_run(run_id)
         journal = found.data.tags.get(JOURNAL_TAG, run.outbox.name)
         if found.info.status == "RUNNING" and journal == run.outbox.name:

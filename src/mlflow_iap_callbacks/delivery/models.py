@@ -1,4 +1,4 @@
-"""A saved model, logged to MLflow and registered once, however often its delivery is begun."""
+"""Saved models, logged and registered once, no matter how often their delivery is retried."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from ..tags import MODEL_KEY_TAG
 
 
 def log_model(client: MlflowClient, run_id: str, folder: str, content: Mapping[str, Any]) -> None:
-    """Log what ``mlflow.FLAVOR.save_model`` wrote, as an output of the run.
+    """Log a saved model as an output of its run.
 
     Args:
         client: any MlflowClient.
-        run_id: of the run that it comes from.
-        folder: where it is.
-        content: its ``key`` and ``name``, and the ``registered_name`` that it gets a version of,
-            if any.
+        run_id: run that the model comes from.
+        folder: folder that ``mlflow.FLAVOR.save_model`` wrote.
+        content: the model's ``key`` and ``name``, and ``registered_name``: the registered
+            model that gets it as a new version, or None.
 
     Raises:
-        MlflowException, requests.RequestException: it is not there yet, or not all of it; nothing
-            is doubled if it is logged again.
+        MlflowException, requests.RequestException: the model was not logged, or only in
+            part; calling this again creates no duplicates.
     """
     run = client.get_run(run_id)
     experiment_id = run.info.experiment_id
@@ -56,7 +56,7 @@ def _find(client: MlflowClient, experiment_id: str, run_id: str, key: str) -> Lo
 
 
 def _sign(folder: Path, run_id: str, found: LoggedModel) -> None:
-    """Write into the model whose it is, as ``mlflow.FLAVOR.log_model`` does."""
+    """Write the run's id and the model's id into the model, as ``mlflow.FLAVOR.log_model`` does."""
     path = folder / "MLmodel"
     model = Model.load(path)
     model.run_id, model.model_id, model.model_uuid = run_id, found.model_id, found.model_id

@@ -1,4 +1,4 @@
-"""Names that MLflow takes, for metrics, params and tags."""
+"""Names of metrics, params and tags, changed where MLflow does not accept them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _REFUSED = re.compile(r"[^/\w.\- ]")
 
 
 def mlflow_name(name: str) -> str:
-    """``name`` where MLflow takes it, else a name made from it that no other name leads to.
+    """Return ``name`` if MLflow accepts it, else a name made from it and from no other name.
 
     MLflow refuses what is not a letter, a digit or one of ``_ - . / space`` (``:`` on Windows
     servers), names over 250 characters, and those that are no plain path (a leading ``..`` or
@@ -28,16 +28,16 @@ def mlflow_name(name: str) -> str:
 
 
 def with_names_that_mlflow_takes(given: Mapping[str, str]) -> dict[str, str]:
-    """The tags, and those that say what they were called where that is another name."""
+    """Return the tags under accepted names, with a tag for each original name that was changed."""
     names = {name: mlflow_name(name) for name in given}
     return {**{names[name]: text for name, text in given.items()}, **original_names(names)}
 
 
 def original_names(names: Mapping[str, str]) -> dict[str, str]:
-    """Tags for what goes by another name.
+    """Return a tag for each name that was changed, with the original one.
 
     Args:
-        names: by the original ones.
+        names: MLflow's names, by original name.
     """
     return {
         mlflow_name(f"{NAME_TAG}.{taken}"): name[:MAX_TAG_LENGTH]

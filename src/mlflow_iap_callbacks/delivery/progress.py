@@ -1,4 +1,4 @@
-"""A progress bar for what is being delivered."""
+"""The progress bar of a delivery."""
 
 from __future__ import annotations
 
@@ -14,15 +14,18 @@ _SECONDS_WITHOUT_BAR = 1.0
 
 
 def flush_with_bar(sender: Sender, console: Console) -> Iterator[None]:
-    """Deliver all that waits, on a terminal with a bar once it takes a second; yields meanwhile."""
-    # What others go on logging meanwhile would be no end of it.
+    """Deliver all waiting records, and yield repeatedly meanwhile.
+
+    In a terminal, a progress bar appears after a second.
+    """
+    # Only what was logged before: other threads may go on logging without end.
     upto, total, began = sender.marks(), sender.waiting, sender.clock.monotonic()
     with ExitStack() as stack:
         bar = None
         while not sender.flush(0.2, upto):
             is_late = sender.clock.monotonic() - began > _SECONDS_WITHOUT_BAR
             if bar is None and console.is_terminal and is_late:
-                # Without a thread of its own, which could not be started when the process ends.
+                # No refresh thread: none can be started while the interpreter exits.
                 bar = stack.enter_context(
                     Progress(console=console, transient=True, auto_refresh=False)
                 )

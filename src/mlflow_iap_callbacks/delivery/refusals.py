@@ -1,4 +1,4 @@
-"""What an error of a delivery means: not yet, never, or that it is to be tried again."""
+"""What an error means for a delivery: wait, give up, or retry."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from ..errors import IAPError
 _REFUSED = frozenset(
     {"BAD_REQUEST", "INVALID_PARAMETER_VALUE", "INVALID_STATE", "RESOURCE_DOES_NOT_EXIST"}
 )
-# What no request can be made of: a file that is gone, a number out of bounds.
+# Errors in making the request: a file that is gone, a number that is out of bounds.
 _NO_REQUEST = (
     *(FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError),
     *(OverflowError, TypeError, ValueError),
 )
-# SQLAlchemy's words for a server that is busy; MLflow takes them for the client's fault.
+# SQLAlchemy's message of a busy server, which MLflow reports as an error of the client.
 _NO_CONNECTION = ("QueuePool limit", "BAD_REQUEST: QueuePool limit")
 _REFUSED_STATUS = frozenset({400, 404, 413})
 
 
 class NotYet(Exception):
-    """The run cannot be written to for a while, through no fault of the server's.
+    """The run cannot be delivered yet, although the server works.
 
     Args:
-        why: for who asks what a run waits for.
-        after: seconds; None for a while that grows.
+        why: what the run waits for, for `mlflow-iap status`.
+        after: seconds until the next try; None for a delay that grows.
     """
 
     def __init__(self, why: str, after: float | None = None) -> None:
@@ -34,7 +34,7 @@ class NotYet(Exception):
 
 
 def refusal(error: Exception) -> str | None:
-    """Why MLflow will never take what it was sent; None where it may yet."""
+    """Return why MLflow permanently rejects a request; None if a retry may succeed."""
     if isinstance(error, IAPError | NotYet):
         return None
     if isinstance(error, MlflowException):

@@ -29,7 +29,7 @@ _PATIENCE = 30.0
 # Seconds in which those who make a shared run at once find each other.
 _TO_AGREE = 2.0
 _MOST_REMEMBERED = 10_000  # runs
-# Seconds from its logging in which a claimed run is created without a look whether another did.
+# Seconds after logging during which a claimed run is created without looking for an existing one.
 CLAIM_SECONDS = 5.0
 
 _Place = tuple[str, str]  # as QueuedRun.place
@@ -82,10 +82,10 @@ class RunCreation:
                 self._start(run, content)
 
     def known(self, run: QueuedRun) -> str:
-        """MLflow's id of a run that was started before, by whomever.
+        """Return MLflow's id of a run that this or another process has already created.
 
         Raises:
-            NotYet: it was not.
+            NotYet: the run has not been created yet.
         """
         if run.run_id is None and run.is_owned:  # its start was lost: no room, or damage
             self.start(run, {"mode": Mode.RESUMED, "time_ms": None, "tags": {}, "name": None})
@@ -97,12 +97,12 @@ class RunCreation:
         return str(run.run_id)
 
     def refuse(self, run: QueuedRun) -> None:
-        """No run will be made: those that would be its children go without a parent."""
+        """Note that the run will never be created, so that its child runs get no parent."""
         self._parents[run.place] = None
         self._awaited.discard(run.place)
 
     def reopen(self, run: QueuedRun, found: Run) -> None:
-        """Let a run go on that was ended, as this journal's."""
+        """Set an ended run to RUNNING again, and tag it as written by this journal."""
         self.client.set_tag(found.info.run_id, JOURNAL_TAG, run.outbox.name)
         self._forget_end(found)
         if found.info.status != "RUNNING":
@@ -125,7 +125,7 @@ class RunCreation:
 
     @contextmanager
     def _alone(self, run: QueuedRun) -> Iterator[None]:
-        """Two that go on with one run look for it one after the other."""
+        """Ensure that only one thread at a time looks for, or creates, the run with this key."""
         if self._starting.setdefault(run.place, run) is not run:
             raise NotYet("It is being created.", 0.5)
         try:
@@ -154,7 +154,7 @@ class RunCreation:
         else:
             self._forget_end(found)
             if mode in (Mode.CLAIMED, Mode.LOGGED):
-                # Others made it, who knew less of it.
+                # The run was created by another process, which did not know all of its tags.
                 self._add_tags(found.info.run_id, content["tags"])
         self._is_now(run, found)
         if mode in (Mode.RESUMED, Mode.SHARED):
@@ -166,7 +166,7 @@ class RunCreation:
 
     def _add_tags(self, run_id: str, given: Mapping[str, str]) -> None:
         tags = [RunTag(*tag) for tag in with_names_that_mlflow_takes(given).items()]
-        # Those that say what odd names were may be more than one request takes.
+        # Tags with the original names of renamed tags may exceed the limit of one request.
         for first in range(0, len(tags), MAX_TAGS):
             self.client.log_batch(run_id, tags=tags[first : first + MAX_TAGS])
 
@@ -211,7 +211,7 @@ class RunCreation:
         return agreed
 
     def _delete_late_ones(self, kept: Run, key: str) -> None:
-        """What the server made of a request that it was thought to have lost: nothing is in it."""
+        """Delete empty duplicates of a run, made by requests that were thought to be lost."""
         for other in find_runs(self.client, kept.info.experiment_id, key):
             tags = kept.data.tags.keys() | other.data.tags.keys()
             # Else another process may have made it, and be about to write to it.
@@ -282,7 +282,7 @@ class RunCreation:
             self.client.delete_tag(found.info.run_id, ENDED_TAG)
 
     def _experiment_id(self, experiment: str) -> str:
-        """Of the experiment with an id, or with a name: then made by whoever comes first."""
+        """Return the id of an experiment given by id or name; create a named one if missing."""
         kind, _, text = experiment.partition(":")
         if kind == "id":
             return text

@@ -136,17 +136,17 @@ class Schedule:
         moments = (
             max(turn.due, turn.not_before, self._away_until) for turn in self._turns.values()
         )
-        # What is due already waits for another thread.
+        # Turns that are already due are left to other threads.
         return min((moment - now for moment in moments if moment > now), default=math.inf)
 
     def succeeded(self, now: float) -> float | None:
-        """Note that the server took something; return for how many seconds it was away before."""
+        """Note a success; return for how many seconds the server was away, None if it was not."""
         away_since, self.away_since = self.away_since, None
         self._last_success, self._failures, self._away_until = now, 0, 0.0
         return None if away_since is None else now - away_since
 
     def ended(self, turn: Turn) -> bool:
-        """Note that all of the turn's records were delivered; return whether nothing came since."""
+        """Note that the turn's records were delivered; return whether no new ones have arrived."""
         run, turn.is_busy, turn.failures = turn.run, False, 0
         is_done = turn.due == math.inf and not run.outbox.has_records(run)
         if is_done and (run.is_ended or not run.is_owned):
@@ -154,7 +154,7 @@ class Schedule:
         return is_done
 
     def failed(self, turn: Turn, error: Exception, now: float) -> Literal["run", "server"] | None:
-        """Plan the next try; return what is in trouble if it was not before."""
+        """Plan the next try; return whether the run or the server is newly in trouble, or None."""
         turn.is_busy = False
         after = error.after if isinstance(error, NotYet) else None
         if after is None:

@@ -12,18 +12,18 @@ from weakref import WeakValueDictionary
 
 from mlflow import MlflowClient
 
-from ..iap.retry import RetryPolicy
+from ..iap.retry_policy import RetryPolicy
 from ..outbox import Outbox, QueuedRun, Record, Refusal
-from ..outbox.journals import new_outbox, orphans
+from ..outbox.journal_folder import new_outbox, orphans
 from .clock import Clock
 from .mlflow_calls import MlflowCalls
 from .schedule import Schedule, Turn
 
 _logger = logging.getLogger(__name__)
 
-# Requests at once: at a delay of 250 ms they deliver ten short trials a second.
+# Concurrent requests: with a latency of 250 ms, enough for ten short trials a second.
 _MAX_THREADS = 8
-# One looks for what is due while another is at work.
+# Two, so that one can look for due runs while the other is delivering.
 _MAX_IDLE_THREADS = 2
 # For one request, retries included; a server that does not answer for so long counts as away.
 _RETRY = RetryPolicy(deadline=20.0)
@@ -43,7 +43,7 @@ class Sender:
         client: used for all requests.
         server: URI that the server's journals are known by.
         clock: tells the time.
-        max_threads: how many threads deliver. With 0, ``deliver_next`` is for the caller to call.
+        max_threads: how many threads deliver. With 0, the caller must call ``deliver_next``.
     """
 
     def __init__(
@@ -161,7 +161,7 @@ class Sender:
         return run.run_id
 
     def end_open_runs(self) -> None:
-        """End this process's runs that are still open: as they asked for, or as failed."""
+        """End this process's open runs, with their ``at_exit`` status or as failed."""
         with self._changed:
             self._collect()
             if self._own is not None:
@@ -193,7 +193,7 @@ class Sender:
         try:
             self.adopt()
         except Exception as error:  # noqa: BLE001
-            _logger.warning("What dead processes left could not be taken over: %s", error)
+            _logger.warning("Records of dead processes could not be taken over: %s", error)
 
     def deliver_next(self) -> bool:
         """Deliver the run that is due, in this thread; return False if there is none."""
@@ -250,7 +250,7 @@ class Sender:
             try:
                 is_needed = self.deliver_next() or self._rest()
             except Exception:  # a bug of this package; what waits is on disk, and goes on waiting
-                _logger.exception("The delivery to %s failed, and goes on.", self.server)
+                _logger.exception("The delivery to %s failed. It will be tried again.", self.server)
                 with self._changed:
                     self.clock.wait(self._changed, _SECONDS_AFTER_A_FAULT)
         with self._changed:
@@ -298,7 +298,7 @@ class Sender:
 
     def _send(self, turn: Turn, records: Sequence[Record]) -> None:
         run = turn.run
-        # What is rejected with its run needs no request.
+        # If the run is rejected, its records are rejected without a request.
         is_request = run.refused is None
         send = partial(self._calls.send, run, records)
         # An artifact takes as long as it takes.
@@ -368,7 +368,7 @@ class Sender:
         in_trouble = self._schedule.failed(turn, error, self.clock.monotonic())
         if self._is_closed:
             return  # what stays is reported already
-        # MLflow's own errors quote whole pages of the server's.
+        # MLflow's own errors quote whole pages that the server sent.
         why = re.split(r"\. Response body:|\n", str(error))[0]
         if run.trouble != why:
             run.trouble = why

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 
 def server_uri(uri: str) -> str:
-    """A tracking URI as journals have it: without password, and independent of where it is read."""
+    """Return a tracking URI as journals store it: without password, and with an absolute path."""
     parts = urlsplit(uri)
     if parts.scheme in ("http", "https"):
         return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])).rstrip("/")

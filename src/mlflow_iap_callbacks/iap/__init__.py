@@ -1,1 +1,1 @@
-"""Requests through Identity-Aware Proxy: client, authentication, tokens, retries."""
+"""Requests through Identity-Aware Proxy: client, authentication, tokens and retries."""

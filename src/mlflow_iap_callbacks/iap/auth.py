@@ -1,4 +1,4 @@
-"""IAP's bearer token on the requests to one origin, and on no others."""
+"""``IAPAuth``: IAP's token on the requests to one server, and on no others."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import requests
+from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 
 from ..errors import IAPConfigurationError, IAPCredentialsError, IAPError
 from .credentials import IAPCredentials
-from .exchange import Answered, Exchange, Send, set_bearer
-from .retry import RetryPolicy
+from .retried_request import Answered, RetriedRequest, Send, set_bearer
+from .retry_policy import RetryPolicy
 from .transport import IAPTransport
 
 _logger = logging.getLogger(__name__)
 
 
 def origin_of(url: str) -> str:
-    """``scheme://host[:port]`` in lower case, without a scheme's default port.
+    """``scheme://host[:port]`` of a URL, in lower case and without a default port.
 
     Raises:
         IAPConfigurationError: not an http or https URL.
@@ -34,7 +35,8 @@ def origin_of(url: str) -> str:
         host, port = None, None
     if parts.scheme not in ("http", "https") or not host:
         raise IAPConfigurationError(
-            f"{url!r} is no URL of a server. Give it as https://HOST, as MLFLOW_TRACKING_URI."
+            f"{url!r} is not the URL of a server. Set MLFLOW_TRACKING_URI, or the argument, to "
+            "https://HOST."
         )
     host = f"[{host}]" if ":" in host else host
     default = {"http": 80, "https": 443}[parts.scheme]
@@ -44,17 +46,14 @@ def origin_of(url: str) -> str:
 class IAPAuth(AuthBase):
     """``requests`` authentication for one server behind IAP.
 
-    The token is sent once IAP has asked for one, so a server without IAP sees none and is used as
-    if this object were not there. It goes into ``Authorization``; where MLflow's own basic
-    authentication holds that, into ``Proxy-Authorization``, which IAP reads as well.
+    A token is sent only after IAP has asked for one, so a server without IAP never receives it. Its
+    header is ``Authorization``, or ``Proxy-Authorization``, which IAP reads as well, if MLflow's
+    own basic authentication uses the former.
 
     Args:
-        origin: ``https://HOST[:PORT]``; plain http for loopback only.
-        credentials: the identity. Default: ``IAPCredentials()``.
-        retry: how often and how long. Default: ``RetryPolicy()``.
-
-    Raises:
-        IAPConfigurationError: not a URL, or plain http to a host that is not loopback.
+        origin: ``https://HOST[:PORT]``; plain http for this machine only.
+        credentials: Google identity. Default: ``IAPCredentials()``.
+        retry: how often and for how long a request is retried. Default: ``RetryPolicy()``.
     """
 
     def __init__(
@@ -66,8 +65,8 @@ class IAPAuth(AuthBase):
         self.origin = origin_of(origin)
         if self.origin.startswith("http:") and not _is_loopback(self.origin):
             raise IAPConfigurationError(
-                f"{self.origin} would carry tokens in plain text. Use https (plain http is for "
-                "servers on this machine only)."
+                f"{self.origin} would send tokens in plain text. Use https; plain http is only for "
+                "servers on this machine."
             )
         self.is_asked = False  # whether IAP has asked for a token
         self._has_own = credentials is not None
@@ -75,27 +74,22 @@ class IAPAuth(AuthBase):
         self.retry = retry or RetryPolicy()
 
     def configure(self, credentials: IAPCredentials | None, retry: RetryPolicy | None) -> None:
-        """Use other credentials, another policy, or both from the next request on.
+        """Change the settings from the next request on; None keeps those that were given before.
 
-        With None for credentials those that were given stay; those of the environment are looked
-        for again if it has changed.
+        Credentials from the environment are replaced if the environment has changed.
         """
-        self._has_own = self._has_own or credentials is not None
-        if credentials is None and not self._has_own:
-            credentials = IAPCredentials()
-        if credentials is not None:
-            credentials = credentials.for_origin(self.origin)
-            # The same again keeps its token.
-            if not self.credentials.is_like(credentials):
+        if credentials is not None or not self._has_own:
+            self._has_own = credentials is not None
+            credentials = (credentials or IAPCredentials()).for_origin(self.origin)
+            if not self.credentials.is_like(credentials):  # else the token is kept
                 self.credentials = credentials
-        if retry is not None:
-            self.retry = retry
+        self.retry = retry or self.retry
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         if origin_of(request.url or "") == self.origin:
             token = None
             if self.is_asked:
-                # What is wrong with the credentials is told by the exchange.
+                # The attempt that follows raises what is wrong with the credentials.
                 with suppress(IAPCredentialsError):
                     token = self.credentials.token()
                     set_bearer(token, request)
@@ -103,47 +97,43 @@ class IAPAuth(AuthBase):
         return request
 
     def session(self) -> requests.Session:
-        """A session whose requests to the origin are sent as MLflow's are; to be closed."""
+        """A session that sends requests to the server as MLflow does. To be closed."""
         session = requests.Session()
-        transport = IAPTransport(self.exchange, requests.adapters.HTTPAdapter())
-        session.mount(f"{self.origin}/", transport)
+        session.mount(f"{self.origin}/", IAPTransport(self.send, HTTPAdapter()))
         session.auth = self
         return session
 
     def _settle(
         self, token: str | None, response: requests.Response, **kwargs: Any
     ) -> requests.Response:
-        """For sessions with a transport of their own, where the first answer is here already."""
+        """Retry the request of a session that has no IAPTransport: its first response is here."""
         connection: Any = response.connection
         if isinstance(connection, IAPTransport) or origin_of(response.url) != self.origin:
             return response
         request = response.request
-        send = partial(connection.send, request, **kwargs)
-        return self.exchange(request, send, (response, token))
+        return self.send(request, partial(connection.send, request, **kwargs), (response, token))
 
-    def exchange(
-        self,
-        request: requests.PreparedRequest,
-        send: Send,
-        first: Answered | None = None,
+    def send(
+        self, request: requests.PreparedRequest, send: Send, first: Answered | None = None
     ) -> requests.Response:
-        """Send until the answer is MLflow's.
+        """Send a request until MLflow responds.
 
         Args:
-            request: to the origin.
+            request: a request to the server.
             send: sends it once.
-            first: an answer that is here already, and the token that it was got with.
+            first: a response that was received before, and the token that its request carried.
 
         Raises:
-            IAPRefusedError: IAP lets the request through with no token.
+            IAPRefusedError: IAP rejects the request.
             IAPCredentialsError: there is no token.
-            IAPUnknownOutcomeError: the answer to a request was lost that must not be repeated.
+            IAPUnknownOutcomeError: the response was lost, and repeating the request could do its
+                work twice.
             requests.RequestException: the server could not be reached in time.
         """
-        # MLflow drops what stopped a download and tells its user to check the path.
+        # MLflow drops what stopped a download and suggests to check the path.
         is_download = request.method == "GET" and "/mlflow-artifacts/" in (request.url or "")
         try:
-            response = self.retry(Exchange(self, request, send, first).attempt)
+            response = self.retry(RetriedRequest(self, request, send, first).attempt)
         except IAPError as error:
             if is_download:
                 _logger.warning("%s", error.message)

@@ -5,79 +5,68 @@ from __future__ import annotations
 import inspect
 import os
 import re
-import time
 import uuid
 from collections.abc import Callable
-from functools import partial, wraps
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
 import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
-from mlflow.tracking.request_auth.registry import fetch_auth
 
 from ..errors import IAPConfigurationError, IAPUnknownOutcomeError
 from ..tags import ASKED_TWICE_TAG, RUN_KEY_TAG
 from .auth import IAPAuth
 from .credentials import IAPCredentials
-from .mlflow_plugin import NAME, auth_for, choose
-from .retry import RetryPolicy, TryAgain
+from .mlflow_plugin import auth_for, choose
+from .retry_policy import RetryPolicy, TryAgain
 from .run_lookup import find_run
 from .unwrapping import unwrapped_errors
 
-# Seconds in which a server may yet make a run though the connection to it broke.
+# Seconds within which a server may still create a run after the connection to it broke.
 _PATIENCE = 10.0
 
-_C = TypeVar("_C", bound=type)
 
-
-def _unwrapping(cls: _C) -> _C:
-    def telling(method: Callable[..., Any]) -> Callable[..., Any]:
-        @wraps(method)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            with unwrapped_errors():
-                return method(*args, **kwargs)
-
-        return call
-
-    for name, method in inspect.getmembers(cls, inspect.isfunction):
-        if not name.startswith("_"):
-            setattr(cls, name, telling(method))
-    return cls
-
-
-@_unwrapping
 class IAPMlflowClient(MlflowClient):
-    """An ``mlflow.MlflowClient`` whose every method works through Google's Identity-Aware Proxy.
+    """MLflow client for a tracking server behind Google's Identity-Aware Proxy.
 
-    Tokens are fetched when IAP asks for one, kept until shortly before their end and fetched again
-    when IAP rejects them. Against a server without IAP, or a database or file URI, it is its
-    parent.
+    Every method of ``mlflow.MlflowClient`` works as it does without IAP. A token is fetched when
+    IAP asks for one, used until shortly before it expires, and replaced when IAP rejects it. With a
+    server without IAP, or the URI of a database or folder, the client behaves like
+    ``MlflowClient``.
 
-    One effect reaches beyond the object: MLflow picks its authentication by the environment
-    variable MLFLOW_TRACKING_AUTH, which is set to ``iap`` where it is unset. From then on the
-    fluent API, autolog, artifacts and the model registry of this process pass through IAP too. A
-    process has one identity and one retry policy per server: the last ones given, by whichever
-    client.
+    Creating a client affects the whole process: it sets the environment variable
+    MLFLOW_TRACKING_AUTH, by which MLflow selects its authentication, to ``iap`` if it is unset.
+    From then on the fluent API, autologging, artifacts and the model registry use IAP as well. All
+    clients of a process share one identity and one retry policy per server: those given last.
 
     Args:
-        tracking_uri: ``https://HOST`` of the tracking server. Default: MLflow's own
-            (``mlflow.set_tracking_uri``, MLFLOW_TRACKING_URI).
-        registry_uri: of the model registry. Default: the tracking server.
-        credentials: who to be. Default: Application Default Credentials.
-        audience: the OAuth client id that IAP accepts; short for
+        tracking_uri: ``https://HOST`` of the tracking server. Default: MLflow's tracking URI
+            (``mlflow.set_tracking_uri`` or MLFLOW_TRACKING_URI).
+        registry_uri: URI of the model registry. Default: the tracking server.
+        credentials: Google identity. Default: ``IAPCredentials()``.
+        audience: OAuth client id that IAP accepts; short for
             ``credentials=IAPCredentials(audience)``.
-        max_attempts: of one request, at least 1. Default: 12, which outlasts the deadline.
-        deadline: seconds after which a request is not sent again; the first time it has all of
-            MLFLOW_HTTP_REQUEST_TIMEOUT. Default: 120, longer than an App Engine instance needs to
-            restart.
+        max_attempts: number of times a request is sent, at least 1. Default: 12, which is enough
+            for the whole deadline.
+        deadline: seconds after which a request is not sent again. Default: 120, longer than an App
+            Engine instance takes to restart. The first attempt may take longer, up to
+            MLFLOW_HTTP_REQUEST_TIMEOUT.
 
     Raises:
-        IAPConfigurationError: no URI is set, it is no URL, it is plain http to another machine,
-            the audience is empty, or MLFLOW_TRACKING_AUTH names another authentication.
+        IAPConfigurationError: there is no URI, it is not a URL, it is plain http to another
+            machine, the audience is empty, or MLFLOW_TRACKING_AUTH names another authentication.
 
-    All methods raise ``IAPError`` and its subclasses where IAP or Google is the matter.
+    All methods raise ``IAPError`` or a subclass of it for errors of IAP and Google, and MLflow's
+    exceptions for all others.
+
+    Examples:
+        ```python
+        client = IAPMlflowClient("https://mlflow.example.com")
+        run = client.create_run(experiment_id="0", run_name="first")
+        client.log_metric(run.info.run_id, "loss", 0.25)
+        ```
     """
 
     def __init__(
@@ -93,30 +82,22 @@ class IAPMlflowClient(MlflowClient):
         if audience is not None:
             if credentials is not None:
                 raise IAPConfigurationError(
-                    "Both credentials and audience were given. Give the audience to the "
+                    "Both credentials and audience were given. Pass the audience to the "
                     "credentials: IAPCredentials(audience)."
                 )
             credentials = IAPCredentials(audience)
-        retry = None
-        if max_attempts is not None or deadline is not None:
-            retry = RetryPolicy(
-                RetryPolicy.max_attempts if max_attempts is None else max_attempts,
-                RetryPolicy.deadline if deadline is None else deadline,
-            )
+        given = {"max_attempts": max_attempts, "deadline": deadline}
+        settings: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
+        retry = RetryPolicy(**settings) if settings else None
         tracking_uri = _checked_uri(tracking_uri)
         self._auth: IAPAuth | None = None
         for uri in filter(None, (registry_uri, tracking_uri)):
             is_remote = uri.startswith(("http://", "https://"))
             self._auth = auth_for(uri, credentials, retry) if is_remote else None
             if is_remote:
-                _choose_iap()
+                choose()
         self._rebuild = partial(
-            type(self),
-            tracking_uri,
-            registry_uri,
-            credentials=credentials,
-            max_attempts=max_attempts,
-            deadline=deadline,
+            type(self), tracking_uri, registry_uri, credentials=credentials, **settings
         )
         super().__init__(tracking_uri, registry_uri)
 
@@ -127,19 +108,20 @@ class IAPMlflowClient(MlflowClient):
         tags: dict[str, Any] | None = None,
         run_name: str | None = None,
     ) -> Run:
-        """As the parent's, and one run whatever answer is lost: the run carries a key of ours as
-        tag ``mlflow_iap.run_key`` (given in ``tags`` or made here), by which it is looked up
-        before it is created again."""
+        """Create a run, and only one even if responses are lost.
+
+        The run has a unique tag ``mlflow_iap.run_key``, from ``tags`` or generated. When a response
+        is lost, the run is looked up by that key before it is created again.
+        """
         if self._auth is None:
             return super().create_run(experiment_id, start_time, tags, run_name)
         retry = self._auth.retry
         tags = {RUN_KEY_TAG: uuid.uuid4().hex, **(tags or {})}
         lost: IAPUnknownOutcomeError | None = None
-        # A server that is slow to answer may make the run yet.
-        patience = 0.0
+        patience_ends = 0.0  # until then the server may still create the run
 
         def attempt() -> Run:
-            nonlocal lost, patience
+            nonlocal lost, patience_ends
             if lost is not None:
                 try:
                     run = find_run(self, experiment_id, tags[RUN_KEY_TAG])
@@ -147,21 +129,20 @@ class IAPMlflowClient(MlflowClient):
                     raise TryAgain(lost) from None
                 if run is not None:
                     return run
-                if time.monotonic() < patience:
+                if retry.clock() < patience_ends:
                     raise TryAgain(lost, is_free=True)
                 tags[ASKED_TWICE_TAG] = "true"
             try:
                 with unwrapped_errors():
-                    run = super(IAPMlflowClient, self).create_run(
+                    return super(IAPMlflowClient, self).create_run(
                         experiment_id, start_time, tags, run_name
                     )
             except IAPUnknownOutcomeError as error:
                 longest = retry.deadline / 2
                 seconds = longest if error.is_under_way else min(_PATIENCE, longest)
-                patience = time.monotonic() + seconds
+                patience_ends = retry.clock() + seconds
                 lost = error
                 raise TryAgain(error, error.retry_after) from None
-            return run
 
         return retry(attempt)
 
@@ -169,11 +150,16 @@ class IAPMlflowClient(MlflowClient):
         return self._rebuild, ()
 
 
+for _name, _method in inspect.getmembers(IAPMlflowClient, inspect.isfunction):
+    if not _name.startswith("_"):
+        setattr(IAPMlflowClient, _name, unwrapped_errors()(_method))
+
+
 def _checked_uri(given: str | os.PathLike[str] | None) -> str:
     if given is None:
         if not mlflow.is_tracking_uri_set():
             raise IAPConfigurationError(
-                "No tracking URI is set. Set MLFLOW_TRACKING_URI to https://HOST, or give it as "
+                "No tracking URI is set. Set MLFLOW_TRACKING_URI to https://HOST, or pass it as "
                 "the first argument."
             )
         return str(mlflow.get_tracking_uri())
@@ -181,20 +167,6 @@ def _checked_uri(given: str | os.PathLike[str] | None) -> str:
     is_bare_host = re.fullmatch(r"(localhost|[\w-]+(\.[\w-]+)+)(:\d+)?(/.*)?", uri)
     if not uri.strip() or (is_bare_host and not os.path.exists(uri)):
         raise IAPConfigurationError(
-            f"{uri!r} is no URL of a server. Give it with its scheme, as https://HOST."
+            f"{uri!r} is not the URL of a server. Write it with its scheme, as https://HOST."
         )
     return uri
-
-
-def _choose_iap() -> None:
-    other = choose()
-    if other is not None:
-        raise IAPConfigurationError(
-            f"MLFLOW_TRACKING_AUTH is {other!r}, so MLflow would authenticate in another way. "
-            f"Unset it, or set it to {NAME!r}."
-        )
-    if fetch_auth(NAME) is None:
-        raise IAPConfigurationError(
-            "MLflow does not know the authentication 'iap', so this package is importable and not "
-            "installed. Install it: `pip install mlflow-iap-callbacks`."
-        )

@@ -1,60 +1,56 @@
-"""MLflow's seam: IAP for every request that MLflow makes in this process.
+"""MLflow's entry point for IAP: a token and retries for the requests of this process.
 
-MLflow loads this module while it is being imported itself, in every process that imports it, so
-nothing heavy is imported before it is needed.
+MLflow loads this module in every process that sends a request, whatever its server is, and while
+MLflow itself is being imported. So everything heavy is imported inside the functions.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from mlflow.tracking.request_auth.abstract_request_auth_provider import RequestAuthProvider
-from requests.auth import AuthBase
 
 if TYPE_CHECKING:
     import requests
 
     from .auth import IAPAuth
     from .credentials import IAPCredentials
-    from .retry import RetryPolicy
+    from .retry_policy import RetryPolicy
 
 NAME = "iap"
-# Bytes; App Engine and Cloud Run take no request above 32 MB. MLflow's own is 500 MB.
-_LEAST_IN_PARTS = 32_000_000
+# Bytes; App Engine and Cloud Run accept requests up to 32 MB. MLflow's default is 500 MB.
+_MULTIPART_MINIMUM = 32_000_000
 
 _auths: dict[str, IAPAuth] = {}  # by origin
-_prefixes: dict[str, str] = {}  # of URLs, as their tracking URI writes them, to origins
+_prefixes: dict[str, str] = {}  # origins by URL prefix, as their tracking URI writes it
 _is_chosen_by_user = True
 
 
 class IAPRequestAuthProvider(RequestAuthProvider):
-    """MLflow's ``request_auth_provider`` named ``iap``: chosen by MLFLOW_TRACKING_AUTH=iap."""
+    """MLflow's ``request_auth_provider`` for MLFLOW_TRACKING_AUTH=iap."""
 
     def get_name(self) -> str:
         return NAME
 
-    def get_auth(self) -> AuthBase:
+    def get_auth(self) -> Callable[[requests.PreparedRequest], requests.PreparedRequest]:
         from ..errors import IAPConfigurationError
 
         for uri in _mlflow_uris():
-            # A URI that cannot work is told by the requests to it, and is none of the others'.
+            # Requests to a URI that cannot work raise the error; other servers stay usable.
             with suppress(IAPConfigurationError):
                 auth_for(uri)
         _take_over_transport()
         _send_large_files_in_parts()
-        return _by_origin
+        return _authenticate
 
 
 def auth_for(
     uri: str, credentials: IAPCredentials | None = None, retry: RetryPolicy | None = None
 ) -> IAPAuth:
-    """The process's one authentication for the server at ``uri``; what is given is set on it.
-
-    Raises:
-        IAPConfigurationError: not a URL, or plain http to a host that is not loopback.
-    """
+    """This process's only authentication for the server at ``uri``, with the given settings."""
     from .auth import IAPAuth, origin_of
 
     origin = origin_of(uri)
@@ -67,36 +63,47 @@ def auth_for(
     return _auths[origin]
 
 
-def choose() -> str | None:
-    """Choose IAP where MLflow's authentication is not chosen yet; return another choice."""
+def choose() -> None:
+    """Select IAP as MLflow's authentication in this process.
+
+    Raises:
+        IAPConfigurationError: the user selected another one, or MLflow does not find this one.
+    """
     global _is_chosen_by_user
     from mlflow.environment_variables import MLFLOW_TRACKING_AUTH
+    from mlflow.tracking.request_auth.registry import fetch_auth
 
-    chosen: str | None = MLFLOW_TRACKING_AUTH.get()
+    from ..errors import IAPConfigurationError
+
+    chosen = MLFLOW_TRACKING_AUTH.get()
     if not chosen:
         _is_chosen_by_user = False
         MLFLOW_TRACKING_AUTH.set(NAME)
-    return chosen if chosen != NAME else None
+    elif chosen != NAME:
+        raise IAPConfigurationError(
+            f"MLFLOW_TRACKING_AUTH is {chosen!r}, so MLflow would use another authentication. "
+            f"Unset it, or set it to {NAME!r}."
+        )
+    if fetch_auth(NAME) is None:
+        raise IAPConfigurationError(
+            f"MLflow does not find the authentication {NAME!r}, so this package can be imported "
+            "but is not installed. Install it: `pip install mlflow-iap-callbacks`."
+        )
 
 
-class _ByOrigin(AuthBase):
-    """Leaves requests alone that go neither to a configured server nor to MLflow's own URIs."""
+def _authenticate(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Authenticate requests to the servers that clients or MLflow's URIs name, and no others."""
+    from .auth import origin_of
 
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        from .auth import origin_of
-
-        origin = origin_of(request.url or "")
-        if origin in _auths:
-            return _auths[origin](request)
-        # A server beside one that a client of ours is for may have no IAP, and be on plain http.
-        if _is_chosen_by_user and any(
-            uri.lower().startswith(f"{origin}/") or uri.lower() == origin for uri in _mlflow_uris()
-        ):
-            return auth_for(origin)(request)
-        return request
-
-
-_by_origin = _ByOrigin()
+    origin = origin_of(request.url or "")
+    if origin in _auths:
+        return _auths[origin](request)
+    # If a client chose IAP, MLflow's own server may be another one, without IAP.
+    if _is_chosen_by_user and any(
+        f"{uri}/".lower().startswith(f"{origin}/") for uri in _mlflow_uris()
+    ):
+        return auth_for(origin)(request)
+    return request
 
 
 def _mlflow_uris() -> list[str]:
@@ -107,25 +114,21 @@ def _mlflow_uris() -> list[str]:
 
 
 def _send_large_files_in_parts() -> None:
-    """Straight to the bucket, where the server offers that; a choice made by variables stays."""
-    from mlflow.environment_variables import (
-        MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD,
-        MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE,
-    )
+    """Upload large files directly to the bucket, if offered and not disabled by a variable."""
+    from mlflow import environment_variables as env
 
-    if not MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD.is_set():
-        MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD.set(True)
-    if not MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE.is_set():
-        MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE.set(_LEAST_IN_PARTS)
+    if not env.MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD.is_set():
+        env.MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD.set(True)
+    if not env.MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE.is_set():
+        env.MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE.set(_MULTIPART_MINIMUM)
 
 
 def _take_over_transport() -> None:
-    """Mount our transport on the session that MLflow is about to use.
+    """Mount an IAPTransport for each server on the session that MLflow is about to use.
 
-    MLflow's own retries (urllib3, seven, POSTs included) would send ``runs/create`` again after a
-    lost answer and wait as long as any Retry-After says. There is no public way around them: with
-    the session that MLflow's settings lead to, requests' public one, a transport for an origin, can
-    be gone. Without it (another MLflow) the token still works and MLflow's retries stay.
+    MLflow's own retries (urllib3, seven times, POSTs included) would send ``runs/create`` again
+    after a lost response, and wait for as long as any Retry-After says. There is no public way to
+    replace them. If another version of MLflow has no such function, its retries stay.
     """
     from mlflow import environment_variables as env
     from mlflow.utils import request_utils
@@ -148,7 +151,6 @@ def _take_over_transport() -> None:
         adapters = dict(session.adapters)
         for prefix in missing:
             inner = copy.copy(adapters[f"{prefix.partition('://')[0]}://"])
-            adapters[prefix] = IAPTransport(_auths[_prefixes[prefix]].exchange, inner)
-        # In one step, for other threads use the session meanwhile; requests takes the first that
-        # fits.
+            adapters[prefix] = IAPTransport(_auths[_prefixes[prefix]].send, inner)
+        # Assigned at once, since other threads use the session. requests takes the first match.
         session.adapters = dict(sorted(adapters.items(), key=lambda item: -len(item[0])))

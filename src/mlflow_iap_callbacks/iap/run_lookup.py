@@ -1,4 +1,4 @@
-"""Runs looked up by the key that this package gave them."""
+"""Lookup of runs by their run key."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from ..tags import RUN_KEY_TAG
 
 
 def find_run(client: MlflowClient, experiment_id: str, key: str) -> Run | None:
-    """The run that carries ``key`` as its ``mlflow_iap.run_key``, if the server has it."""
-    runs = _search(client, experiment_id, key, ViewType.ALL, 1)
-    return runs[0] if runs else None
+    """The run with ``key`` as its tag ``mlflow_iap.run_key``, deleted or not; None if none has."""
+    return next(iter(_search(client, experiment_id, key, ViewType.ALL, 1)), None)
 
 
 def find_runs(client: MlflowClient, experiment_id: str, key: str) -> list[Run]:
-    """All that carry the key and are not deleted, by their ids."""
+    """All runs with the key that are not deleted, sorted by their ids."""
     runs = _search(client, experiment_id, key, ViewType.ACTIVE_ONLY, 100)
     return sorted(runs, key=lambda run: str(run.info.run_id))
 

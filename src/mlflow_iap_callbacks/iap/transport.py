@@ -1,33 +1,29 @@
-"""The transport of requests to one server: every attempt of an exchange passes through it."""
+"""The transport adapter that sends every request to a server with retries and a deadline."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import requests
 from urllib3.util import Retry
 
-from .exchange import Send
-from .retry import seconds_left
+from .retried_request import Send
+from .retry_policy import seconds_left
 
 
 class IAPTransport(requests.adapters.BaseAdapter):
-    """Transport of one origin's requests: every attempt of an exchange, and no retries below it.
-
-    Args:
-        exchange: ``IAPAuth.exchange`` of the server.
-        inner: sends a request once.
-    """
+    """Sends the requests to one server by its ``IAPAuth.send``, each attempt by ``inner``."""
 
     def __init__(
         self,
-        exchange: Callable[[requests.PreparedRequest, Send], requests.Response],
+        send_with_retries: Callable[[requests.PreparedRequest, Send], requests.Response],
         inner: requests.adapters.HTTPAdapter,
     ) -> None:
         super().__init__()
         inner.max_retries = Retry(0, read=False)
-        self._exchange = exchange
+        self._send_with_retries = send_with_retries
         self._inner = inner
 
     def send(  # type: ignore[override]
@@ -37,27 +33,23 @@ class IAPTransport(requests.adapters.BaseAdapter):
         timeout: Any = None,
         **kwargs: Any,
     ) -> requests.Response:
-        # The deadline is for attempts, not for the server's work: the first has all the time that
-        # MLflow, or a policy around this call, gives it.
+        # The deadline limits attempts, not the server's work: the first one has all the time that
+        # MLflow, or a policy around this call, allows.
         around, is_first = seconds_left(), True
 
         def once() -> requests.Response:
             nonlocal is_first
-            within = _at_most(around if is_first else seconds_left(), timeout)
-            is_first = False
+            seconds, is_first = around if is_first else seconds_left(), False
+            within = timeout
+            if seconds != math.inf:
+                within = max(1.0, min(seconds, timeout or math.inf))
             response = self._inner.send(request, stream=stream, timeout=within, **kwargs)
             response.connection = self  # type: ignore[assignment]
             if not stream:
-                response.content  # noqa: B018 - a body that breaks off is an answer that is lost
+                response.content  # noqa: B018 - a body that breaks off is a lost response
             return response
 
-        return self._exchange(request, once)
+        return self._send_with_retries(request, once)
 
     def close(self) -> None:
         self._inner.close()
-
-
-def _at_most(seconds: float, timeout: Any) -> Any:
-    if seconds == float("inf") or not isinstance(timeout, (int, float, type(None))):
-        return timeout
-    return max(1.0, seconds if timeout is None else min(float(timeout), seconds))

@@ -1,4 +1,4 @@
-"""This package's errors, out of those that MLflow wraps them in."""
+"""This package's errors, taken out of the errors that MLflow wraps them in."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ..errors import IAPError
 
 @contextmanager
 def unwrapped_errors() -> Iterator[None]:
-    """MLflow wraps whatever its transport raises into an MlflowException without a cause."""
-    handled = sys.exc_info()[1]  # by the caller, and so no part of what goes wrong here
+    """Raise the IAPError in the context of an MlflowException: MLflow sets no cause."""
+    handled = sys.exc_info()[1]  # the caller's, in the context of everything that is raised here
     try:
         yield
     except MlflowException as error:

@@ -1,1 +1,1 @@
-"""The LightGBM callback: a run for each training."""
+"""The LightGBM callback: logs each training as a run."""

@@ -1,4 +1,4 @@
-"""What is trained: a Booster, or the several of a cross-validation."""
+"""The boosters of what is trained: one, or several in a cross-validation."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Any
 
 
 def is_cv(model: Any) -> bool:
-    """Whether it is a CVBooster, which claims to have any attribute."""
+    """Whether the model is a CVBooster, on which ``hasattr`` is always true."""
     return "boosters" in vars(model)
 
 
 def boosters_of(model: Any) -> list[Any]:
-    """Of a CVBooster those of its folds, else the one."""
+    """The boosters of a CVBooster, or a Booster itself."""
     return list(model.boosters) if is_cv(model) else [model]

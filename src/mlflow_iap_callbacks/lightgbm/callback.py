@@ -1,9 +1,8 @@
-"""The callback that makes a run of each LightGBM training."""
+"""The LightGBM callback, which passes each call on to the training that it is about."""
 
 from __future__ import annotations
 
 import logging
-import socket
 import sys
 import threading
 from collections.abc import Mapping
@@ -12,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from ..delivery.lifecycle import sender_for
 from ..delivery.run_writer import RunWriter, active_experiment, prepare
 from ..iap.client import IAPMlflowClient
-from .endings import engine_of
+from .dask import is_first_worker
+from .endings import engine_of, status_of
+from .finished_model import FinishedModel, Wanted
 from .params import header_of, params_of, used_in
-from .results import Results, Wanted
 from .training import Training
 
 if TYPE_CHECKING:
@@ -26,47 +26,56 @@ _logger = logging.getLogger(__name__)
 
 
 class IAPLightGBMCallback:
-    """LightGBM callback that makes a run of each training: ``lgb.train(callbacks=[...])``.
+    """Log each LightGBM training as an MLflow run.
 
-    It works for ``lgb.train``, ``lgb.cv``, the scikit-learn and the Dask estimators. A metric is
-    called ``SET-METRIC``, as MLflow's autolog calls it; ``lgb.cv`` has its standard deviation
-    beside it as ``SET-METRIC-stdv``. The step is LightGBM's iteration. The best of each metric is
-    one of its own, ``best-SET-METRIC``, at the step that had it.
+    It works with ``lgb.train``, ``lgb.cv``, and the scikit-learn and Dask estimators. Metrics have
+    MLflow autolog's names, ``SET-METRIC``; ``lgb.cv`` adds the standard deviation as
+    ``SET-METRIC-stdv``. The step is LightGBM's iteration. The best value of each metric is logged
+    as ``best-SET-METRIC``, at the step that had it.
 
-    The run ends when the training returns: FINISHED, stopped early or not; FAILED when it raised,
-    KILLED when Optuna pruned it, which may be known a little later, at the latest by ``flush``, at
-    the next training or at exit. As a context manager, or by ``finish(booster)``, it also has the
-    model, the importance of the features, and pictures.
+    The run ends when the training returns: FINISHED, also after early stopping, FAILED if it raised
+    an exception, KILLED if Optuna pruned it. The latter two may be noticed later: by ``flush``, at
+    the next training, or when the process exits. Use the callback as a context manager, or call
+    ``finish(booster)``, to log the model, the feature importance and plots too.
+
+    The training never waits for the server: records are written to a journal on disk and sent in
+    the background. Errors are logged as warnings and never raised into the training. A callback can
+    log several trainings, also in threads, and can be pickled. Of the workers of a Dask estimator,
+    the first one logs.
 
     Args:
-        run: a run to write to, which its owner finishes: ``IAPMLflowCallback.run(trial)``, a run
-            id, or ``mlflow.active_run()``. Default: a run of its own for each training.
-        tracking_uri: of the MLflow server. Default: MLflow's own (MLFLOW_TRACKING_URI).
-        experiment_name: of a run of its own. Default: MLflow's active one
+        run: run to log to, which is left open: ``IAPMLflowCallback.run(trial)``, a run id, or
+            ``mlflow.active_run()``. Default: a new run for each training.
+        tracking_uri: URI of the MLflow server. Default: MLflow's own (MLFLOW_TRACKING_URI).
+        experiment_name: experiment of new runs. Default: MLflow's active one
             (``mlflow.set_experiment``, MLFLOW_EXPERIMENT_ID, MLFLOW_EXPERIMENT_NAME), else
             *Default*.
-        run_name: of a run of its own. Default: one of MLflow's.
-        tags: of a run of its own.
-        client: any MlflowClient, instead of an ``IAPMlflowClient`` for ``tracking_uri``.
-        max_points: of each curve, at least 3, the best and the last among them. Default: all.
-        fold_curves: whether each fold of ``lgb.cv`` has a curve, ``SET-METRIC-foldN``; the folds
-            are evaluated once more for it, as LightGBM tells their mean only.
-        log_datasets: whether the data sets are inputs of a run of its own: shape, features, and a
-            digest of both with 10,000 of the labels.
-        log_model: whether a finished booster is logged, in MLflow's lightgbm flavour.
-        registered_model_name: in the model registry, which gets a version of it. Default: none.
-        log_pictures: whether pictures are drawn of a finished booster.
-        log_trees: how many of its trees are logged, as a table and, where Graphviz is installed,
-            as pictures.
+        run_name: name of new runs. Default: a name that MLflow makes up.
+        tags: tags of new runs.
+        client: an MlflowClient to use instead of ``IAPMlflowClient(tracking_uri)``.
+        max_points: most points of a curve, at least 3, including the best and the last. Default:
+            all.
+        fold_curves: whether to log a curve for each fold of ``lgb.cv``, as ``SET-METRIC-foldN``.
+            Off by default, because the folds are evaluated a second time for it.
+        log_datasets: whether to log the data sets as inputs of new runs, with shape, features and a
+            digest that includes 10,000 labels.
+        log_model: whether to log a finished booster in MLflow's lightgbm flavor.
+        registered_model_name: registered model that gets the booster as a new version. Default:
+            none.
+        log_pictures: whether to draw plots of a finished booster.
+        log_trees: number of trees of a finished booster to log, as a table and, if Graphviz is
+            installed, as pictures.
 
     Raises:
-        IAPConfigurationError: as ``IAPMlflowClient``.
+        IAPConfigurationError: as ``IAPMlflowClient`` raises it.
         ValueError: ``max_points`` is less than 3.
 
-    Nothing is sent while the training waits: what is logged goes to a journal on disk, and from
-    there to MLflow in the background. What goes wrong is logged as a warning once and never raised
-    into the training. It may serve several trainings, in threads too, and travels to other
-    processes by pickle. Of a Dask estimator's workers the first one logs.
+    Examples:
+        ```python
+        with IAPLightGBMCallback() as callback:
+            booster = lgb.train(params, train_set, valid_sets=[valid_set], callbacks=[callback])
+            callback.finish(booster, X=X_valid, y=y_valid)
+        ```
     """
 
     def __init__(
@@ -88,12 +97,12 @@ class IAPLightGBMCallback:
     ) -> None:
         if max_points is not None and max_points < 3:
             raise ValueError(
-                f"max_points is {max_points}. Give at least 3: a first, the best and the last."
+                f"max_points is {max_points}. Give at least 3: the first, the best and the last."
             )
-        # Before all that may raise, and so hide the iteration from those behind it, as
-        # early_stopping and LightGBMPruningCallback do. LightGBM reads the instance's.
+        # Before early_stopping and LightGBMPruningCallback, which raise and so hide the iteration
+        # from later callbacks. LightGBM overwrites a class attribute.
         self.order = float("-inf")
-        run = getattr(run, "writer", run)  # of a trial that is tracked in MLflow
+        run = getattr(run, "writer", run)  # of the active run in an objective of track_in_mlflow
         if isinstance(run, RunWriter):
             self._client = run.client
         else:
@@ -109,53 +118,53 @@ class IAPLightGBMCallback:
         self._max_points, self._fold_curves = max_points, fold_curves
         self._log_datasets = log_datasets
         self._wanted = Wanted(log_model, registered_model_name, log_pictures, log_trees)
-        self._begin_anew()
+        self._reset()
 
-    def _begin_anew(self) -> None:
+    def _reset(self) -> None:
         self._trainings: dict[int, Training | None] = {}  # the last one of each thread
-        self._kept: list[Training] = []  # those of a ``with`` that are not finished yet
-        self._keeps = self._is_told = False
+        self._kept: list[Training] = []  # unfinished ones of a ``with`` block
+        self._is_in_with = self._has_warned = False
 
     def __call__(self, env: CallbackEnv) -> None:
         try:
             thread = threading.get_ident()
             if env.iteration == env.begin_iteration or thread not in self._trainings:
-                self._trainings[thread] = self._begin(env)
+                self._trainings[thread] = self._start(env)
             training = self._trainings[thread]
             if training is not None:
                 training.log(env)
         except Exception as error:  # noqa: BLE001 - no training ends because of its log
-            if not self._is_told:
-                self._is_told = True
-                _logger.warning("An iteration of LightGBM was not logged: %r", error)
+            if not self._has_warned:
+                self._has_warned = True
+                _logger.warning(
+                    "Could not log an iteration of LightGBM (%r). The training continues.", error
+                )
 
     @property
     def run(self) -> RunWriter | None:
-        """The run of this thread's last training, to log more to; None before the first."""
+        """The run of the last training in this thread, to log more to; None before the first."""
         training = self._trainings.get(threading.get_ident())
         return self._run if training is None else training.run
 
     def finish(self, booster: Any, *, X: Any = None, y: Any = None) -> None:
-        """Log what only the finished booster knows, and end the run if it is the callback's own.
+        """Log a finished booster: feature importance, plots and the model.
 
-        That is the importance of its features, pictures, and the model; it takes about a second,
-        with a word on the terminal meanwhile. What goes wrong is logged as a warning.
+        The run ends, unless it was given to the callback. This takes about a second, in which a
+        terminal shows what is being logged. Errors are logged as warnings.
 
         Args:
-            booster: a Booster, an estimator of ``lightgbm.sklearn`` or ``lightgbm.dask`` that is
-                fitted, or a CVBooster. One that this callback has not seen in training, for it was
-                trained elsewhere, gets a run of its own.
-            X: shape (rows, features), what the booster predicts from: for the model's signature
-                and its input example, which is its first five rows.
-            y: shape (rows,), what is true of it: for a confusion matrix of classes, or residuals
-                of numbers.
+            booster: A Booster, a CVBooster, or a fitted estimator of ``lightgbm.sklearn`` or
+                ``lightgbm.dask``. If this callback did not log its training, it gets a new run.
+            X: shape (rows, features). Data for the model's signature, and for its input example,
+                the first five rows.
+            y: shape (rows,). True values for ``X``, for a confusion matrix or for residuals.
         """
         model = getattr(booster, "booster_", booster)
         estimator = booster if model is not booster else None
         known = [*self._kept, *filter(None, self._trainings.values())]
         training = next((each for each in known if each.model is model), None)
         if training is not None:
-            self._finish(training, model, estimator=estimator, X=X, y=y)
+            self._log_finished(training, model, estimator=estimator, X=X, y=y)
             training.finish()
             if training in self._kept:
                 self._kept.remove(training)
@@ -163,78 +172,80 @@ class IAPLightGBMCallback:
         run = self._run or self._new_run()
         used = used_in(header_of(model))
         run.log_params({**used, **params_of(model.params, used)})
-        results = Results(run, model, used.get("objective", ""))
-        results.log(self._wanted, [], 0, estimator=estimator, X=X, y=y)
+        finished = FinishedModel(run, model, used.get("objective", ""))
+        finished.log(self._wanted, [], 0, estimator=estimator, X=X, y=y)
         if self._run is None:
             run.finish()
 
     def close(self, status: str | None = None) -> None:
-        """End the runs that are the callback's own and still open, and log nothing more.
+        """End the runs that this callback created and that are still open, without the model.
 
         Args:
-            status: FINISHED, FAILED or KILLED. Default: as the training turned out.
+            status: FINISHED, FAILED or KILLED. Default: how the training ended.
         """
         for training in {*self._kept, *filter(None, self._trainings.values())}:
             training.end(status)
-            if training.keeps:
+            if training.keeps_model:
                 training.finish()
         self._kept.clear()
         self._trainings.clear()
 
     def flush(self, timeout: float | None = 60.0) -> bool:
-        """Wait until all that was logged is delivered.
+        """Wait until all records are delivered.
 
         Args:
-            timeout: seconds. Default: a minute, which outlasts the restart of an App Engine
-                instance; None for as long as it takes.
+            timeout: seconds to wait, None for no limit. The default is longer than the restart of
+                an App Engine instance.
 
         Returns:
-            Whether all was delivered, or refused by MLflow for good. What was not stays queued.
+            Whether all records were delivered, or permanently rejected by MLflow. The others stay
+            in the journal and are sent later.
         """
         training = self._trainings.get(threading.get_ident())
-        if training is not None:  # a call from here, and so it is over
+        if training is not None:  # its thread is here, so it is over
             training.end()
         return sender_for(self._client).flush(timeout)
 
     def __enter__(self) -> IAPLightGBMCallback:
-        self._keeps = True
+        self._is_in_with = True
         return self
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        self._keeps = False
+        self._is_in_with = False
         kept = [*self._kept]
         self._kept.clear()
         for training in kept:
             training.end()
-            # What comes behind a training does not take its model.
+            # An exception after a training fails its run, and leaves its model.
             if training.status == "FINISHED":
-                self._finish(training, training.model)
-            training.finish(_status_of(error) if training is kept[-1] else None)
+                self._log_finished(training, training.model)
+            is_last = training is kept[-1]
+            training.finish(status_of(error) if error is not None and is_last else None)
         self.flush()
 
-    def _finish(self, training: Training, model: Any, **given: Any) -> None:
+    def _log_finished(self, training: Training, model: Any, **given: Any) -> None:
         training.end("FINISHED")
-        results = Results(training.run, model, training.used.get("objective", ""))
-        best = training.ending.best_iteration
-        results.log(self._wanted, training.curves.samples(), best, **given)
+        finished = FinishedModel(training.run, model, training.used.get("objective", ""))
+        best_iteration = training.ending.best_iteration
+        finished.log(self._wanted, training.curves.samples(), best_iteration, **given)
 
-    def _begin(self, env: CallbackEnv) -> Training | None:
+    def _start(self, env: CallbackEnv) -> Training | None:
         before = self._trainings.get(threading.get_ident())
         if before is not None:
             before.end()
-        if not _is_first_worker(env.params):
+        if not is_first_worker(env.params):
             return None
         training = Training(
             self._run or self._new_run(),
             env,
             engine_of(sys._getframe(1)),
             is_own=self._run is None,
-            keeps=self._keeps,
+            keeps_model=self._is_in_with,
             fold_curves=self._fold_curves,
             max_points=self._max_points,
             log_datasets=self._log_datasets and self._run is None,
         )
-        if self._keeps:
+        if self._is_in_with:
             self._kept.append(training)
         return training
 
@@ -244,35 +255,9 @@ class IAPLightGBMCallback:
         return RunWriter(self._client, experiment, run_name=self._run_name, tags=self._tags)
 
     def __getstate__(self) -> dict[str, Any]:
-        left = ("_trainings", "_kept", "_keeps", "_is_told")
+        left = ("_trainings", "_kept", "_is_in_with", "_has_warned")
         return {name: value for name, value in self.__dict__.items() if name not in left}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._begin_anew()
-
-
-def _status_of(error: BaseException | None) -> str | None:
-    if error is None:
-        return None
-    optuna = sys.modules.get("optuna")
-    is_pruned = optuna is not None and isinstance(error, optuna.TrialPruned)
-    return "KILLED" if is_pruned else "FAILED"
-
-
-def _is_first_worker(params: Mapping[str, Any]) -> bool:
-    """Whether this is the one process of a distributed training that logs."""
-    machines = str(params.get("machines") or "").split(",")
-    port = str(params.get("local_listen_port"))
-    if len(machines) < 2:
-        return True
-    first, _, first_port = machines[0].rpartition(":")
-    if port != first_port:
-        return False
-    if sum(machine.endswith(f":{port}") for machine in machines) == 1:
-        return True
-    distributed = sys.modules.get("distributed")
-    if distributed is not None:
-        address = distributed.get_worker().address
-        return bool(address.rpartition("://")[2].rpartition(":")[0] == first)
-    return first in {socket.gethostname(), *socket.gethostbyname_ex(socket.gethostname())[2]}
+        self._reset()

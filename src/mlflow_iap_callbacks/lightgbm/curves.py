@@ -1,11 +1,11 @@
-"""What LightGBM evaluates, iteration by iteration, as MLflow's metrics."""
+"""The metrics of a training: curves, their best values, and the learning rate."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..delivery.names import original_names
@@ -15,38 +15,35 @@ if TYPE_CHECKING:
     from lightgbm.callback import CallbackEnv
 
 _SECONDS, _RATE = "seconds_per_iteration", "learning_rate"
-# LightGBM's names for it: lightgbm.readthedocs.io/en/latest/Parameters.html#learning_rate
+# https://lightgbm.readthedocs.io/en/latest/Parameters.html#learning_rate
 _RATE_NAMES = ("learning_rate", "shrinkage_rate", "eta")
-_MOST_SAMPLES = 1000  # iterations, for a picture
+_MOST_SAMPLES = 1000  # iterations in a plot
 
 
 class _Point(NamedTuple):
     value: float
     step: int
     time_ms: int
-    values: Mapping[str, Any]  # all that the iteration had
+    values: Mapping[str, Any]  # all values of the iteration
 
 
 class Curves:
-    """The curves of one training. Each point goes to the run; the best and last are remembered.
+    """Logs the curves of one training, and keeps their best and last points.
 
-    Args:
-        run: to log to.
-        env: of the training's first iteration.
-        max_points: of each curve, at least 3; None for all.
+    ``env`` is the first iteration. A curve gets at most ``max_points``, at least 3; None for all.
     """
 
     def __init__(self, run: RunWriter, env: CallbackEnv, max_points: int | None) -> None:
         self._run = run
         self._first = env.iteration
         rounds = env.end_iteration - env.begin_iteration
-        # Two points are kept for the best and the last.
+        # Two points are left for the best and the last.
         self._stride = 1 if max_points is None else max(1, math.ceil(rounds / (max_points - 2)))
         self._names: dict[tuple[str, ...], str] = {}
         self._parts: dict[str, tuple[str, ...]] = {}
         self._best: dict[str, _Point] = {}
-        # Of the last iteration, where it is not logged yet: step, time and values.
-        self._held: tuple[int, int, Mapping[str, Any]] | None = None
+        # Step, time and values of the last iteration, if it was not logged.
+        self._unlogged: tuple[int, int, Mapping[str, Any]] | None = None
         self.last = env.iteration
         self._samples: list[tuple[int, Mapping[str, Any]]] = []
         self._sample_stride = 1
@@ -55,39 +52,39 @@ class Curves:
         self._has_rate_curve = False
         self._ended_at: float | None = None
 
-    def log(self, env: CallbackEnv, folds: Iterator[tuple[str, str, int, float]] | None) -> None:
+    def log(self, env: CallbackEnv, folds: Iterable[tuple[str, str, int, float]]) -> None:
         """Log an iteration.
 
         Args:
-            env: as LightGBM gives it to callbacks.
-            folds: of a cross-validation whose folds are wanted: data set, metric, number, value.
+            env: the iteration.
+            folds: data set, metric, number and value of each fold of a cross-validation.
         """
         now, time_ms, step = time.perf_counter(), now_ms(), env.iteration
         values = self._values(env.evaluation_result_list or (), step, time_ms)
-        for data, metric, number, value in folds or ():
+        for data, metric, number, value in folds:
             values[self._name(data, metric, f"fold{number}")] = value
-        shown = step - self._first
-        if shown % self._sample_stride == 0:
+        position = step - self._first
+        if position % self._sample_stride == 0:
             self._sample(step, values)
         if self._ended_at is not None:
             values[_SECONDS] = now - self._ended_at
         self._ended_at = now
-        self._follow_rate(env.params, values)
+        self._add_learning_rate(env.params, values)
         self.last = step
-        if shown % self._stride == 0:
-            self._held = None
+        if position % self._stride == 0:
+            self._unlogged = None
             if values:
                 self._run.log_metrics(values, step=step, timestamp=time_ms)
         else:
-            self._held = (step, time_ms, values)
+            self._unlogged = (step, time_ms, values)
 
-    def log_ends(self, best_iteration: int) -> None:
-        """Log what was held back, and the bests: each a metric of its own, at the step that had it.
+    def log_end(self, best_iteration: int) -> None:
+        """Log the best and last points that were not logged, and the best values as metrics.
 
         Args:
-            best_iteration: as LightGBM has it: 1 for the first, 0 for none.
+            best_iteration: LightGBM's ``best_iteration``; 0 for none.
         """
-        # By step: the best ones, each with its standard deviation and folds, and all of the last.
+        # By step: best points, with standard deviation and folds, and all of the last iteration.
         late: dict[int, tuple[int, dict[str, Any]]] = {}
         for name, point in self._best.items():
             if (point.step - self._first) % self._stride:
@@ -96,12 +93,12 @@ class Curves:
                 for other, value in point.values.items():
                     if self._parts.get(other, ())[: len(its)] == its:
                         kept[other] = value
-        if self._held is not None:
-            step, time_ms, last = self._held
+        if self._unlogged is not None:
+            step, time_ms, last = self._unlogged
             late[step] = (time_ms, dict(last))
         for step, (time_ms, values) in sorted(late.items()):
             self._run.log_metrics(values, step=step, timestamp=time_ms)
-        self._held = None
+        self._unlogged = None
         for name, point in self._best.items():
             best = self._name("best", *self._parts[name])
             self._run.log_metrics({best: point.value}, step=point.step, timestamp=point.time_ms)
@@ -111,7 +108,7 @@ class Curves:
         self._run.log_metrics(numbers, step=self.last)
 
     def samples(self) -> list[tuple[int, dict[tuple[str, ...], float]]]:
-        """For a picture: up to 1,000 steps, each with what data sets and metrics had then."""
+        """Steps for a plot, up to 1,000, with their values by data set and metric."""
         sets = {name: parts for name, parts in self._parts.items() if len(parts) == 2}
         return [
             (step, {sets[name]: value for name, value in values.items() if name in sets})
@@ -122,22 +119,22 @@ class Curves:
         values: dict[str, Any] = {}
         names, bests = self._names, self._best
         for item in items:
-            # (set, metric, mean, is higher better[, stdv]); up to LightGBM 4.5 cv has ("cv_agg",
-            # "set metric", ...). 4.7's items have an idea of their length of their own, a slow one.
+            # (set, metric, mean, is higher better[, stdv]); up to LightGBM 4.5, cv has ("cv_agg",
+            # "set metric", ...). The items of 4.7 are tuples with a slow length of their own.
             data, metric, value = item[0], item[1], item[2]
             if data == "cv_agg":
                 data, _, metric = metric.partition(" ")
             name = names.get((data, metric)) or self._name(data, metric)
-            if name in values:  # two sets of one name
+            if name in values:  # two sets with the same name
                 name = self._name(data, metric, f"{len(values)}")
             values[name] = value
             try:
                 number = float(value)
             except (TypeError, ValueError, OverflowError):
-                continue  # told of where it is logged
+                continue  # the run warns of it
             best = bests.get(name)
             is_higher_better = item[3]
-            if number == number and (  # no NaN
+            if number == number and (  # not NaN
                 best is None or (number > best.value if is_higher_better else number < best.value)
             ):
                 bests[name] = _Point(number, step, time_ms, values)
@@ -149,7 +146,7 @@ class Curves:
         return values
 
     def _name(self, *parts: str) -> str:
-        """``SET-METRIC``, as MLflow's autolog calls it; marked where that is another's."""
+        """``SET-METRIC``, as in MLflow's autolog, with a suffix if that name is taken."""
         name = self._names.get(parts)
         if name is None:
             name = "-".join(map(str, parts))
@@ -167,8 +164,8 @@ class Curves:
             del self._samples[1::2]
             self._sample_stride *= 2
 
-    def _follow_rate(self, params: Mapping[str, Any], values: dict[str, Any]) -> None:
-        """Where a learning rate never changes it is a param, and no curve."""
+    def _add_learning_rate(self, params: Mapping[str, Any], values: dict[str, Any]) -> None:
+        """Add the learning rate when it changes; if it never does, it is a param only."""
         rates = tuple(map(params.get, _RATE_NAMES))
         if rates == self._rates:
             return

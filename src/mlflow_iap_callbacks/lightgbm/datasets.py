@@ -1,11 +1,10 @@
-"""The data sets of a training, as MLflow's inputs of a run."""
+"""The data sets of a training, as inputs of an MLflow run."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from typing import Any
 
 from mlflow.data.code_dataset_source import CodeDatasetSource
@@ -13,20 +12,21 @@ from mlflow.data.dataset import Dataset
 
 from .boosters import is_cv
 
-# A schema is for people; one of more columns is a list of numbers.
-_MOST_COLUMNS = 1000
-_MOST_ROWS = 10_000  # for a digest, as MLflow's own
+_MOST_COLUMNS = 1000  # in a schema
+_MOST_ROWS = 10_000  # in a digest, as in MLflow's own
 
 
 class LightGBMData(Dataset):
-    """A ``lightgbm.Dataset`` as it is known in a training: LightGBM lets go of the raw data.
+    """A ``lightgbm.Dataset`` in training, when LightGBM may have freed the raw data.
 
     Args:
-        data: constructed.
-        name: of the set.
-        names: of its features.
-        infos: of each feature its range, ``[0:1]``, or its categories, ``1:2:3``.
+        data: the constructed data set.
+        name: its name.
+        names: names of the features.
+        infos: range (``[0:1]``) or categories (``1:2:3``) of each feature.
     """
+
+    profile = schema = None  # they are in ``to_dict``
 
     def __init__(self, data: Any, name: str, names: Sequence[str], infos: Sequence[str]) -> None:
         self._rows = int(data.num_data())
@@ -44,49 +44,35 @@ class LightGBMData(Dataset):
         super().__init__(CodeDatasetSource({}), name)
 
     def _compute_digest(self) -> str:
-        """Of shape, names, ranges and 10,000 labels, weights and groups."""
         return self._digested.hexdigest()[:16]
 
     def to_dict(self) -> dict[str, str]:
-        """As MLflow logs it."""
-        schema = {"mlflow_colspec": self.schema} if self.schema else {}
-        return {
-            **super().to_dict(),
-            "schema": json.dumps(schema),
-            "profile": json.dumps(self.profile),
-        }
-
-    @cached_property
-    def profile(self) -> dict[str, Any]:
-        """Shape, and which features are categories."""
-        return {
+        """The fields that MLflow logs; the schema is empty if there are too many features."""
+        kinds = dict.fromkeys(self._categorical, "long")
+        columns = [
+            {"type": kinds.get(name, "double"), "name": name, "required": True}
+            for name in self._names
+        ]
+        is_wide = len(columns) > _MOST_COLUMNS
+        profile = {
             "num_rows": self._rows,
             "num_features": len(self._names),
             "num_elements": self._rows * len(self._names),
             "categorical_features": self._categorical[:_MOST_COLUMNS],
         }
-
-    @cached_property
-    def schema(self) -> list[dict[str, Any]]:
-        """Columns by name."""
-        if len(self._names) > _MOST_COLUMNS:
-            return []
-        kinds = dict.fromkeys(self._categorical, "long")
-        return [
-            {"type": kinds.get(name, "double"), "name": name, "required": True}
-            for name in self._names
-        ]
+        return {
+            **super().to_dict(),
+            "schema": json.dumps({} if is_wide or not columns else {"mlflow_colspec": columns}),
+            "profile": json.dumps(profile),
+        }
 
 
 def data_of(
     model: Any, names: Sequence[str], infos: Sequence[str]
 ) -> Iterator[tuple[LightGBMData, str]]:
-    """What a model is trained and evaluated on, each with what it is for.
+    """The data sets of a model in training, each with its context, such as ``training``.
 
-    Args:
-        model: a Booster or a CVBooster, in training.
-        names: of the features.
-        infos: as ``LightGBMData`` takes them.
+    ``names`` and ``infos`` are those of ``LightGBMData``.
     """
     if is_cv(model):
         fold = model.boosters[0].train_set

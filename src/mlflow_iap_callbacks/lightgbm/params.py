@@ -1,4 +1,4 @@
-"""The parameters that LightGBM really uses, with those that it was given."""
+"""The params of a training: those that were given, and those that LightGBM used."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from .boosters import boosters_of
 
-# Of the command line, files, the network and a device: they say nothing of the model.
+# Params of the command line, files, network and device, which do not change the model.
 _NOT_OF_THE_MODEL = re.compile(
     r"data|valid|header|two_round|pre_partition|precise_float_parser|parser_config_file"
     r"|.*_column|.*_filename|num_machines|machines|local_listen_port|time_out|gpu_.*|num_gpu"
@@ -19,12 +19,12 @@ _NOT_OF_THE_MODEL = re.compile(
 
 
 def header_of(model: Any) -> str:
-    """What a model says of itself before its trees, and its parameters behind them."""
+    """Text of a model without most of its trees: features first, params last."""
     return str(boosters_of(model)[0].model_to_string(num_iteration=1))
 
 
 def used_in(header: str) -> dict[str, str]:
-    """All parameters by their canonical names, in LightGBM's own words."""
+    """Params that LightGBM used, by their canonical names, as it writes them."""
     text = header.partition("\nparameters:\n")[2].partition("\nend of parameters")[0]
     found = dict(re.findall(r"^\[(\w+): (.*)\]$", text, re.MULTILINE))
     return {
@@ -35,27 +35,23 @@ def used_in(header: str) -> dict[str, str]:
 
 
 def features_in(header: str) -> tuple[list[str], list[str]]:
-    """Names of the features, and of each its range or its categories."""
+    """Names of the features, and the range or the categories of each."""
     lines = dict(line.partition("=")[::2] for line in header.splitlines()[:20])
     return lines.get("feature_names", "").split(), lines.get("feature_infos", "").split()
 
 
 def params_of(given: Mapping[str, Any], used: Mapping[str, str]) -> dict[str, Any]:
-    """What was given, under its own name and the canonical one.
+    """The given params, by the names they were given under and by their canonical names.
 
-    Where LightGBM uses another value than was given for a canonical name, ``NAME`` is what it uses
-    and ``given.NAME`` what it was given.
-
-    Args:
-        given: as to ``lgb.train``.
-        used: as ``used_in`` tells.
+    If LightGBM used another value than the one given by a canonical name, ``NAME`` has the value
+    used and ``given.NAME`` the value given. ``used`` is what ``used_in`` returns.
     """
     params: dict[str, Any] = {}
     for name, value in given.items():
         canonical = _canonical_names().get(name, name)
         known = used.get(canonical)
         if known is None or _is_same(value, known):
-            # LightGBM tells six digits.
+            # The given value, because LightGBM writes six digits only.
             params[name] = value
             params.setdefault(canonical, value)
         else:
@@ -66,14 +62,14 @@ def params_of(given: Mapping[str, Any], used: Mapping[str, str]) -> dict[str, An
 
 @functools.cache
 def _canonical_names() -> Mapping[str, str]:
-    """By each alias of LightGBM's parameters."""
+    """Canonical names by alias."""
     try:
         from lightgbm.basic import _ConfigAliases
 
-        _ConfigAliases.get("")  # has it read them
+        _ConfigAliases.get("")  # reads them
         aliases: Any = _ConfigAliases.aliases
         return {alias: str(main) for main, others in aliases.items() for alias in others}
-    except (AttributeError, ImportError):  # an inner part of LightGBM
+    except (AttributeError, ImportError):  # private to LightGBM
         return {}
 
 
@@ -84,5 +80,5 @@ def _is_same(given: Any, used: str) -> bool:
         return used == ",".join(map(str, given))
     try:
         return math.isclose(float(given), float(used), rel_tol=1e-5)
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         return str(given) == used

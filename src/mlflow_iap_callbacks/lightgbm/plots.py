@@ -1,4 +1,7 @@
-"""Pictures of a trained model; drawn without pyplot, whose state is the user's."""
+"""Plots of a trained model, each written to ``path``.
+
+They are drawn without pyplot, because its state belongs to the user.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +15,21 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 _MOST_DOTS = 5000
-_MOST_COUNTS = 20  # classes whose counts are written into the matrix
+_MOST_COUNTS = 20  # classes; with more, the matrix has no numbers in it
 _MOST_TICKS = 40
 _STEPS = (1, 2, 5, 10)  # between ticks
 _DPI = 120
 _BLUE = "#4c78a8"
+_SLANTED: Any = {"rotation": 60, "ha": "right", "rotation_mode": "anchor"}
 
 
 def draw_importance(rows: Sequence[tuple[str, float, float]], total: int, path: Path) -> None:
-    """Bars for gain and split.
+    """Draw bars of gain and split.
 
     Args:
-        rows: feature, gain and split of those shown, the most important first.
-        total: how many features there are.
-        path: of the picture.
+        rows: feature, gain and split of the features shown, the most important first.
+        total: number of all features.
+        path: file to write.
     """
     figure = Figure(figsize=(10, 1.3 + 0.24 * len(rows)), layout="constrained")
     names = [_shortened(row[0], 40) for row in rows]
@@ -36,11 +40,8 @@ def draw_importance(rows: Sequence[tuple[str, float, float]], total: int, path: 
         axes.set_title(title)
         axes.set_yticks(range(len(rows)), names)
         axes.set_ylim(len(rows) - 0.4, -0.6)
-        axes.xaxis.set_major_locator(MaxNLocator(5, steps=_STEPS))
-        axes.grid(axis="x", alpha=0.3)
-        axes.set_axisbelow(True)
         axes.tick_params(axis="y", length=0)
-        axes.spines[["top", "right"]].set_visible(False)
+        _style(axes, MaxNLocator(5, steps=_STEPS), grid="x")
     what = f"the first {len(rows)} of {total} features" if total > len(rows) else "all features"
     figure.suptitle(f"Feature importance, {what}")
     figure.savefig(path, dpi=_DPI)
@@ -49,12 +50,12 @@ def draw_importance(rows: Sequence[tuple[str, float, float]], total: int, path: 
 def draw_curves(
     samples: Sequence[tuple[int, Mapping[tuple[str, ...], float]]], best_iteration: int, path: Path
 ) -> None:
-    """Each metric's curves, of all sets; nothing where nothing was evaluated.
+    """Draw a panel for each metric, with a curve for each data set.
 
     Args:
-        samples: step, and values by data set and metric.
-        best_iteration: as LightGBM has it; 0 for none.
-        path: of the picture.
+        samples: step, and values by data set and metric. Without values, nothing is drawn.
+        best_iteration: LightGBM's ``best_iteration``; 0 for none.
+        path: file to write.
     """
     by_metric: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for step, values in samples:
@@ -83,9 +84,7 @@ def draw_curves(
         if best_iteration:
             best = axes.axvline(best_iteration - 1, color="grey", linestyle=":")
         axes.set(title=metric, xlabel="iteration")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=_STEPS))
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
+        _style(axes, MaxNLocator(integer=True, min_n_ticks=1, steps=_STEPS))
     for axes in cells[len(by_metric) :]:
         axes.remove()
     named = [(_shortened(data, 24), line) for data, line in shown.items()]
@@ -97,12 +96,9 @@ def draw_curves(
 
 
 def draw_confusion(counts: Any, labels: Sequence[str], path: Path) -> None:
-    """A confusion matrix, coloured by the share of the true class, that a rare one is seen too.
+    """Draw a confusion matrix of ``counts``, in which each row is a true class.
 
-    Args:
-        counts: shape (classes, classes); a row is a true class.
-        labels: of the classes.
-        path: of the picture.
+    Colours show the share of the true class, so that rare classes are visible.
     """
     total = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, total, out=np.zeros(counts.shape), where=total > 0)
@@ -115,36 +111,21 @@ def draw_confusion(counts: Any, labels: Sequence[str], path: Path) -> None:
     names = [_shortened(label, 20) for label in labels[::every]]
     ticks, is_long = range(0, len(labels), every), sum(map(len, names)) > 8 * len(names)
     axes.set_yticks(ticks, names)
-    if is_long or len(labels) > _MOST_COUNTS:
-        axes.set_xticks(ticks, names, rotation=60, ha="right", rotation_mode="anchor")
-    else:
-        axes.set_xticks(ticks, names)
+    is_slanted = is_long or len(labels) > _MOST_COUNTS
+    axes.set_xticks(ticks, names, **(_SLANTED if is_slanted else {}))
     axes.set(xlabel="predicted", ylabel="true", title="Confusion matrix")
     if len(labels) <= _MOST_COUNTS:
+        centered: Any = {"ha": "center", "va": "center", "fontsize": 10 if len(labels) <= 10 else 7}
         for (row, column), count in np.ndenumerate(counts):
             colour = "white" if shares[row, column] > shares.max() / 2 else "black"
-            axes.text(
-                column,
-                row,
-                str(count),
-                ha="center",
-                va="center",
-                color=colour,
-                fontsize=10 if len(labels) <= 10 else 7,
-            )
+            axes.text(column, row, str(count), color=colour, **centered)
     else:
         axes.tick_params(labelsize=7)
     figure.savefig(path, dpi=_DPI)
 
 
 def draw_residuals(predicted: Any, true: Any, path: Path) -> None:
-    """Residuals over predictions, and how they are distributed.
-
-    Args:
-        predicted: shape (rows,).
-        true: shape (rows,).
-        path: of the picture.
-    """
+    """Draw residuals over predictions, and their distribution; both have shape (rows,)."""
     every = max(1, len(true) // _MOST_DOTS)
     residuals = true - predicted
     figure = Figure(figsize=(10, 4), layout="constrained")
@@ -152,21 +133,25 @@ def draw_residuals(predicted: Any, true: Any, path: Path) -> None:
     over.scatter(predicted[::every], residuals[::every], s=8, alpha=0.4, linewidths=0, color=_BLUE)
     over.axhline(0.0, color="grey", linewidth=1)
     over.set(xlabel="predicted", ylabel="true - predicted", title="Residuals")
-    # A few far away would press all others into one bar.
+    # With a few outliers, all others would be in one bar.
     low, high = np.quantile(residuals, (0.005, 0.995))
     spread.hist(residuals[(residuals >= low) & (residuals <= high)], bins=50, color=_BLUE)
     spread.axvline(0.0, color="grey", linewidth=1)
     spread.set(xlabel="true - predicted", ylabel="rows", title="Distribution, the inner 99 %")
     for axes in (over, spread):
-        axes.xaxis.set_major_locator(MaxNLocator(6, steps=_STEPS))
-        axes.grid(alpha=0.3)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
+        _style(axes, MaxNLocator(6, steps=_STEPS))
     figure.savefig(path, dpi=_DPI)
 
 
+def _style(axes: Any, ticks: MaxNLocator, grid: str = "both") -> None:
+    axes.xaxis.set_major_locator(ticks)
+    axes.grid(axis=grid, alpha=0.3)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
 def _shortened(name: str, most: int) -> str:
-    """Without its middle: names that are long differ at their ends."""
+    """Cut out the middle of a name; long names differ at their ends."""
     if len(name) <= most:
         return name
     return f"{name[: most // 2 - 2]}...{name[1 - most // 2 :]}"

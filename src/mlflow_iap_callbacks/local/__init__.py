@@ -1,11 +1,11 @@
-"""Google Cloud on this machine: token endpoints, Identity-Aware Proxy and faults on loopback.
+"""Google Cloud on this machine: Identity-Aware Proxy, token endpoints and faults on loopback.
 
-For tests and for trying things out without a Google account. `LocalCloud` puts an application
-behind a stand-in for Identity-Aware Proxy that answers word for word as the real one does;
-`MlflowServer` runs a real MLflow server to put there.
+For tests, and for trying the package without a Google account. `LocalCloud` puts an application
+behind an emulated Identity-Aware Proxy that responds word for word as the real one does;
+`MlflowServer` runs a real MLflow server that can be that application.
 """
 
-from mlflow_iap_callbacks.local.cloud import LocalCloud
-from mlflow_iap_callbacks.local.mlflow_server import MlflowServer
+from .cloud import LocalCloud
+from .mlflow_server import MlflowServer
 
 __all__ = ["LocalCloud", "MlflowServer"]

@@ -1,4 +1,4 @@
-"""Who exists in the local Google Cloud, and who may act as whom."""
+"""The accounts of the local Google Cloud, their keys, and who may impersonate whom."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 from dataclasses import dataclass
 from typing import Literal
 
-from mlflow_iap_callbacks.local.keys import RsaKey
+from .keys import RsaKey
 
 PROJECT_ID = "local-project"
 PROJECT_NUMBER = "123456789012"
@@ -21,7 +21,7 @@ WORKLOAD = f"principal://iam.googleapis.com/{WORKLOAD_POOL}/subject/local-worklo
 
 DEFAULT_CUSTOM_CLIENT_ID = f"{PROJECT_NUMBER}-mlflow.apps.googleusercontent.com"
 DESKTOP_CLIENT_ID = f"{PROJECT_NUMBER}-desktop.apps.googleusercontent.com"
-# A client that Google manages belongs to a project of Google's: its number is not ours.
+# Google-managed clients belong to one of Google's own projects, hence the other number.
 MANAGED_CLIENT_ID = "369001918367-managed.apps.googleusercontent.com"
 GCLOUD_CLIENT_ID = "764086051850-6qr4p6gpi6hn506pt8ejuq83di341hur.apps.googleusercontent.com"
 
@@ -31,8 +31,8 @@ class Account:
     """A user, a service account or a federated workload.
 
     Attributes:
-        name: its e-mail; for a federated workload, which has none, its `principal://` name.
-        kind: what it is.
+        name: its e-mail; a federated workload has none and uses its `principal://` name.
+        kind: which of the three it is.
     """
 
     name: str
@@ -40,16 +40,16 @@ class Account:
 
     @property
     def id(self) -> str:
-        """The 21 digits by which Google knows it."""
+        """The account's unique id at Google, 21 digits."""
         digits = int(hashlib.sha256(self.name.encode()).hexdigest(), 16)
         return f"1{digits:020d}"[:21]
 
 
 class Accounts:
-    """All accounts, the keys of the service accounts, and the Token Creator roles."""
+    """All accounts, the keys of the service accounts, and the Token Creator role bindings."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # held while a key is generated
         self._accounts = {
             USER: Account(USER, "user"),
             WORKLOAD: Account(WORKLOAD, "workload"),
@@ -64,40 +64,37 @@ class Accounts:
         return self._accounts[name]
 
     def service_account(self, email: str) -> Account:
-        """Return a service account, created where it does not exist yet."""
-        with self._lock:
-            return self._accounts.setdefault(email, Account(email, "service_account"))
+        """Return a service account, creating it if it does not exist."""
+        return self._accounts.setdefault(email, Account(email, "service_account"))
 
     def key_of(self, account: Account) -> RsaKey:
-        """Return the key of a service account, made at first use: making one is slow."""
+        """Return an account's key, generated on first use because that is slow.
+
+        A workload's key is the one of its identity provider.
+        """
         with self._lock:
             if account.name not in self._keys:
                 self._keys[account.name] = RsaKey(account.name)
             return self._keys[account.name]
 
     def delete_key(self, email: str) -> None:
-        """Forget the key of a service account; the next use makes another."""
-        with self._lock:
-            self._keys.pop(email, None)
+        """Delete the key of a service account; its next use generates a new one."""
+        self._keys.pop(email, None)
 
     def owner_of_key(self, key_id: object) -> tuple[Account, RsaKey] | None:
-        """Return the service account that holds the key of this id."""
-        with self._lock:
-            for name, key in self._keys.items():
-                if key.id == key_id:
-                    return self._accounts[name], key
+        """Return the service account that has the key with this id, and the key."""
+        for name, key in list(self._keys.items()):
+            if key.id == key_id:
+                return self._accounts[name], key
         return None
 
     def grant(self, name: str, *, to: str) -> None:
-        """Let `name` act as the service account `to` (roles/iam.serviceAccountTokenCreator)."""
-        with self._lock:
-            self._token_creators.setdefault(to, set()).add(name)
+        """Give `name` the Token Creator role on the service account `to`."""
+        self._token_creators.setdefault(to, set()).add(name)
 
     def deny(self, name: str, *, on: str) -> None:
-        """Take from `name` the right to act as the service account `on`."""
-        with self._lock:
-            self._token_creators.setdefault(on, set()).discard(name)
+        """Take the Token Creator role on the service account `on` from `name`."""
+        self._token_creators.setdefault(on, set()).discard(name)
 
-    def may_act_as(self, name: str, target: str) -> bool:
-        with self._lock:
-            return name in self._token_creators.get(target, ())
+    def may_impersonate(self, name: str, target: str) -> bool:
+        return name in self._token_creators.get(target, ())

@@ -1,41 +1,36 @@
-"""What Identity-Aware Proxy tells the application about a caller, signed."""
+"""The assertion with which Identity-Aware Proxy tells the application who sent a request."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from mlflow_iap_callbacks.local.accounts import PROJECT_ID, PROJECT_NUMBER, Account
-from mlflow_iap_callbacks.local.state import CloudState
+from .accounts import PROJECT_ID, PROJECT_NUMBER, Account
+from .state import CloudState
 
 AUDIENCE = f"/projects/{PROJECT_NUMBER}/apps/{PROJECT_ID}"
-LIFETIME = 600  # seconds
+_LIFETIME = 600  # seconds, as the real ones last
 
 
-class Assertions:
-    """Signs assertions by the first of `CloudState.assertion_keys`."""
+def sign_assertion(state: CloudState, account: Account, **claims: Any) -> str:
+    """Return an assertion about `account`, signed with the first of `state.assertion_keys`.
 
-    def __init__(self, state: CloudState) -> None:
-        self._state = state
-
-    def sign(self, account: Account, **claims: Any) -> str:
-        """Return an assertion about `account`.
-
-        Args:
-            account: who calls.
-            **claims: replace those that it would have; None takes one away.
-        """
-        now = int(self._state.now())
-        all_claims = {
-            "aud": AUDIENCE,
-            "azp": AUDIENCE,
-            "email": account.name,
-            "exp": now + LIFETIME,
-            "iat": now,
-            "identity_source": "GOOGLE",
-            "iss": "https://cloud.google.com/iap",
-            "sub": f"accounts.google.com:{account.id}",
-            **claims,
-        }
-        return self._state.assertion_keys[0].sign(
-            {name: value for name, value in all_claims.items() if value is not None}
-        )
+    Args:
+        state: the cloud.
+        account: the sender.
+        **claims: override the usual claims; None removes one.
+    """
+    now = int(state.now())
+    all_claims = {
+        "aud": AUDIENCE,
+        "azp": AUDIENCE,
+        "email": account.name,
+        "exp": now + _LIFETIME,
+        "iat": now,
+        "identity_source": "GOOGLE",
+        "iss": "https://cloud.google.com/iap",
+        "sub": f"accounts.google.com:{account.id}",
+        **claims,
+    }
+    return state.assertion_keys[0].sign(
+        {name: value for name, value in all_claims.items() if value is not None}
+    )

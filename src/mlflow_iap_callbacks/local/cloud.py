@@ -1,34 +1,31 @@
-"""`LocalCloud`: all servers on one thread, and what a client needs to find them."""
+"""`LocalCloud`: all servers on one thread, and the settings that lead clients to them."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
 import socket
 import ssl
 import tempfile
 import threading
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
 from aiohttp import web
 
-from mlflow_iap_callbacks.local.accounts import DEFAULT_CUSTOM_CLIENT_ID
-from mlflow_iap_callbacks.local.assertions import AUDIENCE, Assertions
-from mlflow_iap_callbacks.local.connect_proxy import GOOGLE_NAMES, ConnectProxy
-from mlflow_iap_callbacks.local.credential_files import CredentialFiles
-from mlflow_iap_callbacks.local.echo import echo_application
-from mlflow_iap_callbacks.local.faults import Fault, FaultKind, Place
-from mlflow_iap_callbacks.local.google_endpoints import google_application
-from mlflow_iap_callbacks.local.iap_proxy import IapProxy
-from mlflow_iap_callbacks.local.keys import EcKey
-from mlflow_iap_callbacks.local.listener import Listener
-from mlflow_iap_callbacks.local.local_ca import tls_context
-from mlflow_iap_callbacks.local.sign_in import SignIn
-from mlflow_iap_callbacks.local.state import CloudState
-from mlflow_iap_callbacks.local.token_endpoint import TokenEndpoint
+from .accounts import DEFAULT_CUSTOM_CLIENT_ID
+from .assertions import AUDIENCE, sign_assertion
+from .certificates import tls_context
+from .connect_proxy import GOOGLE_NAMES, ConnectProxy
+from .credential_files import CredentialFiles
+from .echo import echo_application
+from .faults import Fault, FaultKind, Place
+from .google_endpoints import google_application
+from .iap_proxy import IapProxy
+from .keys import EcKey
+from .sign_in import SignIn
+from .sockets import Listener
+from .state import CloudState
 
 _HOST = "127.0.0.1"
 
@@ -36,22 +33,29 @@ _HOST = "127.0.0.1"
 class LocalCloud(CloudState):
     """Google Cloud on this machine: an application behind Identity-Aware Proxy, and its accounts.
 
-        with LocalCloud("http://127.0.0.1:5000") as cloud:
+    Examples:
+        ```python
+        with MlflowServer(folder) as server, LocalCloud(server.url) as cloud:
             os.environ.update(cloud.environment())
-            ...
+            cloud.fault("answer", status=503)
+            experiments = IAPMlflowClient().search_experiments()
+            print([seen.status for seen in cloud.requests])  # [503, 401, 200]
+        ```
 
-    All servers listen on 127.0.0.1 and run on one thread of this process. The attributes of
-    `CloudState` may be changed, and faults ordered, from any thread while they run.
+    The fault hits the first request, IAP asks the second one for a token, and the third succeeds.
+    All servers listen on 127.0.0.1 and run on one thread of this process. Meanwhile any thread may
+    change the attributes of `CloudState` and inject faults.
 
     Args:
-        upstream: origin of the application; None for one that answers 200 and JSON with
-            `method`, `path`, `headers` (lower-case names) and `body_bytes`.
-        token_lifetime: seconds for which a token holds; 3600 as at Google.
-        client_id: the OAuth client that Identity-Aware Proxy accepts as audience of ID tokens;
-            None for the client that Google manages, with which only JWTs signed by service
-            accounts, access tokens and `programmatic_clients` pass.
-        folder: where key files and the certificate authority are written, created with mode 0700;
-            None for a temporary one that `stop` removes.
+        upstream: origin of the application. None for one that responds to everything with 200 and
+            JSON: `method`, `path`, `headers` (lower-case names) and `body_bytes`.
+        token_lifetime: how long tokens are valid, in seconds; an hour by default, as at Google.
+        client_id: the OAuth client that Identity-Aware Proxy accepts as audience of ID tokens; one
+            of this project's by default. None for the Google-managed client, the default of a new
+            Identity-Aware Proxy since 2025: it accepts JWTs that service accounts sign, access
+            tokens, and ID tokens for `programmatic_clients`.
+        folder: where key files and certificates are written; created with mode 0700. None for a
+            temporary one, which `stop` removes.
         port: of the protected application; 0 for a free one.
     """
 
@@ -74,19 +78,14 @@ class LocalCloud(CloudState):
         self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def start(self) -> None:
-        """Start all servers and return when each of them listens.
+        """Start all servers, and return when they listen.
 
         Raises:
-            OSError: if `port` is taken or `folder` cannot be written.
+            OSError: if `port` is in use or `folder` cannot be written.
             RuntimeError: if it is running already.
         """
         if self._running is not None:
@@ -96,14 +95,14 @@ class LocalCloud(CloudState):
         self._running = running
 
     def stop(self) -> None:
-        """Stop all servers, break off what is under way, remove a temporary folder."""
+        """Stop all servers without waiting for requests, and remove the temporary folder."""
         running, self._running = self._running, None
         if running is not None:
             running.stop()
 
     @property
     def url(self) -> str:
-        """Origin of the protected application."""
+        """Origin of the protected application, such as `http://127.0.0.1:8080`."""
         return self._now_running().url
 
     @property
@@ -113,35 +112,35 @@ class LocalCloud(CloudState):
 
     @property
     def assertion_keys_url(self) -> str:
-        """Where the public keys of Identity-Aware Proxy are, as PEM by key id."""
+        """URL of the public keys of Identity-Aware Proxy: a JSON object of PEM by key id."""
         return f"{self.google_url}/iap/verify/public_key"
 
     def assertion(self, account: str = CloudState.trainer, **claims: Any) -> str:
-        """Return what Identity-Aware Proxy would tell the application about an account.
+        """Return the assertion that the application gets with a request of an account.
 
         Args:
-            account: its e-mail; a service account is created where it is unknown.
-            **claims: replace those that the assertion would have; None takes one away.
+            account: its e-mail; if unknown, a service account is created.
+            **claims: override the usual claims; None removes one.
         """
-        return self._now_running().assertions.sign(self.accounts.service_account(account), **claims)
+        return sign_assertion(self, self.accounts.service_account(account), **claims)
 
     def rotate_assertion_key(self) -> None:
-        """Let Identity-Aware Proxy sign by a new key; the old ones stay published."""
+        """Make Identity-Aware Proxy sign with a new key; the old ones stay published."""
         self.assertion_keys = [EcKey(), *self.assertion_keys]
 
     def server_environment(self) -> dict[str, str]:
-        """Return the variables of a server that checks this cloud's assertions."""
+        """Return the environment variables of a server that verifies this cloud's assertions."""
         return {
             "MLFLOW_IAP_AUDIENCE": AUDIENCE,
             "MLFLOW_IAP_KEYS_URL": self.assertion_keys_url,
         }
 
     def key_file(self, account: str = CloudState.trainer) -> Path:
-        """Write a service account's key file; the account is created where it is unknown."""
+        """Write a service account's key file. If unknown, the account is created."""
         return self._now_running().files.key(account)
 
     def delete_key(self, account: str = CloudState.trainer) -> None:
-        """Delete a service account's key: who has its file gets in no more."""
+        """Delete a service account's key, so that its key file stops working."""
         self.accounts.delete_key(account)
 
     def impersonated_file(
@@ -149,11 +148,11 @@ class LocalCloud(CloudState):
         target: str = CloudState.trainer,
         source: Literal["user", "service_account"] = "user",
     ) -> Path:
-        """Write Application Default Credentials that act as `target`.
+        """Write Application Default Credentials that impersonate a service account.
 
         Args:
-            target: the service account; `grant` its use for others than `trainer`.
-            source: who acts: `user`, or `trainer` by its key.
+            target: the service account; any but `trainer` must be granted first with `grant`.
+            source: who impersonates it: `user`, or `trainer` with its key.
         """
         return self._now_running().files.impersonated(target, source)
 
@@ -162,10 +161,10 @@ class LocalCloud(CloudState):
         return self._now_running().files.user()
 
     def desktop_file(self, allowlisted: bool = True) -> Path:
-        """Write the credentials of `user`, signed in by an OAuth client of the desktop kind.
+        """Write the credentials of `user`, signed in with an OAuth client for desktop apps.
 
         Args:
-            allowlisted: whether that client is one of `programmatic_clients` from now on.
+            allowlisted: whether `programmatic_clients` includes that client from now on.
         """
         return self._now_running().files.desktop(allowlisted=allowlisted)
 
@@ -173,12 +172,12 @@ class LocalCloud(CloudState):
         """Write the credentials of a workload outside Google Cloud.
 
         Args:
-            impersonate: the service account that it acts as; None for none.
+            impersonate: the service account that they impersonate; None for none.
         """
         return self._now_running().files.federation(impersonate)
 
     def environment(self) -> dict[str, str]:
-        """Return the variables of a client that has `trainer`'s key file."""
+        """Return the environment variables of a client with `trainer`'s key file."""
         variables = {
             "MLFLOW_TRACKING_URI": self.url,
             "MLFLOW_TRACKING_AUTH": "iap",
@@ -189,46 +188,46 @@ class LocalCloud(CloudState):
         return variables
 
     def google_environment(self) -> dict[str, str]:
-        """Return the variables that lead requests for Google's host names to this machine."""
+        """Return the environment variables that send requests to Google to this machine instead."""
         running = self._now_running()
         variables = {"HTTPS_PROXY": running.proxy_url, "NO_PROXY": "127.0.0.1,localhost"}
         return {
             **variables,
             **{name.lower(): value for name, value in variables.items()},
-            "REQUESTS_CA_BUNDLE": str(running.authority_file),
+            "REQUESTS_CA_BUNDLE": str(running.certificate_file),
         }
 
     def metadata_environment(self) -> dict[str, str]:
-        """Return the variables of a virtual machine that runs as `vm_account`.
+        """Return the environment variables of a virtual machine that runs as `vm_account`.
 
-        google-auth reads them when it is imported, so they are for a new process; in it
+        google-auth reads them when it is imported, so they work in a new process only. In it,
         GOOGLE_APPLICATION_CREDENTIALS must not be set.
         """
         return self._metadata_at(self.google_url.removeprefix("http://"), seconds=10)
 
     def no_metadata_environment(self) -> dict[str, str]:
-        """Return the variables of a machine that is none of Google's, found out at once."""
+        """Return the environment variables of a machine without a metadata server."""
         return self._metadata_at(f"{_HOST}:{self._now_running().refusing_port}", seconds=1)
 
     def revoke_tokens(self) -> None:
-        """Let every token issued or signed until now be answered as an expired one.
+        """Make every token issued or signed so far count as expired.
 
-        Takes up to a second: a JWT that is signed twice within one second is the same text, so
-        the next second is waited for.
+        Takes up to a second, because it waits for the next full second: a JWT that is signed twice
+        within one second has the same text.
         """
         self.mint.revoke_all()
 
     def revoke_refresh_tokens(self) -> None:
-        """Revoke all refresh tokens given out, as when a user's password is changed."""
+        """Revoke all refresh tokens issued so far, as a change of the user's password does."""
         for token in list(self.mint.refresh_tokens.values()):
             token.revoked = True
 
     def grant(self, email: str, *, to: str) -> None:
-        """Give `email` roles/iam.serviceAccountTokenCreator on the service account `to`."""
+        """Grant `email` roles/iam.serviceAccountTokenCreator on the service account `to`."""
         self.accounts.grant(email, to=to)
 
     def deny(self, email: str, *, on: str) -> None:
-        """Take roles/iam.serviceAccountTokenCreator on the service account `on` from `email`."""
+        """Revoke `email`'s roles/iam.serviceAccountTokenCreator on the service account `on`."""
         self.accounts.deny(email, on=on)
 
     def fault(
@@ -245,62 +244,51 @@ class LocalCloud(CloudState):
         from_iap: bool = False,
         where: Place = "iap",
     ) -> None:
-        """Order a fault.
+        """Inject a fault into the next matching requests.
 
         Args:
-            kind: `answer`: `status`, the application is not called. `answer_after`: the
-                application does its work, then its answer is replaced by `status`.
-                `reset_before`: the connection is reset before the application is called.
-                `reset_after`: it is reset after the application has done its work.
-                `reject_midway`: after about half of a request's body the token that it carries
-                is revoked and answered as expired. `reset_midway`: the connection ends after
-                about half of the answer's body. Only `answer` and `reset_before` strike requests
-                that Identity-Aware Proxy refuses.
-            path: part of the path, or of the query, of the requests that are struck.
-            method: their method; None for any.
-            skip: how many of them pass first.
-            times: how often it strikes; 0 for without end.
-            status: of the answer.
-            retry_after: seconds in the answer's Retry-After; None for no such header.
-            body: the answer's; None for what the real one says with this status.
-            from_iap: whether Identity-Aware Proxy marks the answer as its own.
-            where: `iap`, or `google` for the other endpoints.
+            kind: `answer` responds with `status` and does not call the application.
+                `answer_after` calls it, then replaces its response by `status`.
+                `reset_before` resets the connection and does not call the application.
+                `reset_after` calls it, then resets the connection.
+                `reject_midway` reads about half of a request's body, then revokes its token and
+                responds that it has expired.
+                `reset_midway` closes the connection after about half of the response's body.
+                Requests without valid credentials are hit by `answer` and `reset_before` only.
+            path: part of the path or query of matching requests.
+            method: of matching requests; None for any.
+            skip: how many matching requests to let pass first.
+            times: how many matching requests to hit; 0 for all.
+            status: of the response; 503 by default, the one that clients retry.
+            retry_after: seconds in the response's Retry-After header; None for no such header.
+            body: of the response; None for what the real service says with this status.
+            from_iap: whether to mark the response as Identity-Aware Proxy's own.
+            where: `iap`, or `google` for Google's other endpoints.
 
         Raises:
-            ValueError: if `kind` or `where` is unknown, or `kind` not possible at `where`.
+            ValueError: if `kind` or `where` is unknown, or `kind` is not possible at `where`.
         """
-        self.faults.add(
-            Fault(
-                kind,
-                path=path,
-                method=method,
-                skip=skip,
-                times=times,
-                status=status,
-                retry_after=retry_after,
-                body=body,
-                from_iap=from_iap,
-                where=where,
-            )
+        self.faults.append(
+            Fault(kind, path, method, skip, times, status, retry_after, body, from_iap, where)
         )
 
     def fault_rate(self, kind: FaultKind, rate: float, *, seed: int = 0, **filters: Any) -> None:
-        """Order a fault that strikes a share of the matching requests, without end.
+        """Inject a fault into a random share of all matching requests.
 
         Args:
-            kind: as for `fault`.
+            kind: see `fault`.
             rate: the share, from 0.0 to 1.0.
-            seed: the same seed strikes the same ones again.
+            seed: of the random choice; the same seed hits the same requests.
             **filters: the other arguments of `fault`.
         """
-        self.faults.add(Fault(kind, rate=rate, seed=seed, **{"times": 0, **filters}))
+        self.faults.append(Fault(kind, rate=rate, seed=seed, **{"times": 0, **filters}))
 
     def clear_faults(self) -> None:
-        """Forget all faults ordered."""
+        """Remove all faults."""
         self.faults.clear()
 
     def forget(self) -> None:
-        """Empty `requests`, `google_requests` and `tokens`."""
+        """Clear `requests`, `google_requests` and `tokens`."""
         self.requests.clear()
         self.google_requests.clear()
         self.tokens.clear()
@@ -311,7 +299,7 @@ class LocalCloud(CloudState):
             "GCE_METADATA_IP": address,
             "GCE_METADATA_DETECT_RETRIES": "1",
             "GCE_METADATA_TIMEOUT": str(seconds),
-            # An empty folder, lest the developer's own sign-in by gcloud is found.
+            # An empty folder, so that the developer's own gcloud sign-in is not used.
             "CLOUDSDK_CONFIG": str(self._now_running().empty_folder),
         }
 
@@ -322,7 +310,7 @@ class LocalCloud(CloudState):
 
 
 class _Running:
-    """One run of all servers: sockets, thread, files; made by `start`, gone with `stop`."""
+    """The sockets, the thread and the files of all servers, from `start` to `stop`."""
 
     def __init__(
         self, cloud: LocalCloud, upstream: str | None, folder: Path | None, port: int
@@ -331,8 +319,11 @@ class _Running:
         self._upstream = upstream
         self._port = port
         self._resources = contextlib.ExitStack()
-        # Absolute: the variables that name files in it are for processes that run anywhere.
-        self._folder = folder.resolve() if folder else self._temporary_folder()
+        if folder is None:
+            temporary = tempfile.TemporaryDirectory(prefix="local-cloud-")
+            folder = Path(self._resources.enter_context(temporary))
+        # Absolute, because processes in other folders use the variables that name its files.
+        self._folder = folder.resolve()
         self._loop: asyncio.AbstractEventLoop
         self._stopping: asyncio.Event
         self._failure: BaseException | None = None
@@ -351,7 +342,7 @@ class _Running:
             raise
 
     def stop(self) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has ended by itself
+        with contextlib.suppress(RuntimeError):  # the loop has already ended
             self._loop.call_soon_threadsafe(self._stopping.set)
         self._thread.join()
         self._resources.close()
@@ -361,13 +352,10 @@ class _Running:
         self.empty_folder = self._folder / "no-gcloud"
         self.empty_folder.mkdir(mode=0o700, exist_ok=True)
         self._listeners = {
-            "iap": self._listen(self._port),
-            "google": self._listen(),
-            "google_tls": self._listen(),
-            "proxy": self._listen(),
-            "echo": self._listen(),
+            name: self._listen(self._port if name == "iap" else 0)
+            for name in ("iap", "google", "google_tls", "proxy", "echo")
         }
-        # Bound but not listening: the port stays ours and refuses every connection.
+        # Bound but not listening: the port stays taken and refuses every connection.
         refusing = self._resources.enter_context(socket.socket())
         refusing.bind((_HOST, 0))
         self.refusing_port: int = refusing.getsockname()[1]
@@ -375,13 +363,9 @@ class _Running:
             f"http://{_HOST}:{self._port_of(name)}" for name in ("iap", "google", "proxy", "echo")
         )
         self._upstream = self._upstream or echo_url
-        self._context, self.authority_file = tls_context(self._folder, GOOGLE_NAMES)
-        self.assertions = Assertions(self._cloud)
-        self._token_endpoint = TokenEndpoint(self._cloud)
-        self._sign_in = SignIn(self._cloud, EcKey(), self.url, self.google_url)
-        self.files = CredentialFiles(
-            self._cloud, self._token_endpoint, self._folder, self.google_url
-        )
+        self._context, self.certificate_file = tls_context(self._folder, GOOGLE_NAMES)
+        self._sign_in = SignIn(self._cloud, self.url, self.google_url)
+        self.files = CredentialFiles(self._cloud, self._folder, self.google_url)
 
     def _run(self) -> None:
         try:
@@ -395,15 +379,14 @@ class _Running:
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
         assert self._upstream is not None  # noqa: S101 - for the type checker
-        iap = IapProxy(self._cloud, self.assertions, self._sign_in, self._upstream)
-        google = google_application(self._cloud, self._token_endpoint, self._sign_in)
+        iap = IapProxy(self._cloud, self._sign_in, self._upstream)
+        google = google_application(self._cloud, self._sign_in)
         proxy = ConnectProxy(self._port_of("google_tls"))
         async with contextlib.AsyncExitStack() as servers:
             await self._site(servers, echo_application(), {"echo": None})
             await self._site(servers, iap.application(), {"iap": None})
             await self._site(servers, google, {"google": None, "google_tls": self._context})
-            await proxy.start(self._listeners["proxy"])
-            servers.push_async_callback(proxy.stop)
+            await servers.enter_async_context(proxy.listening(self._listeners["proxy"]))
             self._settled.set()
             await self._stopping.wait()
 
@@ -413,7 +396,7 @@ class _Running:
         application: web.Application,
         listeners: dict[str, ssl.SSLContext | None],
     ) -> None:
-        # Bodies pass as they are, compressed or not; at the end nobody is waited for.
+        # Bodies stay compressed if they are, and stopping does not wait for requests.
         runner = web.AppRunner(
             application, access_log=None, auto_decompress=False, shutdown_timeout=0.1
         )
@@ -422,7 +405,7 @@ class _Running:
         for name, context in listeners.items():
             await web.SockSite(runner, self._listeners[name], ssl_context=context).start()
 
-    def _listen(self, port: int = 0) -> socket.socket:
+    def _listen(self, port: int) -> socket.socket:
         listener = Listener(socket.create_server((_HOST, port), backlog=512))
         self._resources.callback(listener.close_accepted)
         return self._resources.enter_context(listener)
@@ -430,8 +413,3 @@ class _Running:
     def _port_of(self, name: str) -> int:
         port: int = self._listeners[name].getsockname()[1]
         return port
-
-    def _temporary_folder(self) -> Path:
-        folder = tempfile.mkdtemp(prefix="local-cloud-")
-        self._resources.callback(shutil.rmtree, folder, ignore_errors=True)
-        return Path(folder)

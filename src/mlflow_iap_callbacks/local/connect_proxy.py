@@ -1,12 +1,13 @@
-"""A CONNECT proxy that leads Google's host names to this machine and all others nowhere."""
+"""A CONNECT proxy that sends Google's host names to this machine and rejects all others."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import socket
+from collections.abc import AsyncIterator
 
-# The names that the TLS server behind the proxy has a certificate for.
+# The host names that the TLS server behind the proxy has a certificate for.
 GOOGLE_NAMES = (
     "googleapis.com",
     "*.googleapis.com",
@@ -14,38 +15,38 @@ GOOGLE_NAMES = (
     "accounts.google.com",
     "www.gstatic.com",
 )
-_LONGEST_HEAD = 64 * 1024
+_MAX_HEAD_BYTES = 64 * 1024
 
 
 class ConnectProxy:
-    """Serves `CONNECT host:443` for Google's names by connecting to one local port.
+    """Serves `CONNECT host:443` for Google's host names by connecting to a local port.
 
     Args:
-        target_port: the TLS server on 127.0.0.1.
+        target_port: port of the TLS server on 127.0.0.1.
     """
 
     def __init__(self, target_port: int) -> None:
         self._target_port = target_port
         self._connections: set[asyncio.Task[None]] = set()
-        self._server: asyncio.Server | None = None
 
-    async def start(self, listener: socket.socket) -> None:
-        self._server = await asyncio.start_server(self._serve, sock=listener, limit=_LONGEST_HEAD)
-
-    async def stop(self) -> None:
-        if self._server is not None:
-            self._server.close()
-        for connection in self._connections:
-            connection.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
+    @contextlib.asynccontextmanager
+    async def listening(self, listener: socket.socket) -> AsyncIterator[None]:
+        server = await asyncio.start_server(self._serve, sock=listener, limit=_MAX_HEAD_BYTES)
+        try:
+            yield
+        finally:
+            server.close()
+            for connection in self._connections:
+                connection.cancel()
+            await asyncio.gather(*self._connections, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - for the type checker
         self._connections.add(task)
         try:
-            # A client may break off at any moment; nobody is left to be told. Cancelled by stop
-            # alone, which asyncio would log as an error (Python 3.11).
+            # A client may disconnect at any moment, and nobody is left to respond to. The task
+            # is cancelled only when the proxy stops; Python 3.11 would log that as an error.
             with contextlib.suppress(
                 OSError,
                 asyncio.IncompleteReadError,

@@ -1,4 +1,4 @@
-"""The files by which google-auth learns who it is, for accounts of the local Google Cloud."""
+"""Credential files for google-auth, for accounts of the local Google Cloud."""
 
 from __future__ import annotations
 
@@ -7,37 +7,35 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
-from mlflow_iap_callbacks.local.accounts import (
+from .accounts import (
     DESKTOP_CLIENT_ID,
     GCLOUD_CLIENT_ID,
     PROJECT_ID,
     TRAINER,
     USER,
+    WORKLOAD,
     WORKLOAD_POOL,
 )
-from mlflow_iap_callbacks.local.private_files import write_private
-from mlflow_iap_callbacks.local.state import CloudState
-from mlflow_iap_callbacks.local.token_endpoint import CLOUD_PLATFORM, TokenEndpoint
+from .private_files import write_private
+from .state import CloudState
+from .token_endpoint import CLOUD_PLATFORM
 
 _EMAIL_SCOPES = ["openid", "https://www.googleapis.com/auth/userinfo.email"]
-_SUBJECT_TOKEN_LIFETIME = 30 * 24 * 3600
+_PROVIDER = f"//iam.googleapis.com/{WORKLOAD_POOL}/providers/local-provider"
+_SUBJECT_TOKEN_LIFETIME = 30 * 24 * 3600  # seconds: longer than any test or training
 
 
 class CredentialFiles:
-    """Writes them, each readable by its owner only.
+    """Writes credential files that only their owner can read.
 
     Args:
         state: the cloud.
-        token_endpoint: trusts the federated workload's subject token.
         folder: where they are written.
         google_url: origin of the token endpoint.
     """
 
-    def __init__(
-        self, state: CloudState, token_endpoint: TokenEndpoint, folder: Path, google_url: str
-    ) -> None:
+    def __init__(self, state: CloudState, folder: Path, google_url: str) -> None:
         self._state = state
-        self._token_endpoint = token_endpoint
         self._folder = folder
         self._google_url = google_url
 
@@ -71,11 +69,12 @@ class CredentialFiles:
 
     def federation(self, impersonate: str | None) -> Path:
         now = int(time.time())
-        subject_token = self._token_endpoint.workload_key.sign(
+        key = self._state.accounts.key_of(self._state.accounts[WORKLOAD])
+        subject_token = key.sign(
             {
                 "iss": "https://identity.example",
                 "sub": "local-workload",
-                "aud": f"//iam.googleapis.com/{WORKLOAD_POOL}/providers/local-provider",
+                "aud": _PROVIDER,
                 "iat": now,
                 "exp": now + _SUBJECT_TOKEN_LIFETIME,
             }
@@ -84,7 +83,7 @@ class CredentialFiles:
         info: dict[str, Any] = {
             "type": "external_account",
             "universe_domain": "googleapis.com",
-            "audience": f"//iam.googleapis.com/{WORKLOAD_POOL}/providers/local-provider",
+            "audience": _PROVIDER,
             "subject_token_type": "urn:ietf:params:oauth:token-type:jwt",
             "token_url": "https://sts.googleapis.com/v1/token",
             "credential_source": {"file": str(token_file), "format": {"type": "text"}},

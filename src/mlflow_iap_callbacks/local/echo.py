@@ -1,4 +1,4 @@
-"""The application behind Identity-Aware Proxy where none is given: it tells what reached it."""
+"""The default application behind Identity-Aware Proxy: it returns what it received."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from aiohttp import web
 
 
 def echo_application() -> web.Application:
-    """Return an application that answers 200 and JSON with method, path, headers, body_bytes.
+    """Return an application that responds with method, path, headers and body_bytes as JSON.
 
-    Header names are lower-case; `path` has the query.
+    Header names are lower-case; `path` includes the query.
     """
     application = web.Application()
     application.router.add_route("*", "/{path:.*}", _echo)
@@ -21,7 +21,7 @@ async def _echo(request: web.Request) -> web.Response:
         async for chunk in request.content.iter_any():
             body_bytes += len(chunk)
     except ConnectionError:
-        return web.Response(status=400)  # broken off: nobody is left to read it
+        return web.Response(status=400)  # the client is gone, so nobody reads it
     return web.json_response(
         {
             "method": request.method,

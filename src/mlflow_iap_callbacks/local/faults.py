@@ -1,9 +1,8 @@
-"""Faults that a test orders, and which request each of them strikes."""
+"""Faults that tests inject, and the choice of the requests that they hit."""
 
 from __future__ import annotations
 
 import random
-import threading
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -21,7 +20,7 @@ KINDS_AT: dict[Place, tuple[FaultKind, ...]] = {
 
 @dataclass
 class Fault:
-    """One ordered fault; `LocalCloud.fault` explains the fields."""
+    """A fault; `LocalCloud.fault` documents the fields."""
 
     kind: FaultKind
     path: str = ""
@@ -36,7 +35,7 @@ class Fault:
     rate: float = 1.0
     seed: int = 0
     _random: random.Random = field(init=False, repr=False)
-    _struck: int = field(default=0, init=False, repr=False)
+    _hits: int = field(default=0, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.where not in KINDS_AT:
@@ -46,51 +45,34 @@ class Fault:
             raise ValueError(f"no fault {self.kind!r} at {self.where!r}: give one of {known}")
         self._random = random.Random(self.seed)  # noqa: S311 - repeatable, not secret
 
-    @property
-    def spent(self) -> bool:
-        return self.times > 0 and self._struck >= self.times
-
     def matches(self, method: str, path: str) -> bool:
-        return self.path in path and self.method in (None, method)
+        is_left = self.times == 0 or self._hits < self.times
+        return is_left and self.path in path and self.method in (None, method)
 
-    def strikes(self) -> bool:
-        """Whether the matching request that has just come is struck; counts it."""
+    def hits(self) -> bool:
+        """Count a matching request, and return whether the fault hits it."""
         if self.skip > 0:
             self.skip -= 1
             return False
         if self._random.random() >= self.rate:
             return False
-        self._struck += 1
+        self._hits += 1
         return True
 
 
-class Faults:
-    """The faults ordered so far, in the order in which they were ordered."""
+class Faults(list[Fault]):
+    """The injected faults, oldest first. Any thread may change them; one thread calls `find`."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._faults: list[Fault] = []
-
-    def add(self, fault: Fault) -> None:
-        with self._lock:
-            self._faults.append(fault)
-
-    def clear(self) -> None:
-        with self._lock:
-            self._faults.clear()
-
-    def strike(
+    def find(
         self, where: Place, method: str, path: str, kinds: Collection[FaultKind]
     ) -> Fault | None:
-        """Return the first fault of these kinds that strikes this request."""
-        with self._lock:
-            for fault in self._faults:
-                if (
-                    fault.where == where
-                    and fault.kind in kinds
-                    and not fault.spent
-                    and fault.matches(method, path)
-                    and fault.strikes()
-                ):
-                    return fault
+        """Return the first fault of these kinds that hits this request, if any."""
+        for fault in list(self):
+            if (
+                fault.where == where
+                and fault.kind in kinds
+                and fault.matches(method, path)
+                and fault.hits()
+            ):
+                return fault
         return None

@@ -1,4 +1,4 @@
-"""All of Google's endpoints but Identity-Aware Proxy, as one web application."""
+"""Google's endpoints, all but Identity-Aware Proxy, as one web application."""
 
 from __future__ import annotations
 
@@ -7,33 +7,32 @@ import time
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from mlflow_iap_callbacks.local.answers import google_error, http_date
-from mlflow_iap_callbacks.local.connection import reset
-from mlflow_iap_callbacks.local.faults import KINDS_AT, Fault
-from mlflow_iap_callbacks.local.iam_credentials import IamCredentials, bearer
-from mlflow_iap_callbacks.local.metadata_server import MetadataServer
-from mlflow_iap_callbacks.local.record import SeenRequest, without_secrets
-from mlflow_iap_callbacks.local.secret_manager import SecretManager
-from mlflow_iap_callbacks.local.sign_in import PAGE_PATH, SignIn
-from mlflow_iap_callbacks.local.state import CloudState
-from mlflow_iap_callbacks.local.token_endpoint import TokenEndpoint
+from .faults import KINDS_AT
+from .iam_credentials import IamCredentials, bearer
+from .metadata_server import MetadataServer
+from .request_log import SeenRequest, without_secrets
+from .responses import fault_response, google_error, http_date
+from .secret_manager import SecretManager
+from .sign_in import PAGE_PATH, SignIn
+from .sockets import reset
+from .state import CloudState
+from .token_endpoint import TokenEndpoint
 
 
-def google_application(
-    state: CloudState, token_endpoint: TokenEndpoint, sign_in: SignIn
-) -> web.Application:
-    """Return the application; it does not tell host names apart, as no two paths collide."""
+def google_application(state: CloudState, sign_in: SignIn) -> web.Application:
+    """Return the application. It ignores the host name, because no two paths collide."""
+    tokens = TokenEndpoint(state)
     metadata = MetadataServer(state)
-    iam = IamCredentials(state)
-    secrets = SecretManager(state)
     keys = _PublicKeys(state)
     application = web.Application(middlewares=[_observer(state)])
     application.add_routes(
         [
-            web.post("/token", token_endpoint.token),
-            web.post("/v1/token", token_endpoint.exchange),
-            web.post("/v1/projects/-/serviceAccounts/{call}", iam.call),
-            web.get("/v1/{name:projects/.+/secrets/.+/versions/.+}:access", secrets.access),
+            web.post("/token", tokens.token),
+            web.post("/v1/token", tokens.exchange),
+            web.post("/v1/projects/-/serviceAccounts/{call}", IamCredentials(state).call),
+            web.get(
+                "/v1/{name:projects/.+/secrets/.+/versions/.+}:access", SecretManager(state).access
+            ),
             web.get("/", metadata.root),
             web.get("/computeMetadata/v1/{path:.*}", metadata.get),
             web.get("/robot/v1/metadata/x509/{email}", keys.of_service_account),
@@ -42,15 +41,15 @@ def google_application(
             web.get("/iap/verify/public_key-jwk", keys.of_iap_as_jwk),
             web.get(PAGE_PATH, sign_in.show_page),
             web.post(PAGE_PATH, sign_in.choose_account),
-            # google-auth asks for more than it needs (allowedLocations, projects).
+            # google-auth makes requests that it can do without, such as for allowedLocations.
             web.route("*", "/{path:.*}", _not_found),
         ]
     )
 
-    async def stamp(request: web.Request, response: web.StreamResponse) -> None:
+    async def add_date(request: web.Request, response: web.StreamResponse) -> None:
         response.headers["Date"] = http_date(state.now())
 
-    application.on_response_prepare.append(stamp)
+    application.on_response_prepare.append(add_date)
     return application
 
 
@@ -67,14 +66,11 @@ class _PublicKeys:
             account = self._state.accounts[request.match_info["email"]]
         except KeyError:
             return google_error(404, "Service account not found.")
-        if account.kind != "service_account":
-            return google_error(404, "Service account not found.")
         key = self._state.accounts.key_of(account)
         return web.json_response({key.id: key.certificate_pem})
 
     async def of_iap(self, request: web.Request) -> web.Response:
-        keys = self._state.assertion_keys
-        return web.json_response({key.id: key.public_pem for key in keys})
+        return web.json_response({key.id: key.public_pem for key in self._state.assertion_keys})
 
     async def of_iap_as_jwk(self, request: web.Request) -> web.Response:
         return web.json_response({"keys": [key.jwk for key in self._state.assertion_keys]})
@@ -84,30 +80,28 @@ async def _not_found(request: web.Request) -> web.Response:
     return google_error(404, "Requested entity was not found.")
 
 
-def _observer(
-    state: CloudState,
-) -> Middleware:
-    """Return the middleware that notes each request and lets faults strike."""
+def _observer(state: CloudState) -> Middleware:
+    """Return the middleware that logs each request and injects faults."""
 
     @web.middleware
     async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
-        came_in = time.time()
+        arrived = time.time()
         body = await request.read()
-        fault = state.faults.strike("google", request.method, request.raw_path, KINDS_AT["google"])
-        if fault is not None and fault.kind in ("answer", "reset_before"):
-            response: web.StreamResponse = _ordered(fault)
-        else:
+        fault = state.faults.find("google", request.method, request.raw_path, KINDS_AT["google"])
+        kind = fault.kind if fault else None
+        response: web.StreamResponse = web.Response()
+        if kind not in ("answer", "reset_before"):
             try:
                 response = await handler(request)
             except web.HTTPException as error:
                 response = web.Response(status=error.status, text=error.text)
-            if fault is not None and fault.kind == "answer_after":
-                response = _ordered(fault)
-        is_reset = fault is not None and fault.kind in ("reset_before", "reset_after")
+        if fault is not None:
+            response = fault_response(fault)
+        is_reset = kind in ("reset_before", "reset_after")
         caller = state.mint.find_access_token(bearer(request))
         state.google_requests.append(
             SeenRequest(
-                time=came_in,
+                time=arrived,
                 method=request.method,
                 path=request.raw_path,
                 status=0 if is_reset else response.status,
@@ -123,13 +117,3 @@ def _observer(
         return reset(request) if is_reset else response
 
     return observe
-
-
-def _ordered(fault: Fault) -> web.Response:
-    if fault.body is not None:
-        answer = web.Response(status=fault.status, text=fault.body)
-    else:
-        answer = google_error(fault.status, "The service is currently unavailable.")
-    if fault.retry_after is not None:
-        answer.headers["Retry-After"] = f"{fault.retry_after:g}"
-    return answer

@@ -1,4 +1,4 @@
-"""The IAM Service Account Credentials API: acting as a service account without its key."""
+"""The IAM Service Account Credentials API: impersonates a service account without its key."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 
 from aiohttp import web
 
-from mlflow_iap_callbacks.local.accounts import Account
-from mlflow_iap_callbacks.local.answers import google_error
-from mlflow_iap_callbacks.local.state import CloudState
-from mlflow_iap_callbacks.local.token_endpoint import CLOUD_PLATFORM
-from mlflow_iap_callbacks.local.tokens import AccessToken
+from .accounts import Account
+from .responses import google_error
+from .state import CloudState
+from .token_endpoint import CLOUD_PLATFORM
+from .tokens import AccessToken
 
 _SCOPES = {CLOUD_PLATFORM, "https://www.googleapis.com/auth/iam"}
 _LONGEST_JWT = 12 * 3600
@@ -26,13 +26,13 @@ _EXPECTED = (
 
 
 def bearer(request: web.Request) -> str:
-    """Return the token of the Authorization header, empty where there is none."""
+    """Return the bearer token of a request, or an empty string."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else ""
 
 
 class IamCredentials:
-    """Answers the four methods, each to callers with the Token Creator role on the account."""
+    """Handles the four methods, for callers with the Token Creator role on the account."""
 
     def __init__(self, state: CloudState) -> None:
         self._state = state
@@ -56,19 +56,19 @@ class IamCredentials:
         if caller is None:
             message = "Request had invalid authentication credentials. "
             return google_error(401, message + _EXPECTED)
-        permission, answer = self._methods[method]
+        permission, respond = self._methods[method]
         if (denial := self._denial(caller, target, permission)) is not None:
             return denial
         try:
             fields = json.loads(await request.read())
-            return answer(self._state.accounts.service_account(target), fields)
+            return respond(self._state.accounts.service_account(target), fields)
         except (ValueError, KeyError, TypeError, AttributeError):
             return google_error(400, "Request contains an invalid argument.")
 
     def _denial(self, caller: AccessToken, target: str, permission: str) -> web.Response | None:
         if not _SCOPES & caller.scopes:
             return google_error(403, "Request had insufficient authentication scopes.")
-        if self._state.accounts.may_act_as(caller.account.name, target):
+        if self._state.accounts.may_impersonate(caller.account.name, target):
             return None
         permission = f"iam.serviceAccounts.{permission}"
         message = f"Permission '{permission}' denied on resource (or it may not exist)."

@@ -1,4 +1,4 @@
-"""Identity-Aware Proxy: lets requests through to the application, or answers them itself."""
+"""Identity-Aware Proxy: forwards requests to the application, or responds to them itself."""
 
 from __future__ import annotations
 
@@ -14,53 +14,33 @@ from aiohttp import web
 from multidict import CIMultiDict
 from yarl import URL
 
-from mlflow_iap_callbacks.local import answers, connection
-from mlflow_iap_callbacks.local.accounts import MANAGED_CLIENT_ID, Account
-from mlflow_iap_callbacks.local.assertions import Assertions
-from mlflow_iap_callbacks.local.faults import Fault, FaultKind
-from mlflow_iap_callbacks.local.iap_decision import (
-    EMPTY_TOKEN,
-    EXPIRED,
-    Identity,
-    Refusal,
-    identify,
-    may_enter,
-)
-from mlflow_iap_callbacks.local.record import SeenRequest, without_secrets
-from mlflow_iap_callbacks.local.sign_in import CALLBACK_PATH, SignIn
-from mlflow_iap_callbacks.local.state import CloudState
+from . import responses, sockets
+from .accounts import MANAGED_CLIENT_ID, Account
+from .assertions import sign_assertion
+from .faults import Fault, FaultKind
+from .iap_authentication import EMPTY_TOKEN, EXPIRED, AuthenticationError, Identity, identify
+from .request_log import SeenRequest, without_secrets
+from .sign_in import CALLBACK_PATH, SignIn
+from .state import CloudState
 
-LARGEST_REQUEST = 32 * 1024 * 1024
-
+_MAX_REQUEST_BYTES = 32 * 1024 * 1024  # App Engine's limit
 _HOP_BY_HOP = {
-    "connection",
-    "expect",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
+    *("connection", "expect", "keep-alive", "proxy-authenticate", "proxy-authorization"),
+    *("proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"),
 }
 
 
 class IapProxy:
-    """Protects one application.
+    """Protects an application.
 
     Args:
         state: the cloud.
-        assertions: tell the application who called.
         sign_in: for people with a browser.
         upstream: the application's origin.
     """
 
-    def __init__(
-        self, state: CloudState, assertions: Assertions, sign_in: SignIn, upstream: str
-    ) -> None:
+    def __init__(self, state: CloudState, sign_in: SignIn, upstream: str) -> None:
         self._state = state
-        self._assertions = assertions
         self._sign_in = sign_in
         self._upstream = upstream.rstrip("/")
         self._session: aiohttp.ClientSession
@@ -69,12 +49,12 @@ class IapProxy:
         application = web.Application()
         application.router.add_route("*", "/{path:.*}", self._handle)
         application.cleanup_ctx.append(self._open_session)
-        application.on_response_prepare.append(self._stamp)
+        application.on_response_prepare.append(self._add_headers)
         return application
 
     async def _open_session(self, application: web.Application) -> AsyncIterator[None]:
-        # A connection kept alive can be closed by the application just when a POST goes out on
-        # it; the proxy would then answer 502 where the real one does not.
+        # Without keep-alive: the application could close an idle connection just as a POST is sent
+        # on it, and this proxy would respond with 502 where the real one does not.
         connector = aiohttp.TCPConnector(limit=0, force_close=True)
         async with aiohttp.ClientSession(
             connector=connector,
@@ -84,68 +64,65 @@ class IapProxy:
         ) as self._session:
             yield
 
-    async def _stamp(self, request: web.Request, response: web.StreamResponse) -> None:
-        response.headers["Date"] = answers.http_date(self._state.now())
+    async def _add_headers(self, request: web.Request, response: web.StreamResponse) -> None:
+        response.headers["Date"] = responses.http_date(self._state.now())
         response.headers["Server"] = "Google Frontend"
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         visit = _Visit(self._state, request)
         if self._state.delay:
             await asyncio.sleep(self._state.delay)
-        refusal: Refusal | None = None
+        failure = ""
         try:
             visit.identity = self._identify(request)
-        except Refusal as reason:
-            refusal = reason
-        if (fault := self._strike(request, "answer", "reset_before")) is not None:
-            if fault.kind == "reset_before":
-                return visit.reset()
-            return visit.end(_ordered(fault, visit.identity), iap_answer=fault.from_iap)
+        except AuthenticationError as error:
+            failure = str(error)
+        if (fault := self._find_fault(request, "answer", "reset_before")) is not None:
+            return visit.fail(fault)
         if request.path == CALLBACK_PATH:
             return visit.end(await self._finish_sign_in(request), iap_answer=True)
         mode = request.query.get("gcp-iap-mode")
         if mode == "CLEAR_LOGIN_COOKIE":
             return visit.end(self._sign_in.sign_out(request.path), iap_answer=True)
         if visit.identity is None:
-            return visit.end(self._refuse(request, refusal), iap_answer=True)
+            return visit.end(self._ask_for_credentials(request, failure), iap_answer=True)
         if mode == "IDENTITY":
             return visit.end(_identity_page(visit.identity.account), iap_answer=True)
-        if not may_enter(self._state, visit.identity.account):
-            text = f"{answers.APP_NAME}: Access denied. For user {visit.identity.account.name}."
-            return visit.end(answers.iap_answer(403, text), iap_answer=True)
-        if (request.content_length or 0) > LARGEST_REQUEST:
-            return visit.end(answers.too_large())
+        user = visit.identity.account.name
+        if user not in self._state.members:
+            return visit.end(responses.access_denied(user), iap_answer=True)
+        if (request.content_length or 0) > _MAX_REQUEST_BYTES:
+            return visit.end(responses.too_large())
         return await self._let_in(visit, visit.identity)
 
     def _identify(self, request: web.Request) -> Identity:
         try:
             return identify(self._state, request.headers, request.host, request.path)
-        except Refusal:
+        except AuthenticationError:
             account = self._sign_in.signed_in(request.cookies)
             if account is None:
                 raise
             return Identity(account)
 
-    def _strike(self, request: web.Request, *kinds: FaultKind) -> Fault | None:
-        return self._state.faults.strike("iap", request.method, request.raw_path, kinds)
+    def _find_fault(self, request: web.Request, *kinds: FaultKind) -> Fault | None:
+        return self._state.faults.find("iap", request.method, request.raw_path, kinds)
 
     async def _finish_sign_in(self, request: web.Request) -> web.Response:
         try:
             return await self._sign_in.finish(request)
         except web.HTTPException as error:
-            return answers.iap_answer(error.status, error.text or error.reason)
+            return responses.iap_response(error.status, error.text or error.reason)
 
-    def _refuse(self, request: web.Request, refusal: Refusal | None) -> web.Response:
-        text = str(refusal)
+    def _ask_for_credentials(self, request: web.Request, failure: str) -> web.Response:
         accept = request.headers.get("Accept", "*/*")
         can_redirect = (
             request.method == "GET"
-            and text == EMPTY_TOKEN
+            and failure == EMPTY_TOKEN
             and ("*/*" in accept or "text/html" in accept)
             and request.headers.get("X-Requested-With") != "XMLHttpRequest"
         )
         if not can_redirect:
-            return answers.iap_answer(401, text)
+            return responses.iap_response(401, failure)
         is_browser = (
             request.headers.get("Sec-Fetch-Mode") == "navigate" or "text/html" in accept.lower()
         )
@@ -154,7 +131,7 @@ class IapProxy:
         )
         nonce = f"GCP_IAP_XSRF_NONCE_{secrets.token_urlsafe(12)}=1"
         cookie = f"{nonce}; path=/; Max-Age=600; Secure; HttpOnly; SameSite=none"
-        return answers.iap_answer(302, text, {"Location": location, "Set-Cookie": cookie})
+        return responses.iap_response(302, failure, {"Location": location, "Set-Cookie": cookie})
 
     def _google_sign_in(self) -> str:
         client_id = self._state.client_id or MANAGED_CLIENT_ID
@@ -173,7 +150,7 @@ class IapProxy:
         kinds: tuple[FaultKind, ...] = ("answer_after", "reset_after", "reset_midway")
         if request.body_exists and identity.token:
             kinds = (*kinds, "reject_midway")
-        fault = self._strike(request, *kinds)
+        fault = self._find_fault(request, *kinds)
         if fault is not None and fault.kind == "reject_midway":
             return await self._reject_midway(visit, identity)
         return await self._forward(visit, identity, fault)
@@ -183,14 +160,14 @@ class IapProxy:
         async for _ in visit.body(up_to=half):
             pass
         if identity.token_kind == "signed_jwt":  # noqa: S105 - a kind
-            # Signed again within the same second it would be the very same text.
+            # Signed again within the same second, it would have the same text.
             await asyncio.sleep(max(0.0, math.floor(identity.signed_at) + 1.0 - time.time()))
         self._state.mint.revoke(identity.token)
-        answer = answers.iap_answer(401, EXPIRED)
-        # aiohttp goes on reading the rest for a while, so that a client that sends all of its
-        # body before it reads gets to see the answer.
-        answer.force_close()
-        return visit.end(answer, iap_answer=True)
+        response = responses.iap_response(401, EXPIRED)
+        # aiohttp still reads the body for a while, so that clients which send all of it before
+        # they read anything see the response.
+        response.force_close()
+        return visit.end(response, iap_answer=True)
 
     async def _forward(
         self, visit: _Visit, identity: Identity, fault: Fault | None
@@ -208,30 +185,28 @@ class IapProxy:
                 visit.reached_upstream = True
                 if fault is not None and fault.kind in ("answer_after", "reset_after"):
                     await answer.read()
-                    if fault.kind == "reset_after":
-                        return visit.reset()
-                    return visit.end(_ordered(fault, identity), iap_answer=fault.from_iap)
+                    return visit.fail(fault)
                 return await self._pass_on(visit, answer, cut=fault is not None)
         except aiohttp.ClientError as error:
             visit.reached_upstream = not isinstance(error, aiohttp.ClientConnectorError)
             if visit.too_large:
-                return visit.end(answers.too_large())
+                return visit.end(responses.too_large())
             if visit.ended:
-                # The application broke off in the middle of its answer, and so must we.
-                return connection.reset(request)
-            return visit.end(answers.front_end_error(502))
+                # The application broke off in the middle of its response, so do the same.
+                return sockets.reset(request)
+            return visit.end(responses.front_end_error(502))
 
     async def _pass_on(
         self, visit: _Visit, answer: aiohttp.ClientResponse, *, cut: bool
     ) -> web.StreamResponse:
         response = web.StreamResponse(status=answer.status, reason=answer.reason)
         response.headers.extend(_end_to_end(answer.headers))
-        visit.note(status=0 if cut else answer.status)
+        visit.log(status=0 if cut else answer.status)
         if cut:
             body = await answer.read()
             await response.prepare(visit.request)
             await response.write(body[: len(body) // 2])
-            await connection.cut(visit.request)
+            await sockets.cut(visit.request)
             return response
         await response.prepare(visit.request)
         async for chunk in answer.content.iter_any():
@@ -249,14 +224,14 @@ class IapProxy:
         if identity.header == "authorization":
             headers.popall("Authorization", None)
         account = identity.account
-        headers["X-Goog-IAP-JWT-Assertion"] = self._assertions.sign(account)
+        headers["X-Goog-IAP-JWT-Assertion"] = sign_assertion(self._state, account)
         headers["X-Goog-Authenticated-User-Email"] = f"accounts.google.com:{account.name}"
         headers["X-Goog-Authenticated-User-Id"] = f"accounts.google.com:{account.id}"
         return headers
 
 
 class _Visit:
-    """One request on its way through, and the one entry in the record that it makes."""
+    """A request on its way through the proxy, and its entry in the request log."""
 
     def __init__(self, state: CloudState, request: web.Request) -> None:
         self.request = request
@@ -265,37 +240,41 @@ class _Visit:
         self.too_large = False
         self.ended = False
         self._state = state
-        self._came_in = time.time()
+        self._arrived = time.time()
         self._body_bytes = 0
 
     async def body(self, up_to: float = math.inf) -> AsyncIterator[bytes]:
-        """Yield the request's body, counting it, until at least `up_to` bytes have come."""
+        """Yield and count the request's body, until at least `up_to` bytes have arrived."""
         async for chunk in self.request.content.iter_any():
             self._body_bytes += len(chunk)
-            if self._body_bytes > LARGEST_REQUEST:
+            if self._body_bytes > _MAX_REQUEST_BYTES:
                 self.too_large = True
-                raise ValueError("the request is larger than App Engine takes")
+                raise ValueError("the request is larger than App Engine accepts")
             yield chunk
             if self._body_bytes >= up_to:
                 return
 
-    def end(self, answer: web.Response, *, iap_answer: bool = False) -> web.Response:
-        self.note(answer.status, iap_answer=iap_answer)
-        return answer
+    def end(self, response: web.Response, *, iap_answer: bool = False) -> web.Response:
+        self.log(response.status, iap_answer=iap_answer)
+        return response
 
-    def reset(self) -> web.Response:
-        self.note(status=0)
-        return connection.reset(self.request)
+    def fail(self, fault: Fault) -> web.Response:
+        """Respond as a fault says, or reset the connection."""
+        if fault.kind in ("reset_before", "reset_after"):
+            self.log(status=0)
+            return sockets.reset(self.request)
+        user = self.identity.account.name if self.identity else ""
+        return self.end(responses.fault_response(fault, user=user), iap_answer=fault.from_iap)
 
-    def note(self, status: int, *, iap_answer: bool = False) -> None:
-        """Enter the visit in the record: before the answer leaves, so that its reader finds it."""
+    def log(self, status: int, *, iap_answer: bool = False) -> None:
+        """Log the request. Called before its response is sent, so that the client can read it."""
         self.ended = True
         identity = self.identity
-        # The callback's query holds a code that signs in.
+        # The callback's query has a code that signs in, which must not be logged.
         is_callback = self.request.path == CALLBACK_PATH
         self._state.requests.append(
             SeenRequest(
-                time=self._came_in,
+                time=self._arrived,
                 method=self.request.method,
                 path=self.request.path if is_callback else self.request.raw_path,
                 status=status,
@@ -311,23 +290,13 @@ class _Visit:
 
 
 def _end_to_end(headers: Mapping[str, str]) -> CIMultiDict[str]:
-    """Return a copy without the headers that concern one connection only."""
+    """Return a copy without the headers that are for a single connection."""
     kept = CIMultiDict(headers)
     named = {name.strip().lower() for name in kept.get("Connection", "").split(",")}
     for name in list(kept):
         if name.lower() in _HOP_BY_HOP | named:
             kept.popall(name, None)
     return kept
-
-
-def _ordered(fault: Fault, identity: Identity | None) -> web.Response:
-    return answers.ordered_answer(
-        fault.status,
-        body=fault.body,
-        from_iap=fault.from_iap,
-        retry_after=fault.retry_after,
-        user=identity.account.name if identity else "",
-    )
 
 
 def _identity_page(account: Account) -> web.Response:

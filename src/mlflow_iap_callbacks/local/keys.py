@@ -1,22 +1,21 @@
-"""Keys that sign JSON Web Tokens, and the reading of such tokens."""
+"""Keys that sign JSON Web Tokens, and a parser for such tokens."""
 
 from __future__ import annotations
 
 import base64
-import datetime
 import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.x509.oid import NameOID
 from google.auth import crypt, jwt
+
+from .certificates import self_signed
 
 
 def parse_jwt(token: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return header and claims of a token without verifying anything.
+    """Return header and claims of a token, without verifying them.
 
     Raises:
         ValueError: if `token` is not a JSON Web Token.
@@ -27,7 +26,7 @@ def parse_jwt(token: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 class RsaKey:
-    """A service account's or Google's own RS256 key.
+    """An RS256 key of a service account or of Google itself.
 
     Args:
         subject: common name of its self-signed certificate, the form in which Google publishes
@@ -42,7 +41,7 @@ class RsaKey:
             serialization.PrivateFormat.PKCS8,
             serialization.NoEncryption(),
         ).decode()
-        self.certificate_pem = _self_signed(subject, private_key)
+        self.certificate_pem = self_signed(subject, private_key).decode()
         self._signer = crypt.RSASigner(private_key, self.id)
         self._verifier = crypt.RSAVerifier(private_key.public_key())
 
@@ -54,7 +53,7 @@ class RsaKey:
         return signature
 
     def has_signed(self, token: str) -> bool:
-        """Whether the third part of `token` is this key's signature of the other two."""
+        """Whether `token` is an RS256 token with this key's signature."""
         header, _ = parse_jwt(token)
         signed, _, signature = token.rpartition(".")
         return header.get("alg") == "RS256" and bool(
@@ -63,7 +62,7 @@ class RsaKey:
 
 
 class EcKey:
-    """The ES256 key of Identity-Aware Proxy."""
+    """An ES256 key of Identity-Aware Proxy."""
 
     def __init__(self) -> None:
         private_key = ec.generate_private_key(ec.SECP256R1())
@@ -88,13 +87,12 @@ class EcKey:
         return _encode(self._signer, claims)
 
     def verify(self, token: str, *, audience: str) -> dict[str, Any]:
-        """Return the claims of a token that this key signed for `audience` and that still holds.
+        """Return the claims of an unexpired token that this key signed for `audience`.
 
         Raises:
-            ValueError: if it is none.
+            ValueError: if `token` is anything else.
         """
-        certificates = {self.id: self.public_pem}
-        return dict(jwt.decode(token, certs=certificates, audience=audience))
+        return dict(jwt.decode(token, certs={self.id: self.public_pem}, audience=audience))
 
 
 def _encode(signer: crypt.Signer, claims: Mapping[str, Any]) -> str:
@@ -115,20 +113,3 @@ def _key_id(public_key: rsa.RSAPublicKey | ec.EllipticCurvePublicKey, *, length:
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     )
     return hashlib.sha256(der).hexdigest()[:length]
-
-
-def _self_signed(subject: str, private_key: rsa.RSAPrivateKey) -> str:
-    # A common name holds at most 64 characters.
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject[:64])])
-    now = datetime.datetime.now(datetime.timezone.utc)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(private_key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=365))
-        .sign(private_key, hashes.SHA256())
-    )
-    return certificate.public_bytes(serialization.Encoding.PEM).decode()

@@ -1,24 +1,19 @@
-"""The metadata server of a virtual machine, as far as google-auth asks it."""
+"""The metadata server of a virtual machine: the part of it that google-auth uses."""
 
 from __future__ import annotations
 
 from aiohttp import web
 
-from mlflow_iap_callbacks.local.accounts import PROJECT_ID, PROJECT_NUMBER
-from mlflow_iap_callbacks.local.state import CloudState
-from mlflow_iap_callbacks.local.token_endpoint import CLOUD_PLATFORM
+from .accounts import PROJECT_ID
+from .state import CloudState
+from .token_endpoint import CLOUD_PLATFORM
 
 _FLAVOR = {"Metadata-Flavor": "Google", "Server": "Metadata Server for VM"}
-_SCOPES = [
-    CLOUD_PLATFORM,
-    "openid",
-    "https://www.googleapis.com/auth/userinfo.email",
-]
-_ZONE = "europe-west4-a"
+_SCOPES = [CLOUD_PLATFORM, "openid", "https://www.googleapis.com/auth/userinfo.email"]
 
 
 class MetadataServer:
-    """Answers for a machine that runs as `CloudState.vm_account`."""
+    """Responds for a virtual machine that runs as `CloudState.vm_account`."""
 
     def __init__(self, state: CloudState) -> None:
         self._state = state
@@ -47,13 +42,11 @@ class MetadataServer:
             "scopes": "\n".join(_SCOPES) if prefix in holders else None,
             "universe-domain": "googleapis.com" if prefix == "universe" else None,
             "project-id": PROJECT_ID if prefix == "project" else None,
-            "numeric-project-id": PROJECT_NUMBER if prefix == "project" else None,
-            "zone": f"projects/{PROJECT_NUMBER}/zones/{_ZONE}" if prefix == "instance" else None,
         }
         text = texts.get(leaf)
         if text is None:
             return web.Response(status=404, text="Not Found", headers=_FLAVOR)
-        # google-auth decodes JSON by this type, with or without a charset.
+        # The type tells google-auth not to parse it as JSON.
         return web.Response(text=text, content_type="application/text", headers=_FLAVOR)
 
     def _identity(self, request: web.Request) -> web.Response:
@@ -63,24 +56,9 @@ class MetadataServer:
                 status=400, text="non-empty audience parameter required", headers=_FLAVOR
             )
         account = self._state.accounts[self._state.vm_account]
-        full = request.query.get("format") == "full"
-        machine = {
-            "google": {
-                "compute_engine": {
-                    "instance_name": "local-vm",
-                    "project_id": PROJECT_ID,
-                    "project_number": int(PROJECT_NUMBER),
-                    "zone": _ZONE,
-                }
-            }
-        }
+        with_email = request.query.get("format") == "full"
         token = self._state.mint.id_token(
-            account,
-            audience,
-            source="metadata",
-            azp=account.id,
-            email=full,
-            extra=machine if full else None,
+            account, audience, source="metadata", azp=account.id, email=with_email
         )
         return web.Response(text=token, headers=_FLAVOR)
 

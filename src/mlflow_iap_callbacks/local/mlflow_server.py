@@ -1,4 +1,4 @@
-"""A real MLflow tracking server as a child process, for tests."""
+"""A real MLflow tracking server in a child process, for tests."""
 
 from __future__ import annotations
 
@@ -12,26 +12,30 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
+from typing import IO
 
 _HOST = "127.0.0.1"
-_START_DEADLINE = 60.0
-_STOP_DEADLINE = 10.0
-_ATTEMPTS = 5
+_START_TIMEOUT = 60.0  # seconds; a start takes about 5, and much longer on a busy machine
+_STOP_TIMEOUT = 10.0  # seconds; then it is killed
+_ATTEMPTS = 5  # to find a free port that nobody else takes first
 
 
 class MlflowServer:
-    """`mlflow server` on loopback, with SQLite and its artifacts in one folder.
+    """`mlflow server` on 127.0.0.1, with SQLite and the artifacts in a folder.
 
+    Examples:
+        ```python
         with MlflowServer(tmp_path) as server:
-            MlflowClient(server.url)
+            MlflowClient(server.url).create_experiment("test")
+        ```
 
     Args:
-        folder: for the database, the artifacts and the log; kept at the end.
-        port: 0 for a free one.
-        app_name: of the entry point that it serves; None for MLflow's own app.
-        environment: variables of it, beside those of this process that do not change what it does.
-        workers: its processes.
+        folder: where the database, the artifacts and the log are kept, also after it has ended.
+        port: to listen on; 0 for a free one.
+        app_name: entry point of the app that it serves; None for MLflow's own app.
+        environment: its environment variables, in addition to those of this process that do not
+            change what a server does.
+        workers: how many processes serve; one by default, which starts the fastest.
     """
 
     def __init__(
@@ -43,7 +47,7 @@ class MlflowServer:
         environment: Mapping[str, str] | None = None,
         workers: int = 1,
     ) -> None:
-        self._folder = folder.resolve()  # the server runs in it
+        self._folder = folder.resolve()  # it is the server's working directory
         self.log = self._folder / "mlflow-server.log"
         self._options = ["--workers", str(workers)]
         self._options += ["--app-name", app_name] if app_name else []
@@ -56,25 +60,20 @@ class MlflowServer:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     @property
     def url(self) -> str:
-        """Its origin, known once it has been started."""
+        """Origin of the server, once it has been started."""
         return f"http://{_HOST}:{self._port}"
 
     def start(self) -> None:
-        """Start it and return when it answers.
+        """Start the server, and return when it responds.
 
         Raises:
-            RuntimeError: if it has not answered within 60 seconds or has ended; with the tail of
-                its log.
+            RuntimeError: if it ends, or does not respond within 60 seconds. The message shows the
+                end of its log.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         for _ in range(_ATTEMPTS):
@@ -84,59 +83,49 @@ class MlflowServer:
             if self._given_port or "address already in use" not in self._tail():
                 break
         raise RuntimeError(
-            f"mlflow server does not answer at {self.url}. Its log ends:\n{self._tail()}"
+            f"mlflow server does not respond at {self.url}. Its log ends:\n{self._tail()}"
         )
 
     def stop(self) -> None:
-        """End it and the processes that it started: asked first, killed after 10 seconds."""
+        """Terminate the server and its child processes; kill them after 10 seconds."""
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Kill it and the processes that it started, as a crash of the machine would."""
+        """Kill the server and its child processes, as a crash of the machine would."""
         self._end(signal.SIGKILL)
 
     def pause(self) -> None:
-        """Let it hang, as a machine without a free processor does: it takes and answers nothing."""
-        if self._process is not None:
-            _signal_group(self._process, signal.SIGSTOP)
+        """Suspend the server, like a machine without a free processor: it does not respond."""
+        self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let it go on with what it had taken."""
-        if self._process is not None:
-            _signal_group(self._process, signal.SIGCONT)
+        """Resume the server after `pause`."""
+        self._signal(signal.SIGCONT)
 
     def restart(self) -> None:
-        """Start it again on the same port, with what it had stored.
+        """Stop the server if it runs, and start it on the same port, with the data it had stored.
 
         Raises:
-            RuntimeError: as `start`.
+            RuntimeError: see `start`.
         """
         self.stop()
         if not self._launch():
             raise RuntimeError(f"mlflow server did not restart. Its log ends:\n{self._tail()}")
 
     def _launch(self) -> bool:
-        """Start the process; return whether it answers, having ended it where it does not."""
+        """Start the process. Return whether it responds; if it does not, kill it."""
         command = [sys.executable, "-m", "mlflow", "server", "--host", _HOST]
         command += ["--port", str(self._port), *self._options]
         command += ["--backend-store-uri", f"sqlite:///{self._folder / 'mlflow.db'}"]
         command += ["--artifacts-destination", str(self._folder / "artifacts")]
         with self.log.open("ab") as log:
             log_start = log.tell()
-            self._process = subprocess.Popen(  # noqa: S603 - our own command
-                command,
-                cwd=self._folder,
-                env={**_clean_environment(), **self._environment},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                # A process group of its own: the server starts further processes.
-                start_new_session=True,
-            )
+            environment = {**_clean_environment(), **self._environment}
+            self._process = self._begin(command, environment, log)
         try:
-            deadline = time.monotonic() + _START_DEADLINE
+            deadline = time.monotonic() + _START_TIMEOUT
             while time.monotonic() < deadline and self._process.poll() is None:
-                # Health alone may be another server's that took the port in between.
+                # /health alone could be another server's, which took the port meanwhile.
                 if self._says_it_listens(log_start) and self._is_healthy():
                     return True
                 time.sleep(0.05)
@@ -145,6 +134,20 @@ class MlflowServer:
             raise
         self.kill()
         return False
+
+    def _begin(
+        self, command: list[str], environment: Mapping[str, str], log: IO[bytes]
+    ) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(  # noqa: S603 - our own command
+            command,
+            cwd=self._folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            # A process group of its own: the server starts further processes.
+            start_new_session=True,
+        )
 
     def _says_it_listens(self, log_start: int) -> bool:
         with self.log.open("rb") as log:
@@ -162,15 +165,20 @@ class MlflowServer:
             connection.close()
 
     def _end(self, how: signal.Signals) -> None:
-        process, self._process = self._process, None
-        if process is None:
+        if self._process is None:
             return
-        _signal_group(process, how)
+        self._signal(how)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_STOP_DEADLINE)
-        # Also where the leader has ended: its children may have outlived it.
-        _signal_group(process, signal.SIGKILL)
-        process.wait()
+            self._process.wait(_STOP_TIMEOUT)
+        # Even if the process has ended: its children may have outlived it.
+        self._signal(signal.SIGKILL)
+        self._process.wait()
+        self._process = None
+
+    def _signal(self, how: signal.Signals) -> None:
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, how)
 
     def _tail(self) -> str:
         with contextlib.suppress(OSError):
@@ -185,17 +193,12 @@ def _free_port() -> int:
         return port
 
 
-def _signal_group(process: subprocess.Popen[bytes], how: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, how)
-
-
 def _clean_environment() -> dict[str, str]:
-    """Return this process's variables without those that would change what the server does."""
+    """Return this process's variables, without those that change what a server does."""
     kept = {
         name: value
         for name, value in os.environ.items()
-        # Without byte code each start would compile all of MLflow again.
+        # Without byte code, each start would compile all of MLflow again.
         if not name.startswith("MLFLOW_")
         and not name.lower().endswith("_proxy")
         and name != "PYTHONDONTWRITEBYTECODE"
@@ -205,8 +208,8 @@ def _clean_environment() -> dict[str, str]:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         # Eight processes that no test needs.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        # It answers 40 requests at once, each with up to four connections to its database, one
-        # session in another. Of its own 15, those with one each wait 30 s for a second.
+        # It handles 40 requests at once, each with up to four database connections. With MLflow's
+        # own 15, requests that have one connection each wait 30 s for a second one.
         "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "40",
         "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": "81",
     }

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def write_private(path: Path, content: bytes) -> Path:
-    """Write a file of mode 0600, replacing what is there, and return its path."""
+    """Write a file with mode 0600, replacing an existing one, and return its path."""
     # Removed first: opening an existing file would keep the mode it has.
     path.unlink(missing_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

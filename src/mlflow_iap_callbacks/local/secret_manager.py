@@ -1,4 +1,4 @@
-"""Secret Manager: versions of secrets, to those who may read them."""
+"""Secret Manager: gives the texts of secrets to accounts that may read them."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import base64
 
 from aiohttp import web
 
-from mlflow_iap_callbacks.local.answers import google_error
-from mlflow_iap_callbacks.local.iam_credentials import bearer
-from mlflow_iap_callbacks.local.state import CloudState
+from .iam_credentials import bearer
+from .responses import google_error
+from .state import CloudState
 
 
 class SecretManager:
-    """Answers `versions.access` from `CloudState.secrets`."""
+    """Handles `versions.access` with the texts in `CloudState.secrets`."""
 
     def __init__(self, state: CloudState) -> None:
         self._state = state

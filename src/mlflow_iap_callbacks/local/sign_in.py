@@ -1,4 +1,4 @@
-"""Signing in with a browser: Google's page with a button per account, and the session after it."""
+"""Sign-in with a browser: a page with a button per account, then a session cookie."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from urllib.parse import quote, urlsplit
 
 from aiohttp import web
 
-from mlflow_iap_callbacks.local.accounts import Account
-from mlflow_iap_callbacks.local.keys import EcKey
-from mlflow_iap_callbacks.local.state import CloudState
+from .accounts import Account
+from .keys import EcKey
+from .state import CloudState
 
 PAGE_PATH = "/signin"
 CALLBACK_PATH = "/_gcp_gatekeeper/authenticate"
-CODE_LIFETIME = 60
-# A working day: nobody wants to sign in again while looking at a training.
-SESSION_LIFETIME = 12 * 3600
+_CODE_LIFETIME = 60  # seconds
+# In seconds. A working day: nobody wants to sign in again while watching a training.
+_SESSION_LIFETIME = 12 * 3600
 
 _PAGE = """\
 <!doctype html>
@@ -35,12 +35,6 @@ button {{ display: block; width: 100%; margin: .6rem 0; padding: .8rem 1rem; fon
   border-radius: .5rem; cursor: pointer }}
 button:hover, button:focus {{ background: #f1f3f4 }}
 p {{ color: #5f6368 }}
-@media (prefers-color-scheme: dark) {{
-  body, button {{ color: #e8eaed; background: #202124 }}
-  button {{ border-color: #5f6368 }}
-  button:hover, button:focus {{ background: #303134 }}
-  p {{ color: #9aa0a6 }}
-}}
 </style>
 </head>
 <body>
@@ -58,26 +52,25 @@ _BUTTON = '<button name="account" value="{name}">{name}</button>'
 
 
 class SignIn:
-    """The sign-in of one application: the page, the one-time code, the session cookie.
+    """The sign-in to an application: the page, the one-time code, the session cookie.
 
     Args:
         state: the cloud.
-        key: Identity-Aware Proxy's, which signs codes and sessions.
-        origin: of the application, e.g. `http://127.0.0.1:8080`; nothing else is returned to.
-        google_url: where the page is.
+        origin: of the application, e.g. `http://127.0.0.1:8080`; the only one it redirects to.
+        google_url: origin of the page.
     """
 
-    def __init__(self, state: CloudState, key: EcKey, origin: str, google_url: str) -> None:
+    def __init__(self, state: CloudState, origin: str, google_url: str) -> None:
         self._state = state
-        self._key = key
+        self._key = EcKey()  # signs codes and sessions
         self._origin = origin
         self._google_url = google_url
         self._used_codes: set[str] = set()
-        # Browsers share cookies between ports: the name keeps several clouds apart.
+        # Browsers share cookies between ports, so each cloud needs its own name.
         self._cookie = f"GCP_IAP_SESSION_{urlsplit(origin).port}"
 
     def page_url(self, path: str) -> str:
-        """Return the page's address for somebody who wants to get to `path`."""
+        """Return the URL of the sign-in page that leads back to `path`."""
         return f"{self._google_url}{PAGE_PATH}?continue={quote(self._origin + path, safe='')}"
 
     async def show_page(self, request: web.Request) -> web.Response:
@@ -89,7 +82,7 @@ class SignIn:
             target=html.escape(target),
             buttons="\n".join(_BUTTON.format(name=html.escape(name)) for name in names),
         )
-        # No form-action here: browsers apply it to the redirect that follows the form too.
+        # Without form-action: browsers would apply it to the redirect after the form too.
         policy = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
         return web.Response(
             text=page,
@@ -104,12 +97,12 @@ class SignIn:
         name = str(form.get("account", ""))
         if name not in (self._state.user, self._state.trainer):
             raise web.HTTPBadRequest(text="There is no such account to choose.")
-        code = self._sign(name, "code", CODE_LIFETIME)
+        code = self._sign(name, "code", _CODE_LIFETIME)
         location = f"{self._origin}{CALLBACK_PATH}?code={code}&continue={quote(target, safe='')}"
         return web.Response(status=303, headers={"Location": location})
 
     async def finish(self, request: web.Request) -> web.Response:
-        """Exchange the one-time code for a session, at the application's own origin."""
+        """Exchange a one-time code for a session at the application's origin."""
         target = self._own_target(request.query.get("continue", ""))
         code = request.query.get("code", "")
         try:
@@ -120,8 +113,8 @@ class SignIn:
         answer = web.Response(status=302, headers={"Location": target})
         answer.set_cookie(
             self._cookie,
-            self._sign(account.name, "session", SESSION_LIFETIME),
-            max_age=SESSION_LIFETIME,
+            self._sign(account.name, "session", _SESSION_LIFETIME),
+            max_age=_SESSION_LIFETIME,
             httponly=True,
             samesite="Lax",
         )
@@ -133,14 +126,14 @@ class SignIn:
         return answer
 
     def signed_in(self, cookies: Mapping[str, str]) -> Account | None:
-        """Return who signed in with this browser."""
+        """Return who is signed in with this browser, if anybody."""
         try:
             return self._read(cookies.get(self._cookie, ""), "session")
         except ValueError:
             return None
 
     def _own_target(self, target: str) -> str:
-        """Return `target`, or raise 400 where it is not the application's own origin."""
+        """Return `target`, or raise a 400 if it is not at the application's origin."""
         if target != self._origin and not target.startswith(f"{self._origin}/"):
             raise web.HTTPBadRequest(text="continue must be an address of this application.")
         if any(character in target for character in "\\\r\n\t"):
@@ -148,13 +141,13 @@ class SignIn:
         return target
 
     def _sign(self, name: str, purpose: str, lifetime: int) -> str:
-        # Both are for this process alone, so this machine's clock counts, not Google's.
+        # By this machine's clock, not Google's: only this process reads them.
         now = int(time.time())
         audience = f"{self._origin}/{purpose}"
         return self._key.sign({"sub": name, "aud": audience, "iat": now, "exp": now + lifetime})
 
     def _read(self, token: str, purpose: str) -> Account:
         if token in self._used_codes:
-            raise ValueError("a code counts once")
+            raise ValueError("the code was used before")
         claims = self._key.verify(token, audience=f"{self._origin}/{purpose}")
         return self._state.accounts[claims["sub"]]

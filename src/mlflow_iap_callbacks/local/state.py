@@ -1,42 +1,38 @@
-"""What the servers of the local Google Cloud share, and what a test may change while they run."""
+"""The state that the servers of the local Google Cloud share, and that tests may change."""
 
 from __future__ import annotations
 
 import time
 
-from mlflow_iap_callbacks.local.accounts import (
-    TRAINER,
-    USER,
-    VM_ACCOUNT,
-    Accounts,
-)
-from mlflow_iap_callbacks.local.faults import Faults
-from mlflow_iap_callbacks.local.keys import EcKey
-from mlflow_iap_callbacks.local.record import IssuedToken, SeenRequest
-from mlflow_iap_callbacks.local.tokens import Mint
+from .accounts import TRAINER, USER, VM_ACCOUNT, Accounts
+from .faults import Faults
+from .keys import EcKey
+from .request_log import IssuedToken, SeenRequest
+from .tokens import Mint
 
 
 class CloudState:
-    """The settings, the accounts and the record of one local Google Cloud.
+    """The settings, the accounts and the request log of a local Google Cloud.
 
     Attributes:
-        token_lifetime: how long a token holds, in seconds; for a JWT that a service account signs
-            itself this is counted from its `iat`, and its own `exp` counts too.
+        token_lifetime: how long a token is valid, in seconds. A JWT that a service account signs
+            itself expires this long after its `iat`, or at its own `exp` if that is earlier.
         client_id: the OAuth client that Identity-Aware Proxy accepts as audience of ID tokens;
-            None for the client that Google manages, which no ID token may name.
-        programmatic_clients: further client ids that it accepts.
-        members: e-mails that hold roles/iap.httpsResourceAccessor, looked up on each request.
-        delay: seconds added to each request at Identity-Aware Proxy.
-        clock_offset: seconds by which Google's clock is ahead of this machine's.
-        trainer: e-mail of a service account that is there from the start.
-        vm_account: e-mail of the service account of the virtual machine.
+            None for the Google-managed client, which it does not accept as one.
+        programmatic_clients: more client ids that it accepts as audience.
+        members: e-mails with roles/iap.httpsResourceAccessor, looked up on each request.
+        delay: seconds that Identity-Aware Proxy waits before it handles a request.
+        clock_offset: seconds that Google's clock is ahead of this machine's.
+        trainer: e-mail of a service account that exists from the start.
+        vm_account: e-mail of the virtual machine's service account.
         user: e-mail of a person.
         secrets: texts in Secret Manager, by `projects/PROJECT/secrets/NAME`; one version each.
-        secret_readers: e-mails that hold roles/secretmanager.secretAccessor on all of them.
-        assertion_keys: the first one signs assertions, all are published; another cloud's, so that
-            an application which checks that one's assertions takes this one's.
-        requests: what Identity-Aware Proxy saw, oldest first.
-        google_requests: what the other endpoints saw, oldest first.
+        secret_readers: e-mails with roles/secretmanager.secretAccessor on all of them.
+        assertion_keys: keys of Identity-Aware Proxy: all are published, the first one signs
+            assertions. Set it to another cloud's, and applications that verify that cloud's
+            assertions accept this one's.
+        requests: the requests to Identity-Aware Proxy, oldest first.
+        google_requests: the requests to Google's other endpoints, oldest first.
     """
 
     trainer = TRAINER
@@ -61,14 +57,14 @@ class CloudState:
 
     @property
     def tokens(self) -> list[IssuedToken]:
-        """The tokens that the Google endpoints gave out, oldest first."""
+        """The tokens that the Google endpoints issued, oldest first."""
         return self.mint.issued
 
     @property
     def accepted_clients(self) -> set[str]:
-        """The client ids that Identity-Aware Proxy takes as audience of an ID token."""
+        """The client ids that Identity-Aware Proxy accepts as audience of an ID token."""
         return self.programmatic_clients | ({self.client_id} if self.client_id else set())
 
     def now(self) -> float:
-        """Return Google's time, in seconds since the epoch."""
+        """Return the time by Google's clock, in seconds since the epoch."""
         return time.time() + self.clock_offset

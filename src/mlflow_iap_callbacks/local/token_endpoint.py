@@ -6,29 +6,27 @@ from collections.abc import Callable, Mapping
 
 from aiohttp import web
 
-from mlflow_iap_callbacks.local.accounts import WORKLOAD, Account
-from mlflow_iap_callbacks.local.keys import RsaKey, parse_jwt
-from mlflow_iap_callbacks.local.state import CloudState
-from mlflow_iap_callbacks.local.tokens import RefreshToken
+from .accounts import WORKLOAD, Account
+from .keys import parse_jwt
+from .state import CloudState
 
 JWT_GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 EXCHANGE_GRANT = "urn:ietf:params:oauth:grant-type:token-exchange"
 CLOUD_PLATFORM = "https://www.googleapis.com/auth/cloud-platform"
 
-# google-auth writes this constant whatever the token_uri of the key file is.
+# google-auth uses this constant, no matter what token_uri the key file has.
 _ASSERTION_AUDIENCE = "https://oauth2.googleapis.com/token"
-_CLOCK_TOLERANCE = 600.0
+_CLOCK_TOLERANCE = 600.0  # seconds
 _BAD_TIME = (
     "Invalid JWT: Token must be a short-lived token (60 minutes) and in a reasonable timeframe. "
     "Check your iat and exp values in the JWT claim."
 )
 
-
 _Grant = Callable[[Mapping[str, str]], dict[str, object]]
 
 
 class OAuthError(Exception):
-    """An error of the OAuth 2.0 protocol."""
+    """An error response of the OAuth 2.0 protocol."""
 
     def __init__(self, code: str, description: str, status: int = 400) -> None:
         super().__init__(code, description, status)
@@ -36,26 +34,18 @@ class OAuthError(Exception):
 
 
 class TokenEndpoint:
-    """Exchanges assertions, refresh tokens and federated tokens for Google's tokens."""
+    """Exchanges signed assertions, refresh tokens and federated tokens for Google's tokens."""
 
     def __init__(self, state: CloudState) -> None:
         self._state = state
-        self._workload_key: RsaKey | None = None
-
-    @property
-    def workload_key(self) -> RsaKey:
-        """The key of the identity provider that the workload identity pool trusts."""
-        if self._workload_key is None:
-            self._workload_key = RsaKey("local identity provider")
-        return self._workload_key
 
     async def token(self, request: web.Request) -> web.Response:
-        return await self._answer(request, {JWT_GRANT: self._jwt, "refresh_token": self._refresh})
+        return await self._respond(request, {JWT_GRANT: self._jwt, "refresh_token": self._refresh})
 
     async def exchange(self, request: web.Request) -> web.Response:
-        return await self._answer(request, {EXCHANGE_GRANT: self._exchange})
+        return await self._respond(request, {EXCHANGE_GRANT: self._exchange})
 
-    async def _answer(self, request: web.Request, grants: Mapping[str, _Grant]) -> web.Response:
+    async def _respond(self, request: web.Request, grants: Mapping[str, _Grant]) -> web.Response:
         fields = {name: str(value) for name, value in (await request.post()).items()}
         grant = grants.get(fields.get("grant_type", ""))
         try:
@@ -115,34 +105,30 @@ class TokenEndpoint:
         token, seconds = self._state.mint.access_token(
             grant.account, scopes, source="refresh_token", client_id=grant.client_id
         )
-        return {
+        tokens: dict[str, object] = {
             "access_token": token,
             "expires_in": int(seconds),
             "scope": " ".join(sorted(scopes)),
             "token_type": "Bearer",
-            **self._id_token_of(grant, scopes),
         }
-
-    def _id_token_of(self, grant: RefreshToken, scopes: frozenset[str]) -> dict[str, object]:
-        if "openid" not in scopes:
-            return {}
-        token = self._state.mint.id_token(
-            grant.account, grant.client_id, source="refresh_token", azp=grant.client_id
-        )
-        return {"id_token": token}
+        if "openid" in scopes:
+            tokens["id_token"] = self._state.mint.id_token(
+                grant.account, grant.client_id, source="refresh_token", azp=grant.client_id
+            )
+        return tokens
 
     def _exchange(self, fields: Mapping[str, str]) -> dict[str, object]:
-        subject_token = fields.get("subject_token", "")
+        workload = self._state.accounts[WORKLOAD]
+        key = self._state.accounts.key_of(workload)
         try:
-            genuine = self.workload_key.has_signed(subject_token)
+            is_genuine = key.has_signed(fields.get("subject_token", ""))
         except ValueError:
-            genuine = False
-        if not genuine:
+            is_genuine = False
+        if not is_genuine:
             raise OAuthError(
                 "invalid_grant", "The given token could not be verified by its issuer's keys."
             )
         scopes = fields.get("scope", "").split() or [CLOUD_PLATFORM]
-        workload = self._state.accounts[WORKLOAD]
         token, seconds = self._state.mint.access_token(workload, scopes, source="sts")
         return {
             "access_token": token,

@@ -1,18 +1,17 @@
-"""The tokens of the local Google Cloud: giving them out, knowing them again, revoking them."""
+"""The tokens of the local Google Cloud: issuing, looking up and revoking them."""
 
 from __future__ import annotations
 
 import math
 import secrets
-import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mlflow_iap_callbacks.local.accounts import Account, Accounts
-from mlflow_iap_callbacks.local.keys import RsaKey
-from mlflow_iap_callbacks.local.record import IssuedToken, TokenKind, TokenSource, digest
+from .accounts import Account, Accounts
+from .keys import RsaKey
+from .request_log import IssuedToken, TokenKind, TokenSource, digest
 
 ISSUER = "https://accounts.google.com"
 
@@ -22,10 +21,10 @@ class AccessToken:
     """What an opaque access token stands for.
 
     Attributes:
-        account: its owner.
-        scopes: what it is good for.
-        expires: in seconds since the epoch by Google's clock.
-        client_id: the OAuth client by which a user signed in, None for other accounts.
+        account: that it authenticates.
+        scopes: that it is valid for.
+        expires: by Google's clock, in seconds since the epoch.
+        client_id: the OAuth client that a user signed in with; None for other accounts.
     """
 
     account: Account
@@ -45,12 +44,12 @@ class RefreshToken:
 
 
 class Mint:
-    """Gives out tokens and remembers them.
+    """Issues tokens and remembers them.
 
     Args:
-        accounts: who exists.
+        accounts: whose keys sign JWTs.
         now: Google's clock, in seconds since the epoch.
-        lifetime: how long a token given out now holds, in seconds.
+        lifetime: how long a token issued now is valid, in seconds.
     """
 
     def __init__(
@@ -62,7 +61,6 @@ class Mint:
         self._accounts = accounts
         self._now = now
         self._lifetime = lifetime
-        self._lock = threading.Lock()
         self._access_tokens: dict[str, AccessToken] = {}
         self._issued_at: dict[str, float] = {}
         self._revoked: set[str] = set()
@@ -76,25 +74,23 @@ class Mint:
         source: TokenSource,
         azp: str,
         email: bool = True,
-        extra: Mapping[str, Any] | None = None,
     ) -> str:
-        """Return an OpenID Connect ID token of `account` for `audience`."""
+        """Issue an OpenID Connect ID token of `account` for `audience`."""
         now = self._now()
         claims = {
             "aud": audience,
             "azp": azp,
-            # Rounded up, so that a token never lives shorter than asked for.
+            # Rounded up: never valid for less than the lifetime.
             "exp": math.ceil(now + self._lifetime()),
             "iat": int(now),
             "iss": ISSUER,
             "sub": account.id,
             **({"email": account.name, "email_verified": True} if email else {}),
-            **(extra or {}),
         }
         return self._note(self.google_key.sign(claims), "id_token", account, audience, source)
 
     def signed_jwt(self, account: Account, claims: Mapping[str, Any]) -> str:
-        """Return `claims` signed with the key that Google keeps for a service account."""
+        """Issue a JWT with `claims`, signed with a key that Google manages for `account`."""
         token = self._accounts.key_of(account).sign(claims)
         return self._note(token, "signed_jwt", account, str(claims.get("aud")), "signJwt")
 
@@ -107,61 +103,55 @@ class Mint:
         client_id: str | None = None,
         lifetime: float = math.inf,
     ) -> tuple[str, float]:
-        """Return an access token and for how many seconds it holds, at most `lifetime`."""
+        """Issue an access token; return it and the seconds for which it is valid."""
         token = f"ya29.local-{secrets.token_urlsafe(24)}"
         seconds = min(lifetime, self._lifetime())
-        with self._lock:
-            self._access_tokens[digest(token)] = AccessToken(
-                account, frozenset(scopes), self._now() + seconds, client_id
-            )
+        self._access_tokens[digest(token)] = AccessToken(
+            account, frozenset(scopes), self._now() + seconds, client_id
+        )
         return self._note(token, "access_token", account, None, source), seconds
 
     def refresh_token(self, account: Account, client_id: str, scopes: Collection[str]) -> str:
-        """Return a refresh token, as a user gets who signs in by `client_id`."""
+        """Issue a refresh token, as for a user who signs in with `client_id`."""
         token = f"1//local-{secrets.token_urlsafe(24)}"
         self.refresh_tokens[token] = RefreshToken(account, client_id, frozenset(scopes))
         return token
 
     def find_access_token(self, token: str) -> AccessToken | None:
-        """Return what an access token stands for, expired or not."""
-        with self._lock:
-            return self._access_tokens.get(digest(token))
+        """Return what an access token stands for, even if it has expired."""
+        return self._access_tokens.get(digest(token))
 
     def live_access_token(self, token: str) -> AccessToken | None:
-        """Return what an access token stands for while it holds."""
+        """Return what an access token stands for, unless it has expired or been revoked."""
         found = self.find_access_token(token)
         if found is None or found.expires <= self._now() or self.is_revoked(token):
             return None
         return found
 
     def revoke(self, token: str) -> None:
-        with self._lock:
-            self._revoked.add(digest(token))
+        self._revoked.add(digest(token))
 
     def revoke_all(self) -> None:
-        """Revoke every token given out or signed until now.
+        """Revoke every token issued or signed so far.
 
-        Takes up to a second: a JWT signed twice within one second is the same text, so the next
-        second is waited for. Otherwise a client's next token might be the revoked one again.
+        Takes up to a second, because it waits for the next full second: a JWT that is signed twice
+        within one second has the same text, so a client's next token could be the revoked one.
         """
         boundary = math.floor(time.time()) + 1.0
         while (missing := boundary - time.time()) > 0:
             time.sleep(missing)
-        with self._lock:
-            self._revoked_before = boundary
+        self._revoked_before = boundary
 
     def is_revoked(self, token: str, signed_at: float = math.inf) -> bool:
         """Whether a token was revoked.
 
         Args:
             token: its text.
-            signed_at: for a JWT that its owner signed, its `iat` claim: nobody else knows when
-                it was made.
+            signed_at: the `iat` claim of a JWT that its owner signed, the only trace of when.
         """
         key = digest(token)
-        with self._lock:
-            made_at = self._issued_at.get(key, signed_at)
-            return key in self._revoked or made_at < self._revoked_before
+        made_at = self._issued_at.get(key, signed_at)
+        return key in self._revoked or made_at < self._revoked_before
 
     def _note(
         self,
@@ -172,9 +162,8 @@ class Mint:
         source: TokenSource,
     ) -> str:
         now = time.time()
-        with self._lock:
-            # The same text given out again within one second counts as the later token.
-            self._issued_at[digest(token)] = now
-            self._revoked.discard(digest(token))
+        # A token with the same text, issued again within one second, counts as the later one.
+        self._issued_at[digest(token)] = now
+        self._revoked.discard(digest(token))
         self.issued.append(IssuedToken(now, kind, account.name, audience, source))
         return token

@@ -1,1 +1,1 @@
-"""The Optuna callback: a run for each trial, and one for their study."""
+"""The Optuna callback: logs each trial as a run, and the study as their parent run."""

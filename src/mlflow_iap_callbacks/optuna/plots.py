@@ -1,8 +1,8 @@
-"""Pictures and the table of a study's trials, drawn by a process of its own.
+"""Plots and the table of a study's trials, made in a process of its own.
 
     python -m mlflow_iap_callbacks.optuna.plots FOLDER < trials.json
 
-So no sweep waits for a plotting library, and none of the user's settings of it is touched.
+So the sweep never waits for a plotting library, and the user's settings of it are left alone.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -23,47 +23,45 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import optuna
 
-    from .trials import Naming
-
-_LONGEST = 300.0  # seconds
+_TIMEOUT = 300.0  # seconds
 _NICE = 10
 
 
 @contextmanager
-def draw(study: optuna.Study, naming: Naming) -> Iterator[Path]:
-    """A folder with the pictures that the trials and the installed libraries allow, and
-    ``trials.csv``; gone afterwards.
+def draw(study: optuna.Study, names: Sequence[str]) -> Iterator[Path]:
+    """Make a temporary folder with ``trials.csv`` and those plots that the trials and the installed
+    libraries allow.
 
     Raises:
-        OSError, subprocess.SubprocessError: they could not be drawn.
+        OSError, subprocess.SubprocessError: the process failed or took too long.
     """
     with tempfile.TemporaryDirectory(prefix="mlflow-iap-study-") as folder:
-        done = subprocess.run(  # noqa: S603 - ourselves
+        done = subprocess.run(  # noqa: S603 - this module
             [sys.executable, "-m", __name__, folder],
-            input=_packed(study, naming),
+            input=_packed(study, names),
             capture_output=True,
             env={**os.environ, "MPLBACKEND": "Agg"},
-            timeout=_LONGEST,
+            timeout=_TIMEOUT,
             check=False,
         )
         if done.returncode:
             last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-            raise OSError(f"its pictures could not be drawn ({last})")
+            raise OSError(f"the plots could not be drawn: {last}")
         yield Path(folder)
 
 
-def _packed(study: optuna.Study, naming: Naming) -> bytes:
+def _packed(study: optuna.Study, names: Sequence[str]) -> bytes:
     from optuna.distributions import distribution_to_json
 
-    from .trials import constraints_of
+    from .trial_run import constraints_of
 
     trials = [
         {
             "number": trial.number,
             "state": trial.state.name,
             "values": trial.values,
-            "start": _text(trial.datetime_start),
-            "complete": _text(trial.datetime_complete),
+            "start": trial.datetime_start and trial.datetime_start.isoformat(),
+            "complete": trial.datetime_complete and trial.datetime_complete.isoformat(),
             "params": trial.params,
             "distributions": {k: distribution_to_json(v) for k, v in trial.distributions.items()},
             "user_attrs": trial.user_attrs,
@@ -72,13 +70,8 @@ def _packed(study: optuna.Study, naming: Naming) -> bytes:
         for trial in study.get_trials(deepcopy=False)
     ]
     directions = [direction.name.lower() for direction in study.directions]
-    names = naming.of(len(directions))
     content = {"trials": trials, "directions": directions, "names": names}
     return json.dumps(content, default=str).encode()
-
-
-def _text(moment: Any) -> str:
-    return "" if moment is None else moment.isoformat()
 
 
 def _write_table(content: dict[str, Any], path: Path) -> None:
@@ -123,12 +116,11 @@ def _unpacked(content: dict[str, Any]) -> optuna.Study:
     return study
 
 
-def _pictures(study: optuna.Study, names: list[str], shown: Any) -> dict[str, Callable[[], Any]]:
-    """By name: what draws each, with ``optuna.visualization`` or its twin for matplotlib."""
+def _plots(study: optuna.Study, names: list[str], shown: Any) -> dict[str, Callable[[], Any]]:
+    """Functions that draw the plots with ``optuna.visualization`` or its ``matplotlib``."""
     from optuna.importance import PedAnovaImportanceEvaluator
 
     evaluator: Any = PedAnovaImportanceEvaluator
-
     found: dict[str, Callable[[], Any]] = {}
     if len(names) in (2, 3):
         found["pareto_front"] = partial(shown.plot_pareto_front, study, target_names=names)
@@ -136,7 +128,7 @@ def _pictures(study: optuna.Study, names: list[str], shown: Any) -> dict[str, Ca
         end = "" if len(names) == 1 else f"-{number}"
         given: dict[str, Any] = {"target_name": name}
         if len(names) > 1:
-            given["target"] = partial(_value, number)
+            given["target"] = lambda trial, number=number: float(trial.values[number])
         # The default evaluator needs scikit-learn and takes seconds for some hundred trials.
         importance = {**given, "evaluator": evaluator()}
         for kind, options in (
@@ -147,10 +139,6 @@ def _pictures(study: optuna.Study, names: list[str], shown: Any) -> dict[str, Ca
         ):
             found[f"{kind}{end}"] = partial(getattr(shown, f"plot_{kind}"), study, **options)
     return found
-
-
-def _value(number: int, trial: Any) -> float:
-    return float(trial.values[number])
 
 
 def _draw_all(content: dict[str, Any], folder: Path) -> None:
@@ -165,10 +153,10 @@ def _draw_all(content: dict[str, Any], folder: Path) -> None:
     else:
         return
     study = _unpacked(content)
-    for name, plot in _pictures(study, content["names"], shown).items():
+    for name, plot in _plots(study, content["names"], shown).items():
         try:
             save(plot(), folder / f"{name}.{end}")
-        except Exception as error:  # noqa: BLE001 - one without enough trials, say
+        except Exception as error:  # noqa: BLE001 - too few trials for this plot, say
             print(f"{name}: {error}", file=sys.stderr)  # noqa: T201
 
 

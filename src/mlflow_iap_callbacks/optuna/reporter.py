@@ -1,114 +1,119 @@
-"""The thread that reports on studies, now and then and at the end of the process."""
+"""The thread that logs the state of studies: every 30 seconds, and when the process exits."""
 
 from __future__ import annotations
 
-import logging
 import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 
-from ..delivery.lifecycle import before_drain
-from .study_run import StudyLog
+from ..delivery.lifecycle import LOCK, before_drain
+from ..delivery.never_raising import never_raising
+from .study_run import StudyRun
 
-_logger = logging.getLogger(__name__)
-
-# Seconds between two reports, and between two sets of pictures.
+# Seconds between two reports, and between two sets of plots.
 REPORT_EVERY, DRAW_EVERY = 30.0, 600.0
-_TICK = 0.5
-# A report takes at most this share of the time, however many trials there are.
+_TICK = 0.5  # seconds; a link is shown this soon
+# Largest share of the time that either may take, no matter how many trials a study has.
 MOST_SHARE = 0.02
-# What is left of the end of a process is not spent on pictures if it is less.
+# Plots are not drawn when the process exits with fewer seconds left than this.
 _SECONDS_TO_DRAW = 20.0
 
 
 class Reporter:
-    """Reports on studies now and then, in a thread of its own, and a last time at the end."""
+    """Reports on the studies that have changed, in a thread that the first change starts.
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._pid = os.getpid()
-        self._thread: threading.Thread | None = None
-        # In the order of their changes.
-        self._unreported: dict[StudyLog, None] = {}
-        self._undrawn: dict[StudyLog, None] = {}
+    Args:
+        now: monotonic clock, in seconds.
+    """
 
-    def changed(self, log: StudyLog) -> None:
-        """A trial of the study has ended."""
-        if log.run is None:
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._report_at = self._draw_at = 0.0
+        self._reset()
+
+    def changed(self, study_run: StudyRun) -> None:
+        """Take note that a trial of the study has ended."""
+        if study_run.writer is None:
             return
-        with self._lock:
+        with LOCK:
             if self._pid != os.getpid():
                 self._reset()
-            self._unreported[log] = self._undrawn[log] = None
+            self._unreported[study_run] = self._undrawn[study_run] = None
             if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._work, args=(self._pid,), name="mlflow-iap-study", daemon=True
-                )
-                self._thread.start()
+                self._report_at = self._now() + REPORT_EVERY
+                self._draw_at = self._now() + DRAW_EVERY
+                self._start()
 
-    def report(self, *, with_pictures: bool, only: Sequence[StudyLog] | None = None) -> None:
-        """Report on what has changed since it was reported, in pictures too where asked."""
-        for logs, write in (
-            (self._unreported, StudyLog.report),
-            *([(self._undrawn, StudyLog.draw)] if with_pictures else []),
-        ):
-            for log in list(logs):
-                if only is None or log in only:
-                    logs.pop(log, None)
-                    with _telling(log):
-                        write(log)
+    def report(self, only: Sequence[StudyRun] | None = None) -> None:
+        """Report on those studies, by default all, that have changed since their last report."""
+        for study_run in _taken(self._unreported, only):
+            _write(study_run, study_run.report)
 
-    def at_end(self, seconds: float) -> None:
-        """Report a last time, if there is time for it."""
+    def draw(self, only: Sequence[StudyRun] | None = None) -> None:
+        """Draw those studies, by default all, that have changed since they were drawn."""
+        for study_run in _taken(self._undrawn, only):
+            _write(study_run, study_run.draw)
+
+    def tick(self) -> None:
+        """Show the links that have become known; report and draw when it is time to."""
+        for study_run in list(self._undrawn):
+            _write(study_run, study_run.show_link)
+        if self._now() >= self._report_at:
+            self._report_at = self._next_time(self.report, REPORT_EVERY)
+        if self._now() >= self._draw_at:
+            self._draw_at = self._next_time(self.draw, DRAW_EVERY)
+
+    def at_exit(self, seconds: float) -> None:
+        """Report a last time, if any of the ``seconds`` before the exit are left."""
         if self._pid == os.getpid() and seconds > 0:
-            # Of many workers that end, none draws: it would be the same picture.
+            self.report()
+            # The workers of a sweep would all draw the same plots.
             is_worker = multiprocessing.parent_process() is not None
-            self.report(with_pictures=seconds >= _SECONDS_TO_DRAW and not is_worker)
+            if seconds >= _SECONDS_TO_DRAW and not is_worker:
+                self.draw()
         self._reset()
 
     def _reset(self) -> None:
         self._pid = os.getpid()
-        self._thread = None
-        self._unreported, self._undrawn = {}, {}
+        self._thread: threading.Thread | None = None
+        # In the order of their changes.
+        self._unreported: dict[StudyRun, None] = {}
+        self._undrawn: dict[StudyRun, None] = {}
 
-    def _show_links(self) -> None:
-        for log in list(self._undrawn):
-            with _telling(log):
-                log.show_link()
+    def _next_time(self, work: Callable[[], None], every: float) -> float:
+        began = self._now()
+        work()
+        now = self._now()
+        return now + max(every, (now - began) / MOST_SHARE)
 
-    def _work(self, pid: int) -> None:
-        tick = threading.Event()
-        report_at = time.monotonic() + REPORT_EVERY
-        draw_at = time.monotonic() + DRAW_EVERY
-        while threading.current_thread() is self._thread and pid == os.getpid():
-            tick.wait(_TICK)
-            self._show_links()
-            began = time.monotonic()
-            if began < report_at:
-                continue
-            is_time_to_draw = began >= draw_at
-            self.report(with_pictures=is_time_to_draw)
-            now = time.monotonic()
-            rest = (now - began) / MOST_SHARE
-            if is_time_to_draw:
-                draw_at = now + max(DRAW_EVERY, rest)
-                rest = 0.0
-            report_at = now + max(REPORT_EVERY, rest)
+    def _start(self) -> None:
+        self._thread = threading.Thread(target=self._work, name="mlflow-iap-study", daemon=True)
+        self._thread.start()
+
+    def _work(self) -> None:
+        pause = threading.Event()
+        while not pause.wait(_TICK) and threading.current_thread() is self._thread:
+            self.tick()
 
 
-@contextmanager
-def _telling(log: StudyLog) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # noqa: BLE001 - no sweep ends because of its log
-        _logger.warning("Study %r was not reported on: %s", log.study.study_name, error)
-    finally:
-        # A thread of ours may have made a connection of its own to the storage.
-        getattr(log.study, "_storage").remove_session()  # noqa: B009
+def _taken(study_runs: dict[StudyRun, None], only: Sequence[StudyRun] | None) -> Iterator[StudyRun]:
+    for study_run in list(study_runs):
+        if only is None or study_run in only:
+            study_runs.pop(study_run, None)
+            yield study_run
+
+
+def _write(study_run: StudyRun, write: Callable[[], None]) -> None:
+    study = study_run.study
+    with never_raising(f"the state of study {study.study_name!r}"):
+        try:
+            write()
+        finally:
+            # This thread may have opened a connection of its own to the storage.
+            getattr(study, "_storage").remove_session()  # noqa: B009
 
 
 reporter = Reporter()
-before_drain.append(reporter.at_end)
+before_drain.append(reporter.at_exit)

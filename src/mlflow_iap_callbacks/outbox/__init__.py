@@ -1,4 +1,4 @@
-"""What is logged and not yet delivered: a journal on disk for each process and server."""
+"""Records that are not delivered yet, in a journal on disk for each process and server."""
 
 from .outbox import Outbox, QueuedRun
 from .records import Record, Refusal

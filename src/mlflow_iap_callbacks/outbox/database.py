@@ -1,7 +1,7 @@
-"""The database of a journal, and what else a journal consists of on disk.
+"""The database of a journal, and the other files that a journal consists of.
 
-SQLite in WAL mode: a transaction survives the kill of its process; a crash of the machine may cost
-the last ones, never what was before.
+SQLite in WAL mode: a transaction survives the kill of its process; a crash of the machine may lose
+the last transactions, but none before them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 _logger = logging.getLogger(__name__)
 
 FORMAT = 1
-_RUN_BITS = 40  # that a sequence number leaves to the run's in a record's id
+_RUN_BITS = 40  # low bits of a record's id: sequence number; the others: run number
 SEQ = (1 << _RUN_BITS) - 1
 _SCHEMA = (
     f"PRAGMA user_version = {FORMAT}",
@@ -32,18 +32,18 @@ _SCHEMA = (
     "CREATE TABLE refused(run INTEGER, kind TEXT, body BLOB, reason TEXT, time REAL)",
 )
 _IDS = f"number << {_RUN_BITS} AND (number + 1) << {_RUN_BITS}"
-# Of the table of runs: those that are not done with.
+# Selects the runs that are not finished and delivered.
 HAS_WORK = f"(NOT is_ended OR EXISTS (SELECT 1 FROM records WHERE id BETWEEN {_IDS}))"  # noqa: S608
 
 Change = tuple[str, Iterable[Sequence[object]]]
 
 
 class Database:
-    """One process's; what goes wrong with it is told once, and never raised.
+    """The database. Its errors are logged once, and never raised after it was opened.
 
     Args:
-        path: of the file.
-        server: URI that a new one is for; None for one that is there already.
+        path: path of the file.
+        server: tracking URI of a new database; None to open one that exists.
 
     Raises:
         sqlite3.Error, OSError: it cannot be made, or read.
@@ -52,9 +52,9 @@ class Database:
     def __init__(self, path: Path, server: str | None) -> None:
         self.path = path
         self.is_readable = True
-        self._is_told = False
+        self._is_reported = False
         if server is not None:
-            # SQLite gives its other files the permissions of the first.
+            # SQLite creates its other files with the permissions of this one.
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._db: sqlite3.Connection | None = db
@@ -76,17 +76,17 @@ class Database:
             raise
 
     def select(self, query: str, *values: object) -> Iterator[tuple[Any, ...]]:
-        """Rows; none where the database cannot be read, or no longer."""
+        """Yield rows; none if the database cannot be read."""
         if self._db is None:
             return
         try:
             yield from self._db.execute(query, values)
         except sqlite3.Error as error:
-            self._tell(error, "What it holds is left as it is, for `mlflow-iap sync`")
+            self._report(error, "What it holds is left as it is, for `mlflow-iap sync`")
             self._db, self.is_readable = None, False
 
     def write(self, *changes: Change) -> bool:
-        """Carry out all changes, each a statement and rows of values for it, or none; whether."""
+        """Execute all changes in one transaction. Return whether it succeeded."""
         if self._db is None:
             return False
         try:
@@ -97,12 +97,12 @@ class Database:
         except sqlite3.Error as error:
             with suppress(sqlite3.Error):
                 self._db.rollback()
-            self._tell(error, "What is logged is kept in memory for now")
+            self._report(error, "What is logged is kept in memory for now")
             return False
         return True
 
     def close(self) -> bool:
-        """Let go of it; whether it could be read and written to the end."""
+        """Close it. Return whether it was readable and writable until now."""
         db, self._db = self._db, None
         if db is None:
             return False
@@ -110,12 +110,12 @@ class Database:
             db.close()
         return True
 
-    def _tell(self, error: sqlite3.Error, then: str) -> None:
-        if not self._is_told:
-            self._is_told = True
+    def _report(self, error: sqlite3.Error, then: str) -> None:
+        if not self._is_reported:
+            self._is_reported = True
             _logger.warning(
-                "The journal %s fails (%s). %s; training goes on. Make room there, or set "
-                "MLFLOW_IAP_OUTBOX to another folder.",
+                "The journal %s cannot be used (%s). %s; training goes on. Free space there, or "
+                "set MLFLOW_IAP_OUTBOX to another folder.",
                 self.path,
                 error,
                 then,
@@ -123,28 +123,28 @@ class Database:
 
 
 def record_id(number: int, seq: int) -> int:
-    """Of a record: in the order of runs by number, and of their records by sequence number."""
+    """Return a record's id, which sorts by run and then by sequence number."""
     return number << _RUN_BITS | seq
 
 
 def run_number(record: int) -> int:
-    """Of the run that a record's id belongs to."""
+    """Return the run number that a record's id contains."""
     return record >> _RUN_BITS
 
 
 def artifacts_of(journal: Path) -> Path:
-    """Folder of the artifacts that were copied for their delivery."""
+    """Return the folder of the artifacts that were copied for delivery."""
     return journal.with_suffix(".artifacts")
 
 
 def files_of(journal: Path) -> list[Path]:
-    """Of the database and of the intake; some may not exist."""
+    """Return the files of the database and the intake, some of which may not exist."""
     database = [Path(f"{journal}{suffix}") for suffix in ("", "-wal", "-shm")]
     return [*database, *journal.parent.glob(f"{journal.stem}.*.intake")]
 
 
 def delete_journal(journal: Path) -> None:
-    """Delete a journal with all that belongs to it, what it is found by last; its lock is held."""
+    """Delete a journal whose lock is held. The file that it is found by goes last."""
     shutil.rmtree(artifacts_of(journal), ignore_errors=True)
     for path in reversed(files_of(journal)):
         path.unlink(missing_ok=True)
@@ -152,8 +152,8 @@ def delete_journal(journal: Path) -> None:
 
 
 def last_written(journal: Path) -> float:
-    """When, in seconds since 1970."""
+    """Return when a journal was last written to, in seconds since 1970."""
     files = [path for path in files_of(journal) if path.exists()]
-    # Whoever opens the database writes to it.
+    # Opening the database writes to it.
     appended = [path for path in files if path.suffix == ".intake"]
     return max(path.stat().st_mtime for path in appended or files)

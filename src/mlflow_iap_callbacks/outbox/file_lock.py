@@ -1,4 +1,4 @@
-"""A lock on a file, let go of when its process dies, however it dies."""
+"""A lock on a file, which the system releases when its process dies."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ else:
 
 
 class FileLock:
-    """Held from its making until ``release`` or the end of the process.
+    """A lock that is held from its creation until ``release`` or the end of the process.
 
     Args:
-        path: of the file.
-        create: make the file, for its owner only, where it does not exist.
+        path: path of the file.
+        create: create the file, readable by its owner only, if it does not exist.
 
     Raises:
         BlockingIOError: another process, or another object of this one, holds it.
@@ -41,5 +41,5 @@ class FileLock:
             raise BlockingIOError(error.errno, f"{path} is locked") from None
 
     def release(self) -> None:
-        """Let go of it; where a fork shares it, it is free when all have let go."""
+        """Release the lock. After a fork, parent and child must both release it."""
         os.close(self._descriptor)

@@ -1,9 +1,9 @@
-"""Where an append ends: files that are only ever appended to, until their content is stored.
+"""The files that records are appended to, until the database of the journal has stored them.
 
-An append from a training costs one system call here; an insert into a database costs it several
-times as much, once the training has had the processor's caches in between. What is appended are
-MessagePack objects, one behind the other. It is in the kernel's hands when ``append`` returns and
-so survives the kill of its process.
+Appending costs a training one system call. Inserting into a database would cost several times as
+much, because the training fills the processor's caches between two inserts. A file contains
+MessagePack objects, one after the other. When ``append`` returns, the kernel has the message, so it
+survives the kill of the process.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _logger = logging.getLogger(__name__)
 
 _CHUNK_BYTES = 1_000_000
 _LONG_FILE_BYTES = 4_000_000
-# What memory holds where the disk takes nothing: several hours of four metrics a second.
+# The limit in memory when the disk is full: several hours of four metrics a second.
 _MOST_IN_MEMORY_BYTES = 16_000_000
 
 HEADER = "journal"  # the kind of a file's first message, which names the server
@@ -37,13 +37,13 @@ Message = tuple[int, str, Any]
 
 
 class Intake:
-    """Messages in order, appended by any thread, taken by one.
+    """Messages in order, appended by any thread and taken by one.
 
     Args:
-        stem: of the files' paths; None for memory alone.
-        generation: of the file to go on with; each file has a higher one than that before it.
-        offset: bytes of it that are taken already.
-        server: URI that each file begins with, as a message of the kind ``journal``.
+        stem: path of the files without its suffixes; None to use memory only.
+        generation: number of the file to continue; each file has a higher one than the last.
+        offset: bytes of that file that were taken before.
+        server: tracking URI, which each file begins with as a message of the kind ``journal``.
 
     Raises:
         OSError: the file cannot be made or read.
@@ -55,7 +55,7 @@ class Intake:
         self.generation = generation
         self.offset = offset
         self.appended = 0
-        self.lost = 0  # messages that neither disk nor memory had room for
+        self.lost = 0  # messages that had no room on disk nor in memory
         self._stem = stem
         self._server = server
         self._lock = threading.Lock()
@@ -63,50 +63,52 @@ class Intake:
         self._memory: deque[bytes] = deque()
         self._memory_bytes = 0
         self.is_open = True
-        self._is_told = False
+        self._is_reported = False
         self._file: int | None = None
         self._size = 0
         if stem is not None:
             self._open()
 
     def append(self, number: int, kind: str, content: Any) -> bool:
-        """Keep a message; False if this intake is closed.
+        """Append a message, and return whether the intake is open.
 
         Raises:
-            TypeError, ValueError, OverflowError: the content is no plain data; what has a float's
-                value is.
+            TypeError, ValueError, OverflowError: the content is not plain data. Objects that
+                ``float`` accepts are allowed.
         """
         with self._lock:
             if not self.is_open:
                 return False
             message = self._pack((number, kind, content))
-            # What is in memory is not overtaken.
+            # Messages in memory must not be overtaken.
             if (not self._memory and self._write(message)) or self._keep_in_memory(message):
                 self.appended += 1
             return True
 
     @property
     def in_memory(self) -> int:
-        """Messages that wait in memory."""
+        """Number of messages that wait in memory."""
         return len(self._memory)
 
     def take(self) -> list[Message]:
-        """The oldest messages on disk that were not taken, about a megabyte of them;
-        ``generation`` and ``offset`` are behind them then."""
+        """Return about a megabyte of messages on disk, the oldest that were not taken before.
+
+        Afterwards, ``generation`` and ``offset`` point past these messages.
+        """
         return list(self._from_file())
 
     def take_from_memory(self) -> list[Message]:
-        """Those that the disk did not take; newer than all that ``take`` has."""
+        """Return the messages in memory, which are newer than all on disk."""
         with self._lock:
             if self._file is not None and self.offset < self._size:
-                return []  # what reached the file meanwhile is older
+                return []  # messages that reached the file meanwhile are older
             found = list(self._memory)
             self._memory.clear()
             self._memory_bytes = 0
         return [msgpack.unpackb(message) for message in found]
 
     def go_to_next_file(self) -> bool:
-        """Go on behind the end of this file, if there is another."""
+        """Continue with the next file, if there is one. Return whether there is."""
         with self._lock:
             if self._file is None or not self._path(self.generation + 1).exists():
                 return False
@@ -116,7 +118,7 @@ class Intake:
             return True
 
     def start_new_file(self) -> Path | None:
-        """Go on in a new file if all of a long one is taken; return the old one, to be deleted."""
+        """Start a new file if all of a long one was taken. Return the old one, to be deleted."""
         with self._lock:
             is_due = self.offset > _LONG_FILE_BYTES and self.offset == self._size
             if self._file is None or not is_due:
@@ -133,7 +135,7 @@ class Intake:
             return old
 
     def cut_off(self) -> int:
-        """Remove what a write that was broken off left at the end; return its bytes."""
+        """Remove an incomplete message at the end of the file. Return its number of bytes."""
         with self._lock:
             if self._file is None or self.offset >= self._size:
                 return 0
@@ -143,7 +145,7 @@ class Intake:
             return cut
 
     def close(self) -> None:
-        """Take no more messages."""
+        """Accept no more messages."""
         with self._lock:
             self.is_open = False
             if self._file is not None:
@@ -151,11 +153,11 @@ class Intake:
                 self._file = None
 
     def stop_for_fork(self) -> None:
-        """Let no thread be in the middle of an append."""
+        """Keep all threads from appending until ``go_on_after_fork``."""
         self._lock.acquire()
 
     def go_on_after_fork(self) -> None:
-        """As before ``stop_for_fork``."""
+        """Undo ``stop_for_fork``."""
         self._lock.release()
 
     def _path(self, generation: int) -> Path:
@@ -177,17 +179,17 @@ class Intake:
                 self._size += written
                 return True
             os.ftruncate(self._file, self._size)
-            self._tell("no space left")
+            self._report("no space left")
         except OSError as error:
-            self._tell(error.strerror)
+            self._report(error.strerror)
         return False
 
     def _keep_in_memory(self, message: bytes) -> bool:
         if self._memory_bytes + len(message) > _MOST_IN_MEMORY_BYTES:
             if not self.lost:
                 _logger.warning(
-                    "Neither disk nor memory has room for more of what is logged; what comes now "
-                    "is lost, until the server takes what waits."
+                    "Neither disk nor memory has room for more records. New records are lost until "
+                    "the waiting ones are delivered."
                 )
             self.lost += 1
             return False
@@ -212,26 +214,26 @@ class Intake:
                     self.offset = start + unpacker.tell()
             except (TypeError, ValueError) as error:
                 _logger.warning(
-                    "%s is damaged at byte %d (%s): what is behind it there is lost.",
+                    "%s is damaged at byte %d (%s): everything after that byte is lost.",
                     self._path(self.generation),
                     self.offset,
                     error,
                 )
                 self.offset = self._size
 
-    def _tell(self, why: str | None) -> None:
-        if not self._is_told:
-            self._is_told = True
+    def _report(self, why: str | None) -> None:
+        if not self._is_reported:
+            self._is_reported = True
             _logger.warning(
-                "%s takes no more of what is logged (%s); it is kept in memory for now, and "
-                "training goes on. Make room there, or set MLFLOW_IAP_OUTBOX to another folder.",
+                "Records cannot be written to %s (%s); they are kept in memory for now, and "
+                "training goes on. Free space there, or set MLFLOW_IAP_OUTBOX to another folder.",
                 self._path(self.generation).parent,
                 why,
             )
 
 
 def read_messages(path: Path, offset: int) -> Iterator[Message]:
-    """Those in a file behind ``offset``, as far as it can be read; changes nothing."""
+    """Yield the messages behind ``offset`` up to the first that is damaged. Changes nothing."""
     with path.open("rb") as file:
         file.seek(offset)
         with suppress(TypeError, ValueError):
@@ -240,7 +242,11 @@ def read_messages(path: Path, offset: int) -> Iterator[Message]:
 
 
 def _checked(message: Any) -> Message:
-    """Garbage can be read as MessagePack, too."""
+    """Return the message if it is well-formed: random bytes may be valid MessagePack.
+
+    Raises:
+        TypeError, ValueError: it is not.
+    """
     number, kind, content = message
     if type(number) is not int or kind not in _KINDS:
         raise ValueError("no message")

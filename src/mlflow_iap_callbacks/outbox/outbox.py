@@ -1,8 +1,9 @@
 """What is logged and not yet delivered: a journal on disk for one process and one server.
 
-A journal is an SQLite database, and the intake of what the database has yet to take. It survives
-the kill of its process at any moment; a crash of the machine may cost the last seconds, never what
-was before. Where the disk takes nothing, memory does, up to a bound.
+A journal is an SQLite database, plus the intake: files with the records that the database has not
+stored yet. It survives the kill of its process at any moment; a crash of the machine may lose the
+last seconds, but nothing older. If the disk cannot be written to, records are kept in memory, up to
+a limit.
 """
 
 from __future__ import annotations
@@ -51,18 +52,18 @@ class QueuedRun:
 
     Args:
         outbox: the outbox.
-        number: in the outbox.
-        key: ours, by which MLflow knows the run too.
+        number: its number in the outbox.
+        key: run key, which is also a tag of the run in MLflow.
         experiment: its experiment, as ``name:NAME`` or ``id:ID``.
-        is_owned: whether its start, and so its end, is this outbox's.
+        is_owned: whether this outbox started the run, and so must end it.
         is_ended: whether its end is among the records, or delivered.
-        run_id: MLflow's, once known.
-        tried: when its creation was tried, seconds since 1970, if the answer is not known.
-        refused: why MLflow does not want it at all, if so.
+        run_id: MLflow's id of the run, once known.
+        tried: when its creation was tried, seconds since 1970, if the answer is unknown.
+        refused: why MLflow permanently rejects the run; None if it does not.
         trouble: what stands in the way of its delivery, if something does.
-        skipped: points that were left out since they are no numbers.
+        skipped: number of points that were not logged because they are NaN.
         is_urgent: whether others wait for its creation.
-        at_exit: the status that it ends with if it is open when its process ends in order.
+        at_exit: status that the run gets if it is still open when its process exits normally.
         is_begun: whether its first record has come to the outbox.
         is_stored: whether the journal knows all this.
     """
@@ -100,9 +101,10 @@ class Outbox:
     What is appended waits in the intake until ``collect`` moves it, many at once, to the database.
 
     Args:
-        path: of the journal; None for memory alone.
-        server: URI of the MLflow server; given for a new journal, read from one that is there.
-        lock: beside the journal, held by the process that writes to it; let go of by ``close``.
+        path: path of the journal; None to use memory only.
+        server: URI of the MLflow server for a new journal; None to open an existing journal.
+        lock: lock file of the journal, held by the process that writes to it; released by
+            ``close``.
 
     Raises:
         sqlite3.Error, OSError: the journal cannot be made, or read.
@@ -114,13 +116,13 @@ class Outbox:
         self.path = path
         self.file_lock = lock
         self.is_adopted = server is None
-        # When a journal that was there already was written to last, seconds since 1970.
+        # When an existing journal was last written to, in seconds since 1970.
         self.died = last_written(path) if path and server is None else 0.0
         self._lock = threading.Lock()
         self._memory: dict[int, deque[Record]] = {}
         self._memory_bytes = 0
-        self._volatile: set[int] = set()  # sequence numbers of what no file has
-        self._settled: dict[int, int] = {}  # by run: what the disk did not let be deleted
+        self._volatile: set[int] = set()  # sequence numbers of records that are in no file
+        self._settled: dict[int, int] = {}  # by run: last settled record that could not be deleted
         self._stored = self._stored_seq = self._first_seq = 0
         self._numbers = itertools.count(1)
         self._runs: WeakValueDictionary[int, QueuedRun] = WeakValueDictionary()
@@ -154,13 +156,13 @@ class Outbox:
         return len(self._volatile) + self.intake.in_memory
 
     def copy_artifact(self, path: Path) -> str:
-        """Copy a file or folder for its delivery; return what ``artifact`` finds it by.
+        """Copy a file or folder for its delivery; return the path to pass to ``artifact``.
 
         Raises:
-            OSError: it cannot be copied, or there is no journal to keep it beside.
+            OSError: it cannot be copied, or the outbox is in memory only.
         """
         if self.path is None:
-            raise OSError("there is no journal to keep a copy beside")
+            raise OSError("there is no journal on disk to store the copy with")
         artifacts_of(self.path).mkdir(mode=0o700, exist_ok=True)
         folder = artifacts_of(self.path) / uuid.uuid4().hex
         folder.mkdir(mode=0o700)
@@ -176,20 +178,20 @@ class Outbox:
         return f"{folder.name}/{copied.name}"
 
     def artifact(self, path: str, *, is_copied: bool) -> str:
-        """Where an artifact is."""
+        """Return the path of an artifact's file or folder."""
         return str(artifacts_of(self.path) / path) if is_copied and self.path else path
 
     def begin(
         self, key: str, experiment: str, *, is_owned: bool = True, run_id: str | None = None
     ) -> QueuedRun:
-        """A run to append to; its first record says what the run is, by ``start`` or ``join``."""
+        """Return a new run to append to. Its first record must be ``start`` or ``join``."""
         run = QueuedRun(self, next(self._numbers), key, experiment, is_owned, run_id=run_id)
         self._runs[run.number] = run
         return run
 
     def collect(self) -> dict[QueuedRun, int]:
-        """Store what was appended since; return the runs written to, with how many metrics,
-        params and tags."""
+        """Move new records from the intake to the database; return the runs that were written to,
+        each with its number of new metrics, params and tags."""
         entities: dict[QueuedRun, int] = {}
         with self._lock:
             while self._memory_bytes < _MOST_IN_MEMORY_BYTES:
@@ -202,8 +204,8 @@ class Outbox:
         return entities
 
     def collect_all_files(self) -> int:
-        """As ``collect``, for a journal that a process died on; return the bytes that a write left
-        which was broken off."""
+        """Like ``collect``, but for all intake files of a dead process; return the number of bytes
+        of an incomplete last message, which is cut off."""
         self.collect()
         while self.intake.go_to_next_file():
             self.collect()
@@ -229,8 +231,8 @@ class Outbox:
     def settle(
         self, run: QueuedRun, records: Sequence[Record], refused: Sequence[Refusal] = ()
     ) -> None:
-        """Forget the run's oldest records, which ``records`` are; keep what was refused, and what
-        is known of the run."""
+        """Delete ``records``, which must be the run's oldest ones; store the refusals and the state
+        of the run."""
         upto, now = records[-1].seq, time.time()
         rows = [
             (run.number, kind, msgpack.packb(content), reason, now)
@@ -261,12 +263,12 @@ class Outbox:
                     self._delete_copy(record.content)
 
     def save(self, run: QueuedRun) -> None:
-        """Keep what is known of the run."""
+        """Store the state of the run in the journal."""
         with self._lock:
             run.is_stored = self._write((_SAVE_RUN, [_row(run)]))
 
     def forget(self, run: QueuedRun) -> None:
-        """Nothing is left to do for the run, so nothing need be known of it."""
+        """Delete the state of a run that is finished and delivered."""
         query = "DELETE FROM runs WHERE number = ? AND number NOT IN (SELECT run FROM refused)"
         with self._lock:
             if self._write((query, [(run.number,)])):
@@ -278,7 +280,7 @@ class Outbox:
         with self._lock:
             query = f"SELECT * FROM runs WHERE {HAS_WORK} ORDER BY number LIMIT ?"  # noqa: S608
             found = [self._run(row) for row in self._select(query, most)]
-            # What the disk did not take.
+            # Runs that could not be written to disk.
             return found + [
                 run
                 for run in list(self._runs.values())
@@ -294,13 +296,14 @@ class Outbox:
             return next(self._records(run.number), None) is not None
 
     def holds(self, upto: int) -> bool:
-        """Whether anything waits of what was appended up to sequence number ``upto``."""
+        """Whether any record up to sequence number ``upto`` still waits."""
         with self._lock:
             if self._stored_seq < upto:
                 return True
             if any(kept[0].seq <= upto for kept in self._memory.values()):
                 return True
-            # Named, the rows would be let go of without the lock, and a fork could come upon that.
+            # Not assigned to a variable: the rows would then be freed after the lock is released,
+            # when a fork could happen.
             if any(
                 place & SEQ > self._settled.get(run_number(place), 0)
                 for (place,) in self._select("SELECT id FROM records WHERE id & ? <= ?", SEQ, upto)
@@ -314,7 +317,7 @@ class Outbox:
             return sum(number for (number,) in self._select("SELECT count(*) FROM refused"))
 
     def requeue_refused(self) -> int:
-        """Let what was refused wait again, behind what waits already; return how much."""
+        """Put refused records back in the queue, after all others; return their number."""
         with self._lock:
             rows = list(self._select("SELECT run, kind, body FROM refused ORDER BY rowid"))
             first = self._stored_seq + 1
@@ -340,7 +343,7 @@ class Outbox:
             self._count()
 
     def end_open_runs(self, why: str, when: float) -> None:
-        """End each run that is open, of those collected: as it asked for, or as failed.
+        """End each collected run that is open, with its ``at_exit`` status or as failed.
 
         Args:
             why: text of the tag that a failed run gets.
@@ -378,17 +381,17 @@ class Outbox:
                 self.file_lock = None
 
     def stop_for_fork(self) -> None:
-        """Let no thread be inside SQLite: a child would find its locks taken for ever."""
+        """Keep threads out of SQLite, whose locks would stay taken forever in a child."""
         self._lock.acquire()
         self.intake.stop_for_fork()
 
     def go_on_after_fork(self) -> None:
-        """As before ``stop_for_fork``."""
+        """Undo ``stop_for_fork``."""
         self.intake.go_on_after_fork()
         self._lock.release()
 
     def leave_to_parent(self) -> None:
-        """In a forked child: touch nothing, for the journal is the parent's."""
+        """In a forked child, stop using the journal, which belongs to the parent."""
         self.go_on_after_fork()
         self.intake.close()
         if self.file_lock is not None:
@@ -408,7 +411,7 @@ class Outbox:
                 continue
             self._stored_seq += 1
             run = self._runs.get(number) or self._read_run(number, kind, content)
-            if run is None:  # what told of it was damaged
+            if run is None:  # the record that began the run was damaged
                 continue
             self._runs[number] = run
             run.is_begun = True
@@ -422,7 +425,8 @@ class Outbox:
                 entities[run] = entities.get(run, 0) + len(values)
         self._stored += len(records)
 
-        # Neither is what is in memory overtaken, nor is it forgotten in the files.
+        # While records wait in memory, the database must not get newer ones, and the saved place in
+        # the intake must not move past them.
         if not self._memory and self._write(
             (_INSERT_RECORD, [(record_id(n, record.seq), *record[1:]) for n, record in records]),
             (_SAVE_RUN, [_row(run) for run in changed]),

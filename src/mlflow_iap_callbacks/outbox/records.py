@@ -1,4 +1,4 @@
-"""Records of a journal, and what MLflow refused of them."""
+"""Records of a journal, and those that MLflow refused."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ class Record(NamedTuple):
     """One operation on a run.
 
     Args:
-        seq: its place in the order of the journal.
+        seq: sequence number in the journal.
         kind: ``start``, ``metrics``, ``curve``, ``params``, ``suggestions``, ``tags``,
             ``artifact``, ``model``, ``input``, ``reopen``, ``finish`` or ``abandon``.
-        body: MessagePack.
+        body: content, as MessagePack.
     """
 
     seq: int
@@ -23,22 +23,22 @@ class Record(NamedTuple):
 
     @property
     def content(self) -> Any:
-        """What the body says."""
+        """The unpacked body."""
         return msgpack.unpackb(self.body)
 
     @property
     def has_files(self) -> bool:
-        """Whether files belong to it, which the outbox may have copied."""
+        """Whether it has files, which the outbox may have copied."""
         return self.kind in ("artifact", "model")
 
 
 class Refusal(NamedTuple):
-    """What MLflow refuses for good: a record, or a part of one.
+    """A record, or a part of one, that MLflow permanently rejects.
 
     Args:
-        kind: as the record's.
-        content: what the record's body says.
-        reason: in MLflow's words.
+        kind: kind of the record.
+        content: content of the record, or a part of it.
+        reason: MLflow's message.
     """
 
     kind: str

@@ -1,4 +1,4 @@
-"""What can still be read of a journal that is damaged."""
+"""Reading of damaged journals."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _Row = tuple[Any, ...]
 
 @dataclass
 class Remains:
-    """What is left.
+    """The readable content of a damaged journal.
 
     Args:
-        server: URI that the journal is for; None where nothing tells.
+        server: tracking URI of the server; None if unreadable.
         tables: rows of ``runs``, ``records`` and ``refused``.
-        messages: that the database had yet to take.
+        messages: messages that the database had not stored yet.
     """
 
     server: str | None = None
@@ -33,12 +33,12 @@ class Remains:
 
 
 def read_damaged(journal: Path) -> Remains:
-    """Read all that can be read, and change nothing."""
+    """Read all that can be read. Changes nothing."""
     remains = Remains()
     place = (0, 0)
     with closing(sqlite3.connect(journal)) as db:
         with suppress(sqlite3.Error):
-            # Else nothing at all is read of a file that was cut short.
+            # Otherwise SQLite reads nothing of a file that was cut short.
             db.execute("PRAGMA writable_schema = ON")
         query = "SELECT server, generation, offset FROM journal"
         with suppress(sqlite3.Error, TypeError):
@@ -61,7 +61,7 @@ def read_damaged(journal: Path) -> Remains:
 
 
 def messages_of(journal: Path, generation: int = 0, offset: int = 0) -> Iterator[Message]:
-    """What was appended behind a place in a journal's intake, as far as it can be read."""
+    """Yield the readable messages behind a place in a journal's intake."""
     files = [path for path in files_of(journal) if path.suffix == ".intake"]
     for number, path in sorted((int(path.suffixes[-2][1:]), path) for path in files):
         if number >= generation:
@@ -69,8 +69,8 @@ def messages_of(journal: Path, generation: int = 0, offset: int = 0) -> Iterator
 
 
 def _rows(db: sqlite3.Connection, table: str, first: int, end: int) -> Iterator[_Row]:
-    """Rows by their rowids from ``first`` up to ``end``, over what is broken between them."""
-    # One by one, for Python drops the row before one that cannot be read.
+    """Yield the readable rows from rowid ``first`` up to ``end``."""
+    # One by one, because Python drops the row before one that cannot be read.
     query = f"SELECT rowid, * FROM {table} WHERE rowid >= ? AND rowid < ? ORDER BY rowid"  # noqa: S608
     leap = 0
     while first + leap < end:
@@ -80,7 +80,7 @@ def _rows(db: sqlite3.Connection, table: str, first: int, end: int) -> Iterator[
             leap = leap * 2 or 1
             continue
         last = first + leap
-        with suppress(sqlite3.Error):  # what was leapt over, as far back as it can be read
+        with suppress(sqlite3.Error):  # readable rows that the leap passed over
             while leapt := db.execute(f"{query} DESC LIMIT 1", (first, last)).fetchall():
                 yield leapt[0][1:]
                 last = leapt[0][0]

@@ -1,1 +1,1 @@
-"""The MLflow server behind Identity-Aware Proxy: it lets in whom Google vouches for."""
+"""The MLflow server behind Identity-Aware Proxy: it admits whom Google has authenticated."""

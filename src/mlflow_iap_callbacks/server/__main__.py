@@ -1,62 +1,47 @@
-"""``python -m mlflow_iap_callbacks.server``: what the image runs."""
+"""``python -m mlflow_iap_callbacks.server``: the command that the image runs."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import click
-
-from mlflow_iap_callbacks.server.start_error import StartError
 
 
 @click.group()
 def main() -> None:
-    """MLflow behind Identity-Aware Proxy, by the variables that appengine/README.md lists."""
+    """MLflow behind Identity-Aware Proxy, configured by the variables in appengine/README.md."""
 
 
 @main.command()
 @click.option(
     "--migrate/--no-migrate",
-    "is_to_migrate",
+    "must_migrate",
     envvar="MLFLOW_SERVER_MIGRATE",
-    help="Bring an older schema up first, instead of refusing it.  [default: no-migrate]",
+    help="Migrate an older schema first, instead of exiting with an error.  [default: no-migrate]",
 )
-def serve(is_to_migrate: bool) -> None:
-    """Wait for the database, check what is needed, become `mlflow server`."""
-    from mlflow_iap_callbacks.server import start
+def serve(must_migrate: bool) -> None:
+    """Wait for the database, check the configuration, and run `mlflow server`."""
+    from . import start
 
-    with _plainly():
-        start.serve(os.environ, is_to_migrate=is_to_migrate)
+    start.serve(os.environ, must_migrate=must_migrate)
 
 
 @main.command()
 def migrate() -> None:
-    """Bring the database's schema to this MLflow's. Back it up first."""
-    from mlflow_iap_callbacks.server import start
+    """Migrate the database's schema to this version of MLflow. Back it up first."""
+    from . import start
 
-    with _plainly():
-        is_changed = start.migrate(os.environ)
+    is_changed = start.migrate(os.environ)
     click.echo("The schema is migrated." if is_changed else "The schema is current.")
 
 
 @main.command()
 def check() -> None:
-    """Do all that `serve` does before it serves, and tell what was found."""
-    from mlflow_iap_callbacks.server import start
+    """Run the checks that `serve` runs before it serves, and print what they found."""
+    from . import start
 
-    with _plainly():
-        for line in start.check(os.environ):
-            click.echo(line)
-
-
-@contextmanager
-def _plainly() -> Iterator[None]:
-    try:
-        yield
-    except StartError as error:
-        raise click.ClickException(str(error)) from None
+    for line in start.check(os.environ):
+        click.echo(line)
 
 
 if __name__ == "__main__":

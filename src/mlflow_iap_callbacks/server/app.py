@@ -1,4 +1,4 @@
-"""MLflow's app behind the gate: `mlflow server --app-name iap`."""
+"""The app that `mlflow server --app-name iap` serves: MLflow's, behind the gate."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ import sys
 
 from starlette.types import ASGIApp
 
-from mlflow_iap_callbacks.server.gate_settings import GateSettings
-from mlflow_iap_callbacks.server.start_error import StartError
+from .gate_settings import GateSettings
+from .start_error import StartError
 
-# With this status uvicorn stops all of the server; after others it starts the process again.
+# uvicorn stops the whole server on this status; on any other it restarts the process.
 _STARTUP_FAILURE = 3
 
 
 def create_app() -> ASGIApp:
-    """Return MLflow's whole app behind the gate, as the environment says.
+    """Return MLflow's app behind the gate, configured by environment variables.
 
-    A setting that cannot work ends the process, with one sentence.
+    A setting that cannot work ends the process with one line on stderr.
     """
-    # MLflow imports this module in the parent process, which needs nothing of the rest.
-    from mlflow_iap_callbacks.server.assertion import Verifier
-    from mlflow_iap_callbacks.server.gate import Gate
-    from mlflow_iap_callbacks.server.identity import Identity
-    from mlflow_iap_callbacks.server.public_keys import PublicKeys
+    # MLflow also imports this module in the parent process, which does not need the rest.
+    from .assertion import Verifier
+    from .gate import Gate
+    from .ownership_middleware import OwnershipMiddleware
+    from .public_keys import PublicKeys
 
     try:
         settings = GateSettings.from_environment()
@@ -33,7 +33,8 @@ def create_app() -> ASGIApp:
         raise SystemExit(_STARTUP_FAILURE) from None
     static_prefix = os.environ.get("_MLFLOW_STATIC_PREFIX", "")
     verifier = Verifier(PublicKeys(settings.keys_url), settings.audience)
-    return Gate(Identity(app, static_prefix=static_prefix), verifier, static_prefix=static_prefix)
+    app = OwnershipMiddleware(app, static_prefix=static_prefix)
+    return Gate(app, verifier, static_prefix=static_prefix)
 
 
 def _mlflow_app(settings: GateSettings) -> ASGIApp:
@@ -41,11 +42,11 @@ def _mlflow_app(settings: GateSettings) -> ASGIApp:
 
     if _MLFLOW_SGI_NAME.get() in ("gunicorn", "waitress"):
         raise StartError(
-            f"{_MLFLOW_SGI_NAME.get()} serves a part of MLflow only, and not this app: start it "
+            f"{_MLFLOW_SGI_NAME.get()} cannot serve this app, nor all of MLflow. Start the server "
             "without --gunicorn-opts and --waitress-opts."
         )
     if settings.has_permissions:
-        from mlflow_iap_callbacks.server.permissions import app_with_permissions
+        from .permissions import app_with_permissions
 
         return app_with_permissions(settings)
     from mlflow.server import fastapi_app

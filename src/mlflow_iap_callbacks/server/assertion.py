@@ -1,4 +1,4 @@
-"""Who sent a request, by the assertion that Identity-Aware Proxy signs for each."""
+"""Verifies the assertion with which Identity-Aware Proxy says who sent a request."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from typing import Any
 
 from google.auth import jwt
 
-from mlflow_iap_callbacks.server.public_keys import PublicKeys
+from .public_keys import PublicKeys
 
 ISSUER = "https://cloud.google.com/iap"
-LEEWAY = 30  # seconds, by Google's documentation of the assertion
-_LONGEST = 16 * 1024
+LEEWAY = 30  # seconds of clock skew, which Google's documentation recommends
+_MAX_LENGTH = 16 * 1024
 
-# 86 characters are the 64 bytes of an ES256 signature; the last one has two bits to tell.
+# The 64 bytes of an ES256 signature are 86 characters, of which the last one encodes only two bits.
 _SHAPE = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]{85}[AQgw]")
 
 _logger = logging.getLogger(__name__)
 
 
 class InvalidAssertionError(Exception):
-    """The assertion is none of Identity-Aware Proxy's for this application and this moment."""
+    """The assertion is not a current one of Identity-Aware Proxy for this application."""
 
 
 class Verifier:
-    """Tells by an assertion who sent a request.
+    """Verifies assertions.
 
     Args:
-        keys: of Identity-Aware Proxy.
-        audience: the one that the assertion must name.
+        keys: public keys of Identity-Aware Proxy.
+        audience: that assertions must have.
     """
 
     def __init__(self, keys: PublicKeys, audience: str) -> None:
@@ -42,42 +42,43 @@ class Verifier:
         """Return the sender's e-mail, in lower case.
 
         Raises:
-            InvalidAssertionError: if the assertion does not count; the reason is for the log.
-            KeysUnavailableError: if that cannot be told, for want of any key.
+            InvalidAssertionError: if the assertion is invalid; the message is for the log.
+            KeysUnavailableError: if no public keys are available to verify it with.
         """
         key_id = _key_id(assertion)
         pem = await self._keys.find(key_id)
         if pem is None:
-            raise InvalidAssertionError("its key is none of Google's")
+            raise InvalidAssertionError("its key is not one of Google's")
         claims = _verified(assertion, {key_id: pem})
         if claims.get("iss") != ISSUER:
             raise InvalidAssertionError("its issuer is not Identity-Aware Proxy")
         if claims.get("aud") != self._audience:
-            # Signed by Google, so this is the setting that is wrong, or another's application.
+            # Google did sign it, so either the setting is wrong or it is for another application.
             _logger.warning(
-                "An assertion for %r was refused: MLFLOW_IAP_AUDIENCE is %r.",
+                "mlflow-iap: An assertion for the audience %r was rejected, because "
+                "MLFLOW_IAP_AUDIENCE is %r. Correct the variable if both mean this application.",
                 *(claims.get("aud"), self._audience),
             )
-            raise InvalidAssertionError("its audience is another application")
+            raise InvalidAssertionError("it is for another application")
         email = claims.get("email")
         if not isinstance(email, str) or "@" not in email:
-            raise InvalidAssertionError("it names no e-mail")
+            raise InvalidAssertionError("it has no e-mail")
         return email.lower()
 
 
 def _key_id(assertion: str) -> str:
-    if len(assertion) > _LONGEST or not _SHAPE.fullmatch(assertion):
-        raise InvalidAssertionError("it is no JSON Web Token of the right shape")
+    if len(assertion) > _MAX_LENGTH or not _SHAPE.fullmatch(assertion):
+        raise InvalidAssertionError("it does not look like a JSON Web Token")
     try:
         header = jwt.decode_header(assertion)
     except (ValueError, RecursionError):
-        raise InvalidAssertionError("it is no JSON Web Token") from None
-    # Google-auth would also take RS256 and ES384, and no key id for any.
+        raise InvalidAssertionError("it is not a JSON Web Token") from None
+    # google-auth would also accept RS256 and ES384, and try all keys if there is no key id.
     if header.get("alg") != "ES256" or "crit" in header:
-        raise InvalidAssertionError("it is not signed by ES256")
+        raise InvalidAssertionError("it is not signed with ES256")
     key_id = header.get("kid")
     if not isinstance(key_id, str) or not key_id:
-        raise InvalidAssertionError("it names no key")
+        raise InvalidAssertionError("it has no key id")
     return key_id
 
 
@@ -85,9 +86,9 @@ def _verified(assertion: str, keys: Mapping[str, str]) -> Mapping[str, Any]:
     try:
         claims: Mapping[str, Any] = jwt.decode(assertion, certs=keys, clock_skew_in_seconds=LEEWAY)
     except (ValueError, TypeError, OverflowError) as error:
-        raise InvalidAssertionError("its signature or its time does not hold") from error
+        raise InvalidAssertionError("its signature is wrong or it has expired") from error
     for name in ("iat", "exp"):
-        # A comparison with NaN is always false, so that google-auth lets it pass.
+        # google-auth accepts NaN, with which each comparison is false.
         if type(claims[name]) not in (int, float) or not math.isfinite(claims[name]):
-            raise InvalidAssertionError(f"its {name} is no time")
+            raise InvalidAssertionError(f"its {name} is not a time")
     return claims

@@ -1,4 +1,4 @@
-"""The artifacts' bucket: whether it can be used, and what is the matter where it cannot."""
+"""Checks that the artifacts' bucket can be used, and explains why if it cannot."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ from google.cloud.storage.retry import DEFAULT_RETRY
 from mlflow.store.artifact.gcs_artifact_repo import GCSArtifactRepository
 from requests import RequestException
 
-from mlflow_iap_callbacks.server.start_error import StartError, first_line
+from .start_error import StartError, first_line
 
-# What the way to a bucket may end with.
+# What a request to a bucket may raise.
 BUCKET_ERRORS = (GoogleAPIError, GoogleAuthError, RequestException)
-# Seconds; google-cloud-storage's own are 60 and 120.
-_TIMEOUT, _DEADLINE = 10.0, 15.0
+# Seconds for one request, and for all its retries. google-cloud-storage's own 60 and 120 would
+# delay the line that says what is wrong.
+_TIMEOUT, _RETRY_TIMEOUT = 10.0, 15.0
 
 
 def require_bucket(destination: str) -> None:
-    """Return where the objects under ``gs://BUCKET/FOLDER`` can be listed.
+    """Check that the objects under ``gs://BUCKET/FOLDER`` can be listed.
 
     Raises:
-        StartError: they cannot.
+        StartError: if they cannot.
     """
     name, folder = GCSArtifactRepository.parse_gcs_uri(destination)
     try:
@@ -29,15 +30,15 @@ def require_bucket(destination: str) -> None:
             prefix=folder,
             max_results=1,
             timeout=_TIMEOUT,
-            retry=DEFAULT_RETRY.with_timeout(_DEADLINE),
+            retry=DEFAULT_RETRY.with_timeout(_RETRY_TIMEOUT),
         )
         next(iter(found), None)
     except (*BUCKET_ERRORS, ValueError) as error:
-        raise StartError(trouble_of(name, error)) from None
+        raise StartError(explain(name, error)) from None
 
 
-def trouble_of(bucket: str, error: Exception) -> str:
-    """What is the matter with a bucket, and what to do, in words for who runs the server."""
+def explain(bucket: str, error: Exception) -> str:
+    """Return what is wrong with a bucket, and what the operator can do."""
     if isinstance(error, NotFound):
         return (
             f"The bucket {bucket} does not exist. Create it (`gcloud storage buckets create "
@@ -45,10 +46,10 @@ def trouble_of(bucket: str, error: Exception) -> str:
         )
     if isinstance(error, Forbidden):
         return (
-            f"The bucket {bucket} may not be used. Give the service account that this server runs "
-            "as roles/storage.objectUser on it."
+            f"This server may not use the bucket {bucket}. Grant its service account "
+            "roles/storage.objectUser on it."
         )
     return (
-        f"The bucket {bucket} cannot be reached: {first_line(error)}. Check the network, and the "
-        "service account that this server runs as."
+        f"The bucket {bucket} cannot be reached: {first_line(error)}. Check the network and this "
+        "server's service account."
     )

@@ -1,4 +1,4 @@
-"""The database that MLflow stores in: its URL from parts, and the wait until it answers."""
+"""MLflow's database: composing its URL, and waiting until it can be connected to."""
 
 from __future__ import annotations
 
@@ -11,31 +11,32 @@ from pymysql.constants import ER
 from sqlalchemy import URL, Engine, StaticPool
 from sqlalchemy.exc import DBAPIError
 
-from mlflow_iap_callbacks.server.secret import read_secret
-from mlflow_iap_callbacks.server.start_error import StartError
+from .secret import read_secret
+from .start_error import StartError
 
-# In pure Python: nothing to compile, and no library of the system's to keep patched.
-# mysqlclient (C) answered 0.9 to 1.2 times as many requests, in two runs of `make server-bench`.
+# Pure Python, so nothing to compile and no system library to keep patched. With mysqlclient (C),
+# the server handled 0.9 and 1.2 times as many requests in two runs of `make server-bench`.
 _DRIVER = "mysql+pymysql"
 _PASSWORD = "MLFLOW_SERVER_DATABASE_PASSWORD"  # noqa: S105 - a variable's name
-_POLL = 0.5  # seconds between two tries
-_CONNECT_TIMEOUT = 5  # seconds for one; a TCP address that swallows packets would take minutes
-# What another try cannot cure.
-_REFUSED = {
+_RETRY_INTERVAL = 0.5  # seconds
+_CONNECT_TIMEOUT = 5  # seconds; an address that drops packets would take minutes
+# Errors that do not go away, by code.
+_PERMANENT = {
     ER.ACCESS_DENIED_ERROR: (
-        "the user or its password is wrong. Compare the secret with the user's password "
+        "the user or its password is wrong. Set the user's password to the secret's text "
         "(`gcloud sql users set-password`)."
     ),
-    ER.DBACCESS_DENIED_ERROR: "the user may not use it. Grant it to the user.",
-    ER.BAD_DB_ERROR: "there is none of this name. Create it: `gcloud sql databases create`.",
+    ER.DBACCESS_DENIED_ERROR: "the user has no privileges on it. Grant them.",
+    ER.BAD_DB_ERROR: "no database has this name. Create it: `gcloud sql databases create`.",
 }
 
 
 def database_url(environment: Mapping[str, str]) -> URL:
-    """The database's URL from the variables of `appengine/app.yaml`, the password encoded.
+    """Return the URL of the database that environment variables name.
 
     Raises:
-        StartError: not one of socket and host, not one password, or one that cannot be read.
+        StartError: if not exactly one of socket and host or not exactly one password is set, or
+            the password cannot be read.
     """
     socket = environment.get("MLFLOW_SERVER_DATABASE_SOCKET", "")
     host, _, port = environment.get("MLFLOW_SERVER_DATABASE_HOST", "").partition(":")
@@ -56,33 +57,28 @@ def database_url(environment: Mapping[str, str]) -> URL:
         host=host or "localhost",
         port=int(port) if port else None,
         database=environment.get("MLFLOW_SERVER_DATABASE_NAME") or "mlflow",
-        # MySQL's plain "utf8" has no characters beyond three bytes.
+        # MySQL's plain "utf8" lacks characters of more than three bytes.
         query={"charset": "utf8mb4", **({"unix_socket": socket} if socket else {})},
     )
 
 
-def text_of(url: URL) -> str:
-    """For MLflow's environment; a `URL` prints itself without its password."""
-    return url.render_as_string(hide_password=False)
-
-
 def name_of(url: URL) -> str:
-    """For people: the database and where it is, without user and password."""
+    """Return the name and the address of a database, for messages."""
     port = f":{url.port}" if url.port else ""
     return f"{url.database} at {url.query.get('unix_socket') or f'{url.host}{port}'}"
 
 
 def connect(url: URL, seconds: float) -> Engine:
-    """An engine of one connection, as soon as the database answers.
+    """Return an engine with one connection, once the database accepts it.
 
     Args:
-        url: as of `database_url`.
-        seconds: to wait for a database that is not there yet.
+        url: from `database_url`.
+        seconds: how long to wait for a database that is not available yet.
 
     Raises:
-        StartError: it did not answer in time, or it refuses this user.
+        StartError: if it is not available in time, or rejects this user.
     """
-    # One connection: a lock taken on it is held for what is done on it, and only for that.
+    # One connection, so that a lock taken on it is held while the engine works, and no longer.
     engine = sqlalchemy.create_engine(
         url, poolclass=StaticPool, connect_args={"connect_timeout": _CONNECT_TIMEOUT}
     )
@@ -93,16 +89,19 @@ def connect(url: URL, seconds: float) -> Engine:
                 return engine
         except DBAPIError as error:
             code, text = _reason(error)
-            if code in _REFUSED:
-                raise StartError(f"The database {name_of(url)} refuses: {_REFUSED[code]}") from None
-            if time.monotonic() + _POLL > ends:
+            if code in _PERMANENT:
                 raise StartError(
-                    f"The database {name_of(url)} did not answer within {seconds:g} s: {text}. "
+                    f"The database {name_of(url)} rejects the connection: {_PERMANENT[code]}"
+                ) from None
+            if time.monotonic() + _RETRY_INTERVAL > ends:
+                raise StartError(
+                    f"The database {name_of(url)} did not respond within {seconds:g} s: {text}. "
                     "Check that it runs, that app.yaml names its instance, and that the service "
                     "account has roles/cloudsql.client."
                 ) from None
-        # Cloud SQL's socket comes a moment after the container; a restart takes about a minute.
-        time.sleep(_POLL)
+        # Cloud SQL's socket appears shortly after the container starts; a restart of the database
+        # takes about a minute.
+        time.sleep(_RETRY_INTERVAL)
 
 
 def _password(environment: Mapping[str, str]) -> str:
@@ -110,7 +109,7 @@ def _password(environment: Mapping[str, str]) -> str:
     given = [name for name in names if environment.get(name)]
     if len(given) != 1:
         raise StartError(
-            f"The database's password is given {len(given)} times. Set one of "
+            f"The database's password is set {len(given)} times. Set exactly one of "
             f"{', '.join(reversed(names))}, the first to projects/PROJECT/secrets/NAME/versions/"
             "latest."
         )
@@ -122,7 +121,7 @@ def _password(environment: Mapping[str, str]) -> str:
             return Path(value).read_text().removesuffix("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise StartError(
-                f"{given[0]}={value} cannot be read: {error}. Make it readable by this user."
+                f"{given[0]}={value} cannot be read: {error}. Make it readable for this user."
             ) from None
     return value
 

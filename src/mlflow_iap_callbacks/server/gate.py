@@ -1,4 +1,4 @@
-"""The gate around all of MLflow: who comes in, and by which name."""
+"""The gate around MLflow: admits requests with a valid assertion, and knows their sender."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from mlflow.version import VERSION
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mlflow_iap_callbacks.server.assertion import InvalidAssertionError, Verifier
-from mlflow_iap_callbacks.server.closed_routes import is_closed
-from mlflow_iap_callbacks.server.public_keys import KeysUnavailableError
-from mlflow_iap_callbacks.server.refusal import refuse
-from mlflow_iap_callbacks.server.routed_path import routed_path
+from .assertion import InvalidAssertionError, Verifier
+from .error_response import send_error
+from .public_keys import KeysUnavailableError
+from .routes import is_closed, routed_path
 
 ASSERTION_HEADER = b"x-goog-iap-jwt-assertion"
 
-# The load balancer's probes carry no assertion; what they get to see is not MLflow itself.
+# For the load balancer's health checks, which have no assertion. They do not reach MLflow.
 _OPEN = {"/health": "OK", "/version": VERSION}
-# WSGI does not tell `_` from `-`: `X_Forwarded_User` would reach Flask as X-Forwarded-User.
+# Matched with `_` as `-`, because WSGI does not distinguish them: Flask would read
+# `X_Forwarded_User` as X-Forwarded-User.
 _IDENTITY_HEADER = re.compile(
     rb"x-goog-.*|(proxy-)?authorization|remote-user"
     rb"|x-(forwarded|auth-request|remote|mlflow)-(user|email|preferred-username|groups?)"
@@ -29,19 +29,19 @@ _IDENTITY_HEADER = re.compile(
 _logger = logging.getLogger(__name__)
 
 visitor: ContextVar[str] = ContextVar("visitor")
-"""E-mail of the sender of the request that is being answered; only the gate sets it."""
+"""E-mail of the sender of the current request; only the gate sets it."""
 
 
 class Gate:
-    """Lets requests through to `app` that carry a valid assertion, under its name.
+    """Passes requests with a valid assertion to `app`, and sets `visitor` to its e-mail.
 
-    Only GET and HEAD of exactly /health and /version are answered without, as MLflow answers them.
-    Headers by which a client could name itself are taken off every request.
+    Without an assertion only GET and HEAD of exactly /health and /version get a response, the same
+    as MLflow's. Headers with which a client could claim an identity are removed.
 
     Args:
-        app: all of MLflow.
-        verifier: of this application's assertions.
-        static_prefix: under which MLflow serves; empty for none.
+        app: MLflow's app.
+        verifier: of assertions for this application.
+        static_prefix: path prefix that MLflow serves at; empty for none.
     """
 
     def __init__(self, app: ASGIApp, verifier: Verifier, *, static_prefix: str = "") -> None:
@@ -61,23 +61,23 @@ class Gate:
         try:
             email = await self._verifier.email(_assertion(scope))
         except InvalidAssertionError as reason:
-            _logger.info("A request to %r was refused: %s.", scope["path"], reason)
-            sentence = (
-                "This request carries no valid assertion of Identity-Aware Proxy: call the "
-                "service at the address that Identity-Aware Proxy protects."
+            _logger.info("A request to %r was rejected: %s.", scope["path"], reason)
+            message = (
+                "This request has no valid assertion of Identity-Aware Proxy: use the address that "
+                "Identity-Aware Proxy protects."
             )
-            await refuse(scope, send, 401, "UNAUTHENTICATED", sentence)
+            await send_error(scope, send, 401, "UNAUTHENTICATED", message)
             return
         except KeysUnavailableError:
-            sentence = (
-                "The public keys of Identity-Aware Proxy cannot be fetched at the moment, so "
-                "that nobody can be let in: try again in a few seconds."
+            message = (
+                "The public keys of Identity-Aware Proxy cannot be fetched at the moment, so no "
+                "request can be authenticated: try again in a few seconds."
             )
-            await refuse(scope, send, 503, "TEMPORARILY_UNAVAILABLE", sentence)
+            await send_error(scope, send, 503, "TEMPORARILY_UNAVAILABLE", message)
             return
         if is_closed(routed_path(scope, self._static_prefix)):
-            sentence = "This part of MLflow is not served here."
-            await refuse(scope, send, 404, "ENDPOINT_NOT_FOUND", sentence)
+            message = "This server does not serve this part of MLflow."
+            await send_error(scope, send, 404, "ENDPOINT_NOT_FOUND", message)
             return
         token = visitor.set(email)
         try:
@@ -91,7 +91,7 @@ def _is_open(scope: Scope) -> bool:
         scope["type"] == "http"
         and scope["method"] in ("GET", "HEAD")
         and scope["path"] in _OPEN
-        # As the client spelled it: nothing that is decoded to one of them.
+        # Only if the client spelled it that way, without percent-encoding.
         and scope.get("raw_path") in (None, scope["path"].encode())
     )
 
@@ -99,9 +99,9 @@ def _is_open(scope: Scope) -> bool:
 def _assertion(scope: Scope) -> str:
     found = [value for name, value in scope["headers"] if name.lower() == ASSERTION_HEADER]
     if not found:
-        raise InvalidAssertionError("there is none")
+        raise InvalidAssertionError("it has no assertion")
     if len(found) > 1:
-        raise InvalidAssertionError("there are several")
+        raise InvalidAssertionError("it has several assertions")
     assertion: str = found[0].decode("latin-1")
     return assertion
 

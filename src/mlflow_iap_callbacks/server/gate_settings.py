@@ -1,4 +1,4 @@
-"""What the gate is told by the environment."""
+"""The gate's settings, from environment variables."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from mlflow_iap_callbacks.server.start_error import StartError
+from .start_error import StartError
 
 GOOGLE_KEYS_URL = "https://www.gstatic.com/iap/verify/public_key"
 
@@ -24,16 +24,16 @@ _FALSE = {"false", "0", ""}
 
 @dataclass(frozen=True)
 class GateSettings:
-    """What the gate checks for.
+    """The settings of the gate.
 
     Attributes:
-        audience: the one that an assertion must name: `/projects/NUMBER/apps/PROJECT_ID` on App
-            Engine, `/projects/NUMBER/locations/REGION/services/NAME` on Cloud Run.
-        keys_url: where the public keys are, as a JSON object of PEM by key id.
-        has_permissions: whether MLflow's permissions per experiment and registered model hold;
-            otherwise everyone whom Identity-Aware Proxy lets in sees and changes all.
-        admins: lower-case e-mails of those who may do all, where permissions hold.
-        default_permission: what everybody else may do with what is not theirs, by MLflow's names.
+        audience: that assertions must have: `/projects/NUMBER/apps/PROJECT_ID` on App Engine,
+            `/projects/NUMBER/locations/REGION/services/NAME` on Cloud Run.
+        keys_url: URL of the public keys: a JSON object of PEM by key id.
+        has_permissions: whether MLflow enforces permissions by experiment and registered model.
+            If not, everyone whom Identity-Aware Proxy admits can read and change everything.
+        admins: lower-case e-mails of the users with all permissions.
+        default_permission: MLflow's name of the permission that other users have by default.
     """
 
     audience: str
@@ -47,7 +47,7 @@ class GateSettings:
         """Read MLFLOW_IAP_AUDIENCE, _KEYS_URL, _PERMISSIONS, _ADMINS and _DEFAULT_PERMISSION.
 
         Raises:
-            StartError: if one of them cannot work.
+            StartError: if one of them is invalid.
         """
         emails = environment.get("MLFLOW_IAP_ADMINS", "").lower().split(",")
         settings = cls(
@@ -59,13 +59,13 @@ class GateSettings:
         )
         if settings.has_permissions and not settings.admins:
             raise StartError(
-                "MLFLOW_IAP_PERMISSIONS is on, and nobody is named who may grant them: set "
+                "MLFLOW_IAP_PERMISSIONS is on, but nobody can grant permissions. Set "
                 "MLFLOW_IAP_ADMINS to one or more e-mails, separated by commas."
             )
         if settings.has_permissions and environment.get("MLFLOW_AUTH_CONFIG_PATH"):
             raise StartError(
-                "MLFLOW_AUTH_CONFIG_PATH is set, which has settings for users with passwords: "
-                "unset it, and say by MLFLOW_IAP_DEFAULT_PERMISSION what all may do."
+                "MLFLOW_AUTH_CONFIG_PATH is set, but it is for users with passwords. Unset it, and "
+                "set MLFLOW_IAP_DEFAULT_PERMISSION instead."
             )
         return settings
 
@@ -74,8 +74,8 @@ def _audience(text: str) -> str:
     if not _AUDIENCE.fullmatch(text):
         found = f"is {text!r}" if text else "is not set"
         raise StartError(
-            f"MLFLOW_IAP_AUDIENCE {found}, so no request could be let in: set it to "
-            "/projects/NUMBER/apps/PROJECT_ID on App Engine, to "
+            f"MLFLOW_IAP_AUDIENCE {found}, so every request would be rejected. Set it to "
+            "/projects/NUMBER/apps/PROJECT_ID on App Engine, or to "
             "/projects/NUMBER/locations/REGION/services/NAME on Cloud Run."
         )
     return text
@@ -88,8 +88,8 @@ def _keys_url(text: str) -> str:
     ):
         return text
     raise StartError(
-        f"MLFLOW_IAP_KEYS_URL is {text!r}, where anybody in between could put keys of their own: "
-        "use https, or plain http on this machine only."
+        f"MLFLOW_IAP_KEYS_URL is {text!r}, so others on the network could replace the keys. Use "
+        "https, or http on this machine."
     )
 
 
@@ -105,19 +105,19 @@ def _is_loopback(host: str) -> bool:
 def _default_permission(text: str) -> str:
     if text and text not in _PERMISSIONS:
         raise StartError(
-            f"MLFLOW_IAP_DEFAULT_PERMISSION is {text!r}: set it to one of "
+            f"MLFLOW_IAP_DEFAULT_PERMISSION is {text!r}. Set it to one of "
             f"{', '.join(sorted(_PERMISSIONS))}."
         )
     return text or _DEFAULT_PERMISSION
 
 
 def wants_permissions(environment: Mapping[str, str]) -> bool:
-    """Read MLFLOW_IAP_PERMISSIONS alone.
+    """Read MLFLOW_IAP_PERMISSIONS.
 
     Raises:
         StartError: if it is neither true nor false.
     """
     text = environment.get("MLFLOW_IAP_PERMISSIONS", "").strip().lower()
     if text not in _TRUE | _FALSE:
-        raise StartError(f"MLFLOW_IAP_PERMISSIONS is {text!r}: set it to true or false.")
+        raise StartError(f"MLFLOW_IAP_PERMISSIONS is {text!r}. Set it to true or false.")
     return text in _TRUE

@@ -1,20 +1,20 @@
-"""The names that a server on App Engine is called by."""
+"""The host names that the server responds to."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mlflow_iap_callbacks.server.start_error import StartError
+from .start_error import StartError
 
 
 def hosts_of(environment: Mapping[str, str]) -> list[str]:
-    """Exactly those of the service and of this version of it, and what MLFLOW_SERVER_HOSTS adds.
+    """Return the names of the App Engine service and version, and those in MLFLOW_SERVER_HOSTS.
 
-    App Engine tells project, service and version by its own variables, but not the region's
-    abbreviation in its URLs (``uc`` for us-central1): that is MLFLOW_SERVER_REGION_ID.
+    App Engine sets variables for project, service and version, but not for the region's
+    abbreviation in URLs (``uc`` for us-central1), hence MLFLOW_SERVER_REGION_ID.
 
     Raises:
-        StartError: there is none.
+        StartError: if there are none.
     """
     project = environment.get("GOOGLE_CLOUD_PROJECT", "")
     service = environment.get("GAE_SERVICE", "")
@@ -22,7 +22,7 @@ def hosts_of(environment: Mapping[str, str]) -> list[str]:
     given = environment.get("MLFLOW_SERVER_HOSTS", "")
     hosts = [host for part in given.split(",") if (host := part.strip())]
     if project and service:
-        # example.com:my-project, as old ones are called, is my-project.example.com in URLs.
+        # Old projects are named example.com:my-project, which URLs show as my-project.example.com.
         domain, _, name = project.rpartition(":")
         app = f"{name}.{domain}" if domain else name
         base = app if service == "default" else f"{service}-dot-{app}"
@@ -32,8 +32,7 @@ def hosts_of(environment: Mapping[str, str]) -> list[str]:
         hosts += [f"{name}{end}" for name in names for end in (*ends, ".appspot.com")]
     if not hosts:
         raise StartError(
-            "The names that this server is called by are not known: neither App Engine's "
-            "GOOGLE_CLOUD_PROJECT and GAE_SERVICE nor MLFLOW_SERVER_HOSTS is set. Set the last to "
-            "HOST,HOST."
+            "The host names of this server are unknown: neither App Engine's GOOGLE_CLOUD_PROJECT "
+            "and GAE_SERVICE nor MLFLOW_SERVER_HOSTS is set. Set the last to HOST,HOST."
         )
     return hosts

@@ -1,4 +1,4 @@
-"""Whose name a record bears: which requests of MLflow's API name somebody, and who it becomes."""
+"""Who owns a record: which requests of MLflow's API name an owner, and how each is rewritten."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from mlflow_iap_callbacks.tags import CLAIM_TAG
+from ..tags import CLAIM_TAG
 
 OWNER_TAG = "mlflow.user"
-# `mlflow.trace.user` is not among them: it is the user of the application that is traced.
+# Without `mlflow.trace.user`, which is the user of the traced application.
 _OWNER_TAGS = {OWNER_TAG, "mlflow.auth.username", "mlflow.auth.userId"}
 
 Body = dict[str, Any]
@@ -18,20 +18,20 @@ Rule = Callable[[Body, str], None]
 
 
 class MalformedError(Exception):
-    """The body is not what MLflow takes at this path; its text says in what."""
+    """MLflow could not read the body; the message says why."""
 
 
 class OwnerIsFixedError(Exception):
-    """The request would take its owner from a record."""
+    """The request would remove the owner of a record."""
 
 
 def rule_for(method: str, path: str) -> Rule | None:
-    """Return what makes a request's body tell the truth; None where it names nobody.
+    """Return the function that rewrites a request's body, or None if it cannot name an owner.
 
     Raises:
-        OwnerIsFixedError: if the path itself names the owner's tag.
+        OwnerIsFixedError: if the request deletes the owner's tag, named in its path.
     """
-    method = method.upper()  # as Flask takes it
+    method = method.upper()  # as Flask does
     found = _API.fullmatch(re.sub("/+", "/", path))
     if method in ("GET", "HEAD", "OPTIONS") or found is None:
         return None
@@ -44,14 +44,14 @@ def rule_for(method: str, path: str) -> Rule | None:
 
 
 def parse(body: bytes) -> Body:
-    """Return a body as MLflow understands it.
+    """Return a body as MLflow reads it.
 
     Raises:
-        MalformedError: if it is no JSON object.
+        MalformedError: if it is not a JSON object.
     """
     try:
         content = json.loads(body) if body.strip() else {}
-        if isinstance(content, str):  # old clients encode twice
+        if isinstance(content, str):  # old clients encode it twice
             content = json.loads(content)
     except (ValueError, RecursionError):
         raise MalformedError("it is not JSON") from None
@@ -86,18 +86,18 @@ def _tags(body: Body, email: str, name: str = "tags") -> None:
 
 
 def _one_tag(body: Body, email: str) -> None:
-    """A tag of a record that is there already: its owner stays who made it."""
+    """The tag of an existing record, whose owner remains who created it."""
     if _key(body) in _OWNER_TAGS:
         body["key"] = CLAIM_TAG
 
 
-def _one_tag_less(body: Body, email: str) -> None:
+def _deleted_tag(body: Body, email: str) -> None:
     if _key(body) in _OWNER_TAGS:
         raise OwnerIsFixedError
 
 
 def _new_trace(body: Body, email: str) -> None:
-    if _name(body, "trace") not in body:  # of MLflow 2
+    if _name(body, "trace") not in body:  # MLflow 2
         _new(body, email, "request_metadata")
         _tags(body, email)
         return
@@ -128,12 +128,12 @@ def _source(assessment: Body, email: str) -> None:
         return
     source = _object(assessment, "source")
     kind = source.get(_name(source, "source_type"))
-    if kind not in ("LLM_JUDGE", "CODE", 2, 3):  # not said counts as a person
+    if kind not in ("LLM_JUDGE", "CODE", 2, 3):  # a missing kind counts as a person
         source[_name(source, "source_id")] = email
 
 
 def _new_dataset(body: Body, email: str) -> None:
-    _made_by(body, email)
+    _created_by(body, email)
     tags = _inner_object(body, "tags")
     claim = tags.get(OWNER_TAG, email)
     tags[OWNER_TAG] = email
@@ -152,13 +152,13 @@ def _dataset_records(body: Body, email: str) -> None:
     body[_name(body, "updated_by")] = email
     records = _inner(body, "records", [])
     for record in records if isinstance(records, list) else ():
-        # MLflow takes the maker of a record from here.
+        # MLflow reads the creator of a record from here.
         if isinstance(record, dict) and isinstance(record.get("tags"), dict):
             record["tags"].update(dict.fromkeys(_OWNER_TAGS & set(record["tags"]), email))
     body["records"] = json.dumps(records)
 
 
-def _made_by(body: Body, email: str) -> None:
+def _created_by(body: Body, email: str) -> None:
     body[_name(body, "created_by")] = email
 
 
@@ -178,7 +178,7 @@ def _key(tag: Body) -> str:
 
 
 def _name(body: Body, name: str) -> str:
-    """The spelling of a field that a body uses: protobuf takes `user_id` and `userId`."""
+    """Return the spelling of a field in a body: protobuf accepts `user_id` and `userId`."""
     first, *others = name.split("_")
     camel = first + "".join(map(str.capitalize, others))
     return camel if camel in body and name not in body else name
@@ -201,7 +201,7 @@ def _list(body: Body, name: str) -> list[Body]:
 
 
 def _inner(body: Body, name: str, default: Any) -> Any:
-    """What is JSON once more, in a string."""
+    """Return a field that is JSON within a JSON string."""
     text = body.get(name)
     if not text:
         return default
@@ -230,16 +230,16 @@ _RULES: list[tuple[re.Pattern[str], set[str], Rule]] = [
         ("(runs|registered-models|model-versions)/set-tag", "POST", _one_tag),
         ("experiments/set-experiment-tag", "POST", _one_tag),
         ("traces/[^/]+/tags", "PATCH", _one_tag),
-        ("(runs|registered-models|model-versions)/delete-tag", "POST DELETE", _one_tag_less),
-        ("experiments/delete-experiment-tag", "POST", _one_tag_less),
-        ("traces/[^/]+/tags", "DELETE", _one_tag_less),
+        ("(runs|registered-models|model-versions)/delete-tag", "POST DELETE", _deleted_tag),
+        ("experiments/delete-experiment-tag", "POST", _deleted_tag),
+        ("traces/[^/]+/tags", "DELETE", _deleted_tag),
         ("traces", "POST", _new_trace),
         ("traces/[^/]+", "PATCH", _ended_trace),
         ("traces/[^/]+/assessments(/[^/]+)?", "POST PATCH", _assessment),
         ("datasets/create", "POST", _new_dataset),
         ("datasets/[^/]+/tags", "PATCH", _dataset_tags),
         ("datasets/[^/]+/records", "POST", _dataset_records),
-        ("(issues|review-queues/create)", "POST", _made_by),
+        ("(issues|review-queues/create)", "POST", _created_by),
         ("review-queues/items/set-status", "POST", _completed_by),
     )
 ]

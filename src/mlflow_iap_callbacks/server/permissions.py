@@ -1,9 +1,8 @@
-"""MLflow's permissions per experiment and registered model, for those whom the gate lets in.
+"""MLflow's permissions by experiment and registered model, for visitors whom the gate admits.
 
-The rule by which users come to be: whoever is let in for the first time becomes a user of MLflow
-by that e-mail, with a random password that nobody knows and that opens nothing, as only the gate's
-word counts. Who is named in MLFLOW_IAP_ADMINS is an admin from that moment on; it is looked up
-again on each request. Everybody else starts with the default permission.
+A visitor's first request creates an MLflow user with the visitor's e-mail and a random password,
+which is never used, because only the gate authenticates. E-mails in MLFLOW_IAP_ADMINS are admins,
+which each request ensures. All others start with the default permission.
 """
 
 from __future__ import annotations
@@ -23,26 +22,26 @@ from mlflow.protos.databricks_pb2 import UNAUTHENTICATED
 from starlette.types import ASGIApp
 from werkzeug.datastructures import Authorization
 
-from mlflow_iap_callbacks.server.gate import visitor
-from mlflow_iap_callbacks.server.gate_settings import GateSettings
+from .gate import visitor
+from .gate_settings import GateSettings
 
 AUTHORIZATION_FUNCTION = f"{__name__}:user_of_request"
 
 
 def user_of_request() -> Authorization:
-    """Return the visitor as MLflow's user; MLflow's `authorization_function`.
+    """Return the visitor as MLflow's user. This is MLflow's `authorization_function`.
 
     Raises:
-        MlflowException: if the request did not come through the gate.
+        MlflowException: if the request bypassed the gate.
     """
     from mlflow.server.auth import store
 
     email = visitor.get("")
     if not email:
-        raise MlflowException("This request did not come through the gate.", UNAUTHENTICATED)
+        raise MlflowException("This request bypassed the gate.", UNAUTHENTICATED)
     is_admin = email in GateSettings.from_environment().admins
     if not store.has_user(email):
-        with suppress(MlflowException):  # another request of theirs was first
+        with suppress(MlflowException):  # another request of this visitor did it first
             store.create_user(email, _unknown_password(), is_admin=is_admin)
     if is_admin and not store.get_user(email).is_admin:
         store.update_user(email, is_admin=True)
@@ -50,28 +49,28 @@ def user_of_request() -> Authorization:
 
 
 def app_with_permissions(settings: GateSettings) -> ASGIApp:
-    """Return MLflow's app with its own permissions, which know users by `user_of_request`.
+    """Return MLflow's app with its own permissions, for the users of `user_of_request`.
 
-    Its users are kept in the backend store.
+    The users are stored in the backend store.
     """
-    # Needed for a page that is not served, and may differ between processes.
+    # Only a page that is not served needs it, so it may differ between processes.
     os.environ.setdefault(mlflow_variables.MLFLOW_FLASK_SERVER_SECRET_KEY.name, secrets.token_hex())
-    # MLflow wants one admin to begin with.
+    # MLflow requires an initial admin.
     os.environ[mlflow_variables.MLFLOW_AUTH_ADMIN_USERNAME.name] = settings.admins[0]
     os.environ[mlflow_variables.MLFLOW_AUTH_ADMIN_PASSWORD.name] = _unknown_password()
     mlflow_variables.MLFLOW_BASIC_AUTH_FAIL_CLOSED.set(True)
-    mlflow_variables._MLFLOW_SGI_NAME.set("uvicorn")  # else it gives Flask's part alone
+    mlflow_variables._MLFLOW_SGI_NAME.set("uvicorn")  # otherwise it returns Flask's part only
     with _config_file(settings.default_permission):
         from mlflow.server import auth
-    with _alone():
+    with _one_process_at_a_time():
         app: ASGIApp = auth.create_app()
     return app
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
-    """The processes of one server start at once, and each would make the tables."""
-    import fcntl  # not on Windows, where the rest can be imported
+def _one_process_at_a_time() -> Iterator[None]:
+    """Let one process of the server create the tables; all of them start at the same time."""
+    import fcntl  # not on Windows, where the other modules can be imported
 
     with open(__file__) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -80,7 +79,7 @@ def _alone() -> Iterator[None]:
 
 @contextmanager
 def _config_file(default_permission: str) -> Iterator[None]:
-    """MLflow reads its settings from a file alone, and once; ours holds the database's password."""
+    """Write the file that MLflow reads once, and delete it: it has the database's password."""
     from mlflow.server.constants import BACKEND_STORE_URI_ENV_VAR
 
     config = configparser.ConfigParser(interpolation=None)

@@ -1,4 +1,4 @@
-"""The public keys of Identity-Aware Proxy, fetched when they are needed and never often."""
+"""The public keys of Identity-Aware Proxy: fetched when needed, with a limited rate."""
 
 from __future__ import annotations
 
@@ -10,34 +10,33 @@ import requests
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-FETCH_INTERVAL = 10.0  # seconds
-FRESH_FOR = 3600.0  # seconds
-_TIMEOUT = 5.0  # seconds
+_FETCH_INTERVAL = 10.0  # seconds
+_FRESH_FOR = 3600.0  # seconds; withdrawn keys are forgotten after it
+_TIMEOUT = 5.0  # seconds; requests with an unknown key wait for it
 
 _logger = logging.getLogger(__name__)
 
 
 class KeysUnavailableError(Exception):
-    """No public key is known, and none could be fetched."""
+    """No public keys are known, and fetching them failed."""
 
 
 class PublicKeys:
-    """Google's keys by their id, of one process.
+    """This process's copy of Google's public keys.
 
-    They are fetched on the first request, again when a key is asked for that is not among them,
-    and when they are older than `fresh_for`: then in the background, and a key that Google no
-    longer publishes is forgotten. Between two fetches there are always `fetch_interval` seconds,
-    so that a flood of invented key ids costs nothing. While Google cannot be reached, the keys
-    known stay good.
+    They are fetched for the first request, and again when a request needs a key that is not among
+    them. When they are older than `fresh_for`, they are replaced in the background, so that keys
+    that Google has withdrawn are forgotten. If Google is unreachable, the known keys stay in use.
 
     Args:
-        url: of a JSON object that has PEM by key id.
-        fetch_interval: in seconds.
-        fresh_for: in seconds.
+        url: of a JSON object of PEM by key id.
+        fetch_interval: minimum time between two fetches, in seconds; ten by default, so that a
+            flood of invented key ids costs little and a new key is known soon.
+        fresh_for: how long fetched keys are used before they are fetched again, in seconds.
     """
 
     def __init__(
-        self, url: str, *, fetch_interval: float = FETCH_INTERVAL, fresh_for: float = FRESH_FOR
+        self, url: str, *, fetch_interval: float = _FETCH_INTERVAL, fresh_for: float = _FRESH_FOR
     ) -> None:
         self._url = url
         self._fetch_interval = fetch_interval
@@ -48,10 +47,10 @@ class PublicKeys:
         self._fetching: asyncio.Task[None] | None = None
 
     async def find(self, key_id: str) -> str | None:
-        """Return a key's PEM; None where Google publishes no such key.
+        """Return a key's PEM, or None if Google publishes no such key.
 
         Raises:
-            KeysUnavailableError: if no key is known at all.
+            KeysUnavailableError: if no keys are known.
         """
         if key_id in self._keys:
             if time.monotonic() - self._fetched > self._fresh_for:
@@ -59,7 +58,7 @@ class PublicKeys:
             return self._keys[key_id]
         self._begin_fetch()
         if self._fetching is not None:
-            # Shielded: it is also the others' who wait for it.
+            # Shielded, because other requests wait for the same fetch.
             await asyncio.shield(self._fetching)
         if not self._keys:
             raise KeysUnavailableError
@@ -76,8 +75,8 @@ class PublicKeys:
             self._fetched = time.monotonic()
         except (requests.RequestException, ValueError) as error:
             _logger.warning(
-                "The public keys of Identity-Aware Proxy could not be fetched from %s: %s. "
-                "The %d known stay in use.",
+                "mlflow-iap: The public keys of Identity-Aware Proxy could not be fetched from %s: "
+                "%s. The %d known keys stay in use; check the network if this goes on.",
                 *(self._url, error, len(self._keys)),
             )
         finally:
@@ -85,15 +84,15 @@ class PublicKeys:
 
 
 def _download(url: str) -> dict[str, str]:
-    answer = requests.get(url, timeout=_TIMEOUT, allow_redirects=False)
-    if answer.status_code != 200:
-        raise ValueError(f"the answer's status is {answer.status_code}")
-    published = answer.json()
+    response = requests.get(url, timeout=_TIMEOUT, allow_redirects=False)
+    if response.status_code != 200:
+        raise ValueError(f"the response has status {response.status_code}")
+    published = response.json()
     if not isinstance(published, dict):
-        raise ValueError("the answer is no JSON object")
+        raise ValueError("the response is not a JSON object")
     keys = {key_id: pem for key_id, pem in published.items() if _is_p256(pem)}
     if not keys:
-        raise ValueError("the answer has no key for ES256")
+        raise ValueError("the response has no ES256 keys")
     return keys
 
 
@@ -102,5 +101,5 @@ def _is_p256(pem: object) -> bool:
         key = serialization.load_pem_public_key(str(pem).encode())
     except ValueError:
         return False
-    # google-auth verifies by the key's own curve, whatever the token's header says.
+    # google-auth verifies with the key's own curve, no matter what the token's header says.
     return isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1)

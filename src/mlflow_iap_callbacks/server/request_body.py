@@ -1,49 +1,51 @@
-"""The body of a request, read whole up to a limit, and given on."""
+"""Reading the body of a request, up to a limit, and replacing it."""
 
 from __future__ import annotations
 
 from starlette.types import Message, Receive, Scope
 
+# MLflow's largest JSON body, a full `log_batch`, is about 1 MB; records of a dataset may be more.
+MAX_BODY_BYTES = 8 * 1024 * 1024
+
 
 class BodyTooLargeError(Exception):
-    """The body is larger than the limit; not all of it was read."""
+    """The body has more than MAX_BODY_BYTES; it was not read to its end."""
 
 
-class ClientGoneError(Exception):
-    """The client hung up before its body had come."""
+class ClientDisconnectedError(Exception):
+    """The client disconnected before it had sent its whole body."""
 
 
-async def read_body(receive: Receive, limit: int) -> bytes:
-    """Return the body, of at most `limit` bytes, sent in chunks or not.
+async def read_body(receive: Receive) -> bytes:
+    """Return a request's body.
 
     Raises:
-        BodyTooLargeError, ClientGoneError: as they say.
+        BodyTooLargeError: if it has more than MAX_BODY_BYTES.
+        ClientDisconnectedError: if the client disconnected.
     """
-    chunks: list[bytes] = []
-    size = 0
+    body = bytearray()
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise ClientGoneError
-        chunks.append(message.get("body", b""))
-        size += len(chunks[-1])
-        if size > limit:
+            raise ClientDisconnectedError
+        body += message.get("body", b"")
+        if len(body) > MAX_BODY_BYTES:
             raise BodyTooLargeError
         if not message.get("more_body", False):
-            return b"".join(chunks)
+            return bytes(body)
 
 
 def with_body(scope: Scope, receive: Receive, body: bytes) -> tuple[Scope, Receive]:
-    """Return the request with another body in the place of the one that was read."""
-    kept = [
+    """Return the request with `body` in place of the body that was read."""
+    headers = [
         (name, value)
         for name, value in scope["headers"]
         if name.lower() not in (b"content-length", b"transfer-encoding")
     ]
-    headers = [*kept, (b"content-length", str(len(body)).encode())]
-    left: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+    headers.append((b"content-length", str(len(body)).encode()))
+    unread: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replay() -> Message:
-        return left.pop() if left else await receive()
+        return unread.pop() if unread else await receive()
 
     return {**scope, "headers": headers}, replay

@@ -1,4 +1,4 @@
-"""From the variables of `appengine/app.yaml` to a running `mlflow server`."""
+"""Starts `mlflow server` with the environment variables of `appengine/app.yaml`."""
 
 from __future__ import annotations
 
@@ -10,108 +10,108 @@ from typing import NamedTuple, NoReturn
 
 from sqlalchemy import URL, Engine
 
-from mlflow_iap_callbacks.server import schema
-from mlflow_iap_callbacks.server.artifacts import SCHEME
-from mlflow_iap_callbacks.server.database import connect, database_url, name_of, text_of
-from mlflow_iap_callbacks.server.gate_settings import GateSettings, wants_permissions
-from mlflow_iap_callbacks.server.hosts import hosts_of
-from mlflow_iap_callbacks.server.start_error import StartError
+from . import schema
+from .artifacts import SCHEME
+from .database import connect, database_url, name_of
+from .gate_settings import GateSettings, wants_permissions
+from .hosts import hosts_of
+from .start_error import StartError
 
-# Seconds. Cloud SQL's restart takes about one minute; App Engine's start may take ten.
+# Seconds. Cloud SQL restarts in about one minute; App Engine allows ten for a start.
 _DATABASE_WAIT = 120.0
-# Two processors are busy with two: 1, 2 and 4 answered 86, 103 and 102 requests a second of 8
-# clients, in 448, 660 and 1,027 MiB. Figures are of `make server-bench`, on two processors that the
-# database and the load share (benchmarks/server_load.md); between two runs they moved by 20 %.
+# Two keep two processors busy: 1, 2 and 4 workers handled 86, 103 and 102 requests a second from 8
+# clients, in 448, 660 and 1,027 MiB. These figures are from `make server-bench`, where the database
+# and the clients share the two processors (benchmarks/server_load.md); they vary by 20 %.
 _WORKERS = 2
 _UVICORN: tuple[str, ...] = (
-    # Two workers and asyncio's own loop hold each answer back for 43 ms (uvicorn#3149): 0.75 times
-    # as many requests. Of the parsers, h11 had 0.65 times as many in one run, 1.15 in another.
+    # With two workers, asyncio's own loop delays each response by 43 ms (uvicorn#3149), so 0.75
+    # times as many requests are handled; with h11, 0.65 times in one run and 1.15 in another.
     *("--loop", "uvloop", "--http", "httptools"),
-    # App Engine's front writes one. With a second, 0.78 times as many pass in one run, 1.04 in
-    # another.
+    # App Engine's front end has an access log. With a second one, 0.78 times as many requests were
+    # handled in one run, 1.04 in another.
     "--no-access-log",
-    # Seconds for which a connection is kept. nginx in front keeps its side for 60 by default, and
-    # must be the first to close: a request that goes out on one that is being closed is lost.
+    # Seconds until an idle connection is closed. nginx closes its side after 60 by default and must
+    # be first, because a request that is sent on a connection while it closes is lost.
     *("--timeout-keep-alive", "75"),
-    # Seconds. At 5, the default, a worker that is busy importing or with a large file is killed.
+    # Seconds. The default of 5 kills workers that are busy with an import or a large file.
     *("--timeout-worker-healthcheck", "30"),
 )
-# Seconds from SIGTERM in which requests may end: App Engine kills after 30, Cloud Run after 10.
+# Seconds from SIGTERM for requests to finish: App Engine kills after 30, Cloud Run after 10.
 _GRACE, _GRACE_ON_CLOUD_RUN = 25, 8
-# What a tracking server does not need, and what would run code or call out.
+# Features that a tracking server does not need, or that run code or call other services.
 _OFF = {
-    # Eight processes more, and 1.3 GiB.
+    # Eight more processes, which take 1.3 GiB.
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "MLFLOW_ENABLE_AI_GATEWAY": "false",
     "MLFLOW_ENABLE_REMOTE_ASSISTANT": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
-# Connections to the database of each worker: those that are kept, and those at need. MLflow answers
-# 40 requests of a worker at once and takes up to four connections for one (log-batch: one session
-# in another). Of its own 15, forty take one each and wait for the second, until 30 s later all are
-# refused with 400. With 40 * 3 + 1 there is always one that has all it needs.
+# Database connections of each worker: those kept open, and more on demand. A worker handles 40
+# requests at once, and each takes up to four connections (log-batch nests sessions). With MLflow's
+# own 15, requests that have one connection each wait for a second one, and after 30 s all fail with
+# 400. With 40 * 3 + 1 there is always a request that gets all it needs.
 _POOL = {
     "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "40",
     "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": "81",
 }
-_LEAST_SECONDS, _MOST_SECONDS = 1.0, 1800.0  # 1800: the longest start that App Engine allows
+_MIN_WAIT, _MAX_WAIT = 1.0, 1800.0  # seconds; App Engine allows no longer start
 
 
-def serve(environment: Mapping[str, str], *, is_to_migrate: bool) -> NoReturn:
-    """Become `mlflow server`, once what it needs is there.
+def serve(environment: Mapping[str, str], *, must_migrate: bool) -> NoReturn:
+    """Replace this process by `mlflow server`, once all that it needs is available.
 
     Args:
-        environment: README.md of `appengine/` lists its variables.
-        is_to_migrate: bring an older schema, or an empty database, up first.
+        environment: its variables are documented in appengine/README.md.
+        must_migrate: whether to migrate an empty database or an older schema first.
 
     Raises:
-        StartError: something is missing.
+        StartError: if something is missing or wrong.
     """
-    ready = _ready(environment, is_to_migrate=is_to_migrate)
+    ready = _ready(environment, must_migrate=must_migrate)
     kept = {
         name: value
         for name, value in environment.items()
         if not name.startswith("MLFLOW_SERVER_DATABASE_")
     }
-    told = {
-        # Not in the command: every user of the machine can read that.
-        "MLFLOW_BACKEND_STORE_URI": text_of(ready.url),
+    added = {
+        # Not in the command, which every user of the machine can read.
+        "MLFLOW_BACKEND_STORE_URI": ready.url.render_as_string(hide_password=False),
         "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(ready.hosts),
         "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ",".join(f"https://{name}" for name in ready.hosts),
     }
     sys.stdout.flush()
-    # In this process's place, so that it is the server that gets App Engine's SIGTERM.
+    # In place of this process, so that the server gets App Engine's SIGTERM.
     os.execve(  # noqa: S606 - our own command
-        ready.command[0], ready.command, {**_POOL, **kept, **_OFF, **told}
+        ready.command[0], ready.command, {**_POOL, **kept, **_OFF, **added}
     )
 
 
 def migrate(environment: Mapping[str, str]) -> bool:
-    """Bring the schema to this MLflow's; return whether there was anything to do.
+    """Migrate the schema to this version of MLflow, and return whether that changed anything.
 
     Raises:
-        StartError: it is not possible.
+        StartError: if it cannot be migrated.
     """
     engine = _database(environment, database_url(environment))
     return schema.migrate(engine, has_users=wants_permissions(environment))
 
 
 def check(environment: Mapping[str, str]) -> list[str]:
-    """Do all that `serve` does before it serves; return what was found, a line for each.
+    """Run the checks of `serve`, and return a line about each result.
 
     Raises:
-        StartError: something is missing.
+        StartError: if something is missing or wrong.
     """
-    ready = _ready(environment, is_to_migrate=False)
+    ready = _ready(environment, must_migrate=False)
     gate = ready.gate
     return [
-        f"lets in whom IAP vouches for to {gate.audience}",
+        f"accepts assertions of IAP for {gate.audience}",
         *([f"permissions by user, admins {', '.join(gate.admins)}"] * gate.has_permissions),
-        f"answers to {', '.join(ready.hosts)}",
-        f"database {name_of(ready.url)} answers",
-        "its schema is this MLflow's",
+        f"responds to {', '.join(ready.hosts)}",
+        f"database {name_of(ready.url)} responds",
+        "its schema is current",
         f"artifacts in {_destination(environment)}",
-        f"serves by {' '.join(ready.command[1:])}",
+        f"serves with {' '.join(ready.command[1:])}",
     ]
 
 
@@ -122,14 +122,14 @@ class _Ready(NamedTuple):
     url: URL
 
 
-def _ready(environment: Mapping[str, str], *, is_to_migrate: bool) -> _Ready:
+def _ready(environment: Mapping[str, str], *, must_migrate: bool) -> _Ready:
     command = _command(environment)
-    # The server's own process reads them again, too late for a status: it would end with 0.
+    # The server reads them again, but exits with status 0 if they are wrong.
     gate = GateSettings.from_environment(environment)
     hosts = hosts_of(environment)
     url = database_url(environment)
     engine = _database(environment, url)
-    if is_to_migrate:
+    if must_migrate:
         schema.migrate(engine, has_users=gate.has_permissions)
     schema.require_current(engine, has_users=gate.has_permissions)
     engine.dispose()
@@ -138,10 +138,10 @@ def _ready(environment: Mapping[str, str], *, is_to_migrate: bool) -> _Ready:
 
 
 def require_artifacts(environment: Mapping[str, str]) -> None:
-    """Return where the artifacts' bucket, or folder, can be used.
+    """Check that the bucket or folder of the artifacts can be used.
 
     Raises:
-        StartError: it cannot.
+        StartError: if it cannot.
     """
     destination = _destination(environment)
     if not destination.startswith("gs://"):
@@ -149,11 +149,11 @@ def require_artifacts(environment: Mapping[str, str]) -> None:
             Path(destination).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StartError(
-                f"Artifacts cannot be kept in {destination}: {error.strerror}. Set "
+                f"Artifacts cannot be stored in {destination}: {error.strerror}. Set "
                 "MLFLOW_ARTIFACTS_DESTINATION to gs://BUCKET/FOLDER."
             ) from None
         return
-    from mlflow_iap_callbacks.server.bucket import require_bucket
+    from .bucket import require_bucket
 
     require_bucket(destination)
 
@@ -166,12 +166,12 @@ def _command(environment: Mapping[str, str]) -> list[str]:
     workers = environment.get("MLFLOW_WORKERS") or str(_WORKERS)
     for name, text in (("PORT", port), ("MLFLOW_WORKERS", workers)):
         if not text.isdigit() or not int(text):
-            raise StartError(f"{name}={text!r} is no number above 0. Correct it, or unset it.")
+            raise StartError(f"{name}={text!r} is not a number above 0. Correct it, or unset it.")
     grace = _GRACE_ON_CLOUD_RUN if environment.get("K_SERVICE") else _GRACE
     uvicorn = [*_UVICORN, "--timeout-graceful-shutdown", str(grace)]
     return [
         *(sys.executable, "-m", "mlflow", "server", "--app-name", "iap"),
-        # App Engine's front comes from outside of the container.
+        # All addresses, because App Engine's front end is outside of the container.
         *("--host", environment.get("HOST") or "0.0.0.0", "--port", port),  # noqa: S104
         *("--workers", workers, "--artifacts-destination", destination),
         *("--uvicorn-opts", " ".join(uvicorn)),
@@ -192,9 +192,9 @@ def _database(environment: Mapping[str, str], url: URL) -> Engine:
         seconds = float(text)
     except ValueError:
         seconds = 0.0
-    if not _LEAST_SECONDS <= seconds <= _MOST_SECONDS:
+    if not _MIN_WAIT <= seconds <= _MAX_WAIT:
         raise StartError(
-            f"{name}={text!r} is no number of seconds. Give one from {_LEAST_SECONDS:g} to "
-            f"{_MOST_SECONDS:g}, or unset it for {_DATABASE_WAIT:g}."
+            f"{name}={text!r} is not a number of seconds from {_MIN_WAIT:g} to {_MAX_WAIT:g}. "
+            f"Correct it, or unset it for {_DATABASE_WAIT:g}."
         )
     return connect(url, seconds)

@@ -1,10 +1,12 @@
-"""What keeps a server from starting."""
+"""The error that keeps a server from starting."""
+
+from click import ClickException
 
 
-class StartError(Exception):
-    """One plain line: what happened with what was found, and what to do next."""
+class StartError(ClickException):
+    """The server cannot start. The message is one line: what is wrong, and what to do next."""
 
 
 def first_line(error: BaseException) -> str:
-    """What it says first, for the middle of such a line."""
+    """Return the first line of an error's message, for use within such a line."""
     return str(error).strip().partition("\n")[0].rstrip(".")

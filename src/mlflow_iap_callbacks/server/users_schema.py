@@ -1,4 +1,4 @@
-"""The tables of MLflow's users and their permissions, which have a history of their own."""
+"""The tables of MLflow's users and permissions, which have their own schema revisions."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ _VERSION_TABLE = "alembic_version_auth"
 
 
 def scripts() -> ScriptDirectory:
-    """The history. MLflow's own way to it imports all of its server."""
+    """Return the migrations. MLflow's own function for that imports its whole server."""
     return ScriptDirectory(
         str(Path(mlflow.__file__).parent / "server" / "auth" / "db" / "migrations")
     )
 
 
 def revision_of(engine: Engine) -> str | None:
-    """Return the revision of the tables; None for no tables, and for those of before MLflow 3.6."""
+    """Return the tables' revision; None without tables, and for tables older than MLflow 3.6."""
     with engine.connect() as connection:
         return _context(connection).get_current_revision()
 
 
 def upgrade(engine: Engine) -> None:
-    """Bring the tables to the newest revision, on the engine's own connection."""
+    """Migrate the tables to the newest revision, on the engine's own connection."""
     history = scripts()
     with engine.begin() as connection:
-        event.listen(connection, "before_cursor_execute", _without_name_twice, retval=True)
+        event.listen(connection, "before_cursor_execute", _without_constraint_name, retval=True)
         context = _context(connection)
         is_unversioned = context.get_current_revision() is None
         if is_unversioned and inspect(connection).has_table("users"):
@@ -49,9 +49,9 @@ def _context(connection: Connection) -> MigrationContext:
     return MigrationContext.configure(connection, opts={"version_table": _VERSION_TABLE})
 
 
-def _without_name_twice(
+def _without_constraint_name(
     _: Connection, __: object, statement: str, parameters: Any, *___: object
 ) -> tuple[str, Any]:
-    """Two of the tables have a foreign key of one name, which MySQL takes once in a database."""
-    # github.com/mlflow/mlflow/issues/9642, of 2023
+    """Two tables use one name for a foreign key, but names are unique in a MySQL database."""
+    # github.com/mlflow/mlflow/issues/9642, from 2023
     return statement.replace("CONSTRAINT fk_user_id FOREIGN KEY", "FOREIGN KEY"), parameters

@@ -5,34 +5,22 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
 import sys
-import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import requests
 
+import python_process
 from mlflow_iap_callbacks import IAPMlflowClient
 from mlflow_iap_callbacks.cli.local import use
-from mlflow_iap_callbacks.iap.google_identity import LIFETIME
+from mlflow_iap_callbacks.iap.google_tokens import LIFETIME
 from mlflow_iap_callbacks.local import LocalCloud, MlflowServer
+from python_process import PIPE
+from scripts import COMMAND
+from scripts import command as _run
 from waiting import wait_until
-
-_COMMAND = str(Path(sysconfig.get_path("scripts")) / "mlflow-iap")
-
-
-def _run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [_COMMAND, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        env={**os.environ, "COLUMNS": "200", **variables},
-    )
-
 
 # --- local -----------------------------------------------------------------------------------
 
@@ -72,21 +60,19 @@ def test_a_401_counts_as_healed_whatever_mlflow_answers_then(
 def test_local_tells_a_command_that_cannot_be_run() -> None:
     told = _run("local", "--", "no-such-command")
     assert told.returncode == 1
-    assert "'no-such-command' cannot be run" in told.stderr
+    assert "Cannot run 'no-such-command'" in told.stderr
     assert "Traceback" not in told.stderr
 
 
+@pytest.mark.slow
 def test_local_ends_its_command_and_servers_when_it_is_ended(tmp_path: Path) -> None:
     script = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
-    with subprocess.Popen(
-        [_COMMAND, "local", "--folder", str(tmp_path), "--", sys.executable, "-c", script],
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
+    arguments = ["local", "--folder", str(tmp_path), "--", sys.executable, "-c", script]
+    with python_process.start(COMMAND, *arguments, stdout=PIPE) as process:
         assert process.stdout is not None
         child = int(process.stdout.readline())
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=30)
+        process.wait(30)
     wait_until(lambda: not Path(f"/proc/{child}").exists(), "the command ends")
     log = (tmp_path / "mlflow" / "mlflow-server.log").read_text()
     server = re.search(r"running on (http://127\.0\.0\.1:\d+)", log)
@@ -95,10 +81,10 @@ def test_local_ends_its_command_and_servers_when_it_is_ended(tmp_path: Path) -> 
         requests.get(server[1], timeout=5)
 
 
+@pytest.mark.slow
 def test_local_serves_on_loopback_until_it_is_ended() -> None:
-    with subprocess.Popen(
-        [_COMMAND, "local"], stdout=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "200"}
-    ) as process:
+    environment = {**os.environ, "COLUMNS": "200"}
+    with python_process.start(COMMAND, "local", environment=environment, stdout=PIPE) as process:
         try:
             assert process.stdout is not None
             exports = {}
@@ -110,18 +96,13 @@ def test_local_serves_on_loopback_until_it_is_ended() -> None:
                         break
             assert exports["MLFLOW_TRACKING_AUTH"] == "iap"
             assert exports["MLFLOW_TRACKING_URI"].startswith("http://127.0.0.1:")
-            done = subprocess.run(
-                [sys.executable, "-m", "mlflow", "experiments", "search"],
-                env={**os.environ, **exports},
-                capture_output=True,
-                text=True,
-                timeout=60,
-                check=False,
+            done = python_process.run(
+                *("-m", "mlflow", "experiments", "search"), environment={**os.environ, **exports}
             )
             assert "Default" in done.stdout, done.stderr
         finally:
             process.send_signal(signal.SIGTERM)
-            process.communicate(timeout=30)
+            process.wait(30)
     assert process.returncode == 0
     assert not Path(exports["GOOGLE_APPLICATION_CREDENTIALS"]).exists()
     with pytest.raises(requests.ConnectionError):
@@ -159,7 +140,7 @@ def test_token_tells_what_is_wrong_with_the_credentials(echo: LocalCloud, tmp_pa
 def test_without_a_tracking_uri_the_command_says_what_to_set(command: str) -> None:
     told = _run(command)
     assert told.returncode == 1
-    assert "MLFLOW_TRACKING_URI" in told.stderr
+    assert "Set MLFLOW_TRACKING_URI" in told.stdout + told.stderr
 
 
 # --- doctor ----------------------------------------------------------------------------------
@@ -216,7 +197,7 @@ def test_the_doctor_needs_no_credentials_for_a_server_without_iap(
 
 @pytest.mark.parametrize(
     ("uri", "says"),
-    [("http://mlflow.example", "plain text"), ("mlflow", "no URL")],
+    [("http://mlflow.example", "plain text"), ("mlflow", "not the URL")],
 )
 def test_the_doctor_stops_at_a_bad_address(uri: str, says: str) -> None:
     told = _run("doctor", MLFLOW_TRACKING_URI=uri)

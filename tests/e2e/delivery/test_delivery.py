@@ -8,16 +8,18 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-import mlflow.data
 import numpy as np
 import pytest
+from mlflow import MlflowClient
+from mlflow.data.numpy_dataset import from_numpy
 from mlflow.entities import Run
 
+from lightgbm_helpers import inputs
 from mlflow_iap_callbacks import IAPError, IAPMlflowClient
 from mlflow_iap_callbacks.delivery import lifecycle
 from mlflow_iap_callbacks.delivery.run_writer import RunWriter
 from mlflow_iap_callbacks.local import LocalCloud
-from mlflow_iap_callbacks.outbox import journals
+from mlflow_iap_callbacks.outbox import journal_folder
 from own_log import said_by_us
 from waiting import wait_until
 
@@ -207,7 +209,7 @@ def test_what_mlflow_rejects_is_reported_once_and_the_rest_arrives(
     assert (found.data.tags["5"], found.data.tags["odd"]) == ("five", "?")
     assert found.info.status == "FINISHED"
     lifecycle.drain()
-    (journal,) = journals.survey()
+    (journal,) = journal_folder.survey()
     assert journal.records() == 0
     assert journal.refused.total() == 5
     assert sum("rejects" in message for message in said_by_us(caplog)) == 1
@@ -270,7 +272,7 @@ def test_artifacts_arrive_as_they_were_when_they_were_logged(
     assert (got / "texts" / "file.txt").read_text() == "then"
     assert (got / "folder" / "sub" / "x.txt").read_text() == "x"
     assert (got / "stays.txt").read_text() == "s"
-    assert not list(journals.folder().rglob("*.txt"))
+    assert not list(journal_folder.folder().rglob("*.txt"))
 
 
 def test_an_artifact_that_is_gone_is_told_and_the_run_goes_on(
@@ -292,12 +294,12 @@ def test_an_artifact_that_is_gone_is_told_and_the_run_goes_on(
 
 
 def test_a_data_set_becomes_an_input_of_the_run(cloud: LocalCloud, name: str) -> None:
-    dataset = mlflow.data.from_numpy(np.zeros((3, 2)), name="zeros")
+    dataset = from_numpy(np.zeros((3, 2)), name="zeros")
     run = RunWriter(IAPMlflowClient(), name)
     run.log_input(dataset, "training")
     run.finish()
     assert run.flush()
-    (found,) = _run(name).inputs.dataset_inputs
+    (found,) = inputs(_run(name))
     assert (found.dataset.name, found.dataset.digest) == ("zeros", dataset.digest)
     assert {tag.key: tag.value for tag in found.tags} == {"mlflow.data.context": "training"}
 
@@ -307,7 +309,7 @@ def test_no_name_is_merged_with_another_and_no_number_is_invented(
 ) -> None:
     run = RunWriter(IAPMlflowClient(), name, tags={"tag@1": "t"})
     values = {"ndcg@1": 0.5, "ndcg#1": 0.25, "none": math.nan, "inf": math.inf}
-    run.log_metrics({**values, "f32": np.float32(0.5)})  # type: ignore[dict-item]
+    run.log_metrics({**values, "f32": np.float32(0.5)})
     run.log_metrics({"none": math.nan})
     run.log_params({"p@1": 1, "p#1": 2})
     run.finish()
@@ -337,14 +339,14 @@ def test_no_journal_holds_a_token_or_a_password(cloud: LocalCloud, name: str) ->
     run = RunWriter(IAPMlflowClient(uri), name)
     run.log_metrics({"m": 1.0})
     run.run_id()
-    texts = [file.read_bytes() for file in journals.folder().iterdir()]
+    texts = [file.read_bytes() for file in journal_folder.folder().iterdir()]
     assert any(cloud.url.encode() in text for text in texts)
     # Tokens are JSON in base64, and so begin with these three.
     assert not [secret for secret in (b"secret", b"eyJ") for text in texts if secret in text]
 
 
 def test_a_plain_mlflow_client_and_its_store_do_as_well(tmp_path: Path, name: str) -> None:
-    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/own.db")
+    client = MlflowClient(f"sqlite:///{tmp_path}/own.db")
     run = RunWriter(client, name)
     run.log_metrics({"m": 1.0})
     run.finish()

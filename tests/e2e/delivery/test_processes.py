@@ -14,7 +14,7 @@ from mlflow.entities import Run
 
 from mlflow_iap_callbacks import IAPMlflowClient
 from mlflow_iap_callbacks.local import LocalCloud
-from mlflow_iap_callbacks.outbox import journals
+from mlflow_iap_callbacks.outbox import journal_folder
 from optuna_equality import is_of_a_study
 from scripts import DEADLINE, Script, Start, command, starting
 from variables import set_all
@@ -87,12 +87,12 @@ def _line(first: int, end: int) -> list[tuple[int, float]]:
 
 
 def _files() -> list[str]:
-    folder = journals.folder()
+    folder = journal_folder.folder()
     return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
 
 def _waiting() -> int:
-    return sum(journal.records() for journal in journals.survey())
+    return sum(journal.records() for journal in journal_folder.survey())
 
 
 # --- the end of a process ----------------------------------------------------------------------
@@ -217,7 +217,7 @@ def test_threads_that_go_on_logging_do_not_hold_up_the_end_and_lose_nothing(
                 logged[number] = step + 1
                 if step == 100:
                     begun.wait()
-                threading.Event().wait(0.001)
+                threading.Event().wait(0.004)
 
         for number in range(4):
             threading.Thread(target=log, args=(number,), daemon=True).start()
@@ -395,7 +395,7 @@ def test_sync_delivers_what_a_killed_process_left_and_leaves_a_living_one_alone(
     seen = _seen(name)
     assert seen["open"] == _Seen("FAILED", True, {"m": _line(0, 50)}, {})
     assert (seen["living"].status, seen["living"].is_told) == ("RUNNING", False)
-    assert [journal.pid for journal in journals.survey()] == [living.pid]
+    assert [journal.pid for journal in journal_folder.survey()] == [living.pid]
     living.send(signal.SIGUSR1)
     assert living.end() == 0, living.err
     assert _seen(name)["living"] == _Seen("FINISHED", False, {"m": _line(0, 20)}, {})
@@ -536,7 +536,7 @@ def test_a_sweep_in_two_threads_that_gets_sigterm_leaves_no_trial_out(
             x = trial.suggest_float("x", 0.0, 1.0)
             for step in range(10):
                 run.log_metrics({"m": step / 2}, step=step)
-                threading.Event().wait(0.005)
+                threading.Event().wait(0.02)
             return x
 
         def tell(study, trial):  # in one write, for two threads tell
@@ -658,12 +658,14 @@ def test_a_second_sigterm_ends_at_once_and_all_stays_on_disk(
 
 
 @pytest.mark.timeout(300)
-def test_30_forks_under_load_lose_and_double_nothing_and_never_deadlock(
-    cloud: LocalCloud, start: Start, name: str
+@pytest.mark.parametrize("forks", [9, pytest.param(30, marks=pytest.mark.slow)])
+def test_forks_under_load_lose_and_double_nothing_and_never_deadlock(
+    forks: int, cloud: LocalCloud, start: Start, name: str
 ) -> None:
     script = start(
         """
         fork = multiprocessing.get_context("fork")
+        forks = int(sys.argv[2])
         client = IAPMlflowClient()
         shared = RunWriter(client, NAME, run_name="shared")
         is_over = threading.Event()
@@ -690,16 +692,17 @@ def test_30_forks_under_load_lose_and_double_nothing_and_never_deadlock(
             thread.start()
         shared.run_id()
         children, forked = [], []
-        for number in range(30):
+        for number in range(forks):
             # Those that end by sys.exit come first: it would join multiprocessing's, not theirs.
-            if number >= 10 and number % 2:  # ends by os._exit, behind multiprocessing's finalizers
+            if number >= forks // 3 and number % 2:
+                # Ends by os._exit, behind multiprocessing's finalizers.
                 children.append(fork.Process(target=child, args=(number,)))
                 children[-1].start()
             else:
                 pid = os.fork()
                 if pid == 0:
                     child(number)
-                    if number < 10:
+                    if number < forks // 3:
                         sys.exit(0)
                     os._exit(0)  # delivers nothing: its parent does, at its end
                 forked.append(pid)
@@ -716,7 +719,7 @@ def test_30_forks_under_load_lose_and_double_nothing_and_never_deadlock(
         shared.finish()
         print(set(statuses), *logged)
         """,
-        name,
+        *(name, str(forks)),
     )
     # A server that 30 processes write to at once may be too slow to take all before they end, at
     # which each waits for it up to 30 s, and their parent up to 30 s more.
@@ -725,11 +728,11 @@ def test_30_forks_under_load_lose_and_double_nothing_and_never_deadlock(
     assert statuses == "{0}"
     wait_until(lambda: command("sync").returncode == 0, "what they left is sent", DEADLINE)
     seen = _seen(name)
-    of_children = {f"child {number}": _line(0, 20) for number in range(30)}
+    of_children = {f"child {number}": _line(0, 20) for number in range(forks)}
     assert seen.pop("shared") == _Seen(
-        "FINISHED", False, {"parent": _line(0, 300), **of_children}, {}
+        "FINISHED", False, {"parent": _line(0, forks * 10), **of_children}, {}
     )
-    for number in range(30):
+    for number in range(forks):
         run = _Seen("FINISHED", False, {"m": _line(0, 20)}, {})
         assert seen.pop(f"child {number}") == run
     loads = {f"load {n} {i}" for n, count in enumerate(logged) for i in range(int(count))}
@@ -864,7 +867,8 @@ _WAYS_TO_WORK = {
 @pytest.mark.parametrize(
     "way",
     [
-        *("spawn", "pool of forks", "joblib loky"),
+        *("spawn", "pool of forks"),
+        pytest.param("joblib loky", marks=pytest.mark.slow),
         pytest.param("executor of forks", marks=pytest.mark.soak),
         pytest.param("joblib multiprocessing", marks=pytest.mark.soak),
     ],
@@ -895,6 +899,7 @@ def test_workers_that_get_callbacks_and_handles_lose_and_double_nothing(
     assert _files() == []
 
 
+@pytest.mark.slow
 def test_workers_on_one_study_make_one_run_of_each_trial(
     cloud: LocalCloud, start: Start, name: str, tmp_path: Path
 ) -> None:

@@ -27,6 +27,7 @@ from mlflow_iap_callbacks import (
 )
 from mlflow_iap_callbacks.iap.mlflow_plugin import auth_for
 from mlflow_iap_callbacks.local import LocalCloud, MlflowServer
+from tracking_server import TrackingServer
 from variables import set_all
 
 
@@ -145,7 +146,7 @@ def test_the_deadline_holds_for_lookup_and_creation_together(
 @pytest.fixture
 def own_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MlflowServer]:
     """A server that a test may stop, behind IAP."""
-    with MlflowServer(tmp_path) as server, LocalCloud(server.url) as cloud:
+    with TrackingServer(tmp_path) as server, LocalCloud(server.url) as cloud:
         set_all(monkeypatch, cloud.environment())
         yield server
 
@@ -302,7 +303,7 @@ def test_no_token_is_in_a_log_at_debug_nor_in_an_error(
             cloud.revoke_tokens()
             client.search_experiments()
             tokens.append(auth.credentials.token())
-            cloud.fault(fault, status=403, from_iap=fault == "answer", times=0)  # type: ignore[arg-type]
+            cloud.fault(fault, status=403, from_iap=fault == "answer", times=0)
             with pytest.raises(MlflowException) as caught:
                 client.create_run(experiment)
             cloud.clear_faults()

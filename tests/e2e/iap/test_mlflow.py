@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
-import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 from mlflow.exceptions import MlflowException
 
+import python_process
 from mlflow_iap_callbacks.local import LocalCloud
 
 _30_MB = 30_000_000
@@ -30,9 +30,7 @@ def cloud(cloud: LocalCloud) -> Iterator[LocalCloud]:
 
 
 def _run(*command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", *command], capture_output=True, text=True, timeout=90, check=False
-    )
+    return python_process.run("-m", *command)
 
 
 def _only_the_trainer(cloud: LocalCloud) -> bool:
@@ -114,8 +112,9 @@ def test_traces_pass(cloud: LocalCloud) -> None:
 
     add(1, 2)
     mlflow.flush_trace_async_logging()
-    experiment = mlflow.get_experiment(mlflow.tracking.fluent._get_experiment_id())
-    traces = mlflow.MlflowClient().search_traces([experiment.experiment_id])
+    experiment_id = mlflow.tracking.fluent._get_experiment_id()
+    assert experiment_id is not None
+    traces = mlflow.MlflowClient().search_traces([experiment_id])
     assert len(traces) == 1
     assert _only_the_trainer(cloud)
 
@@ -180,15 +179,13 @@ def test_requests_to_another_tracking_server_are_left_alone(
         assert not any("authorization" in seen.headers for seen in other.requests)
 
 
-def test_importing_mlflow_loads_two_names_of_ours_and_nothing_else() -> None:
+def test_importing_mlflow_loads_the_two_entry_points_and_nothing_else() -> None:
     """MLflow loads entry points in every process that talks to a server, whatever its server."""
     script = (
         "import mlflow.tracking.request_auth.registry, sys;"
         "heavy = ('tenacity', 'google.auth', 'mlflow_iap_callbacks', 'optuna', 'lightgbm');"
         "print(sorted(name for name in sys.modules if name.startswith(heavy)))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
-    )
-    names = ["", ".mlflow_plugin", ".server", ".server.artifacts"]
+    done = python_process.run("-c", script, modules=())
+    names = ["", ".iap", ".iap.mlflow_plugin", ".server", ".server.artifacts"]
     assert done.stdout.strip() == str([f"mlflow_iap_callbacks{name}" for name in names])

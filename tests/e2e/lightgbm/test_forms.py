@@ -36,7 +36,8 @@ from lightgbm_helpers import (
     sets,
     the_run,
 )
-from mlflow_iap_callbacks import IAPLightGBMCallback, IAPMLflowCallback, IAPMlflowClient, process
+from mlflow_iap_callbacks import IAPLightGBMCallback, IAPMLflowCallback, IAPMlflowClient
+from mlflow_iap_callbacks.delivery import lifecycle
 from mlflow_iap_callbacks.local import LocalCloud
 from scripts import command
 from waiting import wait_until
@@ -129,7 +130,7 @@ def test_an_early_stop_is_finished_with_its_last_and_its_best_iteration(
 ) -> None:
     train, valid = sets()
     record: dict[str, Any] = {}
-    both = [
+    both: list[Callable[..., Any]] = [
         IAPLightGBMCallback(experiment_name=name),
         lgb.early_stopping(3, first_metric_only=is_first_only, verbose=False),
     ]
@@ -304,7 +305,7 @@ def test_cv_that_stops_early_keeps_its_last_iterations_too(cloud: LocalCloud, na
         ],
     )
     run = the_run(name)
-    (best,) = {len(values) for values in result.values()}
+    (best,) = {len(values) for values in result.values()}  # type: ignore[arg-type]
     assert points(run, "valid-binary_logloss") == list(enumerate(seen))
     assert len(seen) == best + 3  # LightGBM's own result ends at the best
     assert run.data.metrics["best_iteration"] == best
@@ -408,7 +409,7 @@ def test_a_dask_estimator_makes_one_run(cloud: LocalCloud, name: str, tmp_path: 
             callbacks=[IAPLightGBMCallback(experiment_name=name), recorder],
         )
         assert estimator.fitted_
-        client.run(lambda: process.drain(30.0))
+        client.run(lambda: lifecycle.drain(30.0))
     run = the_run(name)
     recorded = recorder.curves()
     assert len(recorded) == 2  # each worker has its own data, and values

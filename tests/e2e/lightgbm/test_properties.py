@@ -36,7 +36,7 @@ _GIVEN = st.one_of(
     st.lists(st.integers(), max_size=5),
 )
 _FEW = settings(
-    max_examples=25,
+    max_examples=settings().max_examples // 10,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

@@ -7,10 +7,9 @@ import json
 import logging
 import os
 import pty
-import subprocess
-import sys
 import uuid
 from pathlib import Path
+from typing import Any
 
 import lightgbm as lgb
 import mlflow
@@ -21,7 +20,9 @@ from lightgbm.callback import CallbackEnv
 from mlflow.entities import Run
 from scipy.sparse import csr_matrix
 
-from lightgbm_helpers import PARAMS, arrays, curves, runs, sets, the_run
+import python_process
+from lightgbm_helpers import PARAMS, arrays, curves, models, runs, sets, the_run
+from lightgbm_helpers import inputs as data_sets
 from mlflow_iap_callbacks import IAPLightGBMCallback, IAPMlflowClient
 from mlflow_iap_callbacks.local import LocalCloud
 
@@ -38,7 +39,9 @@ def _files(run: Run) -> set[str]:
 
 def _text(run: Run, file: str, folder: Path) -> str:
     client = IAPMlflowClient()
-    return Path(client.download_artifacts(run.info.run_id, f"lightgbm/{file}", folder)).read_text()
+    return Path(
+        client.download_artifacts(run.info.run_id, f"lightgbm/{file}", str(folder))
+    ).read_text()
 
 
 def _frame() -> tuple[pd.DataFrame, np.ndarray]:
@@ -92,22 +95,19 @@ def test_data_sets_are_inputs_with_shape_features_and_digest(cloud: LocalCloud, 
     train(y)
     train(1 - y)
     inputs = [
-        {
-            each.dataset.name: (each.dataset, each.tags[0].value)
-            for each in run.inputs.dataset_inputs
-        }
+        {each.dataset.name: (each.dataset, each.tags[0].value) for each in data_sets(run)}
         for run in runs(name)
     ]
     data, context = inputs[0]["training"]
     assert context == "training"
-    profile = json.loads(data.profile)
+    profile = json.loads(data.profile or "")
     assert (profile["num_rows"], profile["num_features"]) == (120, 5)
     assert profile["categorical_features"] == ["colour"]
-    columns = json.loads(data.schema)["mlflow_colspec"]
+    columns = json.loads(data.schema or "")["mlflow_colspec"]
     assert [column["name"] for column in columns] == list(frame.columns)
     held, context = inputs[0]["valid_1"]
     assert context == "validation"
-    assert json.loads(held.profile)["num_rows"] == 80
+    assert json.loads(held.profile or "")["num_rows"] == 80
     digests = [found["training"][0].digest for found in inputs]
     assert digests[0] == digests[1] != digests[2]
 
@@ -115,7 +115,7 @@ def test_data_sets_are_inputs_with_shape_features_and_digest(cloud: LocalCloud, 
 def test_data_sets_are_left_out_if_asked(cloud: LocalCloud, name: str) -> None:
     callback = IAPLightGBMCallback(experiment_name=name, log_datasets=False)
     lgb.train(PARAMS, sets()[0], 2, callbacks=[callback])
-    assert not the_run(name).inputs.dataset_inputs
+    assert not data_sets(the_run(name))
 
 
 def test_sparse_data_of_many_columns_stays_sparse(cloud: LocalCloud, name: str) -> None:
@@ -128,7 +128,7 @@ def test_sparse_data_of_many_columns_stays_sparse(cloud: LocalCloud, name: str) 
         data = lgb.Dataset(x, y)
         lgb.train({**PARAMS, "min_data_in_leaf": 1}, data, 3, callbacks=[callback])
     run = the_run(name)
-    profile = json.loads(run.inputs.dataset_inputs[0].dataset.profile)
+    profile = json.loads(data_sets(run)[0].dataset.profile or "")
     assert (profile["num_rows"], profile["num_features"]) == (500, wide)
     assert "feature_importance.png" in _files(run)
 
@@ -163,7 +163,7 @@ def test_a_finished_booster_leaves_importance_pictures_and_a_model(
         importance = booster.feature_importance(kind)
         assert found == dict(zip(booster.feature_name(), importance, strict=True))
     counts = list(csv.reader(_text(run, "confusion_matrix.csv", tmp_path).splitlines()))[1:]
-    predicted = booster.predict(frame[120:]) > 0.5
+    predicted = np.asarray(booster.predict(frame[120:])) > 0.5
     expected = [
         [int(((y[120:] == true) & (predicted == guess)).sum()) for guess in (0, 1)]
         for true in (0, 1)
@@ -171,7 +171,7 @@ def test_a_finished_booster_leaves_importance_pictures_and_a_model(
     assert [[int(cell) for cell in row[1:]] for row in counts] == expected
     trees = list(csv.DictReader(_text(run, "trees.csv", tmp_path).splitlines()))
     assert {row["tree_index"] for row in trees} == {"0", "1"}
-    (output,) = run.outputs.model_outputs
+    (output,) = models(run)
     loaded = mlflow.lightgbm.load_model(f"models:/{registered}/1")
     np.testing.assert_array_equal(loaded.predict(frame), booster.predict(frame))
     info = mlflow.models.get_model_info(f"models:/{output.model_id}")
@@ -179,7 +179,9 @@ def test_a_finished_booster_leaves_importance_pictures_and_a_model(
     assert info.signature.inputs.input_names() == list(frame.columns)
     assert info.saved_input_example_info is not None
     uri = f"models:/{registered}/1/requirements.txt"
-    pins = Path(mlflow.artifacts.download_artifacts(uri, dst_path=tmp_path)).read_text().split()
+    pins = (
+        Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(tmp_path))).read_text().split()
+    )
     assert f"lightgbm=={lgb.__version__}" in pins
     assert all("==" in pin for pin in pins)
 
@@ -191,7 +193,7 @@ def test_a_model_without_data_at_hand_has_a_signature_of_its_features(
     with IAPLightGBMCallback(experiment_name=name, log_pictures=False) as callback:
         lgb.train(PARAMS, lgb.Dataset(frame, y), 3, callbacks=[callback])
     run = the_run(name)
-    (output,) = run.outputs.model_outputs
+    (output,) = models(run)
     info = mlflow.models.get_model_info(f"models:/{output.model_id}")
     assert info.signature.inputs.input_names() == list(frame.columns)
     assert _files(run) == {"feature_importance.csv"}
@@ -200,7 +202,7 @@ def test_a_model_without_data_at_hand_has_a_signature_of_its_features(
 def test_the_model_is_left_out_if_asked(cloud: LocalCloud, name: str) -> None:
     with IAPLightGBMCallback(experiment_name=name, log_model=False) as callback:
         lgb.train(PARAMS, sets()[0], 3, callbacks=[callback])
-    assert not the_run(name).outputs.model_outputs
+    assert not models(the_run(name))
 
 
 def test_residuals_are_logged_of_a_regression(cloud: LocalCloud, name: str, tmp_path: Path) -> None:
@@ -232,20 +234,22 @@ def test_an_estimator_is_judged_by_its_own_labels(
     rows = list(csv.reader(_text(run, "confusion_matrix.csv", tmp_path).splitlines()))
     assert rows[0][1:] == ["no", "well", "yes"]
     assert sum(int(cell) for row in rows[1:] for cell in row[1:]) == len(x)
-    assert len(run.outputs.model_outputs) == 1
+    assert len(models(run)) == 1
 
 
 def test_a_cross_validation_leaves_the_mean_importance_of_its_folds(
     cloud: LocalCloud, name: str, tmp_path: Path
 ) -> None:
     with IAPLightGBMCallback(experiment_name=name) as callback:
-        found = lgb.cv(PARAMS, sets()[0], 5, nfold=3, return_cvbooster=True, callbacks=[callback])
+        found: dict[str, Any] = lgb.cv(
+            PARAMS, sets()[0], 5, nfold=3, return_cvbooster=True, callbacks=[callback]
+        )
     run = the_run(name)
     table = csv.DictReader(_text(run, "feature_importance.csv", tmp_path).splitlines())
     gain = {row["feature"]: float(row["gain"]) for row in table}
     folds = np.array(found["cvbooster"].feature_importance("gain"))
     assert list(gain.values()) == pytest.approx(sorted(folds.mean(axis=0), reverse=True))
-    assert not run.outputs.model_outputs
+    assert not models(run)
 
 
 def test_each_training_of_a_with_is_finished(cloud: LocalCloud, name: str) -> None:
@@ -254,7 +258,7 @@ def test_each_training_of_a_with_is_finished(cloud: LocalCloud, name: str) -> No
             lgb.train(PARAMS, sets()[0], 3, callbacks=[callback])
     found = runs(name)
     assert [run.info.status for run in found] == ["FINISHED"] * 2
-    assert [len(run.outputs.model_outputs) for run in found] == [1, 1]
+    assert [len(models(run)) for run in found] == [1, 1]
 
 
 def test_what_raises_behind_a_training_fails_its_run_and_leaves_its_model(
@@ -269,7 +273,7 @@ def test_what_raises_behind_a_training_fails_its_run_and_leaves_its_model(
         train_and_raise()
     run = the_run(name)
     assert run.info.status == "FAILED"
-    assert len(run.outputs.model_outputs) == 1
+    assert len(models(run)) == 1
 
 
 def test_a_training_that_raises_in_a_with_fails_its_run_without_a_model(
@@ -286,7 +290,7 @@ def test_a_training_that_raises_in_a_with_fails_its_run_without_a_model(
         train()
     run = the_run(name)
     assert run.info.status == "FAILED"
-    assert not run.outputs.model_outputs
+    assert not models(run)
 
 
 def test_a_booster_that_was_trained_before_gets_a_run(cloud: LocalCloud, name: str) -> None:
@@ -296,7 +300,7 @@ def test_a_booster_that_was_trained_before_gets_a_run(cloud: LocalCloud, name: s
     run = the_run(name)
     assert run.info.status == "FINISHED"
     assert run.data.params["learning_rate"] == "0.2"
-    assert len(run.outputs.model_outputs) == 1
+    assert len(models(run)) == 1
 
 
 def test_a_trial_s_run_has_the_model_that_is_finished_into_it(cloud: LocalCloud, name: str) -> None:
@@ -307,7 +311,7 @@ def test_a_trial_s_run_has_the_model_that_is_finished_into_it(cloud: LocalCloud,
     callback.finish(booster)
     found = the_run(name)
     assert found.info.status == "RUNNING"
-    assert len(found.outputs.model_outputs) == 1
+    assert len(models(found)) == 1
 
 
 def test_only_the_first_features_of_wide_data_are_drawn(
@@ -335,7 +339,7 @@ def test_what_cannot_be_logged_is_told_and_the_rest_is_there(
     with caplog.at_level(logging.WARNING):
         callback.finish(booster, X=x[:, :2], y=y)
     run = the_run(name)
-    assert "predictions could not be logged" in caplog.text
+    assert "Could not log the predictions of a LightGBM training" in caplog.text
     assert "feature_importance.png" in _files(run)
     assert run.info.status == "FINISHED"
 
@@ -353,11 +357,8 @@ def test_a_terminal_shows_what_is_being_logged(
         "    lgb.train({'verbosity': -1}, data, 3, callbacks=[callback])\n"
     )
     ours, theirs = pty.openpty()
-    with subprocess.Popen(
-        [sys.executable, str(script)],
-        stderr=theirs,
-        env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
-    ) as process:
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
+    with python_process.start(str(script), environment=environment, stderr=theirs) as process:
         os.close(theirs)
         shown = b""
         while True:

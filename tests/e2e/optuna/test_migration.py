@@ -737,7 +737,7 @@ def test_all_that_is_logged_in_an_objective_that_the_old_callback_tracks_is_in_o
     found = []
     for callback in (module.MLflowCallback(), IAPMLflowCallback()):
 
-        @callback.track_in_mlflow()
+        @callback.track_in_mlflow()  # type: ignore[untyped-decorator]
         def objective(trial: optuna.Trial) -> float:
             value = _x(trial)
             for step in range(3):

@@ -16,7 +16,7 @@ import database_server
 from database_server import MariaDB
 from mlflow_iap_callbacks import IAPMLflowCallback
 from mlflow_iap_callbacks.local import LocalCloud
-from mlflow_iap_callbacks.outbox import journals
+from mlflow_iap_callbacks.outbox import journal_folder
 from optuna_equality import assert_mlflow_equals_storage, is_of_a_study, runs_in
 from scripts import DEADLINE, Start, command, starting
 from waiting import wait_until
@@ -125,7 +125,13 @@ _WAYS = {
 
 
 @pytest.mark.parametrize(
-    "way", [pytest.param(way, marks=pytest.mark.soak) if "gRPC" in way else way for way in _WAYS]
+    "way",
+    [
+        "processes",
+        pytest.param("a Dask cluster", marks=pytest.mark.slow),
+        pytest.param("joblib's loky", marks=pytest.mark.slow),
+        pytest.param("Optuna's gRPC proxy", marks=pytest.mark.soak),
+    ],
 )
 def test_what_the_workers_of_a_sweep_did_is_in_mlflow_as_in_their_storage(
     way: str, cloud: LocalCloud, start: Start, name: str, storage: str
@@ -182,8 +188,11 @@ def test_of_two_runs_that_are_made_for_one_study_at_once_one_stays(
 ) -> None:
     cloud.fault("answer", path="runs/search", status=200, body="{}", times=0)
     script = start(_AT_ONCE, name, storage, "2")
-    made = lambda: sum("runs/create" in seen.path for seen in cloud.requests)  # noqa: E731
-    wait_until(lambda: made() == 2, "both make one", DEADLINE)
+
+    def both_have_made_one() -> bool:
+        return sum("runs/create" in seen.path for seen in cloud.requests) == 2
+
+    wait_until(both_have_made_one, "both make one", DEADLINE)
     cloud.clear_faults()
     assert script.end() == 0, script.err
     _assert_one_stays(name, storage)
@@ -412,7 +421,7 @@ def test_what_killed_workers_left_is_in_mlflow_as_in_their_storage_after_both_sy
     for study in studies:
         assert_mlflow_equals_storage(study)
     assert [callback.sync(study) for study in studies] == [0] * len(studies)
-    assert not [journal for journal in journals.survey() if not journal.is_live]
+    assert not [journal for journal in journal_folder.survey() if not journal.is_live]
 
 
 def test_a_trial_that_is_retried_has_a_run_of_its_own_which_says_of_which_it_is_the_retry(

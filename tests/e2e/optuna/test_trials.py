@@ -9,7 +9,6 @@ import logging
 import math
 import pickle
 import re
-import subprocess
 import sys
 import tempfile
 import threading
@@ -24,7 +23,9 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from mlflow_iap_callbacks import IAPMLflowCallback, IAPMlflowClient, process
+import python_process
+from mlflow_iap_callbacks import IAPMLflowCallback, IAPMlflowClient
+from mlflow_iap_callbacks.delivery import lifecycle
 from mlflow_iap_callbacks.local import LocalCloud
 from optuna_helpers import (
     PARENT_TAG,
@@ -67,7 +68,7 @@ def _x(trial: optuna.Trial) -> float:
 
 def _end_of_process() -> None:
     """Its last report on studies, where there is no time for pictures."""
-    process.drain(15.0)
+    lifecycle.drain(15.0)
 
 
 def _everything(study: optuna.Study) -> dict[str, dict[str, Any]]:
@@ -907,9 +908,8 @@ for _ in range(2):
 callback.close()
 callback.close()
 """
-    done = subprocess.run(
-        [sys.executable, "-c", script], check=True, timeout=90, capture_output=True, text=True
-    )
+    done = python_process.run("-c", script)
+    assert done.returncode == 0, done.stderr
     run = study_run(name)
     link = f"/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
     lines = re.split(r"[\r\n]", done.stderr)

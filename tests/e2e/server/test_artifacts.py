@@ -1,4 +1,4 @@
-"""The server's artifacts in a bucket, whole and in parts, and what is told where there is none."""
+"""The server's artifacts in a bucket, whole and in parts, and the errors of a missing one."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def repository(
     return found
 
 
-def test_files_and_folders_are_listed_and_read_as_they_were_put(
+def test_files_and_folders_are_listed_and_downloaded_as_they_were_logged(
     repository: SessionArtifactRepository, bucket: BucketEmulator, tmp_path: Path
 ) -> None:
     (tmp_path / "a.txt").write_text("content")
@@ -52,23 +52,23 @@ def test_files_and_folders_are_listed_and_read_as_they_were_put(
     assert not [name for name in bucket.names() if name.startswith("artifacts/9/")]
 
 
-def test_an_artifact_that_is_not_there_is_named(
+def test_a_missing_artifact_is_a_404_that_names_it(
     repository: SessionArtifactRepository, tmp_path: Path
 ) -> None:
-    with pytest.raises(MlflowException, match=r"There is no artifact 3/r/none\.txt") as told:
+    with pytest.raises(MlflowException, match=r"There is no artifact 3/r/none\.txt") as raised:
         repository.download_artifacts("3/r/none.txt", str(tmp_path))
-    assert told.value.get_http_status_code() == 404, "it is not to be tried again"
+    assert raised.value.get_http_status_code() == 404, "clients must not retry it"
 
 
-def test_a_bucket_that_is_not_there_is_named(
+def test_a_missing_bucket_is_a_503_that_names_it(
     bucket: BucketEmulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     set_all(monkeypatch, bucket.environment)
     found = get_artifact_repository("gs-sessions://no-such-bucket/artifacts")
     (tmp_path / "a.txt").touch()
-    with pytest.raises(MlflowException, match="The bucket no-such-bucket does not exist") as told:
+    with pytest.raises(MlflowException, match="The bucket no-such-bucket does not exist") as raised:
         found.log_artifact(str(tmp_path / "a.txt"))
-    assert told.value.get_http_status_code() == 503, "it is to be tried again"
+    assert raised.value.get_http_status_code() == 503, "clients must retry it"
 
 
 def test_more_parts_than_a_bucket_composes_at_once_keep_their_order(
@@ -82,7 +82,7 @@ def test_more_parts_than_a_bucket_composes_at_once_keep_their_order(
     assert not [name for name in kept(bucket) if ".uploads" in name]
 
 
-def test_an_upload_that_is_completed_twice_is_there_once(
+def test_an_upload_that_is_completed_twice_makes_one_artifact(
     repository: SessionArtifactRepository, bucket: BucketEmulator
 ) -> None:
     upload_id, parts = send(repository, [b"a", b"b"])
@@ -91,10 +91,11 @@ def test_an_upload_that_is_completed_twice_is_there_once(
     assert kept(bucket).count("artifacts/2/r/twice.txt") == 1
 
 
-def test_an_upload_that_is_not_whole_makes_no_artifact_and_leaves_nothing_when_aborted(
+def test_an_incomplete_upload_makes_no_artifact_and_leaves_nothing_when_aborted(
     repository: SessionArtifactRepository, bucket: BucketEmulator
 ) -> None:
     created = repository.create_multipart_upload("half.txt", 2, "3/r")
+    assert created.upload_id is not None
     requests.put(created.credentials[0].url, data=b"a", timeout=10).raise_for_status()
     both = [MultipartUploadPart(number, "") for number in (1, 2)]
     with pytest.raises(MlflowException, match=r"Parts of the upload .* are missing"):
@@ -107,7 +108,7 @@ def test_an_upload_that_is_not_whole_makes_no_artifact_and_leaves_nothing_when_a
 
 
 @pytest.mark.parametrize("upload_id", ["", "..", "../3/r", "a" * 31, "*" * 32])
-def test_an_upload_id_of_nobodys_reaches_no_object(
+def test_an_unknown_upload_id_reaches_no_object(
     repository: SessionArtifactRepository, bucket: BucketEmulator, upload_id: str
 ) -> None:
     before = kept(bucket)
@@ -117,7 +118,7 @@ def test_an_upload_id_of_nobodys_reaches_no_object(
 
 
 @pytest.mark.parametrize("parts", [0, -1, 10_001])
-def test_a_number_of_parts_that_no_file_has_is_refused(
+def test_an_impossible_number_of_parts_is_rejected(
     repository: SessionArtifactRepository, parts: int
 ) -> None:
     with pytest.raises(MlflowException, match="MLFLOW_MULTIPART_UPLOAD_CHUNK_SIZE"):
@@ -127,7 +128,7 @@ def test_a_number_of_parts_that_no_file_has_is_refused(
 def send(
     repository: SessionArtifactRepository, pieces: list[bytes]
 ) -> tuple[str, list[MultipartUploadPart]]:
-    """As MLflow's client does: each part by one PUT, without credentials."""
+    """Upload like MLflow's client: each part in one PUT, without credentials."""
     created = repository.create_multipart_upload("file", len(pieces), "x")
     for credential, piece in zip(created.credentials, pieces, strict=True):
         requests.put(credential.url, data=piece, timeout=10).raise_for_status()

@@ -1,4 +1,4 @@
-"""From a key file to MySQL and the bucket: all of the chain, and each of its links cut."""
+"""The whole chain from a key file to MySQL and the bucket, and then with each link broken."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import requests
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+import deployed_server
 from deployment import PROGRAM, SERVER_ACCOUNT, Deployment
 from lightgbm_helpers import PARAMS, sets
 from mlflow_iap_callbacks import (
@@ -40,13 +41,14 @@ _200_MB = 200_000_000
 
 @pytest.fixture(scope="module")
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    with Deployment(tmp_path_factory.mktemp("deployment")) as deployment:
+    folder = tmp_path_factory.mktemp("deployment")
+    with Deployment(folder, program=deployed_server.FORKED) as deployment:
         yield deployment
 
 
 @pytest.fixture
 def cloud(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalCloud]:
-    """An IAP for one test, and the variables of its user set."""
+    """An IAP for one test, with the environment variables of its user."""
     with deployment.new_cloud() as cloud:
         set_all(monkeypatch, cloud.environment())
         yield cloud
@@ -54,11 +56,11 @@ def cloud(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> Iterator[L
 
 @pytest.fixture
 def client(cloud: LocalCloud) -> IAPMlflowClient:
-    """One that gives up soon."""
+    """A client that gives up soon."""
     return IAPMlflowClient(deadline=1.0)
 
 
-def test_a_training_by_key_file_is_in_mysql_and_its_files_are_in_the_bucket(
+def test_a_training_with_a_key_file_is_stored_in_mysql_and_the_bucket(
     deployment: Deployment, cloud: LocalCloud
 ) -> None:
     experiment = uuid.uuid4().hex
@@ -96,7 +98,7 @@ def test_a_training_by_key_file_is_in_mysql_and_its_files_are_in_the_bucket(
     assert {seen.account for seen in cloud.requests if seen.reached_upstream} == {cloud.trainer}
 
 
-def test_the_server_has_its_password_and_the_keys_of_assertions_from_google(
+def test_the_server_gets_its_password_and_the_public_keys_from_google(
     deployment: Deployment, client: IAPMlflowClient
 ) -> None:
     client.search_experiments()
@@ -106,10 +108,10 @@ def test_the_server_has_its_password_and_the_keys_of_assertions_from_google(
     assert ("/iap/verify/public_key", None) in asked
 
 
-def test_200_mb_go_up_and_down_past_the_32_mb_of_a_request(
+def test_an_artifact_of_200_mb_passes_the_limit_of_32_mb_for_a_request(
     deployment: Deployment, cloud: LocalCloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By MLflow's own client: the plugin for its authentication is all that there is of ours."""
+    """With MLflow's own client, which uses only this package's authentication plugin."""
     file = tmp_path / "model.bin"
     file.write_bytes(os.urandom(_200_MB))
     client = MlflowClient()
@@ -127,28 +129,28 @@ def test_200_mb_go_up_and_down_past_the_32_mb_of_a_request(
         client.log_artifact(run_id, str(file), "in-one")
 
 
-# --- each link cut ---------------------------------------------------------------------------
+# --- each link broken ------------------------------------------------------------------------
 
 
-def test_a_key_file_that_is_gone_is_named(client: IAPMlflowClient, cloud: LocalCloud) -> None:
+def test_a_missing_key_file_is_named(client: IAPMlflowClient, cloud: LocalCloud) -> None:
     file = cloud.key_file()
     file.unlink()
     with pytest.raises(IAPCredentialsError, match=f"{re.escape(str(file))}.* cannot be read"):
         client.search_experiments()
 
 
-def test_a_key_that_was_deleted_is_told_by_google_or_by_iap(
+def test_a_deleted_key_is_reported_by_google_and_by_iap(
     client: IAPMlflowClient, cloud: LocalCloud
 ) -> None:
     cloud.delete_key()
-    with pytest.raises(IAPCredentialsError, match="The key was deleted or is another account's"):
+    with pytest.raises(IAPCredentialsError, match="The key was deleted or belongs to"):
         client.search_experiments()
     IAPMlflowClient(credentials=IAPCredentials(kind="signed_jwt"))
     with pytest.raises(IAPRefusedError, match="The key or its account was deleted"):
         client.search_experiments()
 
 
-def test_an_account_without_iaps_role_is_named_with_what_to_grant_it(
+def test_an_account_without_iaps_role_is_named_together_with_the_role(
     client: IAPMlflowClient, cloud: LocalCloud
 ) -> None:
     cloud.members.clear()
@@ -156,7 +158,7 @@ def test_an_account_without_iaps_role_is_named_with_what_to_grant_it(
         client.search_experiments()
 
 
-def test_an_assertion_by_a_key_that_is_none_of_googles_is_refused_by_the_gate(
+def test_the_gate_rejects_an_assertion_signed_with_an_unknown_key(
     client: IAPMlflowClient, cloud: LocalCloud
 ) -> None:
     cloud.rotate_assertion_key()
@@ -164,7 +166,7 @@ def test_an_assertion_by_a_key_that_is_none_of_googles_is_refused_by_the_gate(
         client.search_experiments()
 
 
-def test_an_artifact_that_is_not_there_is_told_at_once(
+def test_a_missing_artifact_is_reported_without_a_retry(
     deployment: Deployment, cloud: LocalCloud, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = IAPMlflowClient()
@@ -176,12 +178,12 @@ def test_an_artifact_that_is_not_there_is_told_at_once(
     assert [seen.status for seen in cloud.requests if "none.txt" in seen.path].count(404) == 1
 
 
-def test_who_goes_past_iap_is_sent_back_to_it(deployment: Deployment) -> None:
+def test_a_client_that_bypasses_iap_is_told_to_use_it(deployment: Deployment) -> None:
     with pytest.raises(MlflowException, match="the address that Identity-Aware Proxy protects"):
         IAPMlflowClient(deployment.url).search_experiments()
 
 
-def test_a_database_that_is_away_is_told_and_used_again_when_it_is_back(
+def test_an_unavailable_database_is_reported_and_used_once_it_is_back(
     deployment: Deployment, client: IAPMlflowClient
 ) -> None:
     with (
@@ -192,27 +194,27 @@ def test_a_database_that_is_away_is_told_and_used_again_when_it_is_back(
     assert client.search_experiments()
 
 
-def test_a_bucket_that_is_away_is_told_and_used_again_when_it_is_back(
+def test_an_unavailable_bucket_is_reported_and_used_once_it_is_back(
     deployment: Deployment, client: IAPMlflowClient
 ) -> None:
     run_id = client.create_run("0").info.run_id
-    told = f"The bucket {deployment.bucket.bucket} cannot be reached"
-    with deployment.bucket.away(), pytest.raises(requests.HTTPError, match=told):
+    message = f"The bucket {deployment.bucket.bucket} cannot be reached"
+    with deployment.bucket.away(), pytest.raises(requests.HTTPError, match=message):
         client.log_text(run_id, "text", "notes.txt")
     client.log_text(run_id, "text", "notes.txt")
     assert [file.path for file in client.list_artifacts(run_id)] == ["notes.txt"]
 
 
-def test_a_server_that_is_away_is_told_by_googles_front_end(
+def test_an_unavailable_server_is_reported_by_googles_front_end(
     deployment: Deployment, client: IAPMlflowClient
 ) -> None:
-    told = "answered 502 .* in MLflow's place: no instance of the server could be reached"
-    with deployment.server.away(), pytest.raises(IAPUnavailableError, match=told):
+    message = "answered 502 .* in MLflow's place: no instance of the server could be reached"
+    with deployment.server.away(), pytest.raises(IAPUnavailableError, match=message):
         client.search_experiments()
     assert client.search_experiments()
 
 
-def test_the_program_says_what_to_install_where_there_is_no_mariadb() -> None:
+def test_the_program_says_what_to_install_if_mariadb_is_missing() -> None:
     done = subprocess.run(
         [sys.executable, PROGRAM],
         env={**os.environ, "PATH": str(Path(sys.executable).parent)},

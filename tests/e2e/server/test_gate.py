@@ -1,4 +1,4 @@
-"""MLflow as `mlflow server --app-name iap` serves it, behind a local IAP."""
+"""MLflow, served by `mlflow server --app-name iap` behind a local IAP."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import http.client
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +16,7 @@ import requests
 from mlflow_iap_callbacks import IAPMlflowClient
 from mlflow_iap_callbacks.local import LocalCloud, MlflowServer
 from server_helpers import ASSERTION, gated, send
+from tracking_server import begin
 from variables import set_all
 from waiting import wait_until
 
@@ -59,24 +58,24 @@ def server(both: tuple[LocalCloud, MlflowServer]) -> MlflowServer:
         ("GET", "/nothing"),
     ],
 )
-def test_the_port_itself_answers_401(server: MlflowServer, method: str, path: str) -> None:
+def test_requests_that_bypass_iap_get_a_401(server: MlflowServer, method: str, path: str) -> None:
     forged = {
         "X-Goog-Authenticated-User-Email": "accounts.google.com:ada@example.com",
         ASSERTION: "e30.e30.e30",
     }
-    # Prepared by hand: requests would tidy up the path.
+    # Set afterwards, because requests would normalize the path.
     request = requests.Request(method, server.url, headers=forged).prepare()
     request.url = server.url + path
     with requests.Session() as session:
         assert session.send(request, timeout=30).status_code == 401
 
 
-def test_the_probes_of_the_load_balancer_pass(server: MlflowServer) -> None:
+def test_health_checks_of_the_load_balancer_pass(server: MlflowServer) -> None:
     assert requests.get(f"{server.url}/health", timeout=30).text == "OK"
     assert requests.get(f"{server.url}/version", timeout=30).text == mlflow.__version__
 
 
-def test_a_websocket_is_refused(server: MlflowServer) -> None:
+def test_a_websocket_is_rejected(server: MlflowServer) -> None:
     upgrade = {
         **{"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"},
         "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
@@ -85,7 +84,7 @@ def test_a_websocket_is_refused(server: MlflowServer) -> None:
     assert answer.status_code in (401, 403)
 
 
-def test_a_run_belongs_to_its_account_whatever_the_client_claims(cloud: LocalCloud) -> None:
+def test_a_run_belongs_to_its_account_no_matter_what_the_client_claims(cloud: LocalCloud) -> None:
     client = IAPMlflowClient()
     experiment_id = client.create_experiment("owners")
     run = client.create_run(experiment_id, tags={"mlflow.user": "mallory", "a": "b"})
@@ -96,7 +95,7 @@ def test_a_run_belongs_to_its_account_whatever_the_client_claims(cloud: LocalClo
     assert found.data.tags["mlflow.user"] == cloud.trainer
     assert found.data.tags["mlflow_iap.claimed_user"] == "third"
     assert found.data.tags["a"] == "b"
-    with pytest.raises(mlflow.MlflowException, match="cannot be taken away"):
+    with pytest.raises(mlflow.MlflowException, match="cannot be removed"):
         client.delete_tag(run.info.run_id, "mlflow.user")
 
 
@@ -115,7 +114,7 @@ def test_a_run_belongs_to_its_account_whatever_the_client_claims(cloud: LocalClo
         ("POST", f"{API}/runs/create?user_id=mallory"),
     ],
 )
-def test_no_spelling_of_a_request_makes_a_run_of_anothers(
+def test_no_spelling_of_a_request_creates_a_run_of_another_user(
     cloud: LocalCloud, server: MlflowServer, method: str, path: str
 ) -> None:
     connection = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=30)
@@ -127,7 +126,7 @@ def test_no_spelling_of_a_request_makes_a_run_of_anothers(
     assert answer.status != 200 or json.loads(body)["run"]["info"]["user_id"] == cloud.trainer
 
 
-def test_fluent_runs_models_and_the_registry_bear_the_accounts_name(
+def test_runs_models_and_registered_models_belong_to_the_account(
     cloud: LocalCloud, tmp_path: Path
 ) -> None:
     mlflow.set_experiment("fluent")
@@ -148,7 +147,7 @@ def test_fluent_runs_models_and_the_registry_bear_the_accounts_name(
     assert found.tags["mlflow.user"] == cloud.trainer
 
 
-def test_a_trace_bears_the_accounts_name(cloud: LocalCloud) -> None:
+def test_a_trace_belongs_to_the_account(cloud: LocalCloud) -> None:
     mlflow.set_experiment("traces")
     with mlflow.start_span("work"):
         mlflow.update_current_trace(metadata={"mlflow.trace.user": "customer"})
@@ -160,7 +159,7 @@ def test_a_trace_bears_the_accounts_name(cloud: LocalCloud) -> None:
     assert metadata["mlflow.trace.user"] == "customer"
 
 
-def test_a_large_upload_passes_as_it_is(cloud: LocalCloud, tmp_path: Path) -> None:
+def test_a_large_upload_passes_unchanged(cloud: LocalCloud, tmp_path: Path) -> None:
     client = IAPMlflowClient()
     run = client.create_run(client.create_experiment("uploads"))
     content = os.urandom(12 * 1024 * 1024)
@@ -170,7 +169,7 @@ def test_a_large_upload_passes_as_it_is(cloud: LocalCloud, tmp_path: Path) -> No
     assert Path(path).read_bytes() == content
 
 
-def test_iap_replaces_what_a_client_forges(cloud: LocalCloud, server: MlflowServer) -> None:
+def test_a_forged_header_does_not_change_the_owner(cloud: LocalCloud, server: MlflowServer) -> None:
     client = IAPMlflowClient()
     experiment_id = client.create_experiment("forged")
     answer = send(
@@ -183,7 +182,7 @@ def test_iap_replaces_what_a_client_forges(cloud: LocalCloud, server: MlflowServ
     assert answer.json()["run"]["info"]["user_id"] == "bob@example.com"
 
 
-def test_a_key_rotated_while_it_runs_is_taken_after_the_interval(
+def test_a_new_key_is_accepted_while_the_server_runs(
     cloud: LocalCloud, server: MlflowServer
 ) -> None:
     old = cloud.assertion()
@@ -199,31 +198,31 @@ def test_a_key_rotated_while_it_runs_is_taken_after_the_interval(
     assert status(old) == 200
 
 
-def test_a_flood_of_unknown_keys_hardly_asks_google(
+def test_a_flood_of_unknown_keys_causes_few_requests_to_google(
     cloud: LocalCloud, server: MlflowServer
 ) -> None:
     cloud.google_requests.clear()
     with LocalCloud() as other:
         answers = {send(server, other.assertion(), "GET", "/").status_code for _ in range(200)}
     assert answers == {401}
-    # Two processes, each at most once in ten seconds.
+    # Two processes fetch the keys, each at most once in ten seconds.
     assert len(cloud.google_requests) <= 4
 
 
-def test_without_an_audience_it_says_so_and_ends(
+def test_without_an_audience_the_server_exits_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
-    command = [sys.executable, "-m", "mlflow", "server", "--app-name", "iap", "--port", "0"]
-    command += ["--workers", "2", "--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db"]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    ) as process:
-        try:
-            output, _ = process.communicate(timeout=90)
-        except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)
-            raise
-    # Not by its status: `mlflow server` ends with 0 whatever became of the server.
-    assert "\nMLFLOW_IAP_AUDIENCE is not set, so no request could be let in" in output
+    arguments = ["server", "--app-name", "iap", "--port", "0", "--workers", "2"]
+    arguments += ["--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db"]
+    with (tmp_path / "log").open("wb") as log:
+        process = begin(arguments, os.environ, log, tmp_path)
+    try:
+        process.wait(90)
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    output = (tmp_path / "log").read_text()
+    # Not by its status: `mlflow server` exits with 0 even if the server failed.
+    assert "\nMLFLOW_IAP_AUDIENCE is not set, so every request would be rejected" in output
     assert "create_app" not in output  # no traceback

@@ -1,4 +1,4 @@
-"""Ends of the deployed server and its database, in order and not: what was answered is there."""
+"""Shutdowns and kills of the deployed server and its database, which lose no acknowledged data."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from server_helpers import ASSERTION
 from variables import set_all
 from waiting import wait_until
 
-pytestmark = needs_mariadb
+pytestmark = [needs_mariadb, pytest.mark.slow]  # a deployment with a durable database
 
 _PIECE = bytes(1_000_000)  # of an artifact
 
@@ -37,7 +37,7 @@ def deployment(started: Deployment, monkeypatch: pytest.MonkeyPatch) -> Deployme
     return started
 
 
-def test_a_kill_of_the_server_and_of_its_database_loses_nothing_and_ends_no_client(
+def test_a_kill_of_the_server_and_its_database_loses_nothing_and_stops_no_client(
     deployment: Deployment,
 ) -> None:
     both = (deployment.mariadb, deployment.server)
@@ -51,12 +51,12 @@ def test_a_kill_of_the_server_and_of_its_database_loses_nothing_and_ends_no_clie
     assert ledger.wrong(deployment.mariadb, deployment.database) == []
 
 
-def test_sigterm_under_load_ends_what_is_under_way_and_then_the_server(
+def test_after_sigterm_under_load_the_server_finishes_its_requests_and_exits(
     deployment: Deployment,
 ) -> None:
     cloud, server = deployment.cloud, deployment.server
     with ThreadPoolExecutor(9) as pool:
-        # To the server itself: IAP would answer for one that is away.
+        # Directly to the server: IAP would respond in place of one that is unavailable.
         headers = {"Host": cloud.url.removeprefix("http://"), ASSERTION: cloud.assertion()}
         is_begun, may_end = Event(), Event()
         upload = pool.submit(upload_slowly, server, headers, is_begun, may_end)
@@ -73,16 +73,16 @@ def test_sigterm_under_load_ends_what_is_under_way_and_then_the_server(
         for load in loads:
             load.result()
         assert upload.result() == 200
-        wait_until(lambda: server.processes == [], "the end of what it started", 5)
+        wait_until(lambda: server.processes == [], "the end of its child processes", 5)
     runs = deployment.mariadb.query(
         f"SELECT run_uuid FROM {deployment.database}.runs WHERE experiment_id = 0"
     )
-    assert {run_id for (run_id,) in runs} == set(answers), "each that was begun has been answered"
+    assert {run_id for (run_id,) in runs} == set(answers), "each stored run was acknowledged"
     assert deployment.bucket.sizes()["artifacts/slow.bin"] == 4 * len(_PIECE)
 
 
 def create_runs(server: DeployedServer, headers: Mapping[str, str], answers: list[str]) -> None:
-    """Until no connection is taken any more."""
+    """Create runs until the server accepts no more connections."""
     while True:
         try:
             response = requests.post(
@@ -99,7 +99,7 @@ def create_runs(server: DeployedServer, headers: Mapping[str, str], answers: lis
 def upload_slowly(
     server: DeployedServer, headers: Mapping[str, str], is_begun: Event, may_end: Event
 ) -> int:
-    """Send a half, and the other when it may end; return the answer's status."""
+    """Upload half of a file, then the rest once `may_end` is set; return the status."""
 
     def pieces() -> Iterator[bytes]:
         yield from (_PIECE, _PIECE)

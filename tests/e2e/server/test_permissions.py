@@ -1,4 +1,4 @@
-"""MLflow's own permissions, for those whom the gate lets in."""
+"""MLflow's own permissions, for visitors whom the gate admits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROOT, ADA, BOB, EVE = (f"{name}@example.com" for name in ("root", "ada", "bob", 
 
 
 class Team:
-    """Who sends what to one server."""
+    """Sends requests of several users to a server."""
 
     def __init__(self, cloud: LocalCloud, server: MlflowServer) -> None:
         self.cloud = cloud
@@ -72,7 +72,7 @@ def users(folder: Path) -> dict[str, tuple[bool, str]]:
         return {name: (bool(is_admin), password) for name, is_admin, password in rows}
 
 
-def test_bob_reads_what_he_may_eve_is_refused_and_an_admin_may_all(team: Team) -> None:
+def test_users_may_do_what_is_granted_to_them_and_admins_everything(team: Team) -> None:
     experiment_id = team.experiment(ADA, "shared")
     assert team.read(BOB, experiment_id) == 403
     assert team.read(EVE, experiment_id) == 403
@@ -91,7 +91,7 @@ def test_bob_reads_what_he_may_eve_is_refused_and_an_admin_may_all(team: Team) -
     assert team.post(ROOT, "experiments/delete", experiment_id=experiment_id).status_code == 200
 
 
-def test_the_routes_that_are_not_flasks_are_no_holes(team: Team) -> None:
+def test_routes_outside_of_flask_check_permissions_too(team: Team) -> None:
     experiment_id = team.experiment(ADA, "native")
     run_id = team.post(ADA, "runs/create", experiment_id=experiment_id).json()["run"]["info"][
         "run_id"
@@ -118,7 +118,7 @@ def test_registered_models_have_permissions_too(team: Team) -> None:
     assert team.send(ROOT, "GET", path).status_code == 200
 
 
-def test_no_header_and_no_password_makes_another_of_a_visitor(team: Team) -> None:
+def test_no_header_and_no_password_changes_who_a_visitor_is(team: Team) -> None:
     experiment_id = team.experiment(ADA, "forged")
     path = f"{API}/experiments/get?experiment_id={experiment_id}"
     forged = {
@@ -131,9 +131,7 @@ def test_no_header_and_no_password_makes_another_of_a_visitor(team: Team) -> Non
     assert requests.get(team.server.url + path, auth=(ROOT, "x"), timeout=30).status_code == 401
 
 
-def test_who_comes_for_the_first_time_becomes_a_user_with_a_password_nobody_knows(
-    team: Team, folder: Path
-) -> None:
+def test_a_new_visitor_becomes_a_user_with_a_random_password(team: Team, folder: Path) -> None:
     team.read("New@Example.com", "0")
     is_admin, password = users(folder)["new@example.com"]
     assert not is_admin
@@ -142,7 +140,7 @@ def test_who_comes_for_the_first_time_becomes_a_user_with_a_password_nobody_know
     assert "admin" not in users(folder)
 
 
-def test_an_admin_named_by_configuration_stays_one(team: Team, folder: Path) -> None:
+def test_an_admin_in_the_configuration_stays_an_admin(team: Team, folder: Path) -> None:
     second = "second@example.com"
     assert team.experiment(second, "of-the-second")
     assert users(folder)[second][0]
@@ -157,13 +155,13 @@ def test_nobody_signs_up_with_a_password(team: Team) -> None:
     assert team.send(EVE, "POST", f"{API}/users/create", json={"username": "x"}).status_code == 403
 
 
-def test_the_probes_pass_without_a_user(team: Team) -> None:
+def test_health_checks_pass_without_a_user(team: Team) -> None:
     for path in ("/health", "/version"):
         assert requests.get(team.server.url + path, timeout=30).status_code == 200
 
 
 @pytest.mark.soak
-def test_everybody_reads_where_nothing_else_is_said(tmp_path: Path) -> None:
+def test_everybody_may_read_by_default(tmp_path: Path) -> None:
     with gated(tmp_path, MLFLOW_IAP_PERMISSIONS="true", MLFLOW_IAP_ADMINS=ROOT) as both:
         team = Team(*both)
         experiment_id = team.experiment(ADA, "mine")

@@ -1,4 +1,4 @@
-"""The server's tables: migrated by one at a time, and never served half done."""
+"""The server's tables: migrated by one process at a time, and never served half migrated."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import requests
 
 from database_server import MariaDB
-from deployed_server import HOST, DeployedServer, begin, run
+from deployed_server import FORKED, HOST, DeployedServer, begin, run
 from mlflow_iap_callbacks.local import LocalCloud
 from ports import free_port
 from schema_checks import check_binary_logging_without_its_flag, check_three_migrations_at_once
@@ -29,52 +29,53 @@ __all__ = ["mariadb"]
 
 
 @pytest.mark.parametrize("revision", [None, pytest.param(OLDEST_REVISION, marks=pytest.mark.soak)])
-def test_of_three_migrations_at_once_one_does_it_and_the_others_find_it_done(
+def test_of_three_concurrent_migrations_one_migrates_and_the_others_wait(
     mariadb: MariaDB, revision: str | None
 ) -> None:
     check_three_migrations_at_once(mariadb, revision)
 
 
-def test_a_first_migration_that_was_killed_begins_anew(mariadb: MariaDB) -> None:
+def test_a_killed_first_migration_starts_over(mariadb: MariaDB) -> None:
     database = mariadb.new_database_for("mlflow")
     kill_in_the_middle(mariadb, database, changes=60)
-    refused = run("check", variables(mariadb, database))
-    assert "is in the middle of its first migration" in refused.stderr
+    failed = run("check", variables(mariadb, database))
+    assert "is in the middle of its first migration" in failed.stderr
     assert run("migrate", variables(mariadb, database)).stdout == "The schema is migrated.\n"
 
 
 @pytest.mark.soak
-def test_a_later_migration_that_was_killed_is_undone_by_the_backup(mariadb: MariaDB) -> None:
+def test_a_killed_later_migration_is_undone_with_the_backup(mariadb: MariaDB) -> None:
     database = mariadb.new_database_for("mlflow")
     fill(mariadb, database, OLDEST_REVISION)
     log_a_run(mariadb, database)
     backup = mariadb.dump(database)
     kill_in_the_middle(mariadb, database, changes=12)
     for command in ("check", "migrate"):
-        refused = run(command, variables(mariadb, database))
-        assert refused.exit_code == 1
-        assert "Restore the backup that was taken before it" in refused.stderr
+        failed = run(command, variables(mariadb, database))
+        assert failed.exit_code == 1
+        assert "Restore the backup that was taken before it" in failed.stderr
     mariadb.restore(database, backup)
     assert run("migrate", variables(mariadb, database)).stdout == "The schema is migrated.\n"
     assert is_the_run_there(mariadb, database)
 
 
-def test_a_lost_first_migration_is_kept_once_somebody_logged_into_it(mariadb: MariaDB) -> None:
+def test_a_killed_first_migration_is_not_dropped_once_it_has_runs(mariadb: MariaDB) -> None:
     database = mariadb.new_database_for("mlflow")
     kill_in_the_middle(mariadb, database, changes=60)
     log_a_run(mariadb, database)
-    refused = run("migrate", variables(mariadb, database))
-    assert "Restore the backup" in refused.stderr
+    failed = run("migrate", variables(mariadb, database))
+    assert "Restore the backup" in failed.stderr
     assert is_the_run_there(mariadb, database)
 
 
-def test_binary_logging_without_its_flag_is_told_before_anything_is_changed(
+def test_binary_logging_without_its_flag_is_reported_before_anything_is_changed(
     mariadb: MariaDB,
 ) -> None:
     check_binary_logging_without_its_flag(mariadb)
 
 
-def test_tables_of_users_come_by_the_migration_where_permissions_are_on(
+@pytest.mark.slow
+def test_the_migration_creates_the_tables_of_users_if_permissions_are_on(
     mariadb: MariaDB, tmp_path: Path
 ) -> None:
     database = mariadb.new_database_for("mlflow")
@@ -86,9 +87,9 @@ def test_tables_of_users_come_by_the_migration_where_permissions_are_on(
         "MLFLOW_IAP_ADMINS": "root@example.com",
         "MLFLOW_SERVER_DATABASE_WAIT": "5",
     }
-    refused = run("check", given)
-    assert "has the older schema none of users. Back it up, then run" in refused.stderr
-    three = [begin("migrate", given) for _ in range(3)]
+    failed = run("check", given)
+    assert "has the older schema none for users. Back it up, then run" in failed.stderr
+    three = [begin("migrate", given, program=FORKED) for _ in range(3)]
     assert [process.wait(120) for process in three] == [0, 0, 0]
     assert run("migrate", given).stdout == "The schema is current.\n"
     checked = run("check", given).stdout

@@ -1,4 +1,4 @@
-"""The server's start: what it needs is there, or one plain line says what is not."""
+"""The server's start: it finds all that it needs, or one line says what is missing."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SECRET = "projects/local-project/secrets/mlflow-database"
 
 @pytest.fixture(scope="module")
 def variables(mariadb: MariaDB, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Of a server with a database that is migrated, and artifacts in a folder."""
+    """The variables of a server with a migrated database, and artifacts in a folder."""
     database = mariadb.new_database_for("mlflow")
     given = settings(mariadb, database, str(tmp_path_factory.mktemp("artifacts")))
     assert run("migrate", given).exit_code == 0
@@ -45,61 +45,61 @@ def server(
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         ({"MLFLOW_ARTIFACTS_DESTINATION": ""}, "MLFLOW_ARTIFACTS_DESTINATION is not set."),
         ({"MLFLOW_SERVER_DATABASE_SOCKET": ""}, "Neither of MLFLOW_SERVER_DATABASE_SOCKET and"),
         ({"MLFLOW_SERVER_DATABASE_HOST": "db"}, "Both of MLFLOW_SERVER_DATABASE_SOCKET and"),
-        ({"MLFLOW_SERVER_DATABASE_PASSWORD": ""}, "password is given 0 times."),
-        ({"MLFLOW_SERVER_DATABASE_PASSWORD_FILE": "f"}, "password is given 2 times."),
+        ({"MLFLOW_SERVER_DATABASE_PASSWORD": ""}, "password is set 0 times."),
+        ({"MLFLOW_SERVER_DATABASE_PASSWORD_FILE": "f"}, "password is set 2 times."),
         ({"MLFLOW_SERVER_DATABASE_PASSWORD": "wrong"}, "the user or its password is wrong."),
-        ({"MLFLOW_SERVER_DATABASE_NAME": "none"}, "refuses: "),
-        ({"MLFLOW_SERVER_DATABASE_SOCKET": "/cloudsql/a:b:c"}, "did not answer within 1 s"),
-        ({"MLFLOW_SERVER_DATABASE_WAIT": "soon"}, "'soon' is no number of seconds."),
-        ({"MLFLOW_IAP_AUDIENCE": ""}, "MLFLOW_IAP_AUDIENCE is not set, so no request could be"),
-        ({"MLFLOW_IAP_PERMISSIONS": "true"}, "set MLFLOW_IAP_ADMINS to one or more e-mails"),
-        ({"GAE_SERVICE": ""}, "The names that this server is called by are not known"),
-        ({"PORT": "http"}, "PORT='http' is no number above 0."),
+        ({"MLFLOW_SERVER_DATABASE_NAME": "none"}, "rejects the connection: "),
+        ({"MLFLOW_SERVER_DATABASE_SOCKET": "/cloudsql/a:b:c"}, "did not respond within 1 s"),
+        ({"MLFLOW_SERVER_DATABASE_WAIT": "soon"}, "'soon' is not a number of seconds"),
+        ({"MLFLOW_IAP_AUDIENCE": ""}, "MLFLOW_IAP_AUDIENCE is not set, so every request"),
+        ({"MLFLOW_IAP_PERMISSIONS": "true"}, "Set MLFLOW_IAP_ADMINS to one or more e-mails"),
+        ({"GAE_SERVICE": ""}, "The host names of this server are unknown"),
+        ({"PORT": "http"}, "PORT='http' is not a number above 0."),
     ],
 )
-def test_a_setting_that_cannot_work_is_told_in_one_line(
-    variables: dict[str, str], wrong: dict[str, str], told: str
+def test_an_invalid_setting_is_reported_in_one_line(
+    variables: dict[str, str], wrong: dict[str, str], message: str
 ) -> None:
-    assert_refused({"MLFLOW_SERVER_DATABASE_WAIT": "1", **variables, **wrong}, told)
+    assert_rejected({"MLFLOW_SERVER_DATABASE_WAIT": "1", **variables, **wrong}, message)
 
 
-def test_a_database_that_does_not_fit_is_told_in_one_line(
+def test_an_unsuitable_database_is_reported_in_one_line(
     mariadb: MariaDB, variables: dict[str, str]
 ) -> None:
     name = mariadb.new_database_for("mlflow")
     given = {**variables, "MLFLOW_SERVER_DATABASE_NAME": name}
-    assert_refused(given, "has no tables yet.")
+    assert_rejected(given, "has no tables yet.")
     fill(mariadb, name, OLDEST_REVISION)
-    assert_refused(given, f"has the older schema {OLDEST_REVISION}. Back it up, then run")
+    assert_rejected(given, f"has the older schema {OLDEST_REVISION}. Back it up, then run")
     mariadb.query(f"UPDATE {name}.alembic_version SET version_num = 'ffffffffffff'")
-    assert_refused(given, "has the schema ffffffffffff, which is newer than this MLflow.")
-    for collation, told in (
+    assert_rejected(given, "has the schema ffffffffffff, which is newer than this MLflow.")
+    for collation, message in (
         ("latin1_bin", "stores text as latin1"),
         ("utf8mb4_general_ci", "compares text by utf8mb4_general_ci"),
     ):
         other = mariadb.new_database_for("mlflow", collation)
-        refused = run("migrate", {**given, "MLFLOW_SERVER_DATABASE_NAME": other})
-        assert told in refused.output
+        failed = run("migrate", {**given, "MLFLOW_SERVER_DATABASE_NAME": other})
+        assert message in failed.output
 
 
-def test_a_bucket_that_cannot_be_used_is_told_in_one_line(
+def test_an_unusable_bucket_is_reported_in_one_line(
     variables: dict[str, str], tmp_path: Path
 ) -> None:
     given = {**variables, "MLFLOW_ARTIFACTS_DESTINATION": "gs://mlflow-artifacts/a"}
     with BucketEmulator(tmp_path) as bucket:
         here = {**given, **bucket.environment}
         assert "artifacts in gs://mlflow-artifacts/a" in run("check", here).output
-        assert_refused(
+        assert_rejected(
             {**here, "MLFLOW_ARTIFACTS_DESTINATION": "gs://no-such-bucket/a"},
             "The bucket no-such-bucket does not exist.",
         )
     nowhere = {"STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{free_port()}"}
-    assert_refused({**given, **nowhere}, "The bucket mlflow-artifacts cannot be reached: ")
+    assert_rejected({**given, **nowhere}, "The bucket mlflow-artifacts cannot be reached: ")
 
 
 def test_the_password_comes_from_secret_manager_or_a_line_says_why_not(
@@ -111,31 +111,31 @@ def test_the_password_comes_from_secret_manager_or_a_line_says_why_not(
         "MLFLOW_SERVER_DATABASE_PASSWORD": "",
         "MLFLOW_SERVER_DATABASE_PASSWORD_SECRET": f"{_SECRET}/versions/latest",
     }
-    assert_refused(given, "Secret Manager answers 404. Create it with")
-    google_cloud.secrets[_SECRET] = f"{PASSWORD}\n"  # as by echo
+    assert_rejected(given, "Secret Manager responded with 404. Create it with")
+    google_cloud.secrets[_SECRET] = f"{PASSWORD}\n"  # echo adds the newline
     assert run("check", given).exit_code == 0
     google_cloud.secret_readers.clear()
-    assert_refused(given, "Secret Manager answers 403. Give the service account")
+    assert_rejected(given, "Secret Manager responded with 403. Grant this server's service")
     name = {"MLFLOW_SERVER_DATABASE_PASSWORD_SECRET": "mlflow-database"}
-    assert_refused({**given, **name}, "is not the name of a secret's version.")
+    assert_rejected({**given, **name}, "is not the name of a secret's version.")
 
 
-def test_on_cloud_run_it_goes_by_the_names_that_it_is_given(variables: dict[str, str]) -> None:
+def test_on_cloud_run_it_responds_to_the_configured_host_names(variables: dict[str, str]) -> None:
     here = {"GAE_SERVICE": "", "GAE_VERSION": "", "GOOGLE_CLOUD_PROJECT": "", "K_SERVICE": "mlflow"}
     name = {"MLFLOW_SERVER_HOSTS": "mlflow-123456789012.us-central1.run.app"}
     found = run("check", {**variables, **here, **name})
-    assert "answers to mlflow-123456789012.us-central1.run.app\n" in found.stdout
+    assert "responds to mlflow-123456789012.us-central1.run.app\n" in found.stdout
 
 
 @pytest.mark.parametrize(("service", "seconds"), [({}, 25), ({"K_SERVICE": "mlflow"}, 8)])
-def test_requests_under_way_have_most_of_the_time_from_sigterm_to_the_kill(
+def test_after_sigterm_requests_have_most_of_the_time_before_the_kill(
     variables: dict[str, str], service: dict[str, str], seconds: int
 ) -> None:
     found = run("check", {**variables, **service})
     assert f"--timeout-graceful-shutdown {seconds}\n" in found.stdout
 
 
-def test_a_server_that_cannot_start_ends_with_a_status_and_no_traceback(
+def test_a_server_that_cannot_start_exits_with_status_1_and_no_traceback(
     variables: dict[str, str],
 ) -> None:
     done = subprocess.run(
@@ -150,7 +150,7 @@ def test_a_server_that_cannot_start_ends_with_a_status_and_no_traceback(
     assert "wrong" not in done.stderr.replace("password is wrong", "")
 
 
-def test_nobody_reads_the_password_off_the_processes_or_the_log(server: DeployedServer) -> None:
+def test_the_password_is_not_in_the_list_of_processes_or_the_log(server: DeployedServer) -> None:
     requests.get(f"{server.url}/api/2.0/mlflow/experiments/get", headers={"Host": HOST}, timeout=30)
     listed = subprocess.run(["ps", "-ww", "-eo", "pid,args"], capture_output=True, text=True)
     assert f"{server.process.pid} " in listed.stdout
@@ -159,7 +159,7 @@ def test_nobody_reads_the_password_off_the_processes_or_the_log(server: Deployed
             assert written not in text
 
 
-def test_the_server_is_the_very_process_that_was_started(server: DeployedServer) -> None:
+def test_the_started_process_becomes_the_server(server: DeployedServer) -> None:
     command = Path(f"/proc/{server.process.pid}/cmdline").read_bytes().split(b"\0")
     assert command[2:4] == [b"mlflow", b"server"]
 
@@ -167,7 +167,7 @@ def test_the_server_is_the_very_process_that_was_started(server: DeployedServer)
 def test_two_workers_run_on_uvloop_and_nothing_else_runs(server: DeployedServer) -> None:
     workers = [pid for pid in server.processes if "uvloop" in mapped_files(pid)]
     assert len(workers) == 2
-    # mlflow, uvicorn, its workers, and Python's tracker of their resources: no job runners.
+    # mlflow, uvicorn, its workers, and Python's resource tracker: no job runners.
     assert len(server.processes) <= 5
 
 
@@ -189,7 +189,7 @@ def test_two_workers_run_on_uvloop_and_nothing_else_runs(server: DeployedServer)
         (HOST, "null", 403),
     ],
 )
-def test_it_answers_to_its_own_names_and_origins_only(
+def test_it_responds_to_its_own_host_names_and_origins_only(
     server: DeployedServer, host: str, origin: str | None, status: int
 ) -> None:
     headers = {"Host": host, **({"Origin": origin} if origin else {})}
@@ -201,13 +201,13 @@ def test_it_answers_to_its_own_names_and_origins_only(
     )
     assert response.status_code == status
     health = requests.get(f"{server.url}/health", headers={"Host": "10.0.0.1"}, timeout=30)
-    assert health.status_code == 200, "App Engine's health checks come by address"
+    assert health.status_code == 200, "App Engine's health checks use the IP address"
 
 
-def test_more_requests_at_once_than_mlflow_has_connections_are_all_answered(
+def test_more_concurrent_requests_than_mlflow_has_connections_all_succeed(
     mariadb: MariaDB, server: DeployedServer, variables: dict[str, str]
 ) -> None:
-    """Those of its 15 for each worker are not enough where each request wants a second."""
+    """MLflow's own 15 for each worker are too few if each request needs a second one."""
     mariadb.query("SET GLOBAL max_connections = 1000")  # as on Cloud SQL
     waiting = "SELECT COUNT(*) FROM information_schema.processlist WHERE state LIKE 'Waiting for %'"
 
@@ -220,7 +220,7 @@ def test_more_requests_at_once_than_mlflow_has_connections_are_all_answered(
     created = [post("runs/create", experiment_id=experiment).json() for _ in range(64)]
 
     def log(number: int) -> int:
-        """What takes most connections: one session in another, in another."""
+        """Make the request that takes most connections, because its sessions are nested."""
         run_id = created[number]["run"]["info"]["run_id"]
         metrics = [{"key": "auc", "value": number, "timestamp": 1, "step": 0}]
         tags = [{"key": "number", "value": str(number)}]
@@ -230,15 +230,15 @@ def test_more_requests_at_once_than_mlflow_has_connections_are_all_answered(
         hold = connection.cursor()
         hold.execute(f"LOCK TABLES {variables['MLFLOW_SERVER_DATABASE_NAME']}.runs WRITE")
         answers = pool.map(log, range(64))
-        wait_until(lambda: mariadb.query(waiting)[0][0] >= 40, "more wait than 2 * 15 connections")
+        wait_until(lambda: mariadb.query(waiting)[0][0] >= 40, "more than 2 * 15 requests wait")
         hold.execute("UNLOCK TABLES")
     assert set(answers) == {200}
 
 
-def assert_refused(variables: Mapping[str, str], told: str) -> None:
-    refused = run("check", variables)
-    assert (refused.exit_code, len(refused.output.splitlines())) == (1, 1), refused.output
-    assert told in refused.output
+def assert_rejected(variables: Mapping[str, str], message: str) -> None:
+    failed = run("check", variables)
+    assert (failed.exit_code, len(failed.output.splitlines())) == (1, 1), failed.output
+    assert message in failed.output
 
 
 def mapped_files(pid: int) -> str:

@@ -40,7 +40,7 @@ from mlflow_iap_callbacks.delivery.refusals import NotYet
 from mlflow_iap_callbacks.delivery.run_creation import Mode, RunCreation
 from mlflow_iap_callbacks.delivery.run_writer import RunWriter
 from mlflow_iap_callbacks.delivery.sender import Sender
-from mlflow_iap_callbacks.outbox import journals
+from mlflow_iap_callbacks.outbox import journal_folder
 from mlflow_iap_callbacks.tags import ENDED_TAG, SKIPPED_TAG
 from virtual_process import VirtualClock, VirtualProcess
 
@@ -349,8 +349,8 @@ class DeliveryMachine(RuleBasedStateMachine):
             self._end_open_runs(process)
         self._start_process(is_plain=False)
         ends = self.clock.monotonic() + _SECONDS_TO_DELIVER
-        while any(journal.waiting for journal in journals.survey()):
-            assert self.clock.monotonic() < ends, f"still waiting: {journals.survey()}"
+        while any(journal.waiting for journal in journal_folder.survey()):
+            assert self.clock.monotonic() < ends, f"still waiting: {journal_folder.survey()}"
             for process in self.processes:
                 process.enter()
                 process.deliver()
@@ -523,7 +523,7 @@ def _joined(parts: Iterator[dict[str, Any]]) -> dict[str, Any]:
 
 def _rejected_on_disk() -> Counter[tuple[str, str]]:
     found: Counter[tuple[str, str]] = Counter()
-    for path in journals.folder().glob("*.sqlite"):
+    for path in journal_folder.folder().glob("*.sqlite"):
         with closing(sqlite3.connect(path)) as db:
             for kind, body, reason in db.execute("SELECT kind, body, reason FROM refused"):
                 what = "404" if "id=404" in reason else repr(msgpack.unpackb(body))

@@ -1,8 +1,7 @@
-"""The token on the requests to one origin: when, where to, and what IAP's answers become."""
+"""The token on the requests to one server, and the errors that IAP's responses become."""
 
 from __future__ import annotations
 
-import http.server
 import io
 import json
 import pickle
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from bare_server import BareServer
 from mlflow_iap_callbacks import (
     IAPConfigurationError,
     IAPCredentials,
@@ -22,7 +22,7 @@ from mlflow_iap_callbacks import (
     IAPUnknownOutcomeError,
 )
 from mlflow_iap_callbacks.iap.auth import IAPAuth, origin_of
-from mlflow_iap_callbacks.iap.retry import RetryPolicy
+from mlflow_iap_callbacks.iap.retry_policy import RetryPolicy
 from mlflow_iap_callbacks.local import LocalCloud
 from variables import set_all
 
@@ -75,7 +75,7 @@ def test_a_plain_session_sends_the_token_at_once_when_it_is_known_to_be_asked_fo
 
 
 def test_a_server_without_iap_never_sees_a_token(
-    echo: LocalCloud, session: Sessions, bare_server: _Bare
+    echo: LocalCloud, session: Sessions, bare_server: BareServer
 ) -> None:
     auth = IAPAuth(bare_server.url)
     assert session(auth).get(bare_server.url + "/a").text == "hello"
@@ -215,7 +215,7 @@ _REFUSALS = [
 
 
 @pytest.mark.parametrize(("status", "answer", "reason", "hint"), _REFUSALS)
-def test_each_answer_of_iap_becomes_an_error_that_says_what_is_the_matter(
+def test_each_response_of_iap_becomes_an_error_with_its_reason_and_remedy(
     echo: LocalCloud, session: Sessions, status: int, answer: str, reason: str, hint: str
 ) -> None:
     auth = IAPAuth(echo.url, retry=RetryPolicy(max_attempts=4, deadline=5.0))
@@ -231,7 +231,7 @@ def test_each_answer_of_iap_becomes_an_error_that_says_what_is_the_matter(
     assert pickle.loads(pickle.dumps(error)).reason == reason
 
 
-def test_a_missing_role_is_told_with_the_account_and_the_command_that_grants_it(
+def test_the_error_for_a_missing_role_names_the_account_and_the_command_that_grants_it(
     echo: LocalCloud, session: Sessions
 ) -> None:
     echo.members.clear()
@@ -244,7 +244,7 @@ def test_a_missing_role_is_told_with_the_account_and_the_command_that_grants_it(
     assert session(IAPAuth(echo.url)).get(echo.url + "/a").status_code == 200
 
 
-def test_an_id_token_of_a_google_managed_client_is_told_as_the_audience(
+def test_the_error_for_an_id_token_of_a_google_managed_client_blames_the_audience(
     session: Sessions,
 ) -> None:
     with LocalCloud(client_id=None) as managed:
@@ -256,7 +256,7 @@ def test_an_id_token_of_a_google_managed_client_is_told_as_the_audience(
         assert session(IAPAuth(managed.url, signed)).get(managed.url + "/a").status_code == 200
 
 
-def test_a_desktop_client_that_is_not_on_the_allowlist_is_told_as_that(
+def test_the_error_for_a_desktop_client_that_is_not_on_the_allowlist_blames_the_allowlist(
     echo: LocalCloud, session: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_all(monkeypatch, echo.google_environment())
@@ -267,7 +267,7 @@ def test_a_desktop_client_that_is_not_on_the_allowlist_is_told_as_that(
     assert caught.value.reason == "allowlist"
 
 
-def test_a_clock_that_is_off_is_told_as_the_clock(session: Sessions) -> None:
+def test_the_error_for_a_clock_that_is_off_blames_the_clock(session: Sessions) -> None:
     with LocalCloud(client_id=None) as cloud:
         cloud.clock_offset = 7200.0
         auth = IAPAuth(
@@ -278,9 +278,7 @@ def test_a_clock_that_is_off_is_told_as_the_clock(session: Sessions) -> None:
         assert caught.value.reason == "clock"
 
 
-def test_a_401_of_the_application_is_the_application_s_to_tell(
-    echo: LocalCloud, session: Sessions
-) -> None:
+def test_a_401_of_the_application_is_passed_on(echo: LocalCloud, session: Sessions) -> None:
     http_session = session(IAPAuth(echo.url))
     http_session.get(echo.url + "/a")
     echo.fault("answer", status=401, body="You are not authenticated", from_iap=False)
@@ -299,75 +297,39 @@ def test_the_sign_in_page_is_never_followed(echo: LocalCloud, session: Sessions)
 # --- one origin ------------------------------------------------------------------------------
 
 
-class _Bare:
-    """A server without IAP: says hello, or redirects from /to/N to what it is told."""
-
-    def __init__(self) -> None:
-        self.seen: list[dict[str, str]] = []
-        self.location = ""
-        outer = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                outer.seen.append(dict(self.headers))
-                self.send_response(307 if outer.location else 200)
-                if outer.location:
-                    self.send_header("Location", outer.location)
-                self.send_header("Content-Length", "5")
-                self.end_headers()
-                self.wfile.write(b"hello")
-
-            def log_message(self, *_: object) -> None: ...
-
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
-
-
 @pytest.fixture
-def bare_server() -> Iterator[_Bare]:
-    server = _Bare()
-    yield server
-    server.stop()
+def bare_server() -> Iterator[BareServer]:
+    with BareServer() as server:
+        yield server
 
 
 @pytest.mark.parametrize("basic", [False, True])
 @pytest.mark.parametrize("transport", [False, True])
 def test_a_redirect_to_another_origin_never_receives_the_token(
-    bare_server: _Bare,
+    bare_server: BareServer,
     session: Sessions,
     monkeypatch: pytest.MonkeyPatch,
     basic: bool,
     transport: bool,
 ) -> None:
-    target = _Bare()
-    bare_server.location = f"{target.url}/elsewhere"
     headers = {"Authorization": "Basic dTpw"} if basic else {}
-    try:
-        with LocalCloud(bare_server.url) as cloud:
-            credentials = IAPCredentials(cloud.client_id, key_file=cloud.key_file())
-            auth = IAPAuth(cloud.url, credentials)
-            http_session = session(auth) if transport else requests.Session()
-            answer = http_session.get(cloud.url + "/a", headers=headers, auth=auth)
-            assert answer.text == "hello"
-            token = credentials.token()
-            assert cloud.requests[-1].status == 307
-            assert cloud.requests[-1].token_kind == "id_token"
+    with BareServer() as target, LocalCloud(bare_server.url) as cloud:
+        bare_server.location = f"{target.url}/elsewhere"
+        credentials = IAPCredentials(cloud.client_id, key_file=cloud.key_file())
+        auth = IAPAuth(cloud.url, credentials)
+        http_session = session(auth) if transport else requests.Session()
+        answer = http_session.get(cloud.url + "/a", headers=headers, auth=auth)
+        assert answer.text == "hello"
+        token = credentials.token()
+        assert cloud.requests[-1].status == 307
+        assert cloud.requests[-1].token_kind == "id_token"
         assert len(target.seen) == 1
         assert not {"Authorization", "Proxy-Authorization"} & set(target.seen[0])
         assert token not in str(target.seen)
-    finally:
-        target.stop()
 
 
 def test_a_redirect_within_the_origin_keeps_the_token(
-    bare_server: _Bare, session: Sessions
+    bare_server: BareServer, session: Sessions
 ) -> None:
     with LocalCloud(bare_server.url) as cloud:
         bare_server.location = "/elsewhere"
@@ -379,7 +341,9 @@ def test_a_redirect_within_the_origin_keeps_the_token(
         assert [seen.token_kind for seen in cloud.requests[1:]] == ["id_token"] * 3
 
 
-def test_requests_to_other_origins_are_left_alone(echo: LocalCloud, bare_server: _Bare) -> None:
+def test_requests_to_other_origins_are_left_alone(
+    echo: LocalCloud, bare_server: BareServer
+) -> None:
     auth = IAPAuth(echo.url)
     requests.get(echo.url, auth=auth)
     requests.get(bare_server.url, auth=auth)

@@ -1,4 +1,4 @@
-"""What is said when there are no credentials, bad ones, or Google refuses; and what never is."""
+"""Errors about missing, broken and rejected credentials, and the secrets that none contains."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import pytest
 from credentials_helpers import KINDS, get, run
 from mlflow_iap_callbacks.errors import IAPConfigurationError, IAPCredentialsError
 from mlflow_iap_callbacks.iap.credentials import IAPCredentials
-from mlflow_iap_callbacks.iap.google_identity import Kind
-from mlflow_iap_callbacks.iap.retry import RetryPolicy
+from mlflow_iap_callbacks.iap.google_tokens import Kind
+from mlflow_iap_callbacks.iap.retry_policy import RetryPolicy
 from mlflow_iap_callbacks.local import LocalCloud
 
 CLIENT = "123456789012-mlflow.apps.googleusercontent.com"
@@ -149,7 +149,7 @@ def test_a_bad_credentials_file_is_one_error_that_names_it_and_what_to_do(
     message = error.message
     assert f"{file} (key_file)" in message
     assert says in message
-    assert message.endswith((" looked for.", " anew."))
+    assert message.endswith((" search elsewhere.", " create a new one."))
     assert not error.transient
     assert not cloud.google_requests
     key = json.loads(cloud.key_file().read_text())["private_key"]
@@ -190,7 +190,7 @@ def test_without_any_credentials_it_says_where_it_looked_and_what_to_set(
         assert part in said
 
 
-def test_a_machine_without_a_service_account_is_told_at_once(
+def test_a_machine_without_a_service_account_is_an_error_at_once(
     cloud: LocalCloud, tmp_path: Path
 ) -> None:
     cloud.fault("answer", path="/service-accounts/", where="google", status=404, times=0)
@@ -318,7 +318,7 @@ def test_a_certificate_that_is_not_trusted_does_not_pass_by_waiting(
     assert "REQUESTS_CA_BUNDLE" in error.message
 
 
-# --- what is never said ----------------------------------------------------------------------
+# --- secrets ---------------------------------------------------------------------------------
 
 # What every token, refresh token and key of the local cloud looks like.
 SECRET = re.compile(

@@ -1,4 +1,4 @@
-"""One token for all threads, fetched anew in time; pickles, forks and other clocks."""
+"""One token for all threads, replaced in time; pickles, forks and other clocks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from google.auth import jwt
 from credentials_helpers import KINDS, get
 from mlflow_iap_callbacks.errors import IAPCredentialsError
 from mlflow_iap_callbacks.iap.credentials import IAPCredentials
-from mlflow_iap_callbacks.iap.google_identity import Kind
+from mlflow_iap_callbacks.iap.google_tokens import Kind
 from mlflow_iap_callbacks.local import LocalCloud
 from waiting import wait_until
 

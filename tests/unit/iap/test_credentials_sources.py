@@ -11,7 +11,7 @@ import pytest
 from credentials_helpers import KINDS, SWEEPER, get, run
 from mlflow_iap_callbacks.errors import IAPConfigurationError, IAPCredentialsError
 from mlflow_iap_callbacks.iap.credentials import IAPCredentials
-from mlflow_iap_callbacks.iap.google_identity import Kind
+from mlflow_iap_callbacks.iap.google_tokens import Kind
 from mlflow_iap_callbacks.local import LocalCloud
 from mlflow_iap_callbacks.local.accounts import DESKTOP_CLIENT_ID, WORKLOAD
 
@@ -152,7 +152,9 @@ def test_the_metadata_server_passes_iap_with_every_kind(
 
     passed = [seen for seen in cloud.requests if seen.status == 200]
     assert [(seen.token_kind, seen.account) for seen in passed] == [(k, account) for k in KINDS]
-    endpoints = BY_IAM if impersonate else {**BY_IAM, **dict.fromkeys(KINDS, "metadata")}
+    endpoints: dict[str, str] = dict(BY_IAM)
+    if not impersonate:
+        endpoints |= dict.fromkeys(KINDS, "metadata")
     endpoints["signed_jwt"] = "signJwt"
     given = {(token.kind, token.account, token.source) for token in cloud.tokens}
     assert {(kind, account, endpoints[kind]) for kind in KINDS} <= given
@@ -244,7 +246,7 @@ def test_an_id_token_without_its_client_id_is_not_guessed_at(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_describe_tells_source_kind_account_audience_and_lifetime(
+def test_describe_shows_source_kind_account_audience_and_lifetime(
     cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch, kind: Kind
 ) -> None:
     file = cloud.desktop_file() if kind == "access_token" else cloud.key_file()
@@ -274,7 +276,7 @@ def test_a_description_in_words_names_account_and_file(
     assert "a desktop OAuth client" in str(credentials)
 
 
-# --- what cannot be had ----------------------------------------------------------------------
+# --- what an identity cannot obtain ----------------------------------------------------------
 
 REFUSED = """
 from mlflow_iap_callbacks.iap.credentials import IAPCredentials
@@ -331,13 +333,13 @@ UNSERVED = {
         CLIENT,
         (None, *KINDS),
         "external_account",
-        ("no identities of other clouds", IMPERSONATE, "--service-account"),
+        ("identities of other clouds", IMPERSONATE, "--service-account"),
     ),
 }
 
 
 @pytest.mark.parametrize("name", UNSERVED)
-def test_what_an_identity_cannot_have_is_an_error_and_never_the_machines_own_identity(
+def test_what_an_identity_cannot_obtain_is_an_error_and_not_left_to_the_machines_own_identity(
     cloud: LocalCloud, tmp_path: Path, name: str
 ) -> None:
     case = UNSERVED[name]

@@ -1,4 +1,4 @@
-"""Google's endpoints on this machine, asked by the real google-auth."""
+"""Google's endpoints on this machine, used by the real google-auth."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import base64
 import json
 import os
 import stat
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import requests
@@ -19,6 +18,7 @@ from google.auth.exceptions import RefreshError
 from google.auth.transport.requests import Request
 from google.oauth2 import id_token, service_account
 
+import python_process
 from mlflow_iap_callbacks.local import LocalCloud
 
 CLOUD_PLATFORM = "https://www.googleapis.com/auth/cloud-platform"
@@ -40,9 +40,7 @@ def run(script: str, *variables: Mapping[str, str]) -> dict[str, str]:
     }
     for more in variables:
         own.update(more)
-    done = subprocess.run(
-        [sys.executable, "-c", script], env=own, capture_output=True, text=True, timeout=60
-    )
+    done = python_process.run("-c", script, environment=own)
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout))
 
@@ -74,7 +72,7 @@ def call_iam(
 
 
 def test_a_key_file_gives_an_id_token_that_google_auth_verifies(cloud: LocalCloud) -> None:
-    """google-auth's service account flow works unpatched and its token verifies by our certs."""
+    """google-auth's service account flow works unpatched, and its verification too."""
     credentials = service_account.IDTokenCredentials.from_service_account_file(
         cloud.key_file(), target_audience=cloud.client_id
     )
@@ -95,7 +93,7 @@ def test_a_key_file_gives_an_id_token_that_google_auth_verifies(cloud: LocalClou
 
 
 def test_a_jwt_signed_with_a_key_file_needs_no_token_endpoint(cloud: LocalCloud) -> None:
-    """google.auth.jwt signs for all paths, IAP takes it, and no Google endpoint is asked."""
+    """google.auth.jwt signs for all paths, IAP accepts it, and no Google endpoint is called."""
     credentials = jwt.Credentials.from_service_account_file(
         str(cloud.key_file()), audience=f"{cloud.url}/*"
     )
@@ -104,8 +102,8 @@ def test_a_jwt_signed_with_a_key_file_needs_no_token_endpoint(cloud: LocalCloud)
     assert cloud.google_requests == []
 
 
-def test_a_new_service_account_exists_once_its_key_is_asked_for(cloud: LocalCloud) -> None:
-    """key_file makes an account that has no role until it becomes a member."""
+def test_key_file_creates_an_unknown_service_account(cloud: LocalCloud) -> None:
+    """The new account has no role until it becomes a member."""
     email = "fresh@local-project.iam.gserviceaccount.com"
     credentials = service_account.IDTokenCredentials.from_service_account_file(
         cloud.key_file(email), target_audience=cloud.client_id
@@ -137,10 +135,10 @@ def test_a_new_service_account_exists_once_its_key_is_asked_for(cloud: LocalClou
         ({"kid": "unknown"}, "Invalid JWT Signature."),
     ],
 )
-def test_the_token_endpoint_refuses_a_bad_assertion(
+def test_the_token_endpoint_rejects_an_invalid_assertion(
     cloud: LocalCloud, claims: dict[str, object], description: str
 ) -> None:
-    """A wrong clock, audience or key gets Google's invalid_grant with Google's text."""
+    """A wrong clock, audience or key gets Google's invalid_grant and Google's text."""
     signer = crypt.RSASigner.from_service_account_file(str(cloud.key_file()))
     offsets = {"iat": 0, "exp": 3600, **claims}
     now = int(time.time())
@@ -163,8 +161,8 @@ def test_the_token_endpoint_refuses_a_bad_assertion(
     )
 
 
-def test_a_clock_far_from_googles_is_told(cloud: LocalCloud) -> None:
-    """With Google's clock two hours ahead google-auth fails with Google's sentence."""
+def test_google_auth_fails_if_googles_clock_is_far_ahead(cloud: LocalCloud) -> None:
+    """The error is Google's sentence, and the Date header is by Google's clock."""
     cloud.clock_offset = 7200.0
     credentials = service_account.IDTokenCredentials.from_service_account_file(
         cloud.key_file(), target_audience="x"
@@ -194,8 +192,10 @@ print(json.dumps({"token": credentials.token}))
 
 
 @pytest.mark.parametrize("source", ["user", "service_account"])
-def test_impersonation_reaches_iam_credentials_unpatched(cloud: LocalCloud, source: str) -> None:
-    """An impersonated ADC file gives, through the CONNECT proxy, an ID token that IAP takes."""
+def test_impersonation_works_with_an_unpatched_google_auth(
+    cloud: LocalCloud, source: Literal["user", "service_account"]
+) -> None:
+    """An impersonated ADC file yields, through the CONNECT proxy, an ID token that IAP accepts."""
     path = cloud.impersonated_file(source=source)
     script = IMPERSONATED_ID_TOKEN.replace("AUDIENCE", str(cloud.client_id))
     token = run(script, cloud.google_environment(), adc(path))["token"]
@@ -205,7 +205,7 @@ def test_impersonation_reaches_iam_credentials_unpatched(cloud: LocalCloud, sour
 
 
 def test_federation_without_impersonation_can_impersonate(cloud: LocalCloud) -> None:
-    """A federated workload gets a token from STS and acts as the trainer by itself."""
+    """A federated workload gets a token from STS, with which it impersonates the trainer."""
     script = (
         FETCH
         + f"""
@@ -223,8 +223,8 @@ print(json.dumps({{"token": credentials.token}}))
     assert [issued.source for issued in cloud.tokens] == ["sts", "generateIdToken"]
 
 
-def test_federation_with_impersonation_gives_an_access_token(cloud: LocalCloud) -> None:
-    """An external_account file with an impersonation URL gives the trainer's access token."""
+def test_federation_with_impersonation_yields_an_access_token(cloud: LocalCloud) -> None:
+    """An external_account file with an impersonation URL yields the trainer's access token."""
     script = FETCH.replace(CLOUD_PLATFORM, "openid email") + (
         "credentials.refresh(request); print(json.dumps({'token': credentials.token}))"
     )
@@ -237,8 +237,8 @@ def test_federation_with_impersonation_gives_an_access_token(cloud: LocalCloud) 
     )
 
 
-def test_a_user_file_gives_an_access_token_and_an_id_token(cloud: LocalCloud) -> None:
-    """gcloud's credentials refresh through the proxy; IAP does not take gcloud's client."""
+def test_a_user_file_yields_an_access_token_and_an_id_token(cloud: LocalCloud) -> None:
+    """gcloud's credentials refresh through the proxy, but IAP does not accept gcloud's client."""
     script = FETCH + (
         "credentials.refresh(request)\n"
         "print(json.dumps({'token': credentials.token, 'id': credentials.id_token}))"
@@ -250,7 +250,7 @@ def test_a_user_file_gives_an_access_token_and_an_id_token(cloud: LocalCloud) ->
 
 
 def test_a_desktop_clients_id_token_passes_while_allowlisted(cloud: LocalCloud) -> None:
-    """The refresh grant of a desktop client answers an ID token whose audience is that client."""
+    """The refresh grant of a desktop client yields an ID token whose audience is that client."""
     script = """
 import json, os
 import google.auth.transport.requests
@@ -266,7 +266,7 @@ print(json.dumps({"token": credentials.id_token}))
     assert status_at_iap(cloud, token) == 401
 
 
-def test_a_revoked_refresh_token_is_told(cloud: LocalCloud) -> None:
+def test_a_revoked_refresh_token_is_rejected(cloud: LocalCloud) -> None:
     """After revoke_refresh_tokens the grant fails with Google's text."""
     info = json.loads(cloud.user_file().read_text())
     cloud.revoke_refresh_tokens()
@@ -295,25 +295,24 @@ print(json.dumps({"token": token, "project": project, "access": credentials.toke
 
 
 def test_a_virtual_machine_gets_its_tokens_from_the_metadata_server(cloud: LocalCloud) -> None:
-    """google-auth finds the metadata server, project, e-mail and both kinds of token there."""
-    told = run(VM.replace("AUDIENCE", str(cloud.client_id)), cloud.metadata_environment())
-    assert (told["project"], told["email"]) == ("local-project", cloud.vm_account)
-    assert told["universe"] == "googleapis.com"
-    for token in (told["token"], told["access"]):
+    """google-auth finds the metadata server, and gets project, e-mail and both kinds of token."""
+    found = run(VM.replace("AUDIENCE", str(cloud.client_id)), cloud.metadata_environment())
+    assert (found["project"], found["email"]) == ("local-project", cloud.vm_account)
+    assert found["universe"] == "googleapis.com"
+    for token in (found["token"], found["access"]):
         assert status_at_iap(cloud, token) == 200
         assert cloud.requests[-1].account == cloud.vm_account
 
 
-def test_the_metadata_server_wants_its_header(cloud: LocalCloud) -> None:
-    """Without Metadata-Flavor a request is refused, as a browser's would be."""
+def test_the_metadata_server_requires_its_header(cloud: LocalCloud) -> None:
+    """A request without Metadata-Flavor is rejected, as a browser's would be."""
     url = f"{cloud.google_url}/computeMetadata/v1/project/project-id"
     assert requests.get(url, timeout=10).status_code == 403
     answer = requests.get(url, headers={"Metadata-Flavor": "Google"}, timeout=10)
     assert (answer.text, answer.headers["Metadata-Flavor"]) == ("local-project", "Google")
 
 
-def test_a_machine_that_is_none_of_googles_is_found_out(cloud: LocalCloud) -> None:
-    """With no metadata server google-auth gives up."""
+def test_without_a_metadata_server_google_auth_finds_no_credentials(cloud: LocalCloud) -> None:
     script = """
 import json
 import google.auth.transport.requests
@@ -324,8 +323,8 @@ try:
 except DefaultCredentialsError as error:
     print(json.dumps({"error": str(error)}))
 """
-    told = run(script, cloud.no_metadata_environment())
-    assert "Neither metadata server or valid service account" in told["error"]
+    found = run(script, cloud.no_metadata_environment())
+    assert "Neither metadata server or valid service account" in found["error"]
 
 
 @pytest.mark.parametrize(
@@ -337,10 +336,10 @@ except DefaultCredentialsError as error:
         ("signBlob", "signBlob", {"payload": ""}),
     ],
 )
-def test_iam_credentials_wants_the_token_creator_role(
+def test_iam_credentials_requires_the_token_creator_role(
     cloud: LocalCloud, method: str, permission: str, body: object
 ) -> None:
-    """Without the role each method gets 403 and the name of the permission that is missing."""
+    """Without the role, each method responds with 403 and names the missing permission."""
     assert call_iam(cloud, method, body).status_code == 200
     cloud.deny(cloud.trainer, on=cloud.trainer)
     denied = call_iam(cloud, method, body)
@@ -356,7 +355,7 @@ def test_iam_credentials_wants_the_token_creator_role(
 
 
 def test_sign_jwt_signs_what_it_is_given(cloud: LocalCloud) -> None:
-    """A JWT from signJwt passes IAP; one of more than twelve hours is not signed."""
+    """A JWT from signJwt passes IAP; claims for more than twelve hours are not signed."""
     now = int(time.time())
     claims = {
         "iss": cloud.trainer,
@@ -374,7 +373,7 @@ def test_sign_jwt_signs_what_it_is_given(cloud: LocalCloud) -> None:
 
 
 def test_sign_blob_signs_with_the_accounts_key(cloud: LocalCloud) -> None:
-    """The signature verifies by the certificate that is published for the account."""
+    """The signature verifies with the account's published certificate."""
     payload = base64.b64encode(b"message").decode()
     answer = call_iam(cloud, "signBlob", {"payload": payload}).json()
     certificates = requests.get(
@@ -384,8 +383,8 @@ def test_sign_blob_signs_with_the_accounts_key(cloud: LocalCloud) -> None:
     assert crypt.verify_signature(b"message", signature, certificates[answer["keyId"]])
 
 
-def test_an_access_token_lives_no_longer_than_asked_for(cloud: LocalCloud) -> None:
-    """generateAccessToken answers the end of the lifetime requested, by Google's clock."""
+def test_an_access_token_is_valid_no_longer_than_requested(cloud: LocalCloud) -> None:
+    """generateAccessToken returns the end of the requested lifetime, by Google's clock."""
     body = {"scope": ["openid", "email"], "lifetime": "60s"}
     answer = call_iam(cloud, "generateAccessToken", body).json()
     assert answer["expireTime"].endswith("Z")
@@ -394,15 +393,15 @@ def test_an_access_token_lives_no_longer_than_asked_for(cloud: LocalCloud) -> No
     assert status_at_iap(cloud, answer["accessToken"]) == 401
 
 
-def test_what_google_auth_asks_beside_is_answered_404_in_json(cloud: LocalCloud) -> None:
-    """An endpoint that is not there answers as Google's APIs do."""
+def test_an_unknown_endpoint_responds_with_404_in_json(cloud: LocalCloud) -> None:
+    """google-auth makes such requests and can do without a result."""
     url = f"{cloud.google_url}/v1/projects/-/serviceAccounts/{cloud.trainer}/allowedLocations"
     answer = requests.get(url, timeout=10)
     assert (answer.status_code, answer.json()["error"]["status"]) == (404, "NOT_FOUND")
 
 
-def test_the_proxy_leads_nowhere_but_to_google(cloud: LocalCloud) -> None:
-    """Names of Google's arrive here by verified TLS; all others are refused."""
+def test_the_proxy_connects_to_google_only(cloud: LocalCloud) -> None:
+    """Google's host names are served over verified TLS; all others are rejected."""
     variables = cloud.google_environment()
     proxies = {"https": variables["HTTPS_PROXY"]}
     authority = variables["REQUESTS_CA_BUNDLE"]
@@ -418,8 +417,8 @@ def test_the_proxy_leads_nowhere_but_to_google(cloud: LocalCloud) -> None:
     assert plain.status_code == 403
 
 
-def test_files_are_their_owners_alone(cloud: LocalCloud, tmp_path: Path) -> None:
-    """Key files have mode 0600 in a folder of mode 0700, which is gone after the end."""
+def test_key_files_are_readable_by_their_owner_only(cloud: LocalCloud, tmp_path: Path) -> None:
+    """Key files have mode 0600 in a folder with mode 0700; a temporary folder is removed."""
     path = cloud.key_file()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700

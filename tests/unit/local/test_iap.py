@@ -1,4 +1,4 @@
-"""Identity-Aware Proxy on this machine: whom it lets through and what it says to the others."""
+"""Identity-Aware Proxy on this machine: whom it admits, and how it responds to others."""
 
 from __future__ import annotations
 
@@ -107,8 +107,8 @@ def get(
     )
 
 
-REFUSALS: dict[str, tuple[Callable[[LocalCloud], str], str]] = {
-    "a token that is no JWT": (
+REJECTED: dict[str, tuple[Callable[[LocalCloud], str], str]] = {
+    "a token that is not a JWT": (
         lambda cloud: "garbage",
         "Invalid IAP credentials: Unable to parse JWT",
     ),
@@ -116,7 +116,7 @@ REFUSALS: dict[str, tuple[Callable[[LocalCloud], str], str]] = {
         lambda cloud: "ya29.unknown",
         "Invalid IAP credentials: Unable to parse JWT",
     ),
-    "a JWT of a foreign key": (
+    "a JWT signed with an unknown key": (
         sign_with_foreign_key,
         "Invalid IAP credentials: JWT signature is invalid",
     ),
@@ -136,7 +136,7 @@ REFUSALS: dict[str, tuple[Callable[[LocalCloud], str], str]] = {
         lambda cloud: sign_jwt(cloud, f"{cloud.url}/api"),
         "Invalid IAP credentials: Audience specified does not match requested endpoint",
     ),
-    "an ID token without e-mail": (
+    "an ID token without an e-mail": (
         make_id_token_without_email,
         "Invalid IAP credentials: JWT 'email' claim isn't a string",
     ),
@@ -148,7 +148,7 @@ REFUSALS: dict[str, tuple[Callable[[LocalCloud], str], str]] = {
         lambda cloud: sign_jwt(cloud, iss=cloud.user, sub=cloud.user),
         "Invalid IAP credentials: JWT 'iss' and 'sub' are not the e-mail of the key's owner",
     ),
-    "a signed JWT of more than an hour": (
+    "a signed JWT for more than an hour": (
         lambda cloud: sign_jwt(cloud, exp=int(time.time()) + 7200),
         "Invalid IAP credentials: JWT 'exp' is more than 3600 seconds after 'iat'",
     ),
@@ -157,22 +157,22 @@ REFUSALS: dict[str, tuple[Callable[[LocalCloud], str], str]] = {
         "There was a problem with your request. Please reference "
         "https://cloud.google.com/iap/docs/faq#error_codes. Error code 900",
     ),
-    "a person's access token by a client that is not allowlisted": (
+    "a person's access token from a client that is not allowlisted": (
         lambda cloud: user_token(cloud, "access_token", allowlisted=False),
         "There was a problem with your request. Please reference "
         "https://cloud.google.com/iap/docs/faq#error_codes. Error code 900",
     ),
-    "a person's ID token by a client that is not allowlisted": (
+    "a person's ID token from a client that is not allowlisted": (
         lambda cloud: user_token(cloud, "id_token", allowlisted=False),
         "Invalid IAP credentials: Invalid bearer token. Invalid JWT audience.",
     ),
 }
 
 
-@pytest.mark.parametrize("case", REFUSALS)
-def test_refuses_a_bad_credential_with_the_real_sentence(cloud: LocalCloud, case: str) -> None:
-    """Each credential that does not count gets 401, the marker and the sentence of the real IAP."""
-    make_token, sentence = REFUSALS[case]
+@pytest.mark.parametrize("case", REJECTED)
+def test_rejects_an_invalid_credential_with_the_real_sentence(cloud: LocalCloud, case: str) -> None:
+    """Each invalid credential gets 401, the marker, and the sentence of the real IAP."""
+    make_token, sentence = REJECTED[case]
     answer = get(cloud, make_token(cloud))
     assert answer.text == sentence
     assert answer.status_code == 401
@@ -193,11 +193,11 @@ ACCEPTED: dict[str, tuple[Callable[[LocalCloud], str], str]] = {
         lambda cloud: make_access_token(cloud, EMAIL_SCOPES),
         "access_token",
     ),
-    "a person's ID token by an allowlisted client": (
+    "a person's ID token from an allowlisted client": (
         lambda cloud: user_token(cloud, "id_token", allowlisted=True),
         "id_token",
     ),
-    "a person's access token by an allowlisted client": (
+    "a person's access token from an allowlisted client": (
         lambda cloud: user_token(cloud, "access_token", allowlisted=True),
         "access_token",
     ),
@@ -205,8 +205,8 @@ ACCEPTED: dict[str, tuple[Callable[[LocalCloud], str], str]] = {
 
 
 @pytest.mark.parametrize("case", ACCEPTED)
-def test_lets_a_good_credential_through(cloud: LocalCloud, case: str) -> None:
-    """Each kind of credential that the real IAP takes reaches the application."""
+def test_admits_a_valid_credential(cloud: LocalCloud, case: str) -> None:
+    """Each kind of credential that the real IAP accepts reaches the application."""
     make_token, kind = ACCEPTED[case]
     answer = get(cloud, make_token(cloud))
     assert (answer.status_code, answer.json()["method"]) == (200, "GET")
@@ -214,8 +214,8 @@ def test_lets_a_good_credential_through(cloud: LocalCloud, case: str) -> None:
     assert cloud.requests[-1].token_kind == kind
 
 
-def test_an_id_token_expires_after_the_lifetime_set(cloud: LocalCloud) -> None:
-    """An ID token past its time is refused without the prefix that the other sentences have."""
+def test_an_id_token_expires_after_the_token_lifetime(cloud: LocalCloud) -> None:
+    """An expired ID token gets a sentence without the prefix of the others."""
     token = make_id_token(cloud)
     cloud.clock_offset = 3590.0
     assert get(cloud, token).status_code == 200
@@ -228,8 +228,8 @@ def test_an_id_token_expires_after_the_lifetime_set(cloud: LocalCloud) -> None:
     assert answer.headers["Content-Length"] == "45"
 
 
-def test_a_signed_jwt_expires_after_the_lifetime_set(cloud: LocalCloud) -> None:
-    """A JWT that an account signs for an hour holds no longer than the cloud's token lifetime."""
+def test_a_signed_jwt_expires_after_the_token_lifetime(cloud: LocalCloud) -> None:
+    """A JWT signed for an hour is valid no longer than the cloud's token lifetime."""
     cloud.token_lifetime = 100.0
     token = sign_jwt(cloud)
     assert get(cloud, token).status_code == 200
@@ -238,24 +238,24 @@ def test_a_signed_jwt_expires_after_the_lifetime_set(cloud: LocalCloud) -> None:
 
 
 @pytest.mark.parametrize("make_token", [make_id_token, sign_jwt])
-def test_revoked_tokens_are_answered_as_expired_and_new_ones_count(
+def test_revoked_tokens_count_as_expired_and_new_ones_are_valid(
     cloud: LocalCloud, make_token: Callable[[LocalCloud], str]
 ) -> None:
-    """After revoke_tokens the old token gets the expiry sentence and the next one passes."""
+    """After revoke_tokens, the old token has expired and a new one passes."""
     token = make_token(cloud)
     cloud.revoke_tokens()
     assert get(cloud, token).text == "OpenID Connect token expired: JWT has expired"
     assert get(cloud, make_token(cloud)).status_code == 200
 
 
-def test_with_the_managed_client_only_tokens_without_client_pass() -> None:
-    """An ID token for the client seen in the redirect is refused, a signed JWT passes."""
+def test_with_the_google_managed_client_no_id_token_passes() -> None:
+    """An ID token for the client in the redirect is rejected; a signed JWT passes."""
     with LocalCloud(client_id=None) as cloud:
         location = get(cloud).headers["Location"]
         (client_id,) = parse_qs(urlsplit(location).query)["client_id"]
         assert not client_id.startswith("123456789012-")
-        refused = get(cloud, make_id_token(cloud, client_id))
-        assert refused.text == (
+        rejected = get(cloud, make_id_token(cloud, client_id))
+        assert rejected.text == (
             "Invalid IAP credentials: Invalid bearer token. Invalid JWT audience."
         )
         assert get(cloud, sign_jwt(cloud)).status_code == 200
@@ -263,7 +263,7 @@ def test_with_the_managed_client_only_tokens_without_client_pass() -> None:
 
 
 def test_the_role_is_looked_up_on_each_request(cloud: LocalCloud) -> None:
-    """An account that loses the role gets 403 at once, and passes again when it is back."""
+    """An account that loses the role gets 403 immediately, and passes again once it has it back."""
     token = make_id_token(cloud)
     cloud.members.discard(cloud.trainer)
     denied = get(cloud, token)
@@ -302,16 +302,16 @@ def test_redirects_a_get_without_credentials_to_google(
         ("GET", {"Accept": "application/json"}),
     ],
 )
-def test_answers_401_where_no_redirect_is_possible(
+def test_responds_with_401_to_what_cannot_follow_a_redirect(
     cloud: LocalCloud, method: str, headers: dict[str, str]
 ) -> None:
-    """What cannot follow a redirect gets 401 and the sentence about the empty token."""
+    """The sentence says that the token is empty."""
     answer = get(cloud, method=method, **headers)
     assert (answer.status_code, answer.text) == (401, "Invalid IAP credentials: empty token")
 
 
 def test_proxy_authorization_leaves_authorization_to_the_application(cloud: LocalCloud) -> None:
-    """A valid Proxy-Authorization wins, is removed, and Authorization passes untouched."""
+    """A valid Proxy-Authorization wins and is removed, and Authorization passes unchanged."""
     answer = get(
         cloud, Proxy_Authorization=f"Bearer {make_id_token(cloud)}", Authorization="Basic dTpw"
     )
@@ -322,7 +322,7 @@ def test_proxy_authorization_leaves_authorization_to_the_application(cloud: Loca
 
 
 def test_an_invalid_proxy_authorization_is_skipped_and_removed(cloud: LocalCloud) -> None:
-    """Where Proxy-Authorization does not count, Authorization decides; neither is passed on."""
+    """If Proxy-Authorization is invalid, Authorization decides; neither is forwarded."""
     answer = get(cloud, make_id_token(cloud), Proxy_Authorization="Bearer garbage")
     received = answer.json()["headers"]
     assert "proxy-authorization" not in received
@@ -331,7 +331,7 @@ def test_an_invalid_proxy_authorization_is_skipped_and_removed(cloud: LocalCloud
 
 
 def test_the_application_gets_a_verifiable_assertion_and_no_forged_one(cloud: LocalCloud) -> None:
-    """google-auth verifies the assertion, and what a client forges is replaced or removed."""
+    """google-auth verifies the assertion; headers that a client forges are replaced or removed."""
     answer = get(
         cloud,
         make_id_token(cloud),
@@ -358,16 +358,16 @@ def test_the_application_gets_a_verifiable_assertion_and_no_forged_one(cloud: Lo
     assert [key["kid"] for key in keys["keys"]] == [header["kid"]]
 
 
-def test_identity_mode_tells_anybody_signed_in_who_they_are(cloud: LocalCloud) -> None:
-    """?gcp-iap-mode=IDENTITY answers even an account without the role."""
+def test_identity_mode_tells_any_signed_in_account_who_it_is(cloud: LocalCloud) -> None:
+    """?gcp-iap-mode=IDENTITY works even for an account without the role."""
     cloud.members.clear()
     answer = get(cloud, make_id_token(cloud), path="/?gcp-iap-mode=IDENTITY")
     assert answer.json()["email"] == f"accounts.google.com:{cloud.trainer}"
     assert not cloud.requests[-1].reached_upstream
 
 
-def test_a_request_beyond_32_mib_is_refused(cloud: LocalCloud) -> None:
-    """App Engine's limit answers 413 before the application is called, whatever the encoding."""
+def test_a_request_of_more_than_32_mib_is_rejected(cloud: LocalCloud) -> None:
+    """The response is App Engine's 413, before the application is called; also to chunks."""
     token = make_id_token(cloud)
     headers = {"Authorization": f"Bearer {token}"}
     largest = b"x" * 33554432
@@ -380,7 +380,7 @@ def test_a_request_beyond_32_mib_is_refused(cloud: LocalCloud) -> None:
 
 
 def test_an_application_that_is_down_gets_the_front_ends_502() -> None:
-    """Without its application the answer is a front end's page that lacks IAP's marker."""
+    """The response is a front end's page, without IAP's marker."""
     with socket.socket() as refusing:
         refusing.bind(("127.0.0.1", 0))
         with LocalCloud(f"http://127.0.0.1:{refusing.getsockname()[1]}") as cloud:
@@ -391,7 +391,7 @@ def test_an_application_that_is_down_gets_the_front_ends_502() -> None:
 
 
 class _Application(http.server.BaseHTTPRequestHandler):
-    """Answers with what proxies get wrong: redirects, compression, chunks, HEAD, large bodies."""
+    """Responds with what proxies get wrong: redirects, compression, chunks, HEAD, large bodies."""
 
     protocol_version = "HTTP/1.1"
 
@@ -448,8 +448,8 @@ def application_cloud() -> Iterator[LocalCloud]:
         thread.join()
 
 
-def test_passes_the_applications_answers_as_they_are(application_cloud: LocalCloud) -> None:
-    """Redirects are not followed, compressed and chunked bodies not touched, HEAD has a length."""
+def test_forwards_the_applications_responses_unchanged(application_cloud: LocalCloud) -> None:
+    """Redirects are not followed, bodies stay compressed, HEAD has a length."""
     cloud = application_cloud
     token = make_id_token(cloud)
     moved = get(cloud, token, "/moved")
@@ -466,7 +466,7 @@ def test_passes_the_applications_answers_as_they_are(application_cloud: LocalClo
     assert "X-Private" not in large.headers
 
 
-def test_an_answer_that_the_application_breaks_off_is_broken_off(
+def test_a_response_that_the_application_breaks_off_is_broken_off(
     application_cloud: LocalCloud,
 ) -> None:
     """The client sees that the body is incomplete, and the next request works."""
@@ -476,10 +476,10 @@ def test_an_answer_that_the_application_breaks_off_is_broken_off(
     assert get(application_cloud, token, "/chunked").content == b"abcde"
 
 
-def test_a_client_that_breaks_off_its_upload_harms_nobody(
+def test_a_client_that_disconnects_during_its_upload_affects_no_other(
     cloud: LocalCloud, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Half an upload is given up without a word in the log, and is in the record."""
+    """Half an upload is in the request log, and nothing is logged about it elsewhere."""
     host, port = urlsplit(cloud.url).netloc.split(":")
     with socket.create_connection((host, int(port))) as client:
         head = f"POST /half HTTP/1.1\r\nHost: {host}\r\nContent-Length: 9\r\n"
@@ -493,8 +493,8 @@ def test_a_client_that_breaks_off_its_upload_harms_nobody(
     assert caplog.records == []
 
 
-def test_passes_a_compressed_request_as_it_is(application_cloud: LocalCloud) -> None:
-    """A gzip body reaches the application with the very bytes and length that were sent."""
+def test_forwards_a_compressed_request_unchanged(application_cloud: LocalCloud) -> None:
+    """A gzip body reaches the application with the bytes and the length that were sent."""
     body = gzip.compress(b"spans" * 1000)
     answer = requests.post(
         application_cloud.url,
@@ -513,7 +513,7 @@ BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8", "Sec-Fetch-Mod
 
 
 def test_a_person_signs_in_with_a_button_and_out_again(cloud: LocalCloud) -> None:
-    """The page's button leads back with a session that the role still governs."""
+    """The page's button leads back with a session, which still needs the role."""
     browser = requests.Session()
     browser.headers.update(BROWSER)
     page = browser.get(f"{cloud.url}/runs?x=1", timeout=10)
@@ -545,8 +545,8 @@ def test_a_person_signs_in_with_a_button_and_out_again(cloud: LocalCloud) -> Non
 @pytest.mark.parametrize(
     "target", ["https://evil.example/", "{url}.evil.example/", "//evil.example", "{url}/\\evil", ""]
 )
-def test_sign_in_returns_to_no_other_origin(cloud: LocalCloud, target: str) -> None:
-    """An address that is not the application's own is refused at each step."""
+def test_sign_in_redirects_to_no_other_origin(cloud: LocalCloud, target: str) -> None:
+    """A URL outside of the application's origin is rejected in each step."""
     target = target.format(url=cloud.url)
     page = f"{cloud.google_url}/signin"
     query = {"continue": target}
@@ -557,8 +557,8 @@ def test_sign_in_returns_to_no_other_origin(cloud: LocalCloud, target: str) -> N
     assert requests.get(callback, params=query, timeout=10).status_code == 400
 
 
-def test_a_code_signs_in_once_and_never_stands_in_the_record(cloud: LocalCloud) -> None:
-    """The one-time code of a sign-in is refused when it comes again."""
+def test_a_code_signs_in_once_and_is_not_logged(cloud: LocalCloud) -> None:
+    """The one-time code of a sign-in is rejected the second time."""
     chosen = requests.post(
         f"{cloud.google_url}/signin",
         data={"account": cloud.user, "continue": f"{cloud.url}/"},
@@ -571,7 +571,6 @@ def test_a_code_signs_in_once_and_never_stands_in_the_record(cloud: LocalCloud) 
     assert cloud.requests[-1].path == "/_gcp_gatekeeper/authenticate"
 
 
-def test_an_unsigned_session_is_no_session(cloud: LocalCloud) -> None:
-    """A cookie that IAP did not sign counts as no credential."""
+def test_an_unsigned_session_cookie_is_no_credential(cloud: LocalCloud) -> None:
     cookie = f"GCP_IAP_SESSION_{urlsplit(cloud.url).port}=ada"
     assert get(cloud, method="POST", Cookie=cookie).status_code == 401

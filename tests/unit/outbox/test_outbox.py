@@ -16,7 +16,7 @@ import pytest
 
 from disk_helpers import Disk
 from mlflow_iap_callbacks.outbox import Outbox, QueuedRun, Record, Refusal
-from mlflow_iap_callbacks.outbox.journals import new_outbox, survey
+from mlflow_iap_callbacks.outbox.journal_folder import new_outbox, survey
 from own_log import said_by_us
 
 _SERVER = "http://server"
@@ -191,7 +191,9 @@ def test_holds_tells_whether_anything_waits_up_to_the_mark(any_outbox: Outbox) -
 
 
 def test_no_statement_of_sqlite_is_open_where_a_fork_may_come(outbox: Outbox) -> None:
-    lock, connection, is_open = outbox._lock, outbox._db._db, []
+    assert outbox._db is not None
+    lock, connection = outbox._lock, outbox._db._db
+    is_open: list[Any] = []
 
     class Watched:
         def __enter__(self) -> None:
@@ -613,6 +615,7 @@ def test_a_new_file_of_the_intake_neither_loses_nor_doubles(outbox: Outbox, died
     _settle_all(run)
     outbox.forget(run)
     outbox.close()
+    assert outbox.path is not None
     assert os.listdir(outbox.path.parent) == []
 
 

@@ -1,4 +1,4 @@
-"""What is deployed: its files agree with each other, with the package, and with App Engine."""
+"""The deployed files agree with each other, with the package, and with App Engine."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PLACEHOLDERS = {
     "REGION_ID": "uc",
     "SERVICE": "mlflow",
 }
-# What only those need who send.
+# Dependencies that only clients need.
 _CLIENTS = {
     *("aiohttp", "lightgbm", "msgpack", "optuna", "platformdirs", "requests", "rich", "tenacity"),
     "tqdm",
@@ -35,7 +35,7 @@ _CLIENTS = {
 
 @pytest.fixture(scope="module")
 def app() -> dict[str, Any]:
-    """app.yaml, filled as `prepare` fills it."""
+    """app.yaml with its placeholders replaced, as by `prepare`."""
     text = (_APPENGINE / "app.yaml").read_text()
     for name, value in _PLACEHOLDERS.items():
         text = text.replace(f"{{{name}}}", value)
@@ -62,7 +62,7 @@ def test_the_image_has_the_mlflow_that_the_tests_run_and_the_client_supports() -
     assert supported.contains(pinned)
     lowest = {str(Version(each.version)) for each in supported}
     if str(Version(mlflow.__version__)).removesuffix(".0") in lowest:
-        pytest.skip("these are the lowest versions, which no image has")
+        pytest.skip("these are the lowest versions, which the image does not have")
     assert mlflow.__version__ == pinned, "run `make requirements` with the new version"
 
 
@@ -78,7 +78,7 @@ def test_the_image_has_what_the_server_needs_each_pinned_by_hash() -> None:
     assert not {"lightgbm", "optuna", "grpcio"} & pinned.keys()
 
 
-def test_no_secret_is_written_down(app: dict[str, Any]) -> None:
+def test_app_yaml_contains_no_secret(app: dict[str, Any]) -> None:
     variables = app["env_variables"]
     assert "MLFLOW_SERVER_DATABASE_PASSWORD" not in variables
     assert variables["MLFLOW_SERVER_DATABASE_PASSWORD_SECRET"].startswith("projects/my-project/")
@@ -86,23 +86,23 @@ def test_no_secret_is_written_down(app: dict[str, Any]) -> None:
     assert not [name for name in variables if "TOKEN" in name or name.endswith("PASSWORD")]
 
 
-def test_it_verifies_assertions_for_this_very_application(app: dict[str, Any]) -> None:
+def test_app_yaml_has_the_audience_of_this_application(app: dict[str, Any]) -> None:
     audience = app["env_variables"]["MLFLOW_IAP_AUDIENCE"]
     assert audience == "/projects/123456789012/apps/my-project"
 
 
-def test_it_is_looked_after_by_what_needs_no_sign_in(app: dict[str, Any]) -> None:
+def test_health_checks_use_a_path_that_needs_no_sign_in(app: dict[str, Any]) -> None:
     ready, alive = app["readiness_check"], app["liveness_check"]
     assert ready["path"] == alive["path"] == "/health"
-    # What App Engine allows, in seconds.
+    # App Engine's limits, in seconds.
     assert 1 <= ready["app_start_timeout_sec"] <= 1800
     for check in (ready, alive):
         assert 1 <= check["check_interval_sec"] <= 300
         assert 1 <= check["timeout_sec"] <= 300
-    assert ready["app_start_timeout_sec"] > 120 + 60, "the wait for the database, and a start"
+    assert ready["app_start_timeout_sec"] > 120 + 60, "time to wait for the database, and to start"
 
 
-def test_its_machine_is_one_that_app_engine_has(app: dict[str, Any]) -> None:
+def test_app_engine_offers_such_a_machine(app: dict[str, Any]) -> None:
     resources = app["resources"]
     assert resources["cpu"] == 1 or resources["cpu"] % 2 == 0
     assert 1.0 <= (resources["memory_gb"] + 0.4) / resources["cpu"] <= 6.5
@@ -110,15 +110,15 @@ def test_its_machine_is_one_that_app_engine_has(app: dict[str, Any]) -> None:
     assert app["manual_scaling"]["instances"] >= 1
 
 
-def test_what_an_upload_may_leave_is_removed_by_the_bucket(app: dict[str, Any]) -> None:
+def test_the_bucket_deletes_parts_of_unfinished_uploads(app: dict[str, Any]) -> None:
     lifecycle = yaml.safe_load((_APPENGINE / "lifecycle.json").read_text())
     folder = app["env_variables"]["MLFLOW_ARTIFACTS_DESTINATION"].split("/", 3)[3]
     (rule,) = lifecycle["rule"]
     assert rule["condition"]["matchesPrefix"] == [f"{folder}/{PARTS_FOLDER}/"]
-    assert rule["condition"]["age"] > 7, "days; an upload's URLs hold for a week"
+    assert rule["condition"]["age"] > 7, "days; the URLs of an upload are valid for a week"
 
 
-def test_the_image_runs_as_nobody_by_a_base_that_cannot_change() -> None:
+def test_the_image_has_a_pinned_base_and_runs_without_privileges() -> None:
     lines = (_APPENGINE / "Dockerfile").read_text().splitlines()
     (base,) = [line for line in lines if line.startswith("ARG PYTHON=")]
     assert re.fullmatch(r"ARG PYTHON=python:3\.12-slim-trixie@sha256:[0-9a-f]{64}", base)

@@ -1,4 +1,4 @@
-"""Which assertions tell who sent a request, and which do not."""
+"""Which assertions are accepted, and which are rejected."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ KEY_ID = "abc123"
 
 
 class KnownKeys:
-    """Stands where the fetched keys do."""
+    """Replaces the fetched keys."""
 
     def __init__(self, keys: dict[str, str]) -> None:
         self._keys = keys
@@ -35,7 +35,7 @@ class KnownKeys:
         return self._keys.get(key_id)
 
 
-def new_key() -> tuple[crypt.Signer, str]:
+def new_key() -> tuple[crypt.ES256Signer, str]:
     key = ec.generate_private_key(ec.SECP256R1())
     pem = key.public_key().public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
@@ -111,30 +111,30 @@ FORGERIES: dict[str, Callable[[], str]] = {
     "HS256 with the public key as secret": with_public_key_as_secret,
     "RS256": lambda: RsaKey("iap").sign(claims()),
     "signed as ES384": lambda: sign(header={"alg": "ES384"}),
-    "signed by another's key under a known id": lambda: sign(FOREIGN_SIGNER),
-    "of an unknown key id": lambda: sign(crypt.ES256Signer(SIGNER._key, "unknown")),
+    "signed with another key under a known id": lambda: sign(FOREIGN_SIGNER),
+    "with an unknown key id": lambda: sign(crypt.ES256Signer(SIGNER._key, "unknown")),
     "without a key id": without_key_id,
-    "with a header that must be understood": lambda: sign(header={"crit": ["x"], "x": 1}),
+    "with a critical header": lambda: sign(header={"crit": ["x"], "x": 1}),
     "with other claims": with_other_claims,
     "for another application": lambda: sign(aud="/projects/123456789012/apps/another"),
     "for several audiences": lambda: sign(aud=[AUDIENCE]),
     "for no audience": lambda: sign(aud=None),
-    "of another issuer": lambda: sign(iss="https://accounts.google.com"),
-    "of no issuer": lambda: sign(iss=None),
+    "from another issuer": lambda: sign(iss="https://accounts.google.com"),
+    "from no issuer": lambda: sign(iss=None),
     "expired": lambda: sign(iat=now() - 700, exp=now() - 60),
     "from the future": lambda: sign(iat=now() + 90, exp=now() + 600),
     "that never ends": lambda: sign(exp=None),
-    "that ends at a NaN": lambda: sign(exp=float("nan")),
-    "that never ends, with infinity": lambda: sign(exp=float("inf")),
-    "that ends at a text": lambda: sign(exp="9999999999"),
+    "that ends at NaN": lambda: sign(exp=float("nan")),
+    "that ends at infinity": lambda: sign(exp=float("inf")),
+    "that ends at a string": lambda: sign(exp="9999999999"),
     "that was never issued": lambda: sign(iat=None),
     "without an e-mail": lambda: sign(email=None),
     "with a list of e-mails": lambda: sign(email=["ada@example.com"]),
-    "with something else for an e-mail": lambda: sign(email="ada"),
+    "with something else as e-mail": lambda: sign(email="ada"),
 }
 
 
-def test_tells_the_email_in_lower_case() -> None:
+def test_returns_the_email_in_lower_case() -> None:
     assert email(sign()) == "ada@example.com"
 
 
@@ -147,12 +147,12 @@ def test_thirty_seconds_of_leeway_on_both_ends(seconds: int) -> None:
 
 
 @pytest.mark.parametrize("kind", FORGERIES)
-def test_refuses_an_assertion(kind: str) -> None:
+def test_rejects_a_forged_assertion(kind: str) -> None:
     with pytest.raises(InvalidAssertionError):
         email(FORGERIES[kind]())
 
 
-def test_says_what_it_found_where_google_signed_for_another_application(
+def test_logs_both_audiences_if_google_signed_for_another_application(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with pytest.raises(InvalidAssertionError):
@@ -162,7 +162,7 @@ def test_says_what_it_found_where_google_signed_for_another_application(
 
 
 _VALID = sign(exp=now() + 3600)
-_ANY_JSON = st.sampled_from(
+_ANY_JSON: st.SearchStrategy[Any] = st.sampled_from(
     [
         *(None, True, False, 0, -1, 1, 2**63, 10**400, 0.5, 1e308, float("nan"), float("inf")),
         *(
@@ -223,18 +223,29 @@ _FORGED = st.one_of(
 )
 
 
-@settings(
-    max_examples=10_000,
-    deadline=None,
-    database=None,
-    suppress_health_check=list(HealthCheck),
+_MANY = settings(
+    max_examples=1_000, deadline=None, database=None, suppress_health_check=list(HealthCheck)
 )
+
+
+@_MANY
 @example(_VALID.rpartition(".")[0] + ".")
 @given(_FORGED)
-def test_none_of_ten_thousand_forged_ones_tells_anything(forged: str) -> None:
+def test_rejects_a_thousand_generated_forgeries(forged: str) -> None:
+    _assert_is_rejected(forged)
+
+
+@pytest.mark.slow
+@settings(_MANY, max_examples=10_000)
+@given(_FORGED)
+def test_rejects_ten_thousand_generated_forgeries(forged: str) -> None:
+    _assert_is_rejected(forged)
+
+
+def _assert_is_rejected(forged: str) -> None:
     if forged == _VALID:
         return
     verdict = VERIFIER.email(forged)
-    # Driven by hand: an event loop for each would take longer than all the rest.
+    # Without an event loop, which would take longer than all the rest.
     with pytest.raises(InvalidAssertionError):
         verdict.send(None)

@@ -1,4 +1,4 @@
-"""Which requests the gate lets through to MLflow, and what it takes off them."""
+"""Which requests the gate passes to MLflow, and which headers it removes."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from starlette.routing import Mount
 from asgi import Answer, Recorder, call
 from mlflow_iap_callbacks.local import LocalCloud
 from mlflow_iap_callbacks.server.assertion import Verifier
-from mlflow_iap_callbacks.server.closed_routes import is_closed
 from mlflow_iap_callbacks.server.gate import Gate, visitor
 from mlflow_iap_callbacks.server.public_keys import PublicKeys
+from mlflow_iap_callbacks.server.routes import is_closed
 
 pytest.importorskip("flask_wtf", reason="the extra `server` is not installed")
 
 ASSERTION = "X-Goog-IAP-JWT-Assertion"
 ADA = "ada@example.com"
 
-# What a tracking server is for. A new family that a new MLflow brings is looked at before it is
-# put here, or into closed_routes.py.
+# The routes that a tracking server needs. Decide on each new route of an MLflow version before
+# adding it here, or to the closed ones in routes.py.
 SERVED = {
     *("/", "/build", "/static-files", "/health", "/version", "/graphql", "/v1/traces"),
     *("/get-artifact", "/model-versions/get-artifact", "/mlflow-artifacts/artifacts"),
@@ -69,12 +69,15 @@ FORGED: dict[str, Callable[[LocalCloud], Any]] = {
         "X-Goog-Authenticated-User-Email": f"accounts.google.com:{ADA}"
     },
     "an expired assertion": lambda cloud: {ASSERTION: cloud.assertion(ADA, iat=1, exp=600)},
-    "one for another application": lambda cloud: {
+    "an assertion for another application": lambda cloud: {
         ASSERTION: cloud.assertion(ADA, aud="/projects/1/apps/other")
     },
-    "one of another's key": by_another_cloud,
-    "two": lambda cloud: [(ASSERTION, cloud.assertion(ADA)), (ASSERTION, cloud.assertion(ADA))],
-    "one in another header": lambda cloud: {
+    "an assertion signed with another key": by_another_cloud,
+    "two assertions": lambda cloud: [
+        (ASSERTION, cloud.assertion(ADA)),
+        (ASSERTION, cloud.assertion(ADA)),
+    ],
+    "an assertion in another header": lambda cloud: {
         "Authorization": f"Bearer {cloud.assertion(ADA)}",
         "X_Goog_IAP_JWT_Assertion": cloud.assertion(ADA),
     },
@@ -82,16 +85,16 @@ FORGED: dict[str, Callable[[LocalCloud], Any]] = {
 
 
 def mlflow_routes() -> dict[str, set[str]]:
-    """All of the real app's, as paths that match them."""
+    """Return the routes of MLflow's app: a path that each matches, with its methods."""
     from mlflow.server import app as flask_app
     from mlflow.server.fastapi_app import app as fastapi_app
 
     found: dict[str, set[str]] = {}
     for route, context in routing._iter_routes_with_context(fastapi_app.routes):
         if not isinstance(route, Mount):
-            assert isinstance(route, routing.APIRoute), f"{route} is of a new kind"
+            assert isinstance(route, routing.APIRoute), f"{route} is a new kind of route"
             path = (context or route).path
-            found.setdefault(re.sub(r"\{[^}]*\}", "x", path), set()).update(route.methods)
+            found.setdefault(re.sub(r"\{[^}]*\}", "x", path), set()).update(route.methods or ())
     for rule in flask_app.url_map.iter_rules():
         found.setdefault(re.sub("<[^>]*>", "x", rule.rule), set()).update(rule.methods or ())
     return found
@@ -119,12 +122,12 @@ def test_no_route_of_mlflow_is_reached_without_an_assertion(cloud: LocalCloud, k
             for method in {"GET", "POST", *methods}
         ]
 
-    let_in = [tried for tried in asyncio.run(try_all()) if tried[2] != 401]
-    assert let_in == []
+    admitted = [tried for tried in asyncio.run(try_all()) if tried[2] != 401]
+    assert admitted == []
     assert app.calls == 0
 
 
-def test_each_family_of_routes_is_served_or_closed_by_decision() -> None:
+def test_each_family_of_routes_has_been_decided_to_be_served_or_closed() -> None:
     served = {family(path) for path in mlflow_routes() if not is_closed(path)}
     assert served <= SERVED | PERMISSIONS, "decide on the new ones"
     closed = {family(path) for path in mlflow_routes() if is_closed(path)}
@@ -149,7 +152,7 @@ def test_each_family_of_routes_is_served_or_closed_by_decision() -> None:
         "/prefix/ajax-api/3.0/jobs/search",
     ],
 )
-def test_what_runs_code_or_calls_out_is_not_there(
+def test_routes_that_run_code_or_call_other_services_are_closed(
     cloud: LocalCloud, app: Recorder, path: str
 ) -> None:
     guarded = gate(cloud, app, static_prefix="/prefix")
@@ -163,7 +166,7 @@ def test_an_artifact_may_be_named_like_a_closed_route(cloud: LocalCloud, app: Re
 
 
 @pytest.mark.parametrize("path", ["/health", "/version"])
-def test_health_and_version_are_open_and_reach_nothing(
+def test_health_and_version_are_open_and_do_not_reach_mlflow(
     cloud: LocalCloud, app: Recorder, path: str
 ) -> None:
     assert ask(gate(cloud, app), path).status == 200
@@ -189,7 +192,7 @@ def test_health_and_version_are_open_and_reach_nothing(
         ("/health", {"type": "websocket"}),
     ],
 )
-def test_nothing_that_only_resembles_an_open_path_is_open(
+def test_a_path_that_resembles_an_open_one_is_not_open(
     cloud: LocalCloud, app: Recorder, path: str, scope: dict[str, Any]
 ) -> None:
     answer = ask(gate(cloud, app, static_prefix="/prefix"), path, **scope)
@@ -204,7 +207,7 @@ def test_a_websocket_needs_an_assertion_too(cloud: LocalCloud, app: Recorder) ->
     assert app.calls == 1
 
 
-def test_the_refusal_is_one_sentence_in_the_form_of_the_path(cloud: LocalCloud) -> None:
+def test_an_error_is_json_on_paths_of_the_api_and_text_elsewhere(cloud: LocalCloud) -> None:
     page = ask(gate(cloud, Recorder()), "/")
     assert page.headers["content-type"].startswith("text/plain")
     assert b"no valid assertion of Identity-Aware Proxy" in page.body
@@ -214,7 +217,7 @@ def test_the_refusal_is_one_sentence_in_the_form_of_the_path(cloud: LocalCloud) 
         assert b'"error_code": "UNAUTHENTICATED"' in api.body
 
 
-def test_without_any_key_the_answer_is_503_and_says_why(app: Recorder) -> None:
+def test_without_public_keys_the_response_is_a_503_that_says_why(app: Recorder) -> None:
     with LocalCloud() as cloud:
         cloud.fault("answer", path="/iap/verify", times=0, where="google")
         answer = ask(gate(cloud, app), "/", headers={ASSERTION: cloud.assertion(ADA)})
@@ -222,7 +225,9 @@ def test_without_any_key_the_answer_is_503_and_says_why(app: Recorder) -> None:
     assert b"public keys" in answer.body
 
 
-def test_takes_off_whatever_a_client_could_name_itself_by(cloud: LocalCloud, app: Recorder) -> None:
+def test_removes_headers_with_which_a_client_could_claim_an_identity(
+    cloud: LocalCloud, app: Recorder
+) -> None:
     headers = {
         ASSERTION: cloud.assertion(ADA),
         "X-Goog-Authenticated-User-Email": "accounts.google.com:eve@example.com",
@@ -241,7 +246,7 @@ def test_takes_off_whatever_a_client_could_name_itself_by(cloud: LocalCloud, app
     assert app.headers == {"x-mlflow-run-id": "1", "content-type": "text/plain"}
 
 
-def test_each_request_knows_its_own_visitor(cloud: LocalCloud) -> None:
+def test_each_request_has_its_own_visitor(cloud: LocalCloud) -> None:
     async def tell(scope: Any, receive: Any, send: Any) -> None:
         await asyncio.sleep(0)
         await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -260,6 +265,6 @@ def test_each_request_knows_its_own_visitor(cloud: LocalCloud) -> None:
     assert visitor.get("nobody") == "nobody"
 
 
-def test_the_application_starts_and_ends_with_its_server(cloud: LocalCloud, app: Recorder) -> None:
+def test_the_application_gets_the_servers_lifespan_events(cloud: LocalCloud, app: Recorder) -> None:
     ask(gate(cloud, app), "", type="lifespan")
     assert app.calls == 1

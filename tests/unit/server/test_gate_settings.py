@@ -1,4 +1,4 @@
-"""What the gate takes from the environment, and what it refuses to start with."""
+"""The gate's settings from environment variables, and which values are rejected."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mlflow_iap_callbacks.server.start_error import StartError
 AUDIENCE = {"MLFLOW_IAP_AUDIENCE": "/projects/123/apps/my-project"}
 
 
-def test_the_audience_is_all_that_is_needed() -> None:
+def test_only_the_audience_is_required() -> None:
     assert GateSettings.from_environment(AUDIENCE) == GateSettings(
         "/projects/123/apps/my-project", GOOGLE_KEYS_URL, False, ()
     )
@@ -24,12 +24,12 @@ def test_the_audience_is_all_that_is_needed() -> None:
         "/projects/123/global/backendServices/456",
     ],
 )
-def test_takes_the_audience_of_app_engine_cloud_run_and_a_load_balancer(audience: str) -> None:
+def test_accepts_the_audience_of_app_engine_cloud_run_and_a_load_balancer(audience: str) -> None:
     assert GateSettings.from_environment({"MLFLOW_IAP_AUDIENCE": audience}).audience == audience
 
 
 @pytest.mark.parametrize("audience", ["", "my-project", "/projects/my-project/apps/my-project"])
-def test_refuses_an_audience_that_no_assertion_has(audience: str) -> None:
+def test_rejects_an_audience_that_no_assertion_has(audience: str) -> None:
     with pytest.raises(StartError, match="MLFLOW_IAP_AUDIENCE is"):
         GateSettings.from_environment({"MLFLOW_IAP_AUDIENCE": audience})
 
@@ -37,7 +37,7 @@ def test_refuses_an_audience_that_no_assertion_has(audience: str) -> None:
 @pytest.mark.parametrize(
     "url", ["http://127.0.0.1:8080/keys", "http://[::1]/keys", "http://localhost/keys"]
 )
-def test_takes_keys_over_plain_http_from_this_machine(url: str) -> None:
+def test_accepts_http_for_keys_on_this_machine(url: str) -> None:
     environment = {**AUDIENCE, "MLFLOW_IAP_KEYS_URL": url}
     assert GateSettings.from_environment(environment).keys_url == url
 
@@ -53,12 +53,12 @@ def test_takes_keys_over_plain_http_from_this_machine(url: str) -> None:
         "keys",
     ],
 )
-def test_refuses_keys_from_where_others_could_put_theirs(url: str) -> None:
+def test_rejects_urls_where_others_could_replace_the_keys(url: str) -> None:
     with pytest.raises(StartError, match="MLFLOW_IAP_KEYS_URL"):
         GateSettings.from_environment({**AUDIENCE, "MLFLOW_IAP_KEYS_URL": url})
 
 
-def test_admins_are_named_by_lower_case_emails() -> None:
+def test_emails_of_admins_become_lower_case() -> None:
     settings = GateSettings.from_environment(
         {
             **AUDIENCE,
@@ -70,22 +70,22 @@ def test_admins_are_named_by_lower_case_emails() -> None:
     assert settings.admins == ("ada@example.com", "bob@example.com")
 
 
-def test_refuses_permissions_that_nobody_could_grant() -> None:
+def test_rejects_permissions_that_nobody_could_grant() -> None:
     with pytest.raises(StartError, match="MLFLOW_IAP_ADMINS"):
         GateSettings.from_environment({**AUDIENCE, "MLFLOW_IAP_PERMISSIONS": "true"})
 
 
-def test_refuses_a_switch_that_is_neither_on_nor_off() -> None:
+def test_rejects_a_switch_that_is_neither_on_nor_off() -> None:
     with pytest.raises(StartError, match="MLFLOW_IAP_PERMISSIONS is 'perhaps'"):
         GateSettings.from_environment({**AUDIENCE, "MLFLOW_IAP_PERMISSIONS": "perhaps"})
 
 
-def test_refuses_a_default_permission_that_mlflow_does_not_know() -> None:
-    with pytest.raises(StartError, match="MLFLOW_IAP_DEFAULT_PERMISSION is 'read': set it to one"):
+def test_rejects_a_default_permission_that_mlflow_does_not_know() -> None:
+    with pytest.raises(StartError, match=r"DEFAULT_PERMISSION is 'read'\. Set it to one"):
         GateSettings.from_environment({**AUDIENCE, "MLFLOW_IAP_DEFAULT_PERMISSION": "read"})
 
 
-def test_refuses_settings_for_users_with_passwords() -> None:
+def test_rejects_settings_for_users_with_passwords() -> None:
     given = {**AUDIENCE, "MLFLOW_IAP_PERMISSIONS": "true", "MLFLOW_IAP_ADMINS": "ada@example.com"}
     with pytest.raises(StartError, match="MLFLOW_AUTH_CONFIG_PATH is set"):
         GateSettings.from_environment({**given, "MLFLOW_AUTH_CONFIG_PATH": "auth.ini"})

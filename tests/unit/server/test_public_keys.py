@@ -33,7 +33,7 @@ def outage(cloud: LocalCloud, **answer: object) -> None:
     cloud.fault("answer", path=KEYS_PATH, times=0, where="google", **answer)  # type: ignore[arg-type]
 
 
-def test_are_fetched_once_for_all_who_wait_and_for_all_who_come_later(cloud: LocalCloud) -> None:
+def test_keys_are_fetched_once_for_concurrent_and_later_requests(cloud: LocalCloud) -> None:
     keys = PublicKeys(cloud.assertion_keys_url)
     known = key_id(cloud)
 
@@ -44,7 +44,7 @@ def test_are_fetched_once_for_all_who_wait_and_for_all_who_come_later(cloud: Loc
     assert fetches(cloud) == 1
 
 
-def test_a_flood_of_invented_key_ids_fetches_once_in_the_interval(cloud: LocalCloud) -> None:
+def test_a_flood_of_invented_key_ids_causes_one_fetch_in_the_interval(cloud: LocalCloud) -> None:
     keys = PublicKeys(cloud.assertion_keys_url)
 
     async def flood() -> list[str | None]:
@@ -57,7 +57,7 @@ def test_a_flood_of_invented_key_ids_fetches_once_in_the_interval(cloud: LocalCl
     assert fetches(cloud) == 1
 
 
-def test_a_new_key_is_known_with_the_first_request_that_names_it(cloud: LocalCloud) -> None:
+def test_a_new_key_is_fetched_for_the_first_request_that_needs_it(cloud: LocalCloud) -> None:
     keys = PublicKeys(cloud.assertion_keys_url, fetch_interval=0.0)
     old = key_id(cloud)
     assert asyncio.run(keys.find(old))
@@ -95,7 +95,7 @@ def test_a_key_that_is_no_longer_published_is_forgotten(cloud: LocalCloud) -> No
         {"status": 200, "body": '{"a": "no key", "b": null}'},
     ],
 )
-def test_known_keys_stay_in_use_while_none_can_be_fetched(
+def test_known_keys_stay_in_use_while_fetching_fails(
     cloud: LocalCloud, answer: dict[str, object]
 ) -> None:
     keys = PublicKeys(cloud.assertion_keys_url, fetch_interval=0.0, fresh_for=0.0)
@@ -112,7 +112,7 @@ def test_known_keys_stay_in_use_while_none_can_be_fetched(
     assert fetches(cloud) >= 2
 
 
-def test_with_no_key_known_the_want_of_keys_is_told_and_then_made_good(cloud: LocalCloud) -> None:
+def test_without_known_keys_an_error_is_raised_until_a_fetch_succeeds(cloud: LocalCloud) -> None:
     keys = PublicKeys(cloud.assertion_keys_url, fetch_interval=0.0)
     outage(cloud)
     with pytest.raises(KeysUnavailableError):
@@ -121,7 +121,7 @@ def test_with_no_key_known_the_want_of_keys_is_told_and_then_made_good(cloud: Lo
     assert asyncio.run(keys.find(key_id(cloud)))
 
 
-def test_an_unreachable_address_is_not_asked_more_often_than_the_interval(
+def test_an_unreachable_url_is_tried_once_in_the_interval(
     cloud: LocalCloud,
 ) -> None:
     keys = PublicKeys(cloud.assertion_keys_url)

@@ -1,0 +1,51 @@
+"""``mlflow-iap status``: what is not in MLflow yet."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import click
+from rich import filesize
+
+from .console import console, print_rows
+
+if TYPE_CHECKING:
+    from ..outbox.journal_folder import JournalReport
+
+
+@click.command()
+def status() -> None:
+    """Show what was logged on this machine and is not in MLflow.
+
+    Lists the journals of all processes, with the records that wait to be sent and those that MLflow
+    refused. MLFLOW_IAP_OUTBOX names the folder of the journals.
+    """
+    from ..outbox import journal_folder
+
+    found = journal_folder.survey()
+    if not found:
+        console.print(f"Nothing waits in {journal_folder.folder()}.")
+    for journal in found:
+        print_rows(_described(journal))
+    if any(journal.waiting and not journal.is_live for journal in found):
+        console.print("`mlflow-iap sync` sends what dead processes left.")
+
+
+def _described(journal: JournalReport) -> dict[str, str]:
+    life = "alive" if journal.is_live else "dead"
+    age = timedelta(seconds=int(time.time() - journal.begun))
+    kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(journal.waiting.items()))
+    refused = "\n".join(f"{n} x {reason}" for reason, n in journal.refused.items())
+    rows = {
+        "process": f"{journal.pid} on {journal.host} ({life}), started {age} ago",
+        "server": journal.server,
+        "waiting": f"{journal.records()} records of {journal.runs} runs"
+        + f" ({kinds})" * bool(kinds),
+        "because": journal.trouble,
+        "refused": refused,
+        "unreadable": journal.error,
+        "on disk": f"{journal.path}, {filesize.decimal(journal.bytes)}",
+    }
+    return {name: value or "" for name, value in rows.items() if value or name == "server"}

@@ -1,0 +1,29 @@
+"""Errors of logging as warnings: no study and no training ends because of its log."""
+
+from __future__ import annotations
+
+import logging
+
+_logger = logging.getLogger(__name__)
+
+
+class never_raising:
+    """Context manager that logs an exception as a warning instead of raising it.
+
+    Args:
+        what: what is being logged, as in "Could not log WHAT".
+    """
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, _: object) -> bool:
+        if isinstance(error, Exception):
+            _logger.warning(
+                "Could not log %s (%s). The program continues without it.", self._what, error
+            )
+            return True
+        return False

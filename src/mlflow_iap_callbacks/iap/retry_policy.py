@@ -1,0 +1,113 @@
+"""``RetryPolicy``: how often an attempt is repeated, and for how long. Uses tenacity."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import tenacity
+
+from ..errors import IAPConfigurationError
+
+T = TypeVar("T")
+
+BUSY = (408, 429, 500, 502, 503, 504)  # HTTP statuses of a server that may answer later
+
+_backoff = tenacity.wait_exponential(multiplier=0.25, max=20.0) + tenacity.wait_random(0.0, 0.25)
+_ends: ContextVar[float] = ContextVar("ends", default=float("inf"))
+
+
+class TryAgain(Exception, Generic[T]):
+    """Raised by an attempt to request another one.
+
+    Args:
+        outcome: result if no attempt is left: a value to return or an error to raise.
+        after: seconds to wait before the next attempt. Default: exponential backoff with jitter.
+        is_free: True if the attempt does not count, because the server did not fail.
+    """
+
+    def __init__(
+        self, outcome: T | Exception, after: float | None = None, *, is_free: bool = False
+    ) -> None:
+        super().__init__()
+        self.outcome = outcome
+        self.after = after
+        self.is_free = is_free
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """Number of attempts, and the time for all of them.
+
+    A policy that runs inside another one's attempt ends with it, so deadlines never add up.
+
+    Args:
+        max_attempts: at least 1. The default is enough for the whole deadline, unless the server
+            fails immediately each time.
+        deadline: seconds from the first attempt after which no other begins. The default is longer
+            than the restart of an App Engine instance; MLflow's own retries last four minutes.
+    """
+
+    max_attempts: int = 12
+    deadline: float = 120.0
+
+    # For tests, which move time themselves.
+    clock = staticmethod(time.monotonic)
+    sleep = staticmethod(time.sleep)
+
+    def __post_init__(self) -> None:
+        if self.max_attempts < 1 or self.deadline <= 0:
+            raise IAPConfigurationError(
+                f"max_attempts={self.max_attempts}, deadline={self.deadline} would never send a "
+                "request. Use at least 1 attempt and more than 0 seconds."
+            )
+
+    def __call__(self, attempt: Callable[[], T]) -> T:
+        """Run ``attempt`` until it returns, raises anything but TryAgain, or no attempt is left."""
+        ends = min(_ends.get(), self.clock() + self.deadline)
+        mark = _ends.set(ends)
+        free = 0
+
+        def is_over(state: tenacity.RetryCallState) -> bool:
+            nonlocal free
+            free += _again(state).is_free
+            is_late = self.clock() + state.upcoming_sleep >= ends
+            return is_late or state.attempt_number - free >= self.max_attempts
+
+        try:
+            retrying = tenacity.Retrying(
+                retry=tenacity.retry_if_exception_type(TryAgain),
+                wait=_wait,
+                stop=is_over,
+                sleep=self.sleep,
+                retry_error_callback=_give_up,
+            )
+            return retrying(attempt)
+        finally:
+            _ends.reset(mark)
+
+
+def seconds_left() -> float:
+    """Seconds until the deadline of the running policy; infinite if none is running."""
+    return _ends.get() - time.monotonic()
+
+
+def _wait(state: tenacity.RetryCallState) -> float:
+    asked = _again(state).after
+    return _backoff(state) if asked is None else asked
+
+
+def _give_up(state: tenacity.RetryCallState) -> Any:
+    again = _again(state)
+    if isinstance(again.outcome, Exception):
+        raise again.outcome
+    return again.outcome
+
+
+def _again(state: tenacity.RetryCallState) -> TryAgain[Any]:
+    error = state.outcome.exception() if state.outcome else None
+    assert isinstance(error, TryAgain)  # noqa: S101
+    return error

@@ -1,0 +1,213 @@
+"""Logging of a finished model: importance, plots, tables, trees, and the model itself."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from ..delivery.never_raising import never_raising
+from ..delivery.run_writer import RunWriter
+from .boosters import boosters_of, is_cv
+
+_FOLDER = "lightgbm"
+_MOST_SHOWN = 30  # features in a plot
+_EXAMPLE_ROWS = 5
+_MOST_NAMED = 1000  # features that a signature names
+_CLASSES = ("binary", "multiclass", "multiclassova")
+_REGRESSION = (
+    *("regression", "regression_l1", "huber", "fair", "poisson", "quantile", "mape", "gamma"),
+    "tweedie",
+)
+
+
+@dataclass
+class Wanted:
+    """What to log about a finished model.
+
+    Args:
+        model: whether to log the model itself.
+        registered_model_name: registered model that gets it as a new version, if any.
+        pictures: whether to draw plots.
+        trees: number of trees.
+    """
+
+    model: bool
+    registered_model_name: str | None
+    pictures: bool
+    trees: int
+
+
+class FinishedModel:
+    """Logs a finished Booster or CVBooster, whose ``objective`` has LightGBM's canonical name."""
+
+    def __init__(self, run: RunWriter, model: Any, objective: str) -> None:
+        self._run = run
+        self._boosters = boosters_of(model)
+        self._is_cv = is_cv(model)
+        self._booster = self._boosters[0]
+        self._objective = objective
+
+    def log(
+        self,
+        wanted: Wanted,
+        samples: Sequence[tuple[int, Any]],
+        best_iteration: int,
+        *,
+        estimator: Any = None,
+        X: Any = None,
+        y: Any = None,
+    ) -> None:
+        """Log all that is wanted, one step after the other; a step that fails leaves a warning.
+
+        Args:
+            wanted: what to log.
+            samples: points of the learning curves, as in ``Curves.samples``.
+            best_iteration: LightGBM's ``best_iteration``; 0 for none.
+            estimator: the scikit-learn estimator that has the model, if any.
+            X: data for signature, input example and predictions.
+            y: true values for ``X``.
+        """
+        console = Console(file=sys.stderr)
+        with (
+            tempfile.TemporaryDirectory(prefix="mlflow-iap-lightgbm-") as name,
+            console.status("") as line,
+        ):
+            folder = Path(name) / _FOLDER
+            folder.mkdir()
+            rows = self._importance()
+            steps: dict[str, Callable[[], None]] = {
+                "the feature importance": lambda: _write_table(
+                    folder / "feature_importance.csv", ("feature", "gain", "split"), rows
+                )
+            }
+            if wanted.pictures:
+                steps["the plot of the feature importance"] = lambda: _plots().draw_importance(
+                    rows[:_MOST_SHOWN], len(rows), folder / "feature_importance.png"
+                )
+                steps["the plot of the learning curves"] = lambda: _plots().draw_curves(
+                    samples, best_iteration, folder / "learning_curves.png"
+                )
+            if X is not None and y is not None and not self._is_cv:
+                steps["the predictions"] = lambda: self._compare(
+                    estimator, X, y, folder, draws=wanted.pictures
+                )
+            if wanted.trees > 0:
+                steps["the trees"] = lambda: self._write_trees(wanted.trees, folder)
+            steps["the files"] = lambda: self._run.log_artifact(folder)
+            if wanted.model and not self._is_cv:
+                steps["the model"] = lambda: self._log_model(
+                    X, wanted.registered_model_name, Path(name) / "model"
+                )
+            for what, do in steps.items():
+                line.update(f"LightGBM: logging {what}")
+                with never_raising(f"{what} of a LightGBM training"):
+                    do()
+
+    def _importance(self) -> list[tuple[str, float, float]]:
+        """Feature, gain and split, the highest gain first; means for a cross-validation."""
+        gain, split = (
+            np.mean([each.feature_importance(kind) for each in self._boosters], axis=0)
+            for kind in ("gain", "split")
+        )
+        names = self._booster.feature_name()
+        order = np.argsort(-gain, kind="stable")
+        return [(names[at], float(gain[at]), float(split[at])) for at in order]
+
+    def _compare(self, estimator: Any, X: Any, y: Any, folder: Path, *, draws: bool) -> None:
+        """Compare predictions with true values: confusion matrix of classes, or residuals."""
+        true = np.asarray(y).ravel()
+        if self._objective in _CLASSES:
+            predicted = _classes(self._booster.predict(X) if estimator is None else estimator, X)
+            labels, numbers = np.unique(np.concatenate([true, predicted]), return_inverse=True)
+            counts = np.zeros((len(labels), len(labels)), dtype=int)
+            np.add.at(counts, (numbers[: len(true)], numbers[len(true) :]), 1)
+            names = [f"{label:g}" if isinstance(label, float) else str(label) for label in labels]
+            rows = ([name, *row] for name, row in zip(names, counts.tolist(), strict=True))
+            _write_table(folder / "confusion_matrix.csv", ["true \\ predicted", *names], rows)
+            if draws:
+                _plots().draw_confusion(counts, names, folder / "confusion_matrix.png")
+        elif self._objective in _REGRESSION:
+            predicted = np.asarray(self._booster.predict(X), dtype=float).ravel()
+            true = true.astype(float)
+            residuals = true - predicted
+            quantiles = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+            found = np.quantile(residuals, quantiles)
+            of_each = zip(quantiles, found.tolist(), strict=True)
+            _write_table(folder / "residuals.csv", ["quantile", "true - predicted"], of_each)
+            if draws:
+                _plots().draw_residuals(predicted, true, folder / "residuals.png")
+
+    def _write_trees(self, most: int, folder: Path) -> None:
+        trees = self._booster.trees_to_dataframe()
+        trees[trees["tree_index"] < most].to_csv(folder / "trees.csv", index=False)
+        if shutil.which("dot") is None or find_spec("graphviz") is None:
+            return
+        import lightgbm
+
+        for number in range(min(most, self._booster.num_trees())):
+            graph = lightgbm.create_tree_digraph(self._booster, tree_index=number)
+            (folder / f"tree_{number}.svg").write_bytes(graph.pipe(format="svg"))
+
+    def _log_model(self, X: Any, registered_name: str | None, folder: Path) -> None:
+        from mlflow import lightgbm as flavor
+
+        head = None if X is None else X[:_EXAMPLE_ROWS]
+        flavor.save_model(
+            self._booster,
+            folder,
+            signature=self._signature(head),
+            input_example=head,
+            # To infer them, MLflow would load the model in another process, for 8 seconds.
+            pip_requirements=[
+                f"{name}=={version(name)}"
+                for name in ("mlflow", "lightgbm", "numpy", "pandas", "scikit-learn", "scipy")
+            ],
+        )
+        self._run.log_model(folder, registered_name=registered_name)
+
+    def _signature(self, head: Any) -> Any:
+        from mlflow.models import ModelSignature, infer_signature
+        from mlflow.types import ColSpec, Schema, TensorSpec
+
+        if head is not None:
+            return infer_signature(head, self._booster.predict(head))
+        names = self._booster.feature_name()
+        is_named = names != [f"Column_{number}" for number in range(len(names))]
+        columns: list[Any] = [ColSpec("double", name) for name in names]
+        if not is_named or len(names) > _MOST_NAMED:
+            columns = [TensorSpec(np.dtype("float64"), (-1, len(names)))]
+        classes = int(self._booster.num_model_per_iteration())
+        shape = (-1,) if classes == 1 else (-1, classes)
+        return ModelSignature(Schema(columns), Schema([TensorSpec(np.dtype("float64"), shape)]))
+
+
+def _classes(found: Any, X: Any) -> Any:
+    """Classes that an estimator predicts, or numbers of classes from a booster's probabilities."""
+    if hasattr(found, "predict"):
+        return np.asarray(found.predict(X)).ravel()
+    return found.argmax(axis=1) if found.ndim > 1 else (found > 0.5).astype(int)
+
+
+def _plots() -> ModuleType:
+    from . import plots  # matplotlib takes its time
+
+    return plots
+
+
+def _write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(header)
+        table.writerows(rows)

@@ -1,0 +1,87 @@
+"""A run that keeps what is logged to it, for tests of what logs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mlflow.data.dataset import Dataset
+
+from mlflow_iap_callbacks.delivery.run_writer import RunWriter
+
+
+class RecordingRun(RunWriter):
+    """A ``RunWriter`` without client, journal and delivery.
+
+    Attributes:
+        points: name, step, timestamp and value of each.
+        artifacts: content by path.
+        models: names of the files of each, with the name it is registered under.
+        inputs: data sets, each with its context.
+    """
+
+    def __init__(self) -> None:
+        self.key = "key"
+        self.points: list[tuple[str, int, int | None, Any]] = []
+        self.params: dict[str, Any] = {}
+        self.suggestions: dict[str, Any] = {}
+        self.tags: dict[str, Any] = {}
+        self.artifacts: dict[str, bytes] = {}
+        self.models: list[tuple[set[str], str | None]] = []
+        self.inputs: list[tuple[Dataset, str | None]] = []
+        self.status: str | None = None
+        self.end_time: int | None = None
+
+    def curve(self, name: str) -> list[tuple[int, Any]]:
+        """Step and value of a metric's points, as they were logged."""
+        return [(step, value) for metric, step, _, value in self.points if metric == name]
+
+    def metrics(self) -> set[str]:
+        return {name for name, *_ in self.points}
+
+    def log_metrics(
+        self, values: Mapping[str, float], *, step: int = 0, timestamp: int | None = None
+    ) -> None:
+        assert self.status is None, "the run has ended"
+        self.points += [(name, step, timestamp, value) for name, value in values.items()]
+
+    def log_curve(
+        self, name: str, points: Sequence[tuple[int, float]], *, timestamp: int | None = None
+    ) -> None:
+        self.points += [(name, step, timestamp, value) for step, value in points]
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        self.params |= params
+
+    def log_suggestions(self, params: Mapping[str, Any]) -> None:
+        self.suggestions |= params
+
+    def set_tags(self, tags: Mapping[str, Any]) -> None:
+        self.tags |= tags
+
+    def log_artifact(
+        self, local_path: str | Path, artifact_path: str | None = None, *, copy: bool = True
+    ) -> None:
+        path = Path(local_path)
+        for file in [path, *path.rglob("*")]:
+            if file.is_file():
+                to = Path(artifact_path or "", file.relative_to(path.parent))
+                self.artifacts[to.as_posix()] = file.read_bytes()
+
+    def log_model(
+        self, local_path: str | Path, name: str = "model", *, registered_name: str | None = None
+    ) -> None:
+        self.models.append(({file.name for file in Path(local_path).iterdir()}, registered_name))
+
+    def log_input(self, dataset: Dataset, context: str | None = None) -> None:
+        self.inputs.append((dataset, context))
+
+    def reopen(self) -> None:
+        self.status = None
+
+    def finish_at_exit(self, status: str | None) -> None:
+        pass
+
+    def finish(self, status: str = "FINISHED", *, end_time: int | None = None) -> None:
+        self.status, self.end_time = status, end_time

@@ -1,0 +1,213 @@
+"""The steps of ``mlflow-iap doctor``: what each one finds, and where it stops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from bare_server import BareServer
+from mlflow_iap_callbacks.cli.commands import main
+from mlflow_iap_callbacks.cli.doctor_steps import Finding, examine
+from mlflow_iap_callbacks.local import LocalCloud
+from variables import set_all
+
+_STEPS = ["environment", "address", "server", "credentials", "token", "MLflow"]
+
+
+def _found(uri: str) -> dict[str, Finding]:
+    """What the doctor finds; it goes on behind good steps only."""
+    findings = list(examine(uri))
+    assert [finding.step for finding in findings] == _STEPS[: len(findings)]
+    assert all(finding.is_good for finding in findings[:-1])
+    assert not findings[-1].is_good or len(findings) == len(_STEPS)
+    return {finding.step: finding for finding in findings}
+
+
+def _stops_at(step: str, uri: str) -> dict[str, str]:
+    """What is said until the doctor stops, by step."""
+    found = _found(uri)
+    assert list(found)[-1] == step
+    assert not found[step].is_good
+    return {step: finding.saw for step, finding in found.items()}
+
+
+@pytest.fixture(scope="module")
+def clouds() -> Iterator[Callable[[str | None], LocalCloud]]:
+    """One cloud for each OAuth client, for all tests of this file."""
+    started: dict[str | None, LocalCloud] = {}
+
+    def cloud(client_id: str | None) -> LocalCloud:
+        if client_id not in started:
+            started[client_id] = LocalCloud(client_id=client_id)
+            started[client_id].start()
+        return started[client_id]
+
+    yield cloud
+    for each in started.values():
+        each.stop()
+
+
+@pytest.fixture
+def cloud(
+    clouds: Callable[[str | None], LocalCloud], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[LocalCloud]:
+    """IAP with a client of the project's own, and the variables of its user set."""
+    cloud = clouds("1-own.apps.googleusercontent.com")
+    set_all(monkeypatch, cloud.environment())
+    yield cloud
+    cloud.clear_faults()
+    cloud.members.add(cloud.trainer)
+
+
+@pytest.fixture
+def person(cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch) -> LocalCloud:
+    """The same, of a person who signed in; quicker than with a key, which google-auth checks."""
+    set_all(monkeypatch, cloud.google_environment())
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(cloud.desktop_file()))
+    monkeypatch.delenv("MLFLOW_IAP_CLIENT_ID")
+    return cloud
+
+
+# --- all well --------------------------------------------------------------------------------
+
+
+def test_where_all_is_well_every_step_says_what_it_found(cloud: LocalCloud) -> None:
+    cloud.fault("answer_after", path="/version", status=200, body="3.17.0\n", times=0)
+    found = _found(cloud.url)
+    assert found["address"].saw == cloud.url
+    assert found["server"].saw == f"IAP; its OAuth client is {cloud.client_id}, your own"
+    assert f"account: {cloud.trainer}" in found["credentials"].saw
+    assert "kind: id_token" in found["credentials"].saw
+    assert "IAP-secured Web App User" in found["token"].saw
+    assert found["MLflow"] == ("MLflow", "version 3.17.0; its experiments can be read", True)
+    assert not [finding for finding in found.values() if "ey" + "J" in finding.saw]
+
+
+def test_a_google_managed_client_is_recognized_and_a_signed_jwt_used(
+    clouds: Callable[[str | None], LocalCloud], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cloud = clouds(None)
+    set_all(monkeypatch, cloud.environment())
+    found = _found(cloud.url + "/")
+    assert found["MLflow"].is_good
+    assert "Google-managed (" in found["server"].saw
+    assert "kind: signed_jwt" in found["credentials"].saw
+
+
+# --- the environment -------------------------------------------------------------------------
+
+
+def test_the_environment_lists_settings_and_hides_what_may_be_a_password(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    variables = {
+        "MLFLOW_TRACKING_AUTH": "iap",
+        "MLFLOW_IAP_CLIENT_ID": "1-a",
+        "MLFLOW_IAP_IMPERSONATE": "a@b.example",
+        "MLFLOW_TRACKING_TOKEN": "secret",
+        "HTTPS_PROXY": "http://user:secret@proxy.example",
+    }
+    set_all(monkeypatch, variables)
+    (environment, _) = examine("")
+    assert environment.saw.splitlines() == [
+        "MLFLOW_TRACKING_AUTH=iap",
+        "MLFLOW_IAP_CLIENT_ID=1-a",
+        "MLFLOW_IAP_IMPERSONATE=a@b.example",
+        "MLFLOW_TRACKING_TOKEN is set as well; IAP's token replaces it",
+        "HTTPS_PROXY is set",
+    ]
+
+
+def test_the_environment_says_what_does_not_pass_without_mlflow_tracking_auth() -> None:
+    (environment, _) = examine("")
+    assert environment.saw.startswith("MLFLOW_TRACKING_AUTH is not iap")
+
+
+# --- where it stops --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("uri", "says"),
+    [
+        ("", "MLFLOW_TRACKING_URI"),
+        ("mlflow", "not the URL of a server"),
+        ("http://mlflow.example", "plain text"),
+    ],
+)
+def test_it_stops_at_an_address_that_cannot_work(uri: str, says: str) -> None:
+    assert says in _stops_at("address", uri)["address"]
+
+
+def test_it_stops_at_a_server_that_is_away() -> None:
+    with BareServer() as server:
+        url = server.url
+    assert "refused" in _stops_at("server", url)["server"]
+
+
+def test_it_stops_at_missing_credentials_and_cannot_say_whose_the_client_is(
+    cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/none.json")
+    said = _stops_at("credentials", cloud.url)
+    assert "/none.json" in said["credentials"]
+    assert "Google-managed or your own (no ID token could be obtained" in said["server"]
+
+
+def test_it_stops_at_a_missing_role_and_says_how_to_grant_it(cloud: LocalCloud) -> None:
+    cloud.members.clear()
+    said = _stops_at("token", cloud.url)
+    assert "roles/iap.httpsResourceAccessor" in said["token"]
+    assert said["server"].endswith(f"{cloud.client_id}, your own")
+
+
+def test_it_stops_at_another_answer_of_iap_and_quotes_it(cloud: LocalCloud) -> None:
+    answer = "There was a problem with your request. Error code 9"
+    cloud.fault("answer", path="/version", status=400, body=answer, from_iap=True, times=0)
+    said = _stops_at("token", cloud.url)
+    assert answer in said["token"]
+    assert f"Google-managed or your own (IAP answered {answer!r}" in said["server"]
+
+
+def test_it_stops_at_an_application_that_does_not_answer_well(person: LocalCloud) -> None:
+    person.fault("answer", path="/version", status=404, times=0)
+    assert "404" in _stops_at("token", person.url)["token"]
+
+
+def test_it_stops_at_an_api_that_does_not_answer_well(person: LocalCloud) -> None:
+    person.fault("answer", path="/api/", status=404, body="no such page", times=0)
+    said = _stops_at("MLflow", person.url)["MLflow"]
+    assert "404" in said
+    assert "\n" not in said
+
+
+def test_a_server_without_iap_needs_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/none.json")
+    with BareServer() as server:
+        said = _stops_at("MLflow", server.url)  # it is none
+    assert said["server"] == "no IAP (200 without a token)"
+    assert {said[step] for step in ("credentials", "token")} == {"not needed here"}
+    assert not [headers for headers in server.seen if "Authorization" in headers]
+
+
+# --- the command -----------------------------------------------------------------------------
+
+
+def test_the_command_marks_each_step_and_ends_with_0_where_all_is_well(
+    person: LocalCloud,
+) -> None:
+    told = CliRunner().invoke(main, ["doctor"])
+    assert told.exit_code == 0, told.output
+    marks = [line.split()[:2] for line in told.output.splitlines() if line[1:2] != " "]
+    assert marks == [["ok", step] for step in _STEPS]
+
+
+def test_the_command_ends_with_1_where_it_stops(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.example")
+    told = CliRunner().invoke(main, ["doctor"])
+    assert told.exit_code == 1
+    assert ["no", "address"] in [line.split()[:2] for line in told.output.splitlines()]

@@ -1,0 +1,128 @@
+"""What ``mlflow-iap local`` counts and sets, without its servers."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from mlflow_iap_callbacks.cli.commands import main
+from mlflow_iap_callbacks.cli.local import _around_proxies, _summary, use
+from mlflow_iap_callbacks.local import LocalCloud
+from mlflow_iap_callbacks.local.request_log import SeenRequest
+
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+
+
+@pytest.fixture(autouse=True)
+def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in _PROXIES:
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+# --- what IAP saw ----------------------------------------------------------------------------
+
+
+def _seen(time: float, status: int = 200, bearer: str = "a", **changed: Any) -> SeenRequest:
+    is_good = status != 401
+    values: dict[str, Any] = {
+        "time": time,
+        "method": "POST",
+        "path": "/runs/log-batch",
+        "status": status,
+        "account": "trainer" if is_good else None,
+        "token_kind": "id_token" if is_good and bearer else None,
+        "credential_header": None,
+        "iap_answer": not is_good,
+        "reached_upstream": is_good,
+        "body_bytes": 0,
+        "headers": {"authorization": bearer, "content-length": "7"},
+    }
+    return SeenRequest(**{**values, **changed})
+
+
+def test_the_summary_counts_requests_tokens_and_answers() -> None:
+    requests = [_seen(1.0), _seen(2.0), _seen(3.0, bearer="b"), _seen(4.0, 503)]
+    assert _summary(requests) == {
+        "requests": "4",
+        "tokens fetched or signed": "2",
+        "401s healed": "0 of 0",
+        "answers by status": "3 x 200, 1 x 503",
+    }
+
+
+@pytest.mark.parametrize(
+    ("requests", "healed"),
+    [
+        ([_seen(1.0), _seen(2.0, 401), _seen(3.0, bearer="b")], "1 of 1"),
+        ([_seen(1.0), _seen(2.0, 401), _seen(3.0, 404, bearer="b")], "1 of 1"),
+        ([_seen(1.0), _seen(2.0, 401)], "0 of 1"),
+        ([_seen(1.0), _seen(2.0, 401), _seen(3.0, bearer="b", path="/other")], "0 of 1"),
+        # The first one asks for a token, and another's was never good.
+        ([_seen(1.0, 401, bearer=""), _seen(2.0), _seen(3.0, 401, bearer="x")], "0 of 0"),
+        # The application's own.
+        ([_seen(1.0), _seen(2.0, 401, iap_answer=False)], "0 of 0"),
+    ],
+)
+def test_a_401_is_healed_when_its_request_passes_later(
+    requests: Sequence[SeenRequest], healed: str
+) -> None:
+    assert _summary(requests)["401s healed"] == healed
+
+
+# --- variables -------------------------------------------------------------------------------
+
+
+def test_without_a_proxy_none_is_gone_around(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "internal")
+    monkeypatch.setenv("https_proxy", "http://proxy")  # this machine is reached by http
+    assert _around_proxies() == {}
+
+
+@pytest.mark.parametrize("name", ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"])
+def test_this_machine_is_reached_around_a_proxy(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "http://proxy")
+    assert _around_proxies()["no_proxy"] == "127.0.0.1,localhost"
+    monkeypatch.setenv("NO_PROXY", "internal")
+    around = _around_proxies()
+    assert around == dict.fromkeys(("NO_PROXY", "no_proxy"), "internal,127.0.0.1,localhost")
+
+
+@pytest.fixture(scope="module")
+def cloud() -> Iterator[LocalCloud]:
+    with LocalCloud(client_id=None) as cloud:
+        yield cloud
+
+
+_TELL = """
+import os, sys
+names = ("MLFLOW_TRACKING_URI", "MLFLOW_IAP_CLIENT_ID", "MLFLOW_TRACKING_TOKEN", "KEPT")
+sys.exit(" ".join(os.environ.get(name, "-") for name in names) != sys.argv[1])
+"""
+
+
+def test_a_command_gets_the_cloud_s_variables_and_none_of_another_server_s(
+    cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_IAP_CLIENT_ID", "MLFLOW_TRACKING_TOKEN", "KEPT"):
+        monkeypatch.setenv(name, "mine")
+    expected = f"{cloud.url} - - mine"
+    assert use(cloud, [sys.executable, "-c", _TELL, expected]) == 0
+    assert "What IAP saw" in capsys.readouterr().out
+
+
+def test_the_status_of_a_command_is_returned(cloud: LocalCloud) -> None:
+    assert use(cloud, [sys.executable, "-c", "exit(3)"]) == 3
+
+
+def test_a_command_that_does_not_exist_is_an_error_before_any_server_starts() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    told = CliRunner().invoke(main, ["local", "--", "no-such-command"])
+    assert told.exit_code == 1
+    assert "Cannot run 'no-such-command'" in told.stderr
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -1,0 +1,162 @@
+"""MLflow's entry point: which servers' requests get a token, and what it sets in this process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import mlflow
+import pytest
+import requests
+from mlflow import environment_variables as env
+from mlflow.utils import request_utils
+
+from mlflow_iap_callbacks import IAPConfigurationError, IAPCredentials, IAPMlflowClient
+from mlflow_iap_callbacks.iap import mlflow_plugin
+from mlflow_iap_callbacks.iap.mlflow_plugin import IAPRequestAuthProvider, auth_for, choose
+from mlflow_iap_callbacks.iap.retry_policy import RetryPolicy
+from mlflow_iap_callbacks.iap.transport import IAPTransport
+
+_URI = "https://mlflow.example"
+_OTHER = "https://other.example"
+
+
+@pytest.fixture(autouse=True)
+def _forget_tracking_uris() -> Iterator[None]:
+    yield
+    mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+    mlflow.set_registry_uri(None)  # type: ignore[arg-type]
+
+
+def _is_authenticated(url: str) -> bool:
+    """Whether a request of MLflow's to ``url`` is watched for IAP's challenge."""
+    auth = IAPRequestAuthProvider().get_auth()
+    request = requests.Request("GET", url, auth=auth).prepare()
+    return bool(request.hooks["response"])
+
+
+# --- which servers ---------------------------------------------------------------------------
+
+
+def test_requests_to_mlflow_s_uris_are_authenticated_and_others_are_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_AUTH", "iap")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", _URI)
+    mlflow.set_registry_uri("https://registry.example/path")
+    assert _is_authenticated(f"{_URI}/api/2.0/mlflow/runs/get")
+    assert _is_authenticated("https://registry.example/path/api")
+    assert not _is_authenticated(f"{_OTHER}/api")
+    assert not _is_authenticated("https://mlflow.example.evil.example/api")
+    assert not _is_authenticated("https://registry.exam/api")
+    assert not _is_authenticated("http://mlflow.example/api")
+
+
+def test_a_server_that_a_client_is_for_is_authenticated_whatever_mlflow_s_uri_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.internal:5000")
+    IAPMlflowClient(_OTHER)
+    assert os.environ["MLFLOW_TRACKING_AUTH"] == "iap"
+    assert _is_authenticated(f"{_OTHER}/api")
+
+
+def test_mlflow_s_uri_is_left_alone_where_a_client_chose_iap_for_another_server(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.internal:5000")
+    monkeypatch.setattr(mlflow_plugin, "_is_chosen_by_user", True)
+    IAPMlflowClient(_OTHER)
+    assert not _is_authenticated("http://mlflow.internal:5000/api")
+
+
+def test_plain_http_to_another_machine_is_an_error_where_the_user_chose_iap(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.internal:5000")
+    monkeypatch.setattr(mlflow_plugin, "_is_chosen_by_user", True)
+    with pytest.raises(IAPConfigurationError, match="plain text"):
+        _is_authenticated("http://mlflow.internal:5000/api")
+
+
+# --- one authentication per server -----------------------------------------------------------
+
+
+def test_an_address_in_other_letters_or_with_a_path_is_the_same_server() -> None:
+    assert auth_for(_URI) is auth_for("https://MLflow.example:443/path/")
+
+
+def test_the_settings_given_last_hold_and_none_given_changes_nothing() -> None:
+    auth = auth_for(_URI, IAPCredentials("1-a"), RetryPolicy(2))
+    auth_for(_URI)
+    assert auth.credentials.is_like(IAPCredentials("1-a").for_origin(_URI))
+    assert auth.retry == RetryPolicy(2)
+    auth_for(_URI, IAPCredentials("2-b"), RetryPolicy(3))
+    assert auth.credentials.is_like(IAPCredentials("2-b").for_origin(_URI))
+    assert auth.retry == RetryPolicy(3)
+
+
+def test_the_same_credentials_given_again_keep_their_token() -> None:
+    auth = auth_for(_URI, IAPCredentials("1-a"))
+    before = auth.credentials
+    auth_for(_URI, IAPCredentials("1-a"))
+    assert auth.credentials is before
+
+
+def test_credentials_of_the_environment_follow_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    auth = auth_for(_URI)
+    monkeypatch.setenv("MLFLOW_IAP_CLIENT_ID", "1-a")
+    auth_for(_URI)
+    assert auth.credentials.is_like(IAPCredentials("1-a").for_origin(_URI))
+
+
+# --- what it sets ----------------------------------------------------------------------------
+
+
+def test_iap_is_chosen_where_nothing_is_and_another_choice_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(mlflow_plugin, "_is_chosen_by_user", True)
+    choose()
+    choose()
+    assert os.environ["MLFLOW_TRACKING_AUTH"] == "iap"
+    monkeypatch.setenv("MLFLOW_TRACKING_AUTH", "kubernetes")
+    with pytest.raises(IAPConfigurationError, match="'kubernetes'"):
+        choose()
+
+
+def test_large_files_are_sent_in_parts_unless_a_variable_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD", "false")
+    IAPRequestAuthProvider().get_auth()
+    assert env.MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD.get() is False
+    assert env.MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE.get() == 32_000_000
+
+
+def test_mlflow_s_session_sends_to_each_server_by_a_transport_of_its_own() -> None:
+    auth_for(_URI)
+    auth_for("https://MLflow.Example:443/path")
+    session = _mlflow_session()
+    assert not [each for each in session.adapters.values() if isinstance(each, IAPTransport)]
+    IAPRequestAuthProvider().get_auth()
+    for url in (f"{_URI}/api", "https://mlflow.example:443/api"):
+        assert isinstance(session.get_adapter(url), IAPTransport)
+    for url in (f"{_OTHER}/api", "https://mlflow.example.evil.example/api"):
+        assert not isinstance(session.get_adapter(url), IAPTransport)
+    adapters = dict(session.adapters)
+    IAPRequestAuthProvider().get_auth()
+    assert session.adapters == adapters
+
+
+def _mlflow_session() -> requests.Session:
+    """The session that MLflow sends its requests with."""
+    session: requests.Session = request_utils._get_request_session(
+        env.MLFLOW_HTTP_REQUEST_MAX_RETRIES.get(),
+        env.MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR.get(),
+        env.MLFLOW_HTTP_REQUEST_BACKOFF_JITTER.get(),
+        request_utils._TRANSIENT_FAILURE_RESPONSE_CODES,
+        True,
+        env.MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER.get(),
+    )
+    return session

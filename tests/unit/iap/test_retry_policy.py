@@ -1,0 +1,129 @@
+"""How often and how long an attempt is repeated, in time that the test moves."""
+
+from __future__ import annotations
+
+import pytest
+
+from mlflow_iap_callbacks import IAPConfigurationError
+from mlflow_iap_callbacks.iap.retry_policy import RetryPolicy, TryAgain, seconds_left
+from virtual_time import VirtualTime
+
+
+@pytest.fixture
+def time() -> VirtualTime:
+    return VirtualTime()
+
+
+class _Attempts:
+    """Each asks for another one; counted and timed."""
+
+    def __init__(
+        self, time: VirtualTime, after: float | None = None, *, is_free: bool = False
+    ) -> None:
+        self.times: list[float] = []
+        self._time = time
+        self._after = after
+        self._is_free = is_free
+
+    def __call__(self) -> int:
+        self.times.append(self._time.now)
+        raise TryAgain(len(self.times), self._after, is_free=self._is_free)
+
+
+def test_an_attempt_is_repeated_until_it_returns(time: VirtualTime) -> None:
+    outcomes = iter((TryAgain("a", 0.0), TryAgain("b", 0.0), "done"))
+
+    def attempt() -> str:
+        outcome = next(outcomes)
+        if isinstance(outcome, TryAgain):
+            raise outcome
+        return outcome
+
+    assert time.policy()(attempt) == "done"
+
+
+@pytest.mark.parametrize("attempts", [1, 3])
+def test_the_last_outcome_is_what_the_caller_gets(time: VirtualTime, attempts: int) -> None:
+    assert time.policy(attempts)(_Attempts(time, 0.0)) == attempts
+
+
+def test_an_outcome_that_is_an_error_is_raised(time: VirtualTime) -> None:
+    def attempt() -> None:
+        raise TryAgain(KeyError("x"), 0.0)
+
+    with pytest.raises(KeyError):
+        time.policy(2)(attempt)
+
+
+def test_other_errors_end_it_at_once(time: VirtualTime) -> None:
+    made: list[int] = []
+
+    def attempt() -> None:
+        made.append(1)
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        time.policy()(attempt)
+    assert len(made) == 1
+
+
+def test_no_attempt_begins_after_the_deadline(time: VirtualTime) -> None:
+    ends = time.now + 30.0
+    attempts = _Attempts(time)
+    time.policy(100, deadline=30.0)(attempts)
+    assert len(attempts.times) >= 4
+    assert attempts.times[-1] < ends
+    assert time.now == attempts.times[-1]
+
+
+def test_the_default_is_enough_for_two_minutes_of_attempts(time: VirtualTime) -> None:
+    began = time.now
+    attempts = _Attempts(time)
+    time.policy()(attempts)
+    assert 90.0 < attempts.times[-1] - began < 120.0
+
+
+def test_a_wait_grows_to_twenty_seconds_unless_an_attempt_names_it(time: VirtualTime) -> None:
+    time.policy(deadline=1000.0)(_Attempts(time))
+    assert 0.25 <= time.waits[0] <= 0.5
+    assert 20.0 <= time.waits[-1] <= 20.25
+    assert time.waits[:7] == sorted(time.waits[:7])
+    time.waits.clear()
+    time.policy(3)(_Attempts(time, 7.0))
+    assert time.waits == [7.0, 7.0]
+
+
+def test_a_wait_that_would_end_after_the_deadline_is_not_begun(time: VirtualTime) -> None:
+    attempts = _Attempts(time, after=3600.0)
+    time.policy()(attempts)
+    assert (len(attempts.times), time.waits) == (1, [])
+
+
+def test_a_free_attempt_does_not_count_but_its_time_does(time: VirtualTime) -> None:
+    attempts = _Attempts(time, 1.0, is_free=True)
+    time.policy(1, deadline=10.0)(attempts)
+    assert len(attempts.times) == 10
+
+
+def test_a_policy_inside_another_ends_with_it(time: VirtualTime) -> None:
+    ends = time.now + 30.0
+    inner = _Attempts(time, 1.0)
+
+    def outer() -> None:
+        time.policy(100, deadline=100.0)(inner)
+        raise TryAgain(None, 1.0)
+
+    time.policy(100, deadline=30.0)(outer)
+    assert inner.times[-1] < ends
+
+
+def test_the_seconds_left_are_those_of_the_running_policy() -> None:
+    assert seconds_left() == float("inf")
+    assert 0.0 < RetryPolicy(deadline=100.0)(seconds_left) <= 100.0
+    assert seconds_left() == float("inf")
+
+
+@pytest.mark.parametrize("settings", [{"max_attempts": 0}, {"deadline": 0.0}, {"deadline": -1.0}])
+def test_a_policy_that_would_never_send_is_an_error(settings: dict[str, float]) -> None:
+    with pytest.raises(IAPConfigurationError, match="never send"):
+        RetryPolicy(**settings)  # type: ignore[arg-type]

@@ -1,0 +1,412 @@
+"""What the LightGBM callback makes of trainings, in an MLflow in memory."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import logging
+import pickle
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import lightgbm as lgb
+import mlflow
+import numpy as np
+import optuna
+import pytest
+from sklearn.base import clone
+
+from inline_delivery import InlineDelivery
+from lightgbm_helpers import PARAMS, arrays, expected_of_cv, sets
+from mlflow_iap_callbacks import IAPLightGBMCallback
+from mlflow_iap_callbacks.delivery.run_writer import RunWriter
+from recording_run import RecordingRun
+
+
+def _callback(delivery: InlineDelivery, **options: Any) -> IAPLightGBMCallback:
+    given = {"client": delivery.client, "experiment_name": "mine", "log_model": False}
+    return IAPLightGBMCallback(**{**given, "log_pictures": False, **options})
+
+
+def _train(callback: Any, rounds: int = 4, *others: Callable[..., Any], **options: Any) -> Any:
+    train, valid = sets()
+    options = {"valid_sets": [train, valid], "valid_names": ["train", "valid"], **options}
+    return lgb.train(PARAMS, train, rounds, callbacks=[callback, *others], **options)
+
+
+def _raise(env: Any) -> None:
+    if env.iteration == 2:
+        raise ZeroDivisionError
+
+
+# a run of its own
+
+
+def test_a_training_is_a_run_with_what_lightgbm_recorded(delivery: InlineDelivery) -> None:
+    record: dict[str, Any] = {}
+    callback = _callback(delivery, run_name="mine", tags={"team": "x"})
+    _train(callback, 5, lgb.record_evaluation(record))
+    run = delivery.run()
+    for name in ("train", "valid"):
+        values = record[name]["binary_logloss"]
+        assert run.curve(f"{name}-binary_logloss") == list(enumerate(values))
+        best = min(values)
+        assert run.curve(f"best-{name}-binary_logloss") == [(values.index(best), best)]
+    assert (run.status, run.name, run.tags["team"]) == ("FINISHED", "mine", "x")
+    assert delivery.server.experiments[run.experiment_id].name == "mine"
+    assert run.params["objective"] == "binary"
+    assert {name for name, _ in run.inputs} == {"train", "valid"}
+
+
+def test_metrics_of_the_users_are_logged_with_the_names_that_mlflow_takes(
+    delivery: InlineDelivery,
+) -> None:
+    def mine(predicted: np.ndarray, data: lgb.Dataset) -> list[tuple[str, float, bool]]:
+        return [("ndcg@1", 0.5, True), ("ndcg#1", 0.25, True), ("none", float("nan"), True)]
+
+    _train(_callback(delivery), 2, feval=mine)
+    run = delivery.run()
+    originals = {value: name for name, value in run.tags.items() if "mlflow_iap.name." in name}
+    for name, value in (("train-ndcg@1", 0.5), ("train-ndcg#1", 0.25)):
+        taken = originals[name].removeprefix("mlflow_iap.name.")
+        assert run.curve(taken) == [(0, value), (1, value)]
+    assert run.tags["mlflow_iap.skipped_nan_points"] == "4"  # of two sets
+
+
+@pytest.mark.parametrize("way", ["active", "variable", "default"])
+def test_the_experiment_is_mlflows_active_one_if_none_is_given(
+    delivery: InlineDelivery, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    experiment = delivery.server.add_experiment("mine")
+    if way == "active":
+        monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", experiment)
+    elif way == "variable":
+        monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
+    _train(_callback(delivery, experiment_name=None), 1)
+    assert delivery.run().experiment_id == ("0" if way == "default" else experiment)
+
+
+def test_each_training_of_a_callback_is_a_run(delivery: InlineDelivery) -> None:
+    callback = _callback(delivery)
+    assert callback.run is None
+    found: list[RunWriter | None] = []
+    for _ in range(2):
+        _train(callback)
+        found.append(callback.run)
+    runs = delivery.runs()
+    assert [run.status for run in runs] == ["FINISHED"] * 2
+    assert [each and each.known_id for each in found] == [run.run_id for run in runs]
+
+
+def test_more_can_be_logged_to_the_run_of_the_last_training(delivery: InlineDelivery) -> None:
+    callback = _callback(delivery)
+    _train(callback)
+    assert callback.run is not None
+    callback.run.set_tags({"after": "yes"})
+    run = delivery.run()
+    assert (run.tags["after"], run.status) == ("yes", "FINISHED")
+
+
+def test_a_training_that_raised_ends_at_the_next_one_in_its_thread(
+    delivery: InlineDelivery,
+) -> None:
+    callback = _callback(delivery)
+    with pytest.raises(ZeroDivisionError) as kept:
+        _train(callback, 4, _raise)
+    assert delivery.run().status == "RUNNING"
+    _train(callback)
+    assert [run.status for run in delivery.runs()] == ["FAILED", "FINISHED"]
+    assert kept
+
+
+def test_a_training_that_raised_ends_with_flush(delivery: InlineDelivery) -> None:
+    callback = _callback(delivery)
+    with pytest.raises(ZeroDivisionError) as kept:
+        _train(callback, 4, _raise)
+    assert callback.flush()
+    assert delivery.server.runs[next(iter(delivery.server.runs))].status == "FAILED"
+    assert kept
+
+
+@pytest.mark.parametrize(("status", "expected"), [(None, "FAILED"), ("KILLED", "KILLED")])
+def test_a_training_that_raised_ends_with_close_as_asked_for(
+    delivery: InlineDelivery, status: str | None, expected: str
+) -> None:
+    callback = _callback(delivery)
+    with pytest.raises(ZeroDivisionError) as kept:
+        _train(callback, 4, _raise)
+    callback.close(status)
+    assert delivery.run().status == expected
+    assert callback.run is None
+    assert kept
+
+
+class _At2(optuna.pruners.BasePruner):
+    def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
+        return trial.last_step == 2
+
+
+@pytest.mark.parametrize("is_in_with", [False, True])
+def test_a_pruned_training_is_killed_with_all_its_points(
+    delivery: InlineDelivery, is_in_with: bool
+) -> None:
+    from optuna_integration import LightGBMPruningCallback
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(pruner=_At2())
+
+    def objective(trial: optuna.Trial) -> float:
+        prune = LightGBMPruningCallback(trial, "binary_logloss", valid_name="valid")
+        callback = _callback(delivery)
+        if is_in_with:
+            with callback:
+                _train(callback, 10, prune)
+        _train(callback, 10, prune)
+        return 0.0
+
+    study.optimize(objective, 1)
+    gc.collect()
+    assert study.trials[0].state.name == "PRUNED"
+    run = delivery.run()
+    assert run.status == "KILLED"
+    assert [step for step, _ in run.curve("valid-binary_logloss")] == [0, 1, 2]
+
+
+# the run of others
+
+
+def test_a_run_that_is_given_gets_the_training_and_stays_open() -> None:
+    run = RecordingRun()
+    run._client = InlineDelivery().client
+    callback = IAPLightGBMCallback(run)
+    assert callback.run is run
+    _train(callback)
+    assert run.status is None
+    assert len(run.curve("valid-binary_logloss")) == 4
+    assert "num_leaves" not in run.params  # a default; the trial of the run may have its own
+    assert run.inputs == []
+
+
+@pytest.mark.parametrize("way", ["id", "run", "active run"])
+def test_a_run_of_mlflows_is_written_to_and_left_open(delivery: InlineDelivery, way: str) -> None:
+    made = delivery.client.create_run("0")
+    given = {"id": made.info.run_id, "run": made, "active run": mlflow.ActiveRun(made)}
+    _train(_callback(delivery, run=given[way]))
+    run = delivery.run()
+    assert len(run.curve("valid-binary_logloss")) == 4
+    assert run.status == "RUNNING"
+
+
+# forms of training
+
+
+def test_a_cross_validation_is_logged_as_it_returns(delivery: InlineDelivery) -> None:
+    callback = _callback(delivery, fold_curves=True)
+    result = lgb.cv(PARAMS, sets()[0], 3, nfold=3, eval_train_metric=True, callbacks=[callback])
+    run = delivery.run()
+    for name, curve in expected_of_cv(result).items():
+        assert run.curve(name) == curve
+    assert len(run.curve("valid-binary_logloss-fold2")) == 3
+    assert run.status == "FINISHED"
+
+
+@pytest.mark.filterwarnings("ignore:The argument 'eval_set' is deprecated")
+@pytest.mark.parametrize("way", ["as it is", "clone", "deepcopy", "pickle"])
+def test_an_estimator_of_scikit_learn_is_logged_however_it_was_copied(
+    delivery: InlineDelivery, way: str
+) -> None:
+    x, y = arrays()
+    callback = _callback(delivery)
+    estimator = lgb.LGBMClassifier(n_estimators=3, verbose=-1, n_jobs=1)
+    if way == "clone":
+        estimator = clone(estimator)
+    elif way == "deepcopy":
+        estimator, callback = copy.deepcopy((estimator, callback))
+    elif way == "pickle":
+        estimator, callback = pickle.loads(pickle.dumps((estimator, callback)))
+    estimator.fit(x, y, eval_set=[(x[:80], y[:80])], eval_names=["held"], callbacks=[callback])
+    values = estimator.evals_result_["held"]["binary_logloss"]
+    assert delivery.run().curve("held-binary_logloss") == list(enumerate(values))
+
+
+def test_trainings_in_threads_have_a_run_each(delivery: InlineDelivery) -> None:
+    callback = _callback(delivery)
+    records: dict[int, dict[str, Any]] = {}
+
+    def train(seed: int) -> None:
+        records[seed] = {}
+        train, valid = sets()
+        lgb.train(
+            {**PARAMS, "seed": seed, "bagging_fraction": 0.5, "bagging_freq": 1},
+            train,
+            5,
+            valid_sets=[valid],
+            callbacks=[callback, lgb.record_evaluation(records[seed])],
+        )
+
+    threads = [threading.Thread(target=train, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60.0)
+    runs = delivery.runs()
+    assert len(runs) == 4
+    for run in runs:
+        values = records[int(run.params["seed"])]["valid_0"]["binary_logloss"]
+        assert run.curve("valid_0-binary_logloss") == list(enumerate(values))
+
+
+def test_of_a_distributed_training_another_worker_than_the_first_logs_nothing(
+    delivery: InlineDelivery,
+) -> None:
+    callback = _callback(delivery)
+    booster = lgb.Booster(PARAMS, sets()[0])
+    machines = {"machines": "10.0.0.1:1,10.0.0.1:2", "local_listen_port": 2}
+    for step in range(2):
+        callback(_env(booster, step, machines))
+    callback.flush()
+    assert delivery.runs() == []
+    machines["local_listen_port"] = 1
+    for step in range(2):
+        callback(_env(booster, step, machines))
+    assert delivery.run().status == "FINISHED"
+
+
+def _env(booster: lgb.Booster, step: int, params: dict[str, Any]) -> Any:
+    from lightgbm.callback import CallbackEnv
+
+    items: Any = [("x", "loss", 1.0, False)]
+    return CallbackEnv(booster, params, step, 0, 2, items)
+
+
+def test_a_callback_is_called_before_those_that_raise_and_so_hide_the_iteration(
+    delivery: InlineDelivery,
+) -> None:
+    assert _callback(delivery).order < lgb.early_stopping(3).order
+    assert _callback(delivery).order < -(10**9)  # of callbacks that say none
+
+
+# finish, and the context manager
+
+
+def test_a_with_block_logs_the_finished_model_of_each_training() -> None:
+    delivery = InlineDelivery(has_files=True)
+    with _callback(delivery) as callback:
+        for _ in range(2):
+            _train(callback)
+    runs = delivery.runs()
+    assert [run.status for run in runs] == ["FINISHED"] * 2
+    assert all("lightgbm/feature_importance.csv" in run.artifacts for run in runs)
+    assert delivery.sender.waiting == 0
+
+
+def test_finish_logs_the_model_once_and_ends_its_run() -> None:
+    delivery = InlineDelivery(has_files=True)
+    with _callback(delivery) as callback:
+        booster = _train(callback)
+        callback.finish(booster)
+        assert delivery.run().status == "FINISHED"
+    assert delivery.server.calls.count("log_artifact") == 1
+    assert len(delivery.run().curve("stopped_iteration")) == 1
+
+
+def test_finish_of_an_estimator_is_that_of_its_booster() -> None:
+    delivery = InlineDelivery(has_files=True)
+    callback = _callback(delivery)
+    x, y = arrays()
+    estimator = lgb.LGBMClassifier(n_estimators=3, verbose=-1, n_jobs=1)
+    estimator.fit(x, y, callbacks=[callback])
+    callback.finish(estimator, X=x, y=y)
+    run = delivery.run()
+    assert {"lightgbm/confusion_matrix.csv"} <= run.artifacts.keys()
+    assert run.status == "FINISHED"
+
+
+def test_finish_of_a_model_that_was_trained_elsewhere_has_a_run_of_its_own() -> None:
+    delivery = InlineDelivery(has_files=True)
+    booster = lgb.train({**PARAMS, "num_leaf": 7}, sets()[0], 3)
+    _callback(delivery).finish(booster)
+    run = delivery.run()
+    assert "lightgbm/feature_importance.csv" in run.artifacts
+    assert (run.params["num_leaf"], run.params["num_leaves"]) == ("7", "7")
+    assert run.status == "FINISHED"
+
+
+def test_what_raises_after_a_training_fails_its_run_and_not_those_before_it() -> None:
+    delivery = InlineDelivery(has_files=True)
+
+    def train_and_raise() -> None:
+        with _callback(delivery) as callback:
+            for _ in range(2):
+                _train(callback)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        train_and_raise()
+    runs = delivery.runs()
+    assert [run.status for run in runs] == ["FINISHED", "FAILED"]
+    assert all("lightgbm/feature_importance.csv" in run.artifacts for run in runs)
+
+
+def test_a_training_that_raises_in_a_with_block_leaves_no_model() -> None:
+    delivery = InlineDelivery(has_files=True)
+
+    def train_and_raise() -> None:
+        with _callback(delivery) as callback:
+            _train(callback, 4, _raise)
+
+    with pytest.raises(ZeroDivisionError):
+        train_and_raise()
+    run = delivery.run()
+    assert (run.status, run.artifacts) == ("FAILED", {})
+
+
+# nothing stops a training
+
+
+def test_the_model_is_the_same_with_and_without_the_callback(delivery: InlineDelivery) -> None:
+    def text(*callbacks: Any) -> str:
+        train, valid = sets()
+        params = {**PARAMS, "bagging_fraction": 0.5, "bagging_freq": 1}
+        booster = lgb.train(params, train, 5, valid_sets=[valid], callbacks=list(callbacks))
+        return str(booster.model_to_string())
+
+    assert text(_callback(delivery, max_points=3)) == text()
+
+
+def test_an_error_of_logging_is_one_warning_and_the_training_goes_on(
+    delivery: InlineDelivery, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    callback = _callback(delivery)
+    monkeypatch.setattr(RunWriter, "log_metrics", _refuse)
+    with caplog.at_level(logging.WARNING, "mlflow_iap_callbacks"):
+        booster = _train(callback)
+    assert booster.num_trees() == 4
+    iterations = [message for message in caplog.messages if "an iteration" in message]
+    assert len(iterations) == 1
+    assert "disk full" in iterations[0]
+
+
+def _refuse(*_: Any, **__: Any) -> None:
+    raise OSError("disk full")
+
+
+def test_fewer_than_three_points_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least 3"):
+        IAPLightGBMCallback(tracking_uri="http://127.0.0.1:1", max_points=2)
+
+
+def test_a_pickled_callback_keeps_its_settings_and_nothing_of_its_trainings(
+    delivery: InlineDelivery,
+) -> None:
+    callback = _callback(delivery, run_name="mine", tags={"team": "x"}, max_points=3)
+    with callback:
+        _train(callback)
+        again = pickle.loads(pickle.dumps(callback))
+        assert again.run is None
+        _train(again, 20)
+    runs = delivery.runs()
+    assert [(run.name, run.tags["team"]) for run in runs] == [("mine", "x")] * 2
+    assert [run.status for run in runs] == ["FINISHED"] * 2
+    assert len(runs[1].curve("valid-binary_logloss")) <= 3

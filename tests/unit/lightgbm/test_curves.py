@@ -1,0 +1,300 @@
+"""The metrics of a training, point by point, for each form in which LightGBM evaluates."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from lightgbm.callback import CallbackEnv
+
+from lightgbm_helpers import OWN
+from mlflow_iap_callbacks.lightgbm.curves import Curves
+from recording_run import RecordingRun
+
+_Item = tuple[Any, ...]
+
+
+def _env(
+    step: int,
+    items: Sequence[_Item] | None = (),
+    *,
+    rounds: int = 10,
+    first: int = 0,
+    params: dict[str, Any] | None = None,
+) -> CallbackEnv:
+    found: Any = SimpleNamespace(
+        params=params or {},
+        iteration=step,
+        begin_iteration=first,
+        end_iteration=first + rounds,
+        evaluation_result_list=items,
+    )
+    return found  # type: ignore[no-any-return]
+
+
+def _logged(
+    iterations: Iterable[Sequence[_Item] | None],
+    *,
+    first: int = 0,
+    rounds: int = 10,
+    max_points: int | None = None,
+    best_iteration: int = 0,
+) -> RecordingRun:
+    """A training with these evaluations, to its end."""
+    run = RecordingRun()
+    curves = Curves(run, _env(first, first=first, rounds=rounds), max_points)
+    for step, items in enumerate(iterations, start=first):
+        curves.log(_env(step, items, first=first, rounds=rounds), ())
+    curves.log_end(best_iteration)
+    return run
+
+
+def _curves(run: RecordingRun) -> dict[str, list[tuple[int, Any]]]:
+    """Those of the evaluations, by metric."""
+    names = [name for name in run.metrics() if not name.startswith(OWN)]
+    return {name: sorted(run.curve(name)) for name in names}
+
+
+def _one(values: Sequence[Any], *, is_higher_better: bool = False) -> list[list[_Item]]:
+    """Evaluations of one metric of one set."""
+    return [[("valid", "loss", value, is_higher_better)] for value in values]
+
+
+class _SlowItem(tuple[Any, ...]):
+    """As LightGBM 4.7's, whose length is computed."""
+
+    def __len__(self) -> int:
+        raise AssertionError("this takes its time")
+
+
+# forms
+
+
+@pytest.mark.parametrize("kind", [tuple, list, _SlowItem])
+@pytest.mark.parametrize(
+    "item", [("valid", "auc", 0.5, True), ("valid", "auc", 0.5, True, None)], ids=["4", "5"]
+)
+def test_an_evaluation_of_a_training_is_a_point_of_its_set_and_metric(
+    kind: Callable[[Any], Any], item: _Item
+) -> None:
+    assert _curves(_logged([[kind(item)]])) == {"valid-auc": [(0, 0.5)]}
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        ("cv_agg", "valid auc", 0.5, True, 0.1),
+        ("valid", "auc", 0.5, True, 0.1),
+        _SlowItem(("valid", "auc", 0.5, True, 0.1)),
+    ],
+    ids=["4.5", "4.6", "4.7"],
+)
+def test_an_evaluation_of_a_cross_validation_has_its_standard_deviation(item: _Item) -> None:
+    assert _curves(_logged([[item]])) == {"valid-auc": [(0, 0.5)], "valid-auc-stdv": [(0, 0.1)]}
+
+
+def test_a_metric_of_4_5_whose_name_has_spaces_keeps_it() -> None:
+    found = _logged([[("cv_agg", "train my own", 0.5, True, 0.1)]])
+    assert _curves(found) == {"train-my own": [(0, 0.5)], "train-my own-stdv": [(0, 0.1)]}
+
+
+@pytest.mark.parametrize("items", [None, []])
+def test_a_training_without_sets_has_no_curves(items: Any) -> None:
+    run = _logged([items, items])
+    assert _curves(run) == {}
+    assert run.curve("stopped_iteration") == [(1, 2)]
+
+
+def test_steps_are_lightgbms_iterations_when_a_training_goes_on_with_a_model() -> None:
+    run = _logged(_one([3.0, 2.0, 4.0]), first=7)
+    assert _curves(run) == {"valid-loss": [(7, 3.0), (8, 2.0), (9, 4.0)]}
+    assert run.curve("best-valid-loss") == [(8, 2.0)]
+    assert run.curve("stopped_iteration") == [(9, 10)]
+
+
+def test_the_time_of_an_iteration_is_logged_from_the_second_one_on() -> None:
+    run = _logged(_one([1.0, 2.0, 3.0]))
+    found = run.curve("seconds_per_iteration")
+    assert [step for step, _ in found] == [1, 2]
+    assert all(seconds >= 0 for _, seconds in found)
+
+
+def test_points_have_the_time_of_their_iteration() -> None:
+    run = _logged(_one([1.0, 2.0]))
+    moments = [moment for name, _, moment, _ in run.points if name == "valid-loss"]
+    assert None not in moments
+    assert moments == sorted(moments)  # type: ignore[type-var]
+    (best,) = [moment for name, _, moment, _ in run.points if name == "best-valid-loss"]
+    assert best == moments[0]
+
+
+# names
+
+
+def test_names_that_are_joined_alike_stay_two_and_a_tag_says_what_they_were() -> None:
+    run = _logged([[("a", "b-c", 1.0, True), ("a-b", "c", 2.0, True)]] * 2)
+    found = _curves(run)
+    assert len(found) == 2
+    assert found.pop("a-b-c") == [(0, 1.0), (1, 1.0)]
+    ((other, curve),) = found.items()
+    assert curve == [(0, 2.0), (1, 2.0)]
+    assert other.startswith("a-b-c-")
+    assert run.tags[f"mlflow_iap.name.{other}"] == "a-b, c"
+    assert set(run.tags.values()) == {"a-b, c", "best, a-b, c"}
+    bests = {name: run.curve(name) for name in run.metrics() if name.startswith("best-")}
+    assert sorted(bests.values()) == [[(0, 1.0)], [(0, 2.0)]]
+
+
+def test_two_sets_of_one_name_have_two_curves_and_two_bests() -> None:
+    run = _logged([[("x", "loss", 2.0, False), ("x", "loss", 1.0, False)]] * 2)
+    assert _curves(run) == {"x-loss": [(0, 2.0), (1, 2.0)], "x-loss-1": [(0, 1.0), (1, 1.0)]}
+    assert (run.curve("best-x-loss"), run.curve("best-x-loss-1")) == ([(0, 2.0)], [(0, 1.0)])
+
+
+def test_a_set_that_is_called_best_is_not_mixed_up_with_the_bests() -> None:
+    run = _logged([[("best", "x-loss", 1.0, True), ("x", "loss", 2.0, True)]])
+    assert sorted(value for name, _, _, value in run.points if "loss" in name) == [1, 1, 2, 2]
+    names = [name for name, *_ in run.points if "loss" in name]
+    assert len(set(names)) == 4
+
+
+# bests
+
+
+@pytest.mark.parametrize(
+    ("values", "is_higher_better", "expected"),
+    [
+        ([3.0, 1.0, 2.0], False, (1, 1.0)),
+        ([3.0, 1.0, 4.0], True, (2, 4.0)),
+        ([2.0, 2.0, 2.0], False, (0, 2.0)),
+        ([math.nan, 2.0, 3.0, math.nan], False, (1, 2.0)),
+        ([math.inf, 2.0, -math.inf], True, (0, math.inf)),
+        ([True, False], False, (1, 0.0)),
+    ],
+)
+def test_the_best_is_the_first_of_the_best_values_and_never_nan(
+    values: list[Any], is_higher_better: bool, expected: tuple[int, float]
+) -> None:
+    run = _logged(_one(values, is_higher_better=is_higher_better))
+    assert run.curve("best-valid-loss") == [expected]
+
+
+@pytest.mark.parametrize("values", [[math.nan], ["odd"], [None], [10**400]])
+def test_what_is_no_number_is_no_best_and_left_to_the_run_to_warn_of(values: list[Any]) -> None:
+    run = _logged(_one(values))
+    assert run.curve("best-valid-loss") == []
+    assert len(run.curve("valid-loss")) == 1
+
+
+@pytest.mark.parametrize(("best", "expected"), [(0, []), (1, [(2, 1)]), (2, [(2, 2)])])
+def test_the_best_iteration_is_lightgbms_own_if_it_has_one(
+    best: int, expected: list[tuple[int, int]]
+) -> None:
+    run = _logged(_one([3.0, 1.0, 2.0]), best_iteration=best)
+    assert run.curve("best_iteration") == expected
+    assert run.curve("stopped_iteration") == [(2, 3)]
+
+
+# thinning
+
+
+@pytest.mark.parametrize("max_points", [3, 4, 10, 50])
+@pytest.mark.parametrize("rounds", [1, 2, 7, 100, 101])
+def test_a_thinned_curve_has_no_more_points_than_asked_for_the_best_and_the_last_among_them(
+    rounds: int, max_points: int
+) -> None:
+    values = [abs(step - rounds * 0.6) for step in range(rounds)]
+    run = _logged(_one(values), rounds=rounds, max_points=max_points)
+    found = sorted(run.curve("valid-loss"))  # the best one is logged at the end
+    assert len(found) == len(set(found))
+    assert set(found) <= set(enumerate(values))
+    assert len(found) <= max_points
+    assert found[0] == (0, values[0])
+    assert found[-1] == (rounds - 1, values[-1])
+    assert min(values) in [value for _, value in found]
+    if rounds <= max_points - 2:
+        assert len(found) == rounds
+
+
+def test_a_thinned_curve_of_an_early_stop_has_its_last_point() -> None:
+    values = [5.0, 3.0, 1.0, 2.0, 2.5, 2.6, 2.7]
+    run = _logged(_one(values), rounds=1000, max_points=4)
+    assert run.curve("valid-loss") == [(0, 5.0), (2, 1.0), (6, 2.7)]
+
+
+def test_the_best_of_a_thinned_cross_validation_keeps_its_deviation_and_folds_and_no_others() -> (
+    None
+):
+    run = RecordingRun()
+    curves = Curves(run, _env(0, rounds=1000), 3)
+    for step, mean in enumerate([5.0, 1.0, 4.0]):
+        other = [1.0, 2.0, 3.0][step]
+        items = [("valid", "loss", mean, False, mean / 10), ("valid", "other", other, False, 0.0)]
+        folds = [("valid", "loss", 0, mean + 1), ("valid", "loss", 1, mean - 1)]
+        curves.log(_env(step, items, rounds=1000), folds)
+    curves.log_end(0)
+    assert run.curve("valid-loss") == [(0, 5.0), (1, 1.0), (2, 4.0)]
+    assert run.curve("valid-loss-stdv") == [(0, 0.5), (1, 0.1), (2, 0.4)]
+    assert run.curve("valid-loss-fold0") == [(0, 6.0), (1, 2.0), (2, 5.0)]
+    assert run.curve("valid-loss-fold1") == [(0, 4.0), (1, 0.0), (2, 3.0)]
+    assert run.curve("valid-other") == [(0, 1.0), (2, 3.0)]
+
+
+# the learning rate
+
+
+def _rates(*given: dict[str, Any]) -> list[tuple[int, Any]]:
+    run = RecordingRun()
+    curves = Curves(run, _env(0, params=given[0]), None)
+    for step, params in enumerate(given):
+        curves.log(_env(step, params=params), ())
+    curves.log_end(0)
+    return sorted(run.curve("learning_rate"))
+
+
+def test_a_learning_rate_is_a_curve_of_its_changes() -> None:
+    rates = [0.1, 0.1, 0.05, 0.05, 0.02]
+    found = _rates(*({"learning_rate": rate} for rate in rates))
+    assert found == [(0, 0.1), (2, 0.05), (4, 0.02)]
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "shrinkage_rate", "eta"])
+def test_a_learning_rate_is_known_by_each_of_its_names(name: str) -> None:
+    assert _rates({name: 0.1}, {name: 0.2}) == [(0, 0.1), (1, 0.2)]
+
+
+def test_a_learning_rate_that_stays_is_no_curve() -> None:
+    assert _rates(*({"learning_rate": 0.1},) * 3) == []
+
+
+def test_a_learning_rate_that_changes_under_another_name_than_it_was_given_is_followed() -> None:
+    found = _rates({"eta": 0.1}, {"eta": 0.1, "learning_rate": 0.2})
+    assert found == [(0, 0.1), (1, 0.2)]
+
+
+# samples for a plot
+
+
+def test_the_samples_of_a_short_training_are_its_evaluations_without_deviation_and_folds() -> None:
+    curves = Curves(RecordingRun(), _env(0), None)
+    for step in range(3):
+        items = [("valid", "loss", float(step), False, 0.1)]
+        curves.log(_env(step, items), [("valid", "loss", 0, 9.0)])
+    assert curves.samples() == [(step, {("valid", "loss"): float(step)}) for step in range(3)]
+
+
+def test_the_samples_of_a_long_training_are_at_most_1000_over_all_of_it() -> None:
+    curves = Curves(RecordingRun(), _env(0, rounds=5000), 3)
+    for step in range(5000):
+        curves.log(_env(step, [("valid", "loss", float(step), False)], rounds=5000), ())
+    samples = curves.samples()
+    steps = [step for step, _ in samples]
+    assert 500 <= len(samples) <= 1000
+    assert steps[0] == 0
+    assert steps[-1] > 4900
+    assert len({b - a for a, b in itertools.pairwise(steps)}) == 1
+    assert all(values == {("valid", "loss"): float(step)} for step, values in samples)

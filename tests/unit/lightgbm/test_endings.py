@@ -1,0 +1,251 @@
+"""When and how trainings end: LightGBM itself trains, and a callback of the test's own watches."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import weakref
+from collections.abc import Callable, Iterator
+from types import FrameType, ModuleType
+from typing import Any
+
+import lightgbm as lgb
+import optuna
+import pytest
+from optuna_integration import LightGBMPruningCallback
+
+from lightgbm_helpers import PARAMS, sets
+from mlflow_iap_callbacks.lightgbm.endings import Ending, engine_of, status_of
+
+
+class _Watch:
+    """A callback that watches its training by an ``Ending``."""
+
+    def __init__(self) -> None:
+        self.order = float("-inf")
+        self.ended = 0
+        self.ending: Any = None
+        self.is_watched: list[bool] = []
+
+    def __call__(self, env: Any) -> None:
+        if self.ending is None:
+            self.ending = Ending(env.model, engine_of(sys._getframe()), self._on_end)
+        self.is_watched.append(self.ending.is_watched)
+
+    def _on_end(self) -> None:
+        self.ended += 1
+
+
+def _train(watch: _Watch, rounds: int = 4, *others: Callable[..., Any], **options: Any) -> Any:
+    train, valid = sets()
+    options = {"valid_sets": [valid], "valid_names": ["valid"], **options}
+    return lgb.train(PARAMS, train, rounds, callbacks=[watch, *others], **options)
+
+
+def _stop(iteration: int, error: type[Exception] = ZeroDivisionError) -> Callable[..., None]:
+    def stop(env: Any) -> None:
+        if env.iteration == iteration:
+            raise error
+
+    return stop
+
+
+def _fail(watch: _Watch, *others: Callable[..., Any]) -> None:
+    with pytest.raises(ZeroDivisionError):
+        _train(watch, 4, *others)
+
+
+@pytest.mark.parametrize("options", [{}, {"keep_training_booster": True}, {"valid_sets": []}])
+def test_a_training_that_returns_has_ended_when_it_does(options: dict[str, Any]) -> None:
+    watch = _Watch()
+    _train(watch, **options)
+    assert (watch.ended, watch.ending.has_returned) == (1, True)
+    assert watch.is_watched == [True] * 4
+    assert not watch.ending.is_watched
+    assert watch.ending.time_ms > 0
+    assert not watch.ending.is_pruned
+
+
+def test_the_model_of_a_training_that_has_ended_is_not_held() -> None:
+    watch = _Watch()
+    model = weakref.ref(_train(watch))
+    gc.collect()
+    assert watch.ended == 1
+    assert model() is None
+
+
+def test_an_early_stop_has_returned_with_its_best_iteration() -> None:
+    watch = _Watch()
+    booster = _train(watch, 200, lgb.early_stopping(3, verbose=False))
+    assert (watch.ended, watch.ending.has_returned) == (1, True)
+    assert watch.ending.best_iteration == booster.best_iteration > 0
+
+
+def test_a_training_without_early_stopping_has_no_best_iteration() -> None:
+    watch = _Watch()
+    _train(watch)
+    assert watch.ending.best_iteration == 0
+
+
+def test_a_cross_validation_that_stops_early_has_returned_with_its_best_iteration() -> None:
+    watch = _Watch()
+    callbacks: list[Any] = [watch, lgb.early_stopping(3, verbose=False)]
+    result: Any = lgb.cv(PARAMS, sets()[0], 200, nfold=3, callbacks=callbacks)
+    assert (watch.ended, watch.ending.has_returned) == (1, True)
+    assert watch.ending.best_iteration == len(result["valid binary_logloss-mean"])
+
+
+@pytest.mark.parametrize("iteration", [0, 2, 3])
+def test_a_training_that_raises_has_not_returned(iteration: int) -> None:
+    watch = _Watch()
+    _fail(watch, _stop(iteration))
+    gc.collect()
+    assert (watch.ended, watch.ending.has_returned) == (1, False)
+    assert not watch.ending.is_pruned
+
+
+@pytest.fixture
+def failed() -> Iterator[tuple[_Watch, list[Any]]]:
+    """A training that raised, with what holds its exception, as a notebook holds the last one."""
+    watch = _Watch()
+    kept: list[Any] = []
+    try:
+        _train(watch, 4, _stop(2))
+    except ZeroDivisionError as error:
+        kept.append(error)
+    gc.collect()
+    gc.disable()
+    assert watch.ended == 0
+    yield watch, kept
+    gc.enable()
+
+
+def test_a_training_that_raised_has_ended_when_the_exception_is_dropped(
+    failed: tuple[_Watch, list[Any]],
+) -> None:
+    watch, kept = failed
+    del kept[:]
+    gc.collect()
+    assert (watch.ended, watch.ending.has_returned) == (1, False)
+
+
+def test_an_ending_that_is_asked_for_before_its_time_is_read_once() -> None:
+    watch = _Watch()
+    with pytest.raises(ZeroDivisionError) as kept:
+        _train(watch, 4, _stop(2))
+    watch.ending.end()
+    moment = watch.ending.time_ms
+    assert (watch.ending.has_returned, watch.ending.is_watched) == (False, False)
+    watch.ending.end()
+    assert watch.ending.time_ms == moment
+    assert kept
+
+
+class _At(optuna.pruners.BasePruner):
+    def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
+        return trial.last_step == 2
+
+
+def test_a_training_that_optuna_pruned_is_known_by_its_trial() -> None:
+    watch = _Watch()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(pruner=_At())
+
+    def objective(trial: optuna.Trial) -> float:
+        prune = LightGBMPruningCallback(trial, "binary_logloss", valid_name="valid")
+        _train(watch, 10, prune)
+        return 0.0
+
+    study.optimize(objective, 1)
+    gc.collect()
+    assert study.trials[0].state.name == "PRUNED"
+    assert (watch.ended, watch.ending.has_returned, watch.ending.is_pruned) == (1, False, True)
+
+
+def test_an_unknown_engine_is_not_watched_and_its_model_not_kept() -> None:
+    booster = lgb.Booster(PARAMS, sets()[0])
+    ending = Ending(booster, None, lambda: None)
+    assert not ending.is_watched
+    del booster
+    gc.collect()
+    ending.end()
+    assert (ending.has_returned, ending.time_ms) == (False, 0)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (ZeroDivisionError(), "FAILED"),
+        (KeyboardInterrupt(), "FAILED"),
+        (optuna.TrialPruned(), "KILLED"),
+    ],
+)
+def test_the_status_of_a_run_that_ends_with_an_exception(error: BaseException, status: str) -> None:
+    assert status_of(error) == status
+
+
+# The end of a training may be noticed in the middle of anything: Python cleans up when it likes.
+
+
+def _module(name: str) -> ModuleType:
+    """A module by that name, with a function that drops what it is given, and calls ``drop``."""
+    module = ModuleType(name)
+    exec("def work(kept, drop):\n    del kept[:]\n    drop()\n", vars(module))
+    return module
+
+
+@pytest.mark.parametrize("name", ["delivery.sender", "delivery", "outbox.intake", "outbox"])
+def test_the_end_of_a_training_is_not_logged_while_the_delivery_is_at_work(
+    failed: tuple[_Watch, list[Any]], name: str
+) -> None:
+    watch, kept = failed
+    _module(f"mlflow_iap_callbacks.{name}").work(kept, gc.collect)
+    assert watch.ended == 0
+    # It is known by then, and left to who asks next: the next training, flush or the exit.
+    assert not watch.ending.is_watched
+    assert watch.ending.time_ms > 0
+
+
+@pytest.mark.parametrize(
+    "name", ["mlflow_iap_callbacks.lightgbm.callback", "mlflow_iap_callbacks", "outbox", "delivery"]
+)
+def test_the_end_of_a_training_is_logged_at_once_while_anything_else_is_at_work(
+    failed: tuple[_Watch, list[Any]], name: str
+) -> None:
+    watch, kept = failed
+    _module(name).work(kept, gc.collect)
+    assert watch.ended == 1
+
+
+def test_the_modules_that_are_not_to_be_disturbed_are_those_of_the_run_writer_and_its_journal(
+    failed: tuple[_Watch, list[Any]],
+) -> None:
+    from mlflow_iap_callbacks.delivery.run_writer import RunWriter
+    from mlflow_iap_callbacks.outbox import Outbox
+    from mlflow_iap_callbacks.outbox.intake import Intake
+
+    watch, kept = failed
+    frames: list[FrameType] = []
+    outbox = Outbox(None, "http://server")
+    run = RunWriter.__new__(RunWriter)
+    run._run = outbox.begin("key", "id:0")
+
+    class _Number:
+        """One that drops the exception in the middle of its append."""
+
+        def __float__(self) -> float:
+            frames.append(sys._getframe())
+            del kept[:]
+            gc.collect()
+            return 1.0
+
+    run.log_metrics({"loss": _Number()})  # type: ignore[dict-item]
+    found = {frame.f_globals["__name__"] for frame in _stack(frames[0])}
+    assert {RunWriter.__module__, Intake.__module__} <= found
+    assert watch.ended == 0
+
+
+def _stack(frame: FrameType | None) -> Iterator[FrameType]:
+    while frame is not None:
+        yield frame
+        frame = frame.f_back

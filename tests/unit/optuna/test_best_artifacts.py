@@ -1,0 +1,122 @@
+"""Which artifacts of ``log_if_best`` are kept."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from inline_delivery import InlineDelivery
+from mlflow_iap_callbacks import IAPMLflowCallback
+from optuna_helpers import TRIAL_TAG, Direction, new_study
+
+
+@pytest.fixture(autouse=True)
+def held_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where temporary files are."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+def _kept(
+    delivery: InlineDelivery,
+    path: Path,
+    values: Sequence[Any],
+    *directions: Direction,
+    before: Callable[[optuna.Trial], None] = lambda trial: None,
+) -> dict[int, set[str]]:
+    """Artifacts by trial, of a study in which each trial calls ``log_if_best`` and returns what is
+    given or raises it."""
+    callback = IAPMLflowCallback(client=delivery.client, study_run=False)
+
+    def objective(trial: optuna.Trial) -> Any:
+        before(trial)
+        callback.log_if_best(trial, path)
+        found = values[trial.number]
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    study = new_study(*directions)
+    study.optimize(objective, len(values), callbacks=[callback], catch=ValueError)
+    return {int(run.tags[TRIAL_TAG]): set(run.artifacts) for run in delivery.runs()}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "model.txt"
+    path.write_text("model")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("values", "directions", "expected"),
+    [
+        ([3.0, 1.0, 2.0, 0.5], ["minimize"], [0, 1, 3]),
+        ([1.0, 0.5, 2.0], ["maximize"], [0, 2]),
+        ([(1.0, 5.0), (2.0, 6.0), (5.0, 1.0)], ["minimize", "minimize"], [0, 2]),
+    ],
+)
+def test_artifacts_are_kept_of_trials_that_were_best_when_they_ended(
+    delivery_of_files: InlineDelivery,
+    file: Path,
+    held_in: Path,
+    values: Sequence[Any],
+    directions: list[Direction],
+    expected: list[int],
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    found = _kept(delivery_of_files, file, values, *directions)
+    assert [number for number, names in found.items() if names == {"model.txt"}] == expected
+    assert [number for number, names in found.items() if names] == expected
+    assert not list(held_in.iterdir())
+    assert not [each for each in recwarn if each.category is ResourceWarning]  # of who forgot them
+
+
+def test_nothing_is_kept_of_trials_that_do_not_complete(
+    delivery_of_files: InlineDelivery, file: Path, held_in: Path
+) -> None:
+    found = _kept(delivery_of_files, file, [optuna.TrialPruned(), ValueError()])
+    assert found == {0: set(), 1: {"traceback.txt"}}
+    assert not list(held_in.iterdir())
+
+
+def test_what_is_uploaded_is_what_was_there_when_it_was_given(
+    delivery_of_files: InlineDelivery, tmp_path: Path
+) -> None:
+    callback = IAPMLflowCallback(client=delivery_of_files.client, study_run=False)
+    folder = tmp_path / "models"
+    folder.mkdir()
+
+    def objective(trial: optuna.Trial) -> float:
+        (folder / "weights.txt").write_text("mine")
+        callback.log_if_best(trial, folder)
+        callback.log_if_best(trial, folder / "weights.txt", "copies")
+        (folder / "weights.txt").write_text("changed")
+        return 1.0
+
+    new_study().optimize(objective, 1, callbacks=[callback])
+    assert delivery_of_files.run().artifacts == {
+        "models/weights.txt": b"mine",
+        "copies/weights.txt": b"mine",
+    }
+
+
+def test_a_file_that_is_not_there_costs_a_warning_and_no_trial(
+    delivery_of_files: InlineDelivery,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.WARNING, "mlflow_iap_callbacks"):
+        found = _kept(delivery_of_files, tmp_path / "nothing.txt", [1.0])
+    assert found == {0: set()}
+    (message,) = caplog.messages
+    assert "an artifact of trial 0" in message
+    assert "nothing.txt" in message

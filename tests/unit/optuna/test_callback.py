@@ -1,0 +1,522 @@
+"""What the Optuna callback makes of trials, in an MLflow in memory."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import threading
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import optuna
+import pytest
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState, create_trial
+
+from fake_mlflow import FakeRun
+from inline_delivery import InlineDelivery
+from mlflow_iap_callbacks import IAPMLflowCallback
+from mlflow_iap_callbacks.delivery.run_creation import CLAIM_SECONDS
+from optuna_helpers import PARENT_TAG, STUDY_TAG, TRIAL_TAG, new_study
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning"),
+    pytest.mark.usefixtures("fluent_state"),
+]
+
+
+def _x(trial: optuna.Trial) -> float:
+    return trial.suggest_float("x", 0.0, 1.0)
+
+
+def _callback(delivery: InlineDelivery, **options: Any) -> IAPMLflowCallback:
+    return IAPMLflowCallback(client=delivery.client, **{"study_run": False, **options})
+
+
+def _trial_runs(delivery: InlineDelivery) -> dict[int, FakeRun]:
+    """By number; each trial has one."""
+    found = [run for run in delivery.runs() if TRIAL_TAG in run.tags]
+    by_number = {int(run.tags[TRIAL_TAG]): run for run in found}
+    assert len(by_number) == len(found)
+    return by_number
+
+
+def _experiment_of(delivery: InlineDelivery, run: FakeRun) -> str:
+    return str(delivery.server.experiments[run.experiment_id].name)
+
+
+def _logged(delivery: InlineDelivery, *directions: Any, **options: Any) -> FakeRun:
+    """The run of the only trial of a study."""
+    study = new_study(*directions)
+    several = len(directions) > 1
+    study.optimize(
+        lambda trial: (_x(trial), 2.0) if several else _x(trial),
+        1,
+        callbacks=[_callback(delivery, **options)],
+    )
+    return _trial_runs(delivery)[0]
+
+
+# states
+
+
+def test_a_run_says_how_its_trial_ended_and_when(delivery_of_files: InlineDelivery) -> None:
+    def objective(trial: optuna.Trial) -> float:
+        trial.report(0.5, 3)
+        if trial.number == 1:
+            raise optuna.TrialPruned
+        if trial.number == 2:
+            raise ValueError("odd")
+        return _x(trial)
+
+    study = new_study()
+    study.optimize(objective, 3, callbacks=[_callback(delivery_of_files)], catch=ValueError)
+    runs = _trial_runs(delivery_of_files)
+    assert [runs[n].status for n in range(3)] == ["FINISHED", "KILLED", "FAILED"]
+    assert [runs[n].tags["state"] for n in range(3)] == ["COMPLETE", "PRUNED", "FAIL"]
+    for trial in study.trials:
+        run = runs[trial.number]
+        assert trial.datetime_start is not None
+        assert trial.datetime_complete is not None
+        assert run.start_time == int(trial.datetime_start.timestamp() * 1000)
+        assert run.end_time == int(trial.datetime_complete.timestamp() * 1000)
+        assert run.curve("intermediate_value") == [(3, 0.5)]
+        assert run.params == {name: str(value) for name, value in trial.params.items()}
+    assert [runs[n].curve("value") for n in range(3)] == [
+        [(0, study.trials[0].value)],
+        [(0, 0.5)],
+        [],
+    ]
+
+
+def test_a_failed_trial_has_the_reason_of_its_failure_and_the_others_have_none(
+    delivery_of_files: InlineDelivery,
+) -> None:
+    def objective(trial: optuna.Trial) -> float:
+        if trial.number == 1:
+            raise ValueError("odd")
+        if trial.number == 2:
+            return float("nan")
+        return 1.0
+
+    study = new_study()
+    study.optimize(objective, 4, callbacks=[_callback(delivery_of_files)], catch=ValueError)
+    runs = _trial_runs(delivery_of_files)
+    assert [runs[n].tags.get("error") for n in range(4)] == [None, "ValueError: odd", None, None]
+    assert runs[1].artifacts["traceback.txt"].endswith(b"ValueError: odd\n")
+    assert [len(runs[n].artifacts) for n in range(4)] == [0, 1, 0, 0]
+
+
+def test_a_param_that_the_training_used_with_another_value_is_kept_beside_the_suggested(
+    delivery: InlineDelivery,
+) -> None:
+    callback = _callback(delivery)
+
+    def objective(trial: optuna.Trial) -> float:
+        callback.run(trial).log_params({"depth": 50, "same": 3})
+        return trial.suggest_int("depth", 5, 5) + trial.suggest_int("same", 3, 3)
+
+    new_study().optimize(objective, 1, callbacks=[callback])
+    run = _trial_runs(delivery)[0]
+    assert run.params == {"depth": "50", "suggested.depth": "5", "same": "3"}
+
+
+def test_trials_in_threads_have_a_run_each(delivery: InlineDelivery) -> None:
+    all_are_there = threading.Barrier(4)
+
+    def objective(trial: optuna.Trial) -> float:
+        all_are_there.wait(30.0)
+        callback.run(trial).log_metrics({"mine": float(trial.number)})
+        return _x(trial)
+
+    callback = _callback(delivery)
+    study = new_study()
+    study.optimize(objective, 8, n_jobs=4, callbacks=[callback])
+    runs = _trial_runs(delivery)
+    assert runs.keys() == set(range(8))
+    for number, run in runs.items():
+        assert run.curve("mine") == [(0, float(number))]
+        assert run.curve("value") == [(0, study.trials[number].value)]
+
+
+def test_a_trial_that_ended_just_now_is_created_without_a_look_and_an_old_one_with_it(
+    delivery: InlineDelivery,
+) -> None:
+    study = new_study()
+    trial = create_trial(value=1.0)
+    study.add_trial(trial)
+    assert trial.datetime_complete is not None
+    trial.datetime_complete -= timedelta(seconds=2 * CLAIM_SECONDS)
+    study.add_trial(trial)
+    callback = _callback(delivery)
+    looks = []
+    for trial in study.trials:
+        callback(study, trial)
+        delivery.runs()
+        looks.append(delivery.server.calls.count("search_runs"))
+    assert looks == [0, 1]
+
+
+@pytest.mark.parametrize("state", [TrialState.PRUNED, TrialState.FAIL])
+def test_a_trial_that_is_given_by_hand_needs_neither_value_nor_params(
+    delivery: InlineDelivery, state: TrialState
+) -> None:
+    study = new_study()
+    study.add_trial(create_trial(state=state))
+    _callback(delivery)(study, study.trials[0])
+    run = _trial_runs(delivery)[0]
+    assert (run.tags["state"], run.points, run.params) == (state.name, {}, {})
+
+
+# names and attributes
+
+
+@pytest.mark.parametrize(
+    ("metric_name", "own", "expected"),
+    [
+        (None, None, {"value_0", "value_1"}),
+        ("loss", None, {"loss_0", "loss_1"}),
+        (("loss", "time"), None, {"loss", "time"}),
+        (None, ["a", "b"], {"a", "b"}),
+        (["one"], ["a", "b"], {"value_0", "value_1"}),
+    ],
+)
+def test_values_are_named_as_given_else_as_in_the_study(
+    delivery: InlineDelivery, metric_name: Any, own: list[str] | None, expected: set[str]
+) -> None:
+    study = new_study("minimize", "maximize")
+    if own is not None:
+        study.set_metric_names(own)
+    callback = _callback(delivery, metric_name=metric_name)
+    study.optimize(lambda trial: (_x(trial), 2.0), 1, callbacks=[callback])
+    assert {name for name, *_ in _trial_runs(delivery)[0].points} == expected
+
+
+@pytest.mark.parametrize("name", [0, 1.5, {"a"}, {"a": "b"}, iter("a")])
+def test_a_metric_name_that_is_no_name_raises_type_error(
+    delivery: InlineDelivery, name: Any
+) -> None:
+    with pytest.raises(TypeError, match="metric_name"):
+        _callback(delivery, metric_name=name)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, {"both": "trial", "of_trial": "1"}),
+        ({"tag_study_user_attrs": True}, {"both": "study", "of_trial": "1", "of_study": "2"}),
+        ({"tag_trial_user_attrs": False}, {}),
+        (
+            {"tag_study_user_attrs": True, "tag_trial_user_attrs": False},
+            {"both": "study", "of_study": "2"},
+        ),
+    ],
+)
+def test_user_attributes_become_tags_where_asked_and_the_studys_win(
+    delivery: InlineDelivery, options: dict[str, bool], expected: dict[str, str]
+) -> None:
+    def objective(trial: optuna.Trial) -> float:
+        trial.set_user_attr("both", "trial")
+        trial.set_user_attr("of_trial", 1)
+        return 1.0
+
+    study = new_study()
+    study.set_user_attr("both", "study")
+    study.set_user_attr("of_study", 2)
+    study.optimize(objective, 1, callbacks=[_callback(delivery, **options)])
+    tags = _trial_runs(delivery)[0].tags
+    names = ("both", "of_trial", "of_study")
+    assert {name: tags[name] for name in names if name in tags} == expected
+
+
+# mlflow_kwargs, tags and experiments
+
+
+def test_runs_have_the_name_tags_and_description_given(delivery: InlineDelivery) -> None:
+    given = {
+        "run_name": "mine",
+        "tags": {"team": "x", "budget": 5, "mlflow.runName": "no"},
+        "description": "why",
+    }
+    run = _logged(delivery, mlflow_kwargs=given, tags={"team": "y"})
+    assert run.name == run.tags["mlflow.runName"] == "mine"
+    assert run.tags["mlflow.note.content"] == "why"
+    assert (run.tags["team"], run.tags["budget"]) == ("y", "5")
+    assert given["tags"]["mlflow.runName"] == "no"  # type: ignore[index]
+
+
+def test_a_run_is_called_as_the_number_of_its_trial(delivery: InlineDelivery) -> None:
+    assert _logged(delivery).name == "0"
+
+
+def test_unknown_mlflow_kwargs_are_ignored_with_a_warning(
+    delivery: InlineDelivery, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "mlflow_iap_callbacks"):
+        run = _logged(delivery, mlflow_kwargs={"nest_trials": True, "run_name": "mine"})
+    (message,) = caplog.messages
+    assert "nest_trials" in message
+    assert "parent_run_id" in message
+    assert run.name == "mine"
+
+
+@pytest.mark.parametrize("way", ["the study", "name", "id", "active", "variable", "default"])
+def test_the_experiment_is_the_first_of_name_id_study_and_active_one(
+    delivery: InlineDelivery, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    experiment = delivery.server.add_experiment("mine")
+    options: dict[str, Any] = {"create_experiment": way in ("the study", "name")}
+    if way == "name":
+        options |= {"experiment_name": "mine", "mlflow_kwargs": {"experiment_id": "0"}}
+    elif way == "id":
+        options |= {"mlflow_kwargs": {"experiment_id": experiment}, "create_experiment": True}
+    study = new_study()
+    callback = _callback(delivery, **options)
+    if way == "active":
+        monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", experiment)
+    elif way == "variable":
+        monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
+    study.optimize(_x, 1, callbacks=[callback])
+    expected = {"the study": study.study_name, "default": "Default"}
+    assert _experiment_of(delivery, delivery.run()) == expected.get(way, "mine")
+
+
+def test_each_study_of_a_callback_has_its_experiment_and_its_parent(
+    delivery: InlineDelivery,
+) -> None:
+    callback = _callback(delivery, study_run=True)
+    studies = [new_study(), new_study()]
+    for _ in range(2):
+        for study in studies:
+            study.optimize(_x, 1, callbacks=[callback])
+    runs = delivery.runs()
+    assert len(runs) == 6
+    for study in studies:
+        own = [run for run in runs if _experiment_of(delivery, run) == study.study_name]
+        (parent,) = [run for run in own if TRIAL_TAG not in run.tags]
+        children = [run for run in own if run is not parent]
+        assert {run.tags[PARENT_TAG] for run in children} == {parent.run_id}
+        assert [run.tags[TRIAL_TAG] for run in children] == ["0", "1"]
+        assert len({run.tags[STUDY_TAG] for run in own}) == 1
+
+
+def test_without_a_studys_run_the_trials_have_no_parent(delivery: InlineDelivery) -> None:
+    assert PARENT_TAG not in _logged(delivery).tags
+    assert len(delivery.runs()) == 1
+
+
+@pytest.mark.parametrize("way", ["parent_run_id", "nested"])
+def test_runs_under_a_run_of_the_users_have_no_studys_run_between(
+    delivery: InlineDelivery, way: str
+) -> None:
+    given = {"nested": True} if way == "nested" else {"parent_run_id": "outer"}
+    study = new_study()
+    callback = _callback(delivery, mlflow_kwargs=given, study_run=True)
+    outer = mlflow.ActiveRun(_fluent_run("outer"))
+    mlflow.tracking.fluent._active_run_stack.get().append(outer)
+    study.optimize(_x, 2, callbacks=[callback])
+    mlflow.tracking.fluent._active_run_stack.get().clear()
+    assert [run.tags[PARENT_TAG] for run in delivery.runs()] == ["outer", "outer"]
+
+
+def _fluent_run(run_id: str) -> mlflow.entities.Run:
+    info = mlflow.entities.RunInfo(
+        run_id, "0", "user", "RUNNING", 0, None, mlflow.entities.LifecycleStage.ACTIVE
+    )
+    return mlflow.entities.Run(info, mlflow.entities.RunData())
+
+
+def test_nested_runs_outside_of_a_fluent_run_are_under_the_studys(
+    delivery: InlineDelivery,
+) -> None:
+    run = _logged(delivery, mlflow_kwargs={"nested": True}, study_run=True)
+    (study_run,) = [each for each in delivery.runs() if each is not run]
+    assert run.tags[PARENT_TAG] == study_run.run_id
+
+
+# run, log_trial
+
+
+def test_the_run_of_a_trial_can_be_written_to_from_the_objective_and_is_one(
+    delivery: InlineDelivery,
+) -> None:
+    callback = _callback(delivery)
+
+    def objective(trial: optuna.Trial) -> float:
+        assert callback.run(trial) is callback.run(trial)
+        callback.run(trial).log_metrics({"mine": 1.0}, step=3)
+        callback.run(trial).set_tags({"from": "inside"})
+        return 2.0
+
+    new_study().optimize(objective, 1, callbacks=[callback])
+    run = _trial_runs(delivery)[0]
+    assert (run.curve("mine"), run.curve("value")) == ([(3, 1.0)], [(0, 2.0)])
+    assert run.tags["from"] == "inside"
+
+
+def test_the_run_of_a_frozen_trial_needs_the_study(delivery: InlineDelivery) -> None:
+    study = new_study()
+    study.add_trial(create_trial(value=1.0))
+    callback = _callback(delivery)
+    with pytest.raises(AttributeError):
+        callback.run(study.trials[0])
+    callback.run(study.trials[0], study=study).set_tags({"a": "b"})
+    assert _trial_runs(delivery)[0].tags["a"] == "b"
+
+
+def test_a_loop_of_ones_own_logs_its_trials_by_log_trial(delivery: InlineDelivery) -> None:
+    study = new_study()
+    callback = _callback(delivery)
+    for number in range(3):
+        trial = study.ask()
+        callback.run(trial).log_metrics({"mine": float(number)})
+        state = TrialState.FAIL if number == 2 else TrialState.COMPLETE
+        told = study.tell(trial, None if number == 2 else float(number), state=state)
+        callback.log_trial(study, told)
+    runs = _trial_runs(delivery)
+    assert [runs[n].status for n in range(3)] == ["FINISHED", "FINISHED", "FAILED"]
+    assert [runs[n].curve("value") for n in range(3)] == [[(0, 0.0)], [(0, 1.0)], []]
+    assert [runs[n].curve("mine") for n in range(3)] == [[(0, float(n))] for n in range(3)]
+
+
+def test_a_trial_that_is_logged_twice_is_one_run(delivery: InlineDelivery) -> None:
+    study = new_study()
+    study.add_trial(create_trial(value=1.0))
+    callback = _callback(delivery)
+    for _ in range(2):
+        callback.log_trial(study, study.trials[0])
+    other = _callback(delivery)
+    other.log_trial(study, study.trials[0])
+    run = _trial_runs(delivery)[0]
+    assert (run.curve("value"), run.status) == ([(0, 1.0)], "FINISHED")
+
+
+def test_two_callbacks_with_one_experiment_make_one_run_of_each_trial(
+    delivery: InlineDelivery,
+) -> None:
+    new_study().optimize(_x, 3, callbacks=[_callback(delivery), _callback(delivery)])
+    assert _trial_runs(delivery).keys() == {0, 1, 2}
+
+
+# nothing stops a study
+
+
+def test_an_error_of_logging_is_a_warning_that_names_the_trial(
+    delivery: InlineDelivery, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = new_study()
+
+    def objective(trial: optuna.Trial) -> float:
+        if trial.number == 0:
+            monkeypatch.setattr(study, "get_trials", _raise)
+        else:
+            monkeypatch.undo()
+        return _x(trial)
+
+    with caplog.at_level(logging.WARNING, "mlflow_iap_callbacks"):
+        study.optimize(objective, 2, callbacks=[_callback(delivery)])
+    (message,) = caplog.messages
+    assert message.startswith("Could not log trial 0 (database is locked).")
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 2
+    assert _trial_runs(delivery).keys() == {1}
+
+
+def _raise(**_: Any) -> Any:
+    raise OSError("database is locked")
+
+
+def test_a_study_goes_on_while_the_server_is_away_and_is_delivered_later(
+    delivery: InlineDelivery, caplog: pytest.LogCaptureFixture
+) -> None:
+    delivery.server.is_away = True
+    callback = _callback(delivery)
+    study = new_study()
+    with caplog.at_level(logging.WARNING, "mlflow_iap_callbacks"):
+        study.optimize(_x, 3, callbacks=[callback])
+        assert not callback.flush(5.0)
+    assert len(study.trials) == 3
+    delivery.server.is_away = False
+    assert callback.flush(600.0)
+    assert _trial_runs(delivery).keys() == {0, 1, 2}
+
+
+# pickle, several processes
+
+
+def test_a_pickled_callback_keeps_its_settings_and_nothing_of_the_studies(
+    delivery: InlineDelivery, tmp_path: Path
+) -> None:
+    callback = _callback(
+        delivery,
+        metric_name=["loss"],
+        mlflow_kwargs={"run_name": "mine"},
+        tags={"team": "x"},
+        experiment_name="mine",
+    )
+    study = new_study()
+    study.optimize(_x, 1, callbacks=[callback])
+    (tmp_path / "model.txt").write_text("x")
+    again = pickle.loads(pickle.dumps(callback))
+    study.optimize(_x, 1, callbacks=[again])
+    runs = _trial_runs(delivery)
+    assert runs.keys() == {0, 1}
+    for number, run in runs.items():
+        assert (run.name, run.tags["team"]) == ("mine", "x")
+        assert run.curve("loss") == [(0, study.trials[number].value)]
+        assert _experiment_of(delivery, run) == "mine"
+
+
+def test_a_trial_of_a_shared_study_is_claimed_by_the_process_that_ran_it(
+    delivery: InlineDelivery, tmp_path: Path
+) -> None:
+    storage = optuna.storages.JournalStorage(JournalFileBackend(str(tmp_path / "journal")))
+    study = optuna.create_study(storage=storage)
+    began = time.time()
+    study.optimize(_x, 2, callbacks=[_callback(delivery)])
+    assert _trial_runs(delivery).keys() == {0, 1}
+    if time.time() - began < CLAIM_SECONDS:  # no look whether another process has made it
+        assert "search_runs" not in delivery.server.calls
+
+
+# the end
+
+
+def test_close_reports_ends_the_studys_run_and_delivers(
+    delivery_of_files: InlineDelivery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[str] = []
+    monkeypatch.setattr(
+        "mlflow_iap_callbacks.optuna.study_run.StudyRun.draw",
+        lambda study_run: drawn.append(study_run.study.study_name),
+    )
+    study = new_study()
+    with _callback(delivery_of_files, study_run=True) as callback:
+        study.optimize(_x, 2, callbacks=[callback])
+    assert delivery_of_files.sender.waiting == 0
+    (study_run,) = [run for run in delivery_of_files.runs() if TRIAL_TAG not in run.tags]
+    assert study_run.status == "FINISHED"
+    assert study_run.curve("trials.complete") == [(2, 2.0)]
+    assert drawn == [study.study_name]
+    study.optimize(_x, 1, callbacks=[callback])
+    assert _trial_runs(delivery_of_files).keys() == {0, 1, 2}
+
+
+def test_the_summary_says_what_was_logged_and_where_it_is(
+    delivery: InlineDelivery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlflow_iap_callbacks.optuna.study_run.StudyRun.draw", lambda _: None)
+    study = new_study()
+    callback = _callback(delivery, study_run=True)
+    study.optimize(lambda trial: 0.5 + trial.number, 2, callbacks=[callback])
+    assert "waiting" in str(callback.summary())
+    assert callback.close()
+    rows = callback.summary().rows
+    (study_run,) = [run for run in delivery.runs() if TRIAL_TAG not in run.tags]
+    assert rows[f"study {study.study_name}"] == "2 COMPLETE"
+    assert rows["best"] == "trial 0: value 0.5"
+    assert rows["look"].endswith(study_run.run_id)
+    assert (rows["waiting"], rows["refused"]) == ("0 records", "0")
+    assert rows["delivered"] == f"{delivery.sender.delivered} records to {delivery.server.uri}"

@@ -1,0 +1,73 @@
+"""The key of a study: one in all processes, and another for every other study."""
+
+from __future__ import annotations
+
+import pickle
+from datetime import timedelta
+from pathlib import Path
+
+import optuna
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import create_trial
+
+from mlflow_iap_callbacks.optuna.study_key import study_key
+
+
+def _shared(path: Path) -> optuna.storages.BaseStorage:
+    return optuna.storages.JournalStorage(JournalFileBackend(str(path)))
+
+
+def test_a_study_that_another_process_loads_has_the_same_key(tmp_path: Path) -> None:
+    study = optuna.create_study(study_name="mine", storage=_shared(tmp_path / "journal"))
+    study.add_trial(create_trial(value=1.0))
+    study.add_trial(create_trial(value=2.0))
+    again = optuna.load_study(study_name="mine", storage=_shared(tmp_path / "journal"))
+    assert study_key(study) == study_key(again)
+
+
+def test_a_key_does_not_depend_on_the_time_zone_of_the_machine(tmp_path: Path) -> None:
+    keys = set()
+    trial = create_trial(value=1.0)
+    assert trial.datetime_start is not None
+    for number, hours in enumerate((0, -8, 5.75)):
+        study = optuna.create_study(study_name="mine", storage=_shared(tmp_path / f"{number}"))
+        trial.datetime_start += timedelta(hours=hours)
+        study.add_trial(trial)
+        keys.add(study_key(study))
+    assert len(keys) == 1
+
+
+def test_studies_of_one_name_that_began_at_different_moments_have_different_keys(
+    tmp_path: Path,
+) -> None:
+    keys = set()
+    for number in range(3):
+        study = optuna.create_study(study_name="mine", storage=_shared(tmp_path / f"{number}"))
+        study.add_trial(create_trial(value=1.0))
+        keys.add(study_key(study))
+    assert len(keys) == 3
+
+
+def test_studies_in_memory_that_began_at_one_moment_have_different_keys() -> None:
+    first = create_trial(value=1.0)
+    keys = set()
+    for _ in range(3):
+        study = optuna.create_study(study_name="mine")
+        study.add_trial(first)
+        keys.add(study_key(study))
+    assert len(keys) == 3
+
+
+def test_a_study_in_memory_keeps_its_key_by_pickle_and_with_more_trials() -> None:
+    study = optuna.create_study(study_name="mine")
+    study.add_trial(create_trial(value=1.0))
+    key = study_key(study)
+    again = pickle.loads(pickle.dumps(study))
+    again.add_trial(create_trial(value=1.0))
+    assert study_key(again) == study_key(study) == key
+
+
+def test_a_trial_that_waits_to_be_run_has_no_start_and_is_no_obstacle() -> None:
+    study = optuna.create_study(study_name="mine")
+    study.enqueue_trial({"x": 1})
+    assert len(study_key(study)) == 16

@@ -1,0 +1,138 @@
+"""What a trial's run holds: names of values, tags, and the results that are logged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import optuna
+import pytest
+from optuna.distributions import FloatDistribution
+from optuna.trial import TrialState, create_trial
+
+from mlflow_iap_callbacks.optuna.trial_run import (
+    constraints_of,
+    log_results,
+    metric_names,
+    tags_of,
+    to_ms,
+)
+from optuna_helpers import new_study
+from recording_run import RecordingRun
+
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+
+_ENDED = datetime(2026, 1, 2, 3, 4, 5, 678000)
+
+
+@pytest.mark.parametrize(
+    ("given", "own", "one", "two"),
+    [
+        (None, None, ["value"], ["value_0", "value_1"]),
+        ("loss", None, ["loss"], ["loss_0", "loss_1"]),
+        (["loss"], None, ["loss"], ["value_0", "value_1"]),
+        (("a", "b"), None, ["value"], ["a", "b"]),
+        ([], None, ["value"], ["value_0", "value_1"]),
+        ("mine", ["own"], ["mine"], ["mine_0", "mine_1"]),
+        (["a", "b", "c"], ["own"], ["value"], ["value_0", "value_1"]),
+        (None, ["own"], ["own"], None),
+        (None, ["x", "y"], None, ["x", "y"]),
+    ],
+)
+def test_values_have_the_names_given_or_those_of_the_study(
+    given: Any, own: list[str] | None, one: list[str] | None, two: list[str] | None
+) -> None:
+    for study, expected in ((new_study(), one), (new_study("minimize", "maximize"), two)):
+        if expected is not None:
+            if own is not None and len(own) == len(study.directions):
+                study.set_metric_names(own)
+            assert metric_names(given, study) == expected
+
+
+def _logged(trial: optuna.trial.FrozenTrial, names: Sequence[str] = ("value",)) -> RecordingRun:
+    run = RecordingRun()
+    trial.datetime_complete = _ENDED
+    log_results(run, trial, names)
+    return run
+
+
+def test_params_values_and_reports_are_logged_at_the_time_the_trial_ended() -> None:
+    trial = create_trial(
+        params={"x": 0.5},
+        distributions={"x": FloatDistribution(0.0, 1.0)},
+        value=2.0,
+        intermediate_values={7: 0.7, 0: 0.0, 3: 0.3},
+    )
+    run = _logged(trial)
+    assert run.suggestions == {"x": 0.5}
+    assert run.curve("value") == [(0, 2.0)]
+    assert run.curve("intermediate_value") == [(0, 0.0), (3, 0.3), (7, 0.7)]
+    assert {moment for _, _, moment, _ in run.points} == {to_ms(_ENDED)}
+
+
+def test_each_of_several_values_has_its_name() -> None:
+    run = _logged(create_trial(values=[1.0, 2.0]), ["loss", "time"])
+    assert {name: run.curve(name) for name in run.metrics()} == {
+        "loss": [(0, 1.0)],
+        "time": [(0, 2.0)],
+    }
+
+
+@pytest.mark.parametrize("state", [TrialState.FAIL, TrialState.PRUNED])
+def test_a_trial_without_values_and_params_logs_nothing(state: TrialState) -> None:
+    run = _logged(create_trial(state=state))
+    assert (run.points, run.suggestions) == ([], {})
+
+
+def test_constraints_are_metrics_by_number_or_by_name() -> None:
+    trial = create_trial(value=1.0, system_attrs={"constraints": [0.0, 0.5]})
+    found = {str(name): value for name, value in constraints_of(trial).items()}
+    run = _logged(trial)
+    assert list(found.values()) == [0.0, 0.5]
+    for name, value in found.items():
+        assert run.curve(f"constraint.{name}") == [(0, value)]
+
+
+def test_tags_tell_number_times_state_direction_and_distributions() -> None:
+    distribution = FloatDistribution(0.0, 1.0)
+    trial = create_trial(params={"x": 0.5}, distributions={"x": distribution}, value=2.0)
+    tags = tags_of(trial, ["MINIMIZE"], {})
+    assert tags == {
+        "number": trial.number,
+        "datetime_start": trial.datetime_start,
+        "datetime_complete": trial.datetime_complete,
+        "state": "COMPLETE",
+        "direction": "MINIMIZE",
+        "x_distribution": distribution,
+        "mlflow_iap.trial_state": "COMPLETE",
+    }
+
+
+def test_directions_of_several_objectives_are_one_tag() -> None:
+    tags = tags_of(create_trial(values=[1.0, 2.0]), ["MINIMIZE", "MAXIMIZE"], {})
+    assert tags["direction"] == ["MINIMIZE", "MAXIMIZE"]
+
+
+@pytest.mark.parametrize(
+    ("constraints", "expected"), [([0.0, -1.0], True), ([0.0, 0.1], False), ([], None)]
+)
+def test_a_trial_with_constraints_says_whether_it_is_feasible(
+    constraints: list[float], expected: bool | None
+) -> None:
+    attrs = {"constraints": constraints} if constraints else {}
+    trial = create_trial(value=1.0, system_attrs=attrs)
+    assert tags_of(trial, ["MINIMIZE"], {}).get("feasible") is expected
+
+
+def test_a_retried_trial_says_which_one_it_repeats() -> None:
+    trial = create_trial(value=1.0, system_attrs={"failed_trial": 1, "retry_history": [0, 1]})
+    tags = tags_of(trial, ["MINIMIZE"], {})
+    assert (tags["retry_of"], tags["retry_history"]) == (1, [0, 1])
+
+
+def test_user_attributes_replace_tags_but_not_the_state_that_sync_reads() -> None:
+    given = {"direction": "up", "mine": 1, "mlflow_iap.trial_state": "odd", "state": "odd"}
+    tags = tags_of(create_trial(value=1.0), ["MINIMIZE"], given)
+    assert (tags["direction"], tags["mine"], tags["state"]) == ("up", 1, "odd")
+    assert tags["mlflow_iap.trial_state"] == "COMPLETE"

@@ -1,0 +1,506 @@
+"""Journals of other processes: who lives, what the dead left, and what damage costs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+
+import python_process
+from disk_helpers import JUNK, Disk
+from mlflow_iap_callbacks.outbox import Outbox, QueuedRun, Refusal
+from mlflow_iap_callbacks.outbox.database import record_id
+from mlflow_iap_callbacks.outbox.journal_folder import folder, new_outbox, orphans, survey
+from own_log import said_by_us
+from python_process import PIPE, Process
+
+_SERVER, _OTHER = "http://server", "http://other"
+_SCRIPT = """
+import sys
+from mlflow_iap_callbacks.outbox.journal_folder import new_outbox, orphans
+
+def hold(server, collected, appended):
+    "Leave so many points in the database, and so many in the intake."
+    outbox = new_outbox(server)
+    run = outbox.begin("key", "experiment")
+    start = {"key": "key", "experiment": "experiment"}
+    outbox.intake.append(run.number, "start", start)
+    for step in range(int(collected) + int(appended)):
+        if step == int(collected):
+            outbox.collect()
+        outbox.intake.append(run.number, "metrics", (step, step, {"m": step / 7}))
+    print(outbox.path, flush=True)
+    sys.stdin.read()
+
+def take(server):
+    print("ready", flush=True)
+    sys.stdin.readline()
+    taken = list(orphans(server))
+    print(*(outbox.path.name for outbox in taken), flush=True)
+    sys.stdin.read()
+
+{"hold": hold, "take": take}[sys.argv[1]](*sys.argv[2:])
+"""
+
+
+@contextmanager
+def _process(*args: str) -> Iterator[tuple[Process, str]]:
+    """One that holds or takes journals until it is killed, and its first line."""
+    with python_process.start("-c", _SCRIPT, *args, stdin=PIPE, stdout=PIPE) as process:
+        assert process.stdout is not None
+        try:
+            yield process, process.stdout.readline().strip()
+        finally:
+            process.kill()
+
+
+def _killed(server: str = _SERVER, collected: int = 20, appended: int = 10) -> Path:
+    """The journal of a process that was killed."""
+    with _process("hold", server, str(collected), str(appended)) as (_, path):
+        return Path(path)
+
+
+def _steps(outbox: Outbox, run: QueuedRun) -> list[int]:
+    steps = []
+    while records := outbox.read(run, outbox.last_seq):
+        steps += [record.content[0] for record in records if record.kind == "metrics"]
+        outbox.settle(run, records)
+    return steps
+
+
+def _settle_all(outbox: Outbox) -> dict[str, list[int]]:
+    """The steps of each run."""
+    return {run.key: _steps(outbox, run) for run in outbox.runs()}
+
+
+def _files() -> dict[str, bytes]:
+    # What SQLite's readers share changes with each of them.
+    return {f.name: f.read_bytes() for f in folder().iterdir() if not f.name.endswith("-shm")}
+
+
+# --- whose process is dead -------------------------------------------------------------------
+
+
+def test_a_journal_is_adopted_once_its_process_is_killed() -> None:
+    with _process("hold", _SERVER, "20", "10") as (process, path):
+        assert list(orphans(_SERVER)) == []
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        (outbox,) = orphans(_SERVER)
+    assert (str(outbox.path), outbox.server, outbox.is_adopted) == (path, _SERVER, True)
+    assert (outbox.waiting, outbox.volatile) == (31, 0)
+    assert list(orphans(_SERVER)) == []  # this process has it
+    assert _settle_all(outbox) == {"key": list(range(30))}
+    outbox.close()
+
+
+def test_a_process_adopts_none_of_its_own() -> None:
+    outbox = new_outbox(_SERVER)
+    assert list(orphans()) == []
+    outbox.close()
+
+
+def test_only_journals_for_the_server_that_is_asked_for_are_adopted() -> None:
+    paths = {_killed(server) for server in (_SERVER, _OTHER)}
+    (outbox,) = orphans(_OTHER)
+    assert outbox.server == _OTHER
+    outbox.close()
+    left = list(orphans())
+    assert {outbox.path for outbox in left} == paths
+    for outbox in left:
+        outbox.close()
+
+
+def test_of_processes_that_adopt_at_once_one_gets_each_journal() -> None:
+    paths = sorted(_killed(collected=1, appended=1).name for _ in range(4))
+    with _process("take", _SERVER) as (one, _), _process("take", _SERVER) as (other, _):
+        for taker in (one, other):
+            assert taker.stdin is not None
+            taker.stdin.write("go\n")
+            taker.stdin.flush()
+        assert one.stdout is not None
+        assert other.stdout is not None
+        assert sorted(one.stdout.readline().split() + other.stdout.readline().split()) == paths
+
+
+def test_a_journal_that_is_delivered_leaves_nothing_behind() -> None:
+    _killed()
+    (outbox,) = orphans(_SERVER)
+    (run,) = outbox.runs()
+    outbox.intake.append(run.number, "finish", {"status": "FAILED", "time_ms": 0})
+    outbox.collect()
+    _settle_all(outbox)
+    outbox.forget(run)
+    outbox.close()
+    assert os.listdir(folder()) == []
+    assert list(orphans()) == []
+
+
+def test_a_lock_whose_journal_is_gone_does_no_harm() -> None:
+    path = _killed()
+    path.unlink()
+    assert list(orphans()) == []
+
+
+def test_a_process_that_dies_while_it_makes_its_journal_leaves_nothing_to_tell(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    path = _killed(collected=0, appended=0)
+    for file in folder().iterdir():
+        file.unlink()
+    path.touch()
+    assert list(orphans()) == []
+    assert said_by_us(caplog) == []
+
+
+# --- looked into -----------------------------------------------------------------------------
+
+
+def test_a_survey_shows_the_living_and_the_dead_with_what_their_intakes_hold() -> None:
+    dead = _killed(collected=20, appended=10)
+    with _process("hold", _OTHER, "5", "7") as (process, path):
+        found = {journal.path: journal for journal in survey()}
+        assert set(found) == {dead, Path(path)}
+        live = found[Path(path)]
+        assert (live.is_live, live.server, live.pid) == (True, _OTHER, process.pid)
+        assert (live.waiting, live.runs) == ({"start": 1, "metrics": 12}, 1)
+        assert not found[dead].is_live
+        assert found[dead].waiting == {"start": 1, "metrics": 30}
+        assert found[dead].records() == 31
+        assert (found[dead].error, found[dead].trouble) == (None, None)
+        assert found[dead].bytes > 10_000
+
+
+def test_a_survey_shows_what_was_refused_and_why_the_rest_waits() -> None:
+    outbox = new_outbox(_SERVER)
+    run = outbox.begin("key", "experiment")
+    outbox.intake.append(run.number, "start", {"key": "key", "experiment": "experiment"})
+    for name in "ab":
+        outbox.intake.append(run.number, "tags", {name: "text"})
+    outbox.collect()
+    refused = [Refusal("tags", {"a": "text"}, reason) for reason in ("this", "this", "that")]
+    outbox.settle(run, outbox.read(run, outbox.last_seq)[:2], refused)
+    run.trouble = "no answer"
+    outbox.save(run)
+    (journal,) = survey()
+    assert journal.refused == {"this": 2, "that": 1}
+    assert (journal.waiting, journal.trouble) == ({"tags": 1}, "no answer")
+    assert (journal.records(), journal.records(refused=True)) == (1, 4)
+    outbox.close()
+
+
+@pytest.mark.parametrize("is_killed", [True, False])
+def test_a_survey_changes_nothing(is_killed: bool) -> None:
+    _killed()
+    if not is_killed:
+        for outbox in orphans():
+            outbox.close()
+    before = _files()
+    assert [journal.records() for journal in survey()] == [31]
+    assert _files() == before
+
+
+def test_a_survey_lets_the_living_write_and_the_dead_be_adopted() -> None:
+    own = new_outbox(_SERVER)
+    run = own.begin("key", "experiment")
+    own.intake.append(run.number, "start", {"key": "key", "experiment": "experiment"})
+    _killed()
+    survey()
+    own.collect()
+    assert (own.waiting, own.volatile) == (1, 0)
+    (adopted,) = orphans()
+    for outbox in (own, adopted):
+        outbox.close()
+
+
+# --- damaged ---------------------------------------------------------------------------------
+
+
+def _filled(runs: int = 3, points: int = 400) -> Path:
+    """A journal most of which is in the database only, and the last of it in the intake only."""
+    outbox = new_outbox(_SERVER)
+    assert outbox.path is not None
+    queued = [outbox.begin(f"key{n}", "experiment") for n in range(runs)]
+    for run in queued:
+        start = {"key": run.key, "experiment": "experiment"}
+        outbox.intake.append(run.number, "start", start)
+    for step in range(points):
+        for run in queued:
+            # Long enough for the intake to go on in a new file.
+            content = (step, step, {"m" * 5000: step / 7})
+            outbox.intake.append(run.number, "metrics", content)
+        if step % 20 == 0:
+            outbox.collect()
+    outbox.collect()
+    for run in queued:
+        for step in range(points, points + 5):
+            outbox.intake.append(run.number, "metrics", (step, step, {"m": step / 7}))
+    del run, queued
+    outbox.close()
+    assert not outbox.path.with_name(f"{outbox.path.stem}.0.intake").exists()
+    return outbox.path
+
+
+def _destroy(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink()  # they can hold all of a database
+
+
+def _readable_one_by_one(damaged: Path, copy: Path) -> set[tuple[int, bytes]]:
+    """Records that SQLite finds by their ids, however much is broken beside them."""
+    shutil.copy(damaged, copy)
+    found = set()
+    with closing(sqlite3.connect(copy)) as db:
+        db.execute("PRAGMA writable_schema = ON")  # else it reads nothing of a file cut short
+        for number in range(1, 4):
+            for seq in range(1, 1300):
+                query = "SELECT id >> 40, body FROM records WHERE id = ?"
+                with suppress(sqlite3.Error):
+                    found.update(db.execute(query, [record_id(number, seq)]).fetchall())
+    return {(number, body) for number, body in found if _is_whole(body)}
+
+
+def _is_whole(body: bytes) -> bool:
+    try:
+        msgpack.unpackb(body)
+    except ValueError:  # the file ends in the middle of it
+        return False
+    return True
+
+
+def _all_records(outbox: Outbox) -> set[tuple[int, bytes]]:
+    found: set[tuple[int, bytes]] = set()
+    for run in outbox.runs():
+        while records := outbox.read(run, outbox.last_seq):
+            found.update((run.number, record.body) for record in records)
+            outbox.settle(run, records)
+    return found
+
+
+@pytest.mark.parametrize("share", [0.97, 0.8, 0.5, 0.2])
+def test_all_that_can_be_read_of_a_journal_that_was_cut_short_is_rescued(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, share: float
+) -> None:
+    path = _filled()
+    os.truncate(path, int(path.stat().st_size * share))
+    damaged = path.read_bytes()
+    readable = _readable_one_by_one(path, tmp_path / "copy.sqlite")
+    assert len(readable) > 1200 * (share - 0.1)
+    (outbox,) = orphans(_SERVER)
+    waiting = outbox.waiting
+    rescued = _all_records(outbox)
+    assert readable <= rescued
+    assert len(rescued) == len(readable) + 15  # those in the intake
+    assert waiting == len(rescued)
+    assert (outbox.waiting, outbox.holds(outbox.last_seq)) == (0, False)
+    (told,) = said_by_us(caplog)
+    assert f"{len(rescued)} records can be read" in told
+    assert path.with_name(f"damaged-{path.name}").read_bytes() == damaged
+    outbox.close()
+
+
+@pytest.mark.parametrize("damage", [bytes(100), b"", b"no database " * 1000], ids=len)
+def test_a_journal_whose_database_is_gone_is_rescued_from_its_intake(
+    caplog: pytest.LogCaptureFixture, damage: bytes
+) -> None:
+    path = _killed(collected=20, appended=10)
+    _destroy(path, damage)
+    (outbox,) = orphans(_SERVER)
+    assert (outbox.server, outbox.is_adopted, outbox.waiting) == (_SERVER, True, 31)
+    assert _settle_all(outbox) == {"key": list(range(30))}
+    assert (outbox.waiting, outbox.holds(outbox.last_seq)) == (0, False)
+    (told,) = said_by_us(caplog)
+    assert "31 records can be read" in told
+    outbox.close()
+    assert path.with_name(f"damaged-{path.name}").read_bytes() == damage
+    (again,) = orphans()
+    assert again.path == outbox.path  # the damaged one is not tried again
+    again.close()
+
+
+def test_a_survey_knows_which_server_a_journal_was_for_whose_database_is_gone() -> None:
+    _destroy(_killed(collected=20, appended=10), b"no database")
+    (journal,) = survey()
+    assert (journal.server, journal.records()) == (_SERVER, 31)
+    assert journal.error
+
+
+def test_copies_of_a_damaged_journal_are_delivered_too(tmp_path: Path) -> None:
+    outbox = new_outbox(_SERVER)
+    (tmp_path / "model.txt").write_text("model")
+    run = outbox.begin("key", "experiment")
+    outbox.intake.append(run.number, "start", {"key": "key", "experiment": "experiment"})
+    kept = outbox.copy_artifact(tmp_path / "model.txt")
+    outbox.intake.append(run.number, "artifact", {"path": kept, "is_copied": True, "to": None})
+    outbox.close()
+    assert outbox.path is not None
+    outbox.path.write_bytes(b"no database")
+    (outbox,) = orphans()
+    assert Path(outbox.artifact(kept, is_copied=True)).read_text() == "model"
+    outbox.close()
+
+
+@pytest.mark.parametrize("junk", JUNK.values(), ids=JUNK)
+@pytest.mark.parametrize("is_database_gone", [True, False])
+def test_garbage_in_an_intake_is_told_and_costs_only_what_is_behind_it(
+    caplog: pytest.LogCaptureFixture, junk: bytes, is_database_gone: bool
+) -> None:
+    path = _killed(collected=0, appended=10)
+    intake = path.with_name(f"{path.stem}.0.intake")
+    intake.write_bytes(intake.read_bytes() + junk)
+    if is_database_gone:
+        _destroy(path, b"no database")
+    other = _killed(collected=3, appended=0)
+    assert len(survey()) == 2
+    outboxes = {max(steps["key"]) + 1: outbox for outbox in orphans() if (steps := _peek(outbox))}
+    assert set(outboxes) == {10, 3}
+    assert outboxes[3].path == other
+    assert any("is damaged" in text or "was cut off" in text for text in said_by_us(caplog))
+    for outbox in outboxes.values():
+        outbox.close()
+
+
+def _peek(outbox: Outbox) -> dict[str, list[int]]:
+    return {
+        run.key: [r.content[0] for r in outbox.read(run, outbox.last_seq) if r.kind == "metrics"]
+        for run in outbox.runs()
+    }
+
+
+def test_a_journal_that_ends_in_half_a_message_is_told_and_all_before_is_there(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    path = _killed(collected=5, appended=10)
+    intake = path.with_name(f"{path.stem}.0.intake")
+    os.truncate(intake, intake.stat().st_size - 3)
+    (outbox,) = orphans()
+    (told,) = said_by_us(caplog)
+    assert "cut off in the middle of a record" in told
+    assert intake.name in told
+    (run,) = outbox.runs()
+    outbox.intake.append(run.number, "metrics", (99, 99, {"m": 1.0}))
+    outbox.collect()
+    assert _settle_all(outbox) == {"key": [*range(14), 99]}
+    outbox.close()
+
+
+def test_what_cannot_be_read_at_all_is_told_and_left_and_hinders_no_other(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    paths = sorted(_killed() for _ in range(3))
+    broken = paths[1]
+    for file in folder().glob(f"{broken.stem}*"):
+        if file.suffix != ".lock":
+            file.write_bytes(b"\xc1 no journal")
+    outboxes = list(orphans())
+    assert [outbox.path for outbox in outboxes] == [paths[0], paths[2]]
+    (told,) = said_by_us(caplog)
+    assert "cannot be read at all" in told
+    assert folder().joinpath(f"damaged-{broken.name}").read_bytes() == b"\xc1 no journal"
+    for outbox in outboxes:
+        outbox.close()
+
+
+def test_a_journal_of_another_format_is_told_and_left_alone(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    path = _killed()
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA user_version = 99")
+    before = _files()
+    assert list(orphans()) == []
+    (told,) = said_by_us(caplog)
+    assert "another version" in told
+    assert str(path) in told
+    assert _files() == before
+
+
+# --- no room ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=Disk.KINDS)
+def disk(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Disk]:
+    with Disk.of_kind(request.param, tmp_path / "disk") as disk:
+        monkeypatch.setenv("MLFLOW_IAP_OUTBOX", str(disk.folder / "outbox"))
+        yield disk
+
+
+@pytest.mark.parametrize("is_closed", [False, True])
+def test_a_full_disk_costs_no_journal_that_is_adopted_on_it(disk: Disk, is_closed: bool) -> None:
+    _killed(collected=20, appended=200)
+    if is_closed:
+        for outbox in orphans():
+            outbox.close()
+        _append_to_what_is_left(50)
+    expected = list(range(220 + 50 * is_closed))
+    disk.fill()
+    for outbox in orphans():
+        assert outbox.waiting == 1 + len(expected)
+        outbox.close()  # as at the end of a process that could not deliver it
+    disk.free()
+    (outbox,) = orphans()
+    assert _settle_all(outbox) == {"key": expected}
+    outbox.close()
+
+
+def _append_to_what_is_left(points: int) -> None:
+    (outbox,) = orphans()
+    (run,) = outbox.runs()
+    for step in range(220, 220 + points):
+        outbox.intake.append(run.number, "metrics", (step, step, {"m": step / 7}))
+    outbox.close()
+
+
+def _below_a_file(tmp_path: Path) -> Path:
+    (tmp_path / "file").touch()
+    return tmp_path / "file" / "outbox"
+
+
+def _in_a_folder_that_is_read_only(tmp_path: Path) -> Path:
+    (tmp_path / "folder").mkdir()
+    if os.geteuid():
+        (tmp_path / "folder").chmod(0o500)
+    else:
+        mount = ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(tmp_path / "folder")]
+        if subprocess.run(mount, capture_output=True).returncode:
+            pytest.skip("root cannot make a folder read-only here")
+    return tmp_path / "folder"
+
+
+@pytest.mark.parametrize("place", [_below_a_file, _in_a_folder_that_is_read_only])
+def test_a_folder_that_takes_no_journal_is_told_once_and_memory_is_used(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    place: Callable[[Path], Path],
+) -> None:
+    given = place(tmp_path)
+    try:
+        monkeypatch.setenv("MLFLOW_IAP_OUTBOX", str(given))
+        outbox = new_outbox(_SERVER)
+        (told,) = said_by_us(caplog)
+        assert str(given) in told
+        assert "MLFLOW_IAP_OUTBOX" in told
+        run = outbox.begin("key", "experiment")
+        content: dict[str, Any] = {"key": "key", "experiment": "experiment"}
+        outbox.intake.append(run.number, "start", content)
+        outbox.collect()
+        assert (outbox.path, outbox.server, outbox.waiting) == (None, _SERVER, 1)
+        assert (list(orphans()), survey()) == ([], [])
+        outbox.close()
+        assert len(said_by_us(caplog)) == 1
+    finally:
+        if os.path.ismount(given):
+            subprocess.run(["umount", str(given)], check=True)

@@ -1,0 +1,332 @@
+"""Who owns the records that clients write."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import re
+from typing import Any
+
+import pytest
+from google.protobuf.descriptor import Descriptor
+
+from asgi import Answer, Recorder, call
+from mlflow_iap_callbacks.server.gate import visitor
+from mlflow_iap_callbacks.server.ownership import rule_for
+from mlflow_iap_callbacks.server.ownership_middleware import OwnershipMiddleware
+from mlflow_iap_callbacks.server.request_body import MAX_BODY_BYTES
+
+pytest.importorskip("flask_wtf", reason="the extra `server` is not installed")
+
+ADA = "ada@example.com"
+EVE = "eve@example.com"
+CLAIM = {"key": "mlflow_iap.claimed_user", "value": EVE}
+OWNER = {"key": "mlflow.user", "value": ADA}
+CLAIMED_OWNER = {"key": "mlflow.user", "value": EVE}
+OTHER = {"key": "mlflow.source.name", "value": "train.py"}
+MLFLOW = "/api/2.0/mlflow"
+MLFLOW_3 = "/api/3.0/mlflow"
+
+
+def ask(path: str, body: Any, method: str = "POST", **headers: str) -> tuple[Answer, Recorder]:
+    app = Recorder()
+    pieces = body if isinstance(body, bytes | list) else json.dumps(body).encode()
+
+    middleware = OwnershipMiddleware(app, static_prefix="/prefix")
+
+    async def as_ada() -> Answer:
+        visitor.set(ADA)
+        return await call(middleware, path, method, headers, pieces)
+
+    return asyncio.run(as_ada()), app
+
+
+def arrived(path: str, body: Any, method: str = "POST") -> Any:
+    """Return a body as MLflow receives it."""
+    answer, app = ask(path, body, method)
+    assert answer.status == 200, answer.body
+    assert app.headers["content-length"] == str(len(app.body))
+    return json.loads(app.body)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/2.0/mlflow/runs/create",
+        "/ajax-api/2.0/mlflow/runs/create",
+        "/api/3.0/mlflow/runs/create",
+        "/prefix/ajax-api/2.0/mlflow/runs/create",
+        "/api/2.0/mlflow/runs/create/",
+        "//api/2.0//mlflow/runs/create",
+    ],
+)
+@pytest.mark.parametrize(
+    "claim",
+    [
+        {"user_id": EVE},
+        {"userId": EVE},
+        {"tags": [OTHER, CLAIMED_OWNER]},
+        {"user_id": "root", "tags": [CLAIMED_OWNER]},
+        {"user_id": EVE, "tags": None},
+    ],
+)
+def test_a_run_belongs_to_its_sender_and_a_tag_keeps_the_claimed_user(
+    path: str, claim: dict[str, Any]
+) -> None:
+    got = arrived(path, {"experiment_id": "1", **claim})
+    assert got["user_id"] == ADA
+    assert "userId" not in got
+    assert OWNER in got["tags"]
+    assert CLAIM in got["tags"]
+    assert CLAIMED_OWNER not in got["tags"]
+    assert (OTHER in got["tags"]) == (OTHER in (claim.get("tags") or []))
+
+
+@pytest.mark.parametrize("user", ["unknown", "", ADA, None])
+def test_without_a_claimed_user_no_tag_is_added_for_it(user: str | None) -> None:
+    got = arrived(f"{MLFLOW}/runs/create", {"user_id": user})
+    assert got == {"user_id": ADA, "tags": [OWNER]}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["registered-models/create", "model-versions/create", "logged-models", "experiments/create"],
+)
+def test_a_new_record_belongs_to_its_sender(name: str) -> None:
+    assert arrived(f"{MLFLOW}/{name}", {"name": "m"})["tags"] == [OWNER]
+    assert arrived(f"{MLFLOW}/{name}", {"tags": [CLAIMED_OWNER, OTHER]})["tags"] == [
+        *(OTHER, OWNER, CLAIM)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        ("runs/set-tag", "POST"),
+        ("experiments/set-experiment-tag", "POST"),
+        ("registered-models/set-tag", "POST"),
+        ("model-versions/set-tag", "POST"),
+        ("traces/tr-1/tags", "PATCH"),
+    ],
+)
+def test_setting_the_owners_tag_does_not_change_the_owner(name: str, method: str) -> None:
+    assert arrived(f"{MLFLOW}/{name}", {"run_id": "1", **CLAIMED_OWNER}, method) == {
+        "run_id": "1",
+        **CLAIM,
+    }
+    assert arrived(f"{MLFLOW}/{name}", {"run_id": "1", **OTHER}, method) == {"run_id": "1", **OTHER}
+
+
+@pytest.mark.parametrize(
+    ("name", "method"), [("runs/log-batch", "POST"), ("logged-models/m-1/tags", "PATCH")]
+)
+def test_nor_does_setting_it_in_a_batch(name: str, method: str) -> None:
+    metrics = [{"key": "mlflow.user", "value": 0.1 + 0.2, "timestamp": 2**53, "step": 1}]
+    got = arrived(f"{MLFLOW}/{name}", {"metrics": metrics, "tags": [OTHER, CLAIMED_OWNER]}, method)
+    assert got == {"metrics": metrics, "tags": [OTHER, CLAIM]}
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        ("runs/delete-tag", "POST"),
+        ("experiments/delete-experiment-tag", "POST"),
+        ("registered-models/delete-tag", "DELETE"),
+        ("model-versions/delete-tag", "DELETE"),
+        ("traces/tr-1/tags", "DELETE"),
+        ("logged-models/m-1/tags/mlflow.user", "DELETE"),
+        ("datasets/d-1/tags/mlflow.user", "DELETE"),
+    ],
+)
+def test_the_owners_tag_cannot_be_deleted(name: str, method: str) -> None:
+    answer, app = ask(f"{MLFLOW}/{name}", {"run_id": "1", "key": "mlflow.user"}, method)
+    assert (answer.status, app.calls) == (403, 0)
+    assert json.loads(answer.body)["error_code"] == "PERMISSION_DENIED"
+
+
+def test_a_trace_belongs_to_its_sender_and_keeps_the_user_of_its_application() -> None:
+    for trace, info, metadata in (
+        ("trace", "trace_info", "trace_metadata"),
+        ("trace", "traceInfo", "traceMetadata"),
+    ):
+        content = {"mlflow.user": EVE, "mlflow.trace.user": "customer", "mlflow.auth.username": EVE}
+        got = arrived(f"{MLFLOW_3}/traces", {trace: {info: {metadata: content}}})
+        assert got[trace][info][metadata] == {
+            "mlflow.user": ADA,
+            "mlflow_iap.claimed_user": EVE,
+            "mlflow.trace.user": "customer",
+        }
+    bare = arrived(f"{MLFLOW_3}/traces", {"trace": {"trace_info": {"trace_id": "1"}}})
+    assert bare["trace"]["trace_info"]["trace_metadata"] == {"mlflow.user": ADA}
+
+
+def test_a_trace_of_mlflow_2_belongs_to_its_sender() -> None:
+    got = arrived(f"{MLFLOW}/traces", {"request_metadata": [CLAIMED_OWNER], "tags": [OTHER]})
+    assert got == {"request_metadata": [OWNER, CLAIM], "tags": [OTHER]}
+    ended = arrived(f"{MLFLOW}/traces/tr-1", {"request_metadata": [CLAIMED_OWNER]}, "PATCH")
+    assert ended == {"request_metadata": [CLAIM]}
+
+
+@pytest.mark.parametrize("spelling", [("source_type", "source_id"), ("sourceType", "sourceId")])
+def test_a_persons_assessment_gets_the_senders_name_and_a_judges_keeps_its_own(
+    spelling: tuple[str, str],
+) -> None:
+    kind, name = spelling
+    path = f"{MLFLOW_3}/traces/tr-1/assessments"
+    for person in ("HUMAN", 1):
+        got = arrived(path, {"assessment": {"source": {kind: person, name: EVE}}})
+        assert got["assessment"]["source"] == {kind: person, name: ADA}
+    judge = {"assessment": {"source": {kind: "LLM_JUDGE", name: "gpt"}}}
+    assert arrived(path, judge) == judge
+
+
+def test_fields_for_the_creator_get_the_senders_name() -> None:
+    for name in ("issues", "review-queues/create"):
+        assert arrived(f"{MLFLOW_3}/{name}", {"createdBy": EVE}) == {"createdBy": ADA}
+        assert arrived(f"{MLFLOW_3}/{name}", {}) == {"created_by": ADA}
+    done = arrived(f"{MLFLOW_3}/review-queues/items/set-status", {"completed_by": EVE})
+    assert done == {"completed_by": ADA}
+
+
+def test_tags_of_datasets_that_are_json_in_a_string_are_rewritten() -> None:
+    path = f"{MLFLOW_3}/datasets/create"
+    got = arrived(path, {"name": "d", "tags": json.dumps({"mlflow.user": EVE, "a": "b"})})
+    tags = {"mlflow.user": ADA, "a": "b", "mlflow_iap.claimed_user": EVE}
+    assert (json.loads(got["tags"]), got["created_by"]) == (tags, ADA)
+    changed = arrived(
+        f"{MLFLOW_3}/datasets/d-1/tags", {"tags": json.dumps({"mlflow.user": EVE})}, "PATCH"
+    )
+    assert json.loads(changed["tags"]) == {"mlflow_iap.claimed_user": EVE}
+    records = [{"inputs": {"mlflow.user": EVE}, "tags": {"mlflow.user": EVE}}, {"inputs": {}}]
+    got = arrived(f"{MLFLOW_3}/datasets/d-1/records", {"records": json.dumps(records)})
+    assert json.loads(got["records"]) == [
+        {"inputs": {"mlflow.user": EVE}, "tags": {"mlflow.user": ADA}},
+        {"inputs": {}},
+    ]
+    assert got["updated_by"] == ADA
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"user_id": "eve@example.com"}'.decode().encode("utf-16"),
+        b'{"user_id": "ada@example.com", "user_id": "eve@example.com"}',
+        b'{"user\\u005fid": "eve@example.com"}',
+        json.dumps(json.dumps({"user_id": EVE})).encode(),
+        b'\n {"user_id": "eve@example.com"} ',
+        [b'{"user_id": "eve@', b"", b'example.com"}'],
+    ],
+)
+def test_every_encoding_that_mlflow_reads_is_rewritten(body: Any) -> None:
+    assert arrived(f"{MLFLOW}/runs/create", body) == {"user_id": ADA, "tags": [OWNER, CLAIM]}
+
+
+@pytest.mark.parametrize("method", ["post", "Post"])
+def test_a_method_in_lower_case_is_rewritten_because_flask_accepts_it(method: str) -> None:
+    body = {"user_id": EVE}
+    assert arrived(f"{MLFLOW}/runs/create", body, method)["user_id"] == ADA
+
+
+def test_a_run_created_with_an_empty_body_has_an_owner() -> None:
+    assert arrived(f"{MLFLOW}/runs/create", b"") == {"user_id": ADA, "tags": [OWNER]}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"no json",
+        b"[]",
+        b"1",
+        b"\xff\xff",
+        b"[" * 100_000,
+        json.dumps("no json").encode(),
+        {"tags": {"mlflow.user": EVE}},
+        {"tags": [["mlflow.user", EVE]]},
+        {"tags": "mlflow.user"},
+    ],
+)
+def test_a_body_that_mlflow_cannot_read_does_not_reach_it(body: Any) -> None:
+    answer, app = ask(f"{MLFLOW}/runs/create", body)
+    assert (answer.status, app.calls) == (400, 0)
+    assert json.loads(answer.body)["error_code"] == "INVALID_PARAMETER_VALUE"
+
+
+def test_a_compressed_body_is_rejected_because_mlflow_would_read_it_as_empty() -> None:
+    body = gzip.compress(json.dumps({"user_id": EVE}).encode())
+    answer, app = ask(f"{MLFLOW}/runs/create", body, **{"Content-Encoding": "gzip"})
+    assert (answer.status, app.calls) == (400, 0)
+    assert b"gzip" in answer.body
+
+
+def test_a_body_above_the_limit_is_rejected_before_it_has_arrived_completely() -> None:
+    pieces = [b" " * 1024 * 1024] * (MAX_BODY_BYTES // 1024**2) + [b"{", b"}" * MAX_BODY_BYTES]
+    answer, app = ask(f"{MLFLOW}/runs/log-batch", pieces)
+    assert (answer.status, app.calls) == (413, 0)
+
+
+def test_a_large_batch_passes_unchanged() -> None:
+    body = {"metrics": [{"key": f"m{n}", "value": n / 7} for n in range(20_000)]}
+    assert arrived(f"{MLFLOW}/runs/log-batch", body) == body
+
+
+@pytest.mark.parametrize(
+    ("path", "method"),
+    [
+        ("/api/2.0/mlflow-artifacts/artifacts/1/api/2.0/mlflow/runs/create", "PUT"),
+        ("/api/2.0/mlflow-artifacts/mpu/complete/1/x", "POST"),
+        ("/ajax-api/2.0/mlflow/upload-artifact", "POST"),
+        ("/v1/traces", "POST"),
+        ("/api/2.0/mlflow/runs/log-metric", "POST"),
+        ("/api/2.0/mlflow/runs/search", "POST"),
+        ("/api/2.0/mlflow/runs/get", "GET"),
+    ],
+)
+def test_other_requests_pass_unchanged_chunk_by_chunk(path: str, method: str) -> None:
+    answer, app = ask(path, [b"\x1f\x8b\x00", b'{"user_id": ', b""], method)
+    assert (answer.status, app.body, app.pieces) == (200, b'\x1f\x8b\x00{"user_id": ', 3)
+    assert "content-length" not in app.headers
+
+
+# Requests with fields or tags that could name somebody, but that create or change no record of a
+# user, or are not served.
+_NAMES_NOBODY = {
+    *("GetOrCreateUserQueue", "LogInputs", "LogLoggedModelParamsRequest", "LogMetric", "LogParam"),
+    "UpdateReviewQueue",
+}
+_SUSPECT = re.compile("user|user_id|tags|key|.*_by|creator|author|owner|source_id|.*metadata")
+
+
+def _suspects(message: Descriptor, depth: int = 0) -> bool:
+    return any(
+        _SUSPECT.fullmatch(field.name) is not None
+        or (
+            depth < 3
+            and field.message_type is not None
+            and _suspects(field.message_type, depth + 1)
+        )
+        for field in message.fields
+    )
+
+
+def test_every_request_of_mlflow_that_can_name_somebody_has_a_rule() -> None:
+    from mlflow.server.handlers import get_endpoints
+
+    from mlflow_iap_callbacks.server.ownership import OwnerIsFixedError
+    from mlflow_iap_callbacks.server.routes import is_closed
+
+    checked, missed = set(), set()
+    for path, message, methods in get_endpoints(lambda message: message):
+        for method in methods:
+            if method == "GET" or not isinstance(getattr(message, "DESCRIPTOR", None), Descriptor):
+                continue
+            path = re.sub("<[^>]*key>", "mlflow.user", path)
+            checked.add(message.__name__)
+            try:
+                rule = rule_for(method, re.sub("<[^>]*>", "x", path))
+            except OwnerIsFixedError:
+                continue
+            if rule is None and not is_closed(path) and _suspects(message.DESCRIPTOR):
+                missed.add(message.__name__)
+    assert {"CreateRun", "StartTraceV3", "CreateModelVersion"} <= checked
+    assert {name for name in missed if not name.startswith("Search")} <= _NAMES_NOBODY
