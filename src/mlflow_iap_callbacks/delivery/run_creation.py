@@ -62,7 +62,8 @@ class RunCreation:
         self._awaited: set[_Place] = set()  # of shared runs that are not agreed on yet
         self._first_seen: dict[_Place, float] = {}
         self._made: dict[_Place, str] = {}  # ids of the last runs, for one that logs them again
-        self._asked_twice: dict[_Place, Run] = {}  # until they end
+        # Runs that the server may make a second time, late; until they end.
+        self._doubtful: dict[_Place, Run] = {}
         self._starting: dict[_Place, QueuedRun] = {}
         self._lock = threading.Lock()
 
@@ -110,10 +111,10 @@ class RunCreation:
     def end(self, run: QueuedRun, status: str, time_ms: int) -> None:
         """Set a run's last status, and its end in milliseconds since 1970."""
         self.update(str(run.run_id), status, time_ms)
-        found = self._asked_twice.get(run.place)
+        found = self._doubtful.get(run.place)
         if found is not None:
             self._delete_late_ones(found, run.key)
-            del self._asked_twice[run.place]
+            del self._doubtful[run.place]
 
     def update(self, run_id: str, status: str, time_ms: int | None) -> None:
         """Set a run's status, and its end in milliseconds since 1970."""
@@ -139,6 +140,7 @@ class RunCreation:
         if content.get("logged_at", 0.0) <= now < not_before:
             raise NotYet("Another process may be about to log it.", not_before - now)
         experiment_id = self._experiment_id(run.experiment)
+        was_lost = run.tried is not None
         found: Run | None
         if mode is Mode.SHARED:
             found = self._agree(run, experiment_id, content)
@@ -158,9 +160,8 @@ class RunCreation:
         if mode in (Mode.RESUMED, Mode.SHARED):
             self._parents[run.place] = run.run_id
             self._awaited.discard(run.place)
-        # Duplicates of a shared run are deleted only by ``_agree``.
-        if mode is not Mode.SHARED and ASKED_TWICE_TAG in found.data.tags:
-            self._asked_twice[run.place] = found
+        if was_lost or ASKED_TWICE_TAG in found.data.tags:
+            self._doubtful[run.place] = found
             self._delete_late_ones(found, run.key)
 
     def _add_tags(self, run_id: str, given: Mapping[str, str]) -> None:
@@ -212,8 +213,11 @@ class RunCreation:
     def _delete_late_ones(self, kept: Run, key: str) -> None:
         """Delete empty duplicates of a run, made by requests that were thought to be lost."""
         for other in find_runs(self.client, kept.info.experiment_id, key):
+            tags = kept.data.tags.keys() | other.data.tags.keys()
+            # Else another process may have made it, and be about to write to it.
+            is_late = not tags.isdisjoint({ASKED_TWICE_TAG, AGREED_TAG})
             is_empty = not (other.data.metrics or other.data.params)
-            if other.info.run_id != kept.info.run_id and is_empty:
+            if other.info.run_id != kept.info.run_id and is_late and is_empty:
                 self._delete(other)
 
     def _delete(self, run: Run) -> None:
@@ -240,7 +244,7 @@ class RunCreation:
         run.tried = self._clock.time()
         run.outbox.save(run)
         try:
-            return self.client.create_run(experiment_id, content["time_ms"], tags, content["name"])
+            made = self.client.create_run(experiment_id, content["time_ms"], tags, content["name"])
         except Exception as error:
             # Of other clients it is not known what their errors say about the run.
             is_unknown = isinstance(error, IAPUnknownOutcomeError)
@@ -250,6 +254,8 @@ class RunCreation:
             if refusal(error) is not None:
                 self._experiments.pop(run.experiment, None)
             raise
+        run.tried = None
+        return made
 
     def _parent(self, run: QueuedRun, key: str | None, experiment_id: str) -> str | None:
         if key is None:
@@ -281,9 +287,9 @@ class RunCreation:
         if kind == "id":
             return text
         with self._lock:
-            if text not in self._experiments:
-                self._experiments[text] = self._find_experiment(text) or self._make(text)
-            return self._experiments[text]
+            if experiment not in self._experiments:
+                self._experiments[experiment] = self._find_experiment(text) or self._make(text)
+            return self._experiments[experiment]
 
     def _find_experiment(self, name: str) -> str | None:
         found = self.client.get_experiment_by_name(name)

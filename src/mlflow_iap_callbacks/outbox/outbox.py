@@ -58,7 +58,7 @@ class QueuedRun:
         is_owned: whether this outbox started the run, and so must end it.
         is_ended: whether its end is among the records, or delivered.
         run_id: MLflow's id of the run, once known.
-        tried: when its creation was tried last, seconds since 1970; None for never.
+        tried: when its creation was tried, seconds since 1970, if the answer is unknown.
         refused: why MLflow permanently rejects the run; None if it does not.
         trouble: what stands in the way of its delivery, if something does.
         skipped: number of points that were not logged because they are NaN.
