@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 import time
 
-from fake_mlflow import FakeClient, FakeMlflow, FakeRun
-from mlflow_iap_callbacks.delivery import lifecycle
-from mlflow_iap_callbacks.delivery.clock import Clock
-from mlflow_iap_callbacks.delivery.sender import Sender
+from fake_mlflow import FakeMlflow, FakeRun
 from mlflow_iap_callbacks.outbox import Outbox
+from virtual_process import VirtualClock, VirtualProcess
 
 
-class InlineDelivery(Clock):
+class InlineDelivery(VirtualProcess):
     """What is logged with ``client`` reaches ``server`` when it is waited for, by ``flush`` say.
 
     Args:
@@ -21,22 +18,11 @@ class InlineDelivery(Clock):
 
     def __init__(self, *, has_files: bool = False) -> None:
         self.server = FakeMlflow()
-        self.client = FakeClient(self.server)
-        self._seconds = 0.0
-        self.sender = Sender(self.client, self.server.uri, clock=self, max_threads=0)
+        self.clock = VirtualClock()
+        self.clock.jump(time.time() - self.clock.time())  # trials begin and end in real time
+        super().__init__(self.server, self.clock)
         if not has_files:
             self.sender._own = Outbox(None, self.server.uri)
-        lifecycle._senders[self.server.uri] = self.sender
-
-    def monotonic(self) -> float:
-        return self._seconds
-
-    def time(self) -> float:
-        return time.time() + self._seconds
-
-    def wait(self, condition: threading.Condition, seconds: float) -> None:
-        if not self.sender.deliver_next():
-            self._seconds += seconds
 
     def runs(self) -> list[FakeRun]:
         """What MLflow holds once all is delivered, in the order of creation."""
