@@ -83,12 +83,12 @@ class Schedule:
 
     def load(self, outboxes: Iterable[Outbox], now: float) -> None:
         """Give turns to runs on disk that have none, if there are any and there is room."""
-        room = _MAX_TURNS - len(self._turns) // 2
-        if not self.has_more or room <= 0:
+        waiting = sum(turn.due < math.inf for turn in self._turns.values())
+        if not self.has_more or waiting > _MAX_TURNS // 2:
             return
         self.has_more = False
         for outbox in outboxes:
-            most = room + len(self._turns)
+            most = len(self._turns) + _MAX_TURNS // 2
             runs = outbox.runs(most)
             self.has_more |= len(runs) == most
             for run in runs:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 from collections.abc import Mapping
@@ -83,23 +82,14 @@ def _audience(text: str) -> str:
 
 def _keys_url(text: str) -> str:
     url = urlsplit(text)
-    if url.hostname and (
-        url.scheme == "https" or (url.scheme == "http" and _is_loopback(url.hostname))
+    if (url.scheme == "https" and url.hostname) or (
+        url.scheme == "http" and url.hostname in ("localhost", "127.0.0.1", "::1")
     ):
         return text
     raise StartError(
         f"MLFLOW_IAP_KEYS_URL is {text!r}, so others on the network could replace the keys. Use "
         "https, or http on this machine."
     )
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _default_permission(text: str) -> str:

@@ -42,7 +42,7 @@ def user_of_request() -> Authorization:
     is_admin = email in GateSettings.from_environment().admins
     if not store.has_user(email):
         with suppress(MlflowException):  # another request of this visitor did it first
-            store.create_user(email, _unknown_password(), is_admin=is_admin)
+            store.create_user(email, secrets.token_urlsafe(), is_admin=is_admin)
     if is_admin and not store.get_user(email).is_admin:
         store.update_user(email, is_admin=True)
     return Authorization("basic", {"username": email})
@@ -57,7 +57,7 @@ def app_with_permissions(settings: GateSettings) -> ASGIApp:
     os.environ.setdefault(mlflow_variables.MLFLOW_FLASK_SERVER_SECRET_KEY.name, secrets.token_hex())
     # MLflow requires an initial admin.
     os.environ[mlflow_variables.MLFLOW_AUTH_ADMIN_USERNAME.name] = settings.admins[0]
-    os.environ[mlflow_variables.MLFLOW_AUTH_ADMIN_PASSWORD.name] = _unknown_password()
+    os.environ[mlflow_variables.MLFLOW_AUTH_ADMIN_PASSWORD.name] = secrets.token_urlsafe()
     mlflow_variables.MLFLOW_BASIC_AUTH_FAIL_CLOSED.set(True)
     mlflow_variables._MLFLOW_SGI_NAME.set("uvicorn")  # otherwise it returns Flask's part only
     with _config_file(settings.default_permission):
@@ -96,7 +96,3 @@ def _config_file(default_permission: str) -> Iterator[None]:
             yield
         finally:
             del os.environ[name]
-
-
-def _unknown_password() -> str:
-    return secrets.token_urlsafe(32)
