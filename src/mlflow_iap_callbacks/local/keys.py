@@ -34,7 +34,7 @@ class RsaKey:
     """
 
     def __init__(self, subject: str) -> None:
-        private_key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        private_key = _new_rsa_key()
         self.id = _key_id(private_key.public_key(), length=40)
         self.private_pem = private_key.private_bytes(
             serialization.Encoding.PEM,
@@ -59,6 +59,10 @@ class RsaKey:
         return header.get("alg") == "RS256" and bool(
             self._verifier.verify(signed.encode(), _decode_segment(signature))
         )
+
+
+def _new_rsa_key() -> rsa.RSAPrivateKey:
+    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
 
 
 class EcKey:
