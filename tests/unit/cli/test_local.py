@@ -126,7 +126,7 @@ def test_a_command_that_does_not_exist_is_an_error_before_any_server_starts() ->
     before = signal.getsignal(signal.SIGTERM)
     told = CliRunner().invoke(main, ["local", "--", "no-such-command"])
     assert told.exit_code == 1
-    assert "Cannot run 'no-such-command'" in told.stderr
+    assert "Cannot run 'no-such-command'" in told.output
     assert signal.getsignal(signal.SIGTERM) is before
 
 

@@ -134,7 +134,7 @@ def test_a_server_that_cannot_work_is_an_error_and_does_not_keep_the_others_from
     leave("http://second.example")
     done = _run("sync")
     assert done.exit_code == 1
-    assert re.findall(r"Error: (\S+) would send tokens in plain text", done.stderr) == [
+    assert re.findall(r"Error: (\S+) would send tokens in plain text", done.output) == [
         "http://first.example",
         "http://second.example",
     ]

@@ -69,5 +69,5 @@ def test_what_is_wrong_is_one_error_without_a_traceback(
 ) -> None:
     set_all(monkeypatch, variables)
     told = _token()
-    assert (told.exit_code, says in told.stderr) == (1, True), told.output
+    assert (told.exit_code, says in told.output) == (1, True), told.output
     assert told.stdout == ""
