@@ -59,14 +59,14 @@ class VirtualProcess:
     ) -> None:
         self.client = client_type(server)
         self.sender = Sender(self.client, server.uri, clock=clock, max_threads=0)
-        self._clock = clock
+        self.clock = clock
         self.enter()
 
     def enter(self) -> None:
         """Go on as this process."""
         lifecycle._senders.clear()
         lifecycle._senders[self.sender.server] = self.sender
-        self._clock.meanwhile = self.sender.deliver_next
+        self.clock.meanwhile = self.sender.deliver_next
 
     def begin(self, experiment: str = "experiment", **given: Any) -> RunWriter:
         """Begin a run of this process."""
@@ -82,10 +82,10 @@ class VirtualProcess:
 
     def deliver_for(self, seconds: float) -> None:
         """Deliver what becomes due in so many seconds."""
-        ends = self._clock.monotonic() + seconds
+        ends = self.clock.monotonic() + seconds
         self.deliver()
-        while self._clock.monotonic() < ends:
-            self._clock.advance(min(0.5, ends - self._clock.monotonic()))
+        while self.clock.monotonic() < ends:
+            self.clock.advance(min(0.5, ends - self.clock.monotonic()))
             self.deliver()
 
     def die(self) -> None:
@@ -96,7 +96,8 @@ class VirtualProcess:
                 outbox._db.close()
             if outbox.file_lock is not None:
                 outbox.file_lock.release()
-        lifecycle._senders.clear()
+        self.sender._own, self.sender._adopted = None, []
+        self.close()
 
     def close(self) -> None:
         """End in order, without a further delivery."""

@@ -1,0 +1,509 @@
+"""What the sender does with a process's records, and with those that dead processes left."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fake_mlflow import FakeClient, FakeMlflow
+from mlflow_iap_callbacks.delivery.mlflow_calls import MlflowCalls
+from mlflow_iap_callbacks.delivery.run_writer import RunWriter
+from mlflow_iap_callbacks.delivery.schedule import Schedule
+from mlflow_iap_callbacks.delivery.sender import Sender
+from mlflow_iap_callbacks.outbox import Outbox, QueuedRun, journal_folder
+from own_log import said_by_us
+from virtual_process import VirtualClock, VirtualProcess
+from waiting import wait_until
+
+NewProcess = Callable[[], VirtualProcess]
+
+
+def _log(run: RunWriter, steps: range) -> None:
+    for step in steps:
+        run.log_metrics({"m": step / 2}, step=step, timestamp=step)
+
+
+def _line(steps: range) -> list[tuple[int, float]]:
+    return [(step, step / 2) for step in steps]
+
+
+def _files() -> list[str]:
+    return sorted(path.name for path in journal_folder.folder().iterdir())
+
+
+# --- requests ----------------------------------------------------------------------------------
+
+
+def test_points_of_five_seconds_are_one_request(
+    server: FakeMlflow, process: VirtualProcess, clock: VirtualClock
+) -> None:
+    run = process.begin()
+    process.deliver_for(10.0)
+    del server.calls[:]
+    for step in range(100):
+        _log(run, range(step, step + 1))
+        process.deliver()
+        clock.advance(0.03)
+    assert server.calls == []
+    process.deliver_for(5.0)
+    assert server.calls == ["log_batch"]
+    assert server.run(run.key).curve("m") == _line(range(100))
+
+
+def test_a_finished_run_takes_three_requests_at_once(
+    server: FakeMlflow, process: VirtualProcess
+) -> None:
+    server.add_experiment("experiment")
+    run = process.begin()
+    run.log_params({"p": 1})
+    _log(run, range(100))
+    run.finish()
+    process.deliver()
+    assert server.calls == [
+        "get_experiment_by_name",
+        "create_run",
+        "log_batch",
+        "update_run_info",
+    ]
+    assert process.sender.waiting == 0
+    assert process.sender.delivered == 103
+
+
+def test_points_of_many_requests_arrive_in_order(
+    server: FakeMlflow, process: VirtualProcess
+) -> None:
+    run = process.begin()
+    _log(run, range(3500))
+    run.finish()
+    process.deliver()
+    assert server.run(run.key).curve("m") == _line(range(3500))
+    assert server.calls.count("log_batch") == 4
+
+
+def test_all_requests_are_sent_with_the_client_that_was_given_last(
+    server: FakeMlflow, process: VirtualProcess
+) -> None:
+    run = process.begin()
+    process.deliver()
+    used: list[str] = []
+
+    class _Client(FakeClient):
+        def log_batch(self, *args: object, **kwargs: object) -> None:
+            used.append("log_batch")
+            super().log_batch(*args, **kwargs)  # type: ignore[arg-type]
+
+    process.sender.use(_Client(server))
+    run.log_params({"p": 1})
+    run.finish()
+    process.deliver()
+    assert used == ["log_batch"]
+
+
+# --- trouble -----------------------------------------------------------------------------------
+
+
+def test_a_run_that_fails_alone_holds_up_no_other_and_is_reported_once(
+    server: FakeMlflow, process: VirtualProcess, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "a.txt").write_text("a")
+    server.drop("log_artifact", times=float("inf"))
+    stuck = process.begin()
+    stuck.log_artifact(tmp_path / "a.txt")
+    stuck.finish()
+    process.deliver()
+    others = []
+    for _ in range(20):
+        others.append(process.begin())
+        _log(others[-1], range(3))
+        others[-1].finish()
+        process.deliver_for(3.0)
+    assert {server.run(run.key).status for run in others} == {"FINISHED"}
+    assert server.run(stuck.key).status == "RUNNING"
+    assert sum("A run waits" in text for text in said_by_us(caplog)) == 1
+    server.clear_faults()
+    process.deliver_for(60.0)
+    assert server.run(stuck.key).artifacts == {"a.txt": b"a"}
+    assert server.run(stuck.key).status == "FINISHED"
+
+
+def test_what_mlflow_rejects_is_set_aside_and_reported_once_and_the_rest_arrives(
+    server: FakeMlflow, process: VirtualProcess, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = process.begin()
+    run.log_params({"x": 1})
+    for value in (2, 3):
+        run.log_params({"x": value, f"y{value}": value})
+    _log(run, range(5))
+    run.finish()
+    process.deliver()
+    found = server.run(run.key)
+    assert found.params == {"x": "1", "y2": "2", "y3": "3"}
+    assert (found.curve("m"), found.status) == (_line(range(5)), "FINISHED")
+    assert process.sender.outbox.refusals() == 2
+    assert process.sender.waiting == 0
+    (text,) = said_by_us(caplog)
+    assert "MLflow rejects params {'x': '2'}" in text
+
+
+def test_a_run_that_was_deleted_in_mlflow_is_set_aside_in_few_requests(
+    server: FakeMlflow, process: VirtualProcess
+) -> None:
+    run, other = process.begin(), process.begin()
+    process.deliver_for(10.0)
+    server.run(run.key).is_deleted = True
+    del server.calls[:]
+    _log(run, range(1000))
+    run.finish()
+    other.finish()
+    process.deliver()
+    assert len(server.calls) < 6
+    assert process.sender.outbox.refusals() == 1001
+    assert server.run(other.key).status == "FINISHED"
+
+
+def test_an_outage_is_reported_once_at_its_start_and_once_at_its_end(
+    server: FakeMlflow, process: VirtualProcess, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.is_away = True
+    runs = [process.begin() for _ in range(3)]
+    for run in runs:
+        _log(run, range(10))
+        run.finish()
+    process.deliver_for(600.0)
+    assert process.sender.is_away
+    # After a minute of shorter pauses, twice a minute at most.
+    assert len(server.calls) <= 26
+    (start,) = said_by_us(caplog)
+    assert "cannot be written to" in start
+    assert "The server is away." in start
+    server.is_away = False
+    process.deliver_for(90.0)
+    assert not process.sender.is_away
+    _, end = said_by_us(caplog)
+    assert "accepts records again" in end
+    assert all(server.run(run.key).curve("m") == _line(range(10)) for run in runs)
+
+
+def test_points_are_there_once_though_the_answer_was_lost(
+    server: FakeMlflow, process: VirtualProcess
+) -> None:
+    run = process.begin()
+    _log(run, range(10))
+    server.lose_answer("log_batch", times=3)
+    server.lose_answer("create_run")
+    process.deliver_for(90.0)
+    assert server.run(run.key).curve("m") == _line(range(10))
+
+
+def test_the_trouble_of_a_run_is_known_until_it_is_over(
+    server: FakeMlflow, process: VirtualProcess, clock: VirtualClock
+) -> None:
+    server.is_away = True
+    process.begin()
+    process.deliver_for(6.0)
+    (report,) = journal_folder.survey()
+    assert report.trouble == "The server is away."
+    server.is_away = False
+    process.deliver_for(10.0)
+    (report,) = journal_folder.survey()
+    assert report.trouble is None
+
+
+# --- dead processes ----------------------------------------------------------------------------
+
+
+def test_what_a_dead_process_left_is_delivered_within_a_minute_without_being_asked(
+    server: FakeMlflow, new_process: NewProcess
+) -> None:
+    following, dead = new_process(), new_process()
+    following.deliver()  # and so looks for dead processes a minute later
+    run, finished = dead.begin(), dead.begin()
+    _log(run, range(10))
+    finished.finish()
+    dead.die()
+    following.deliver_for(70.0)
+    found = server.run(run.key)
+    assert (found.curve("m"), found.status) == (_line(range(10)), "FAILED")
+    assert found.tags["mlflow_iap.ended"] == "The process that wrote to the run died."
+    assert server.run(finished.key).status == "FINISHED"
+    assert _files() == []
+
+
+def test_a_living_process_keeps_its_records(server: FakeMlflow, new_process: NewProcess) -> None:
+    living, other = new_process(), new_process()
+    run = living.begin()
+    _log(run, range(10))
+    other.deliver_for(130.0)
+    assert server.runs == {}
+    assert living.sender.waiting == 11
+
+
+def test_what_was_rejected_is_tried_again_where_that_is_asked_for(
+    server: FakeMlflow, new_process: NewProcess
+) -> None:
+    dead = new_process()
+    run = dead.begin("id:7")
+    _log(run, range(5))
+    run.finish()
+    dead.deliver()
+    dead.die()
+    following = new_process()
+    following.sender.adopt()
+    assert following.sender.waiting == 0
+    server.add_experiment("created meanwhile", "7")
+    following.sender.adopt(refused=True)
+    following.deliver()
+    assert server.run(run.key).curve("m") == _line(range(5))
+    assert server.run(run.key).status == "FINISHED"
+    assert _files() == []
+
+
+def test_a_run_that_this_process_began_arrives_though_a_dead_child_wrote_to_it(
+    server: FakeMlflow, new_process: NewProcess
+) -> None:
+    parent, child = new_process(), new_process()
+    server.is_away = True
+    run = parent.begin()
+    child.enter()
+    handle = RunWriter.__new__(RunWriter)
+    handle.__setstate__(run.__getstate__())
+    _log(handle, range(10, 20))
+    child.die()
+    parent.enter()
+    _log(run, range(10))
+    parent.deliver()  # takes over what the child left, before the run is created
+    server.is_away = False
+    parent.deliver_for(90.0)
+    assert sorted(server.run(run.key).curve("m")) == _line(range(20))
+
+
+def test_what_cannot_be_taken_over_holds_up_nothing(
+    server: FakeMlflow,
+    process: VirtualProcess,
+    new_process: NewProcess,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(outbox: Outbox, *_: object) -> None:
+        raise OSError("broken")
+
+    run = process.begin()
+    process.die()
+    following = new_process()
+    monkeypatch.setattr(Outbox, "end_open_runs", fail)
+    other = following.begin()
+    other.finish()
+    following.deliver()
+    assert server.run(other.key).status == "FINISHED"
+    assert server.runs_of(run.key) == []
+    assert any("could not be taken over: broken" in text for text in said_by_us(caplog))
+
+
+# --- waiting -----------------------------------------------------------------------------------
+
+
+def test_flush_delivers_what_would_have_waited(
+    server: FakeMlflow, process: VirtualProcess, clock: VirtualClock
+) -> None:
+    run = process.begin()
+    _log(run, range(10))
+    began = clock.monotonic()
+    assert process.sender.flush(60.0)
+    assert clock.monotonic() == began
+    assert server.run(run.key).curve("m") == _line(range(10))
+
+
+def test_flush_gives_up_when_its_time_is_over(
+    server: FakeMlflow, process: VirtualProcess, clock: VirtualClock
+) -> None:
+    server.is_away = True
+    _log(process.begin(), range(10))
+    began = clock.monotonic()
+    assert not process.sender.flush(20.0)
+    assert clock.monotonic() - began == pytest.approx(20.0, abs=0.5)
+    server.is_away = False
+    assert process.sender.flush(None)
+
+
+def test_flush_waits_only_for_what_was_appended_before(
+    server: FakeMlflow, process: VirtualProcess
+) -> None:
+    run = process.begin()
+    _log(run, range(10))
+    marks = process.sender.marks()
+
+    def append(method: str) -> None:
+        _log(run, range(len(server.calls), len(server.calls) + 1))
+
+    server.on_request = append  # more is logged with each request
+    assert process.sender.flush(60.0, marks)
+
+
+def test_flush_counts_what_mlflow_rejects_as_done(process: VirtualProcess) -> None:
+    _log(process.begin("id:404"), range(10))
+    assert process.sender.flush(60.0)
+    assert process.sender.delivered == 0
+
+
+def test_the_run_id_is_waited_for(
+    server: FakeMlflow, process: VirtualProcess, clock: VirtualClock
+) -> None:
+    run = process.begin()
+    assert run.run_id() == server.run(run.key).run_id
+
+
+@pytest.mark.parametrize("timeout", [0.0, 20.0])
+def test_the_run_id_is_none_where_it_is_not_known_in_time(
+    timeout: float, server: FakeMlflow, process: VirtualProcess
+) -> None:
+    server.is_away = True
+    queued = process.begin()._queued()
+    assert process.sender.run_id(queued, timeout) is None
+
+
+def test_the_run_id_is_none_at_once_where_mlflow_rejects_the_run(
+    process: VirtualProcess, clock: VirtualClock
+) -> None:
+    queued = process.begin("id:404")._queued()
+    began = clock.monotonic()
+    assert process.sender.run_id(queued, None) is None
+    assert clock.monotonic() == began
+
+
+def test_nothing_is_delivered_once_it_is_closed_and_all_stays_on_disk(
+    server: FakeMlflow, process: VirtualProcess
+) -> None:
+    run = process.begin()
+    _log(run, range(10))
+    run.finish()
+    process.close()
+    assert process.deliver() == 0
+    assert not process.sender.flush(10.0, [(Outbox(None, "http://server"), 1)])
+    assert server.calls == []
+    (report,) = journal_folder.survey()
+    assert (report.is_live, report.records()) == (False, 12)
+
+
+# --- forks -------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of a fork beside other threads
+def test_a_fork_s_child_leaves_what_waits_to_its_parent(
+    server: FakeMlflow, process: VirtualProcess, clock: VirtualClock
+) -> None:
+    run = process.begin()
+    _log(run, range(3))
+    pid = os.fork()
+    if pid == 0:
+        with suppress(BaseException):
+            VirtualProcess(server, clock)
+            _log(run, range(3, 8))
+            os._exit(0)
+        os._exit(1)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert process.sender.waiting == 4
+    _log(run, range(8, 10))
+    process.deliver_for(70.0)
+    assert sorted(server.run(run.key).curve("m")) == _line(range(10))
+
+
+def test_no_thread_is_inside_sqlite_while_a_fork_happens(process: VirtualProcess) -> None:
+    process.begin()
+    outbox = process.sender.outbox
+    process.sender.stop_for_fork()
+    ended = threading.Event()
+
+    def collect() -> None:
+        outbox.collect()
+        ended.set()
+
+    thread = threading.Thread(target=collect)
+    thread.start()
+    assert not ended.wait(0.05)
+    process.sender.go_on_after_fork()
+    assert ended.wait(10.0)
+    thread.join()
+
+
+# --- threads -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sender(server: FakeMlflow) -> Sender:
+    return Sender(FakeClient(server), server.uri)
+
+
+def _begin(sender: Sender, key: str) -> QueuedRun:
+    run = sender.begin(key, "id:0")
+    content: dict[str, Any] = {"key": key, "experiment": "id:0", "mode": "new", "time_ms": 1}
+    sender.outbox.intake.append(run.number, "start", {**content, "tags": {}, "name": None})
+    sender.outbox.intake.append(run.number, "finish", {"status": "FINISHED", "time_ms": 2})
+    run.is_ended = True
+    return run
+
+
+def test_threads_deliver_in_the_background_and_several_runs_at_once(
+    server: FakeMlflow, sender: Sender
+) -> None:
+    at_once = threading.Barrier(8)
+
+    def wait_for_others(method: str) -> None:
+        if method == "create_run":
+            at_once.wait(20.0)
+
+    server.on_request = wait_for_others
+    for number in range(8):
+        _begin(sender, str(number))
+    assert sender.flush(20.0)
+    assert {run.status for run in server.runs.values()} == {"FINISHED"}
+    sender.close()
+
+
+def test_its_threads_end_when_it_is_closed(server: FakeMlflow, sender: Sender) -> None:
+    _begin(sender, "a")
+    assert sender.flush(20.0)
+    assert sender._threads > 0
+    sender.close()
+    wait_until(lambda: sender._threads == 0, "the threads have ended")
+
+
+def _failing_once(method: Callable[..., Any]) -> Callable[..., Any]:
+    errors = [AssertionError("a bug")]
+
+    def call(*args: Any) -> Any:
+        if errors:
+            raise errors.pop()
+        return method(*args)
+
+    return call
+
+
+def test_a_bug_of_this_package_is_logged_and_other_runs_are_delivered(
+    server: FakeMlflow,
+    sender: Sender,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(Schedule, "ended", _failing_once(Schedule.ended))
+    _begin(sender, "a")
+    wait_until(lambda: bool(said_by_us(caplog)), "the bug is logged")
+    _begin(sender, "b")
+    wait_until(lambda: bool(server.runs_of("b")), "the other run is delivered")
+    assert any("It will be tried again" in text for text in said_by_us(caplog))
+    sender.close()
+
+
+def test_an_error_that_no_request_explains_is_tried_again(
+    server: FakeMlflow, process: VirtualProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MlflowCalls, "_send", _failing_once(MlflowCalls._send))
+    run = process.begin()
+    run.finish()
+    process.deliver_for(5.0)
+    assert server.run(run.key).status == "FINISHED"
