@@ -276,7 +276,7 @@ def test_what_neither_disk_nor_memory_has_room_for_is_counted_and_told_once(
     assert (intake.lost, intake.appended) == (100 - kept, kept)
     assert _numbers(intake) == list(range(kept))
     (told,) = said_by_us(caplog)
-    assert "is lost" in told
+    assert "are lost" in told
     _append(intake, range(kept), "x" * 1_000_000)  # there is room again
     assert (_numbers(intake), intake.lost) == (list(range(kept)), 100 - kept)
 
