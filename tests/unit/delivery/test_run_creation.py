@@ -1,0 +1,512 @@
+"""A run is made once in MLflow, whoever else makes it and whatever answer is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from mlflow.entities import LifecycleStage
+from mlflow.exceptions import MlflowException
+
+from fake_mlflow import FakeClient, FakeMlflow, FakePlainClient, FakeRun
+from mlflow_iap_callbacks import IAPUnavailableError, IAPUnknownOutcomeError
+from mlflow_iap_callbacks.delivery.refusals import NotYet
+from mlflow_iap_callbacks.delivery.run_creation import CLAIM_SECONDS, Mode, RunCreation
+from mlflow_iap_callbacks.outbox import Outbox, QueuedRun
+from virtual_process import VirtualClock
+
+_KEY = "the key"
+_LOOK = "search_runs"
+
+
+class _Process:
+    """What one process does to make runs in experiment 0."""
+
+    def __init__(self, server: FakeMlflow, clock: VirtualClock, client_type: Any) -> None:
+        self.creation = RunCreation(client_type(server), clock)
+        self.outbox = Outbox(None, server.uri)
+        self._clock = clock
+
+    def run(self, key: str = _KEY, experiment: str = "id:0", **given: Any) -> QueuedRun:
+        return self.outbox.begin(key, experiment, **given)
+
+    def content(self, mode: Mode, **given: Any) -> dict[str, Any]:
+        content: dict[str, Any] = {"mode": mode.value, "time_ms": 7, "tags": {}, "name": "name"}
+        return {**content, "logged_at": self._clock.time(), "not_before": 0.0, **given}
+
+    def start(self, mode: Mode, run: QueuedRun | None = None, **given: Any) -> QueuedRun:
+        run = run or self.run()
+        self.creation.start(run, self.content(mode, **given))
+        return run
+
+
+NewProcess = Callable[..., _Process]
+
+
+@pytest.fixture
+def new_process(server: FakeMlflow, clock: VirtualClock) -> NewProcess:
+    return lambda client_type=FakeClient: _Process(server, clock, client_type)
+
+
+@pytest.fixture
+def process(new_process: NewProcess) -> _Process:
+    return new_process()
+
+
+def _wait(clock: VirtualClock, error: pytest.ExceptionInfo[NotYet]) -> float:
+    """Wait as the error asks; return how long."""
+    assert error.value.after is not None
+    clock.advance(error.value.after)
+    return error.value.after
+
+
+def _made(server: FakeMlflow, **tags: str) -> FakeRun:
+    """A run of the key that another process made."""
+    run = FakeClient(server).create_run("0", 1, {"mlflow_iap.run_key": _KEY, **tags})
+    server.calls.clear()
+    return server.runs[run.info.run_id]
+
+
+# --- who else may have made it -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", [Mode.NEW, Mode.CLAIMED])
+def test_a_run_that_nobody_else_can_have_made_is_made_without_a_look(
+    mode: Mode, server: FakeMlflow, process: _Process
+) -> None:
+    run = process.start(mode, tags={"a": "b"})
+    assert server.calls == ["create_run"]
+    found = server.run(_KEY)
+    assert (run.run_id, found.name, found.start_time) == (found.run_id, "name", 7)
+    assert found.tags["a"] == "b"
+
+
+@pytest.mark.parametrize("mode", [Mode.LOGGED, Mode.RESUMED, Mode.SHARED])
+def test_a_run_that_others_may_have_made_is_looked_for_first(
+    mode: Mode, server: FakeMlflow, process: _Process
+) -> None:
+    found = _made(server, **{"mlflow_iap.agreed": "true"})
+    assert process.start(mode).run_id == found.run_id
+    assert server.calls[0] == _LOOK
+    assert "create_run" not in server.calls
+
+
+@pytest.mark.parametrize("seconds", [CLAIM_SECONDS + 0.1, -60.0])
+def test_a_claim_that_is_late_or_of_another_time_is_looked_for_first(
+    seconds: float, server: FakeMlflow, process: _Process, clock: VirtualClock
+) -> None:
+    found = _made(server)
+    run, content = process.run(), process.content(Mode.CLAIMED, tags={"more": "1"})
+    clock.jump(seconds)
+    process.creation.start(run, content)
+    assert (run.run_id, found.tags["more"]) == (found.run_id, "1")
+
+
+def test_a_run_that_others_logged_gets_the_tags_that_they_did_not_know(
+    server: FakeMlflow, process: _Process
+) -> None:
+    found = _made(server)
+    process.start(Mode.LOGGED, tags={f"tag {n}": "1" for n in range(250)})
+    assert server.calls.count("log_batch") == 3
+    assert all(found.tags[f"tag {n}"] == "1" for n in range(250))
+
+
+def test_a_run_that_others_log_is_left_to_its_owner_for_a_while(
+    server: FakeMlflow, process: _Process, clock: VirtualClock
+) -> None:
+    run, content = process.run(), process.content(Mode.LOGGED, not_before=clock.time() + 20.0)
+    with pytest.raises(NotYet) as error:
+        process.creation.start(run, content)
+    assert server.calls == []
+    assert _wait(clock, error) == 20.0
+    process.creation.start(run, content)
+    assert server.run(_KEY).run_id == run.run_id
+
+
+def test_a_wall_clock_that_was_set_back_holds_up_no_run(
+    process: _Process, clock: VirtualClock
+) -> None:
+    run, content = process.run(), process.content(Mode.LOGGED, not_before=clock.time() + 20.0)
+    clock.jump(-7200.0)
+    process.creation.start(run, content)
+    assert run.run_id is not None
+
+
+def test_a_run_that_is_resumed_goes_on_as_this_journal_s(
+    server: FakeMlflow, process: _Process
+) -> None:
+    found = _made(server, **{"mlflow_iap.ended": "why", "mlflow_iap.journal": "another"})
+    found.status = "FAILED"
+    process.start(Mode.RESUMED)
+    assert found.status == "RUNNING"
+    assert found.tags["mlflow_iap.journal"] == process.outbox.name
+    assert "mlflow_iap.ended" not in found.tags
+
+
+def test_a_run_that_a_dead_process_resumed_is_not_opened_again(
+    server: FakeMlflow, process: _Process
+) -> None:
+    found = _made(server, **{"mlflow_iap.journal": "another"})
+    found.status = "FINISHED"
+    process.outbox.is_adopted = True
+    process.start(Mode.RESUMED)
+    assert (found.status, found.tags["mlflow_iap.journal"]) == ("FINISHED", "another")
+
+
+def test_what_a_dead_process_began_is_looked_for_first(
+    server: FakeMlflow, process: _Process
+) -> None:
+    found = _made(server)
+    process.outbox.is_adopted = True
+    assert process.start(Mode.NEW).run_id == found.run_id
+
+
+def test_a_run_whose_start_was_lost_is_made_all_the_same(
+    server: FakeMlflow, process: _Process
+) -> None:
+    run = process.run()
+    assert process.creation.known(run) == server.run(_KEY).run_id
+
+
+def test_a_run_of_another_process_is_waited_for(server: FakeMlflow, process: _Process) -> None:
+    run = process.run(is_owned=False)
+    with pytest.raises(NotYet, match="created by another process"):
+        process.creation.known(run)
+    found = _made(server)
+    assert process.creation.known(run) == found.run_id == run.run_id
+    server.calls.clear()
+    process.creation.known(run)
+    assert server.calls == []
+
+
+def test_a_run_that_this_process_made_is_known_when_it_is_logged_again(
+    server: FakeMlflow, process: _Process
+) -> None:
+    first, second = process.start(Mode.CLAIMED), process.start(Mode.CLAIMED)
+    assert first.run_id == second.run_id
+    assert server.calls == ["create_run"]
+
+
+def test_two_that_go_on_with_one_run_make_it_one_after_the_other(
+    server: FakeMlflow, process: _Process
+) -> None:
+    errors: list[NotYet] = []
+
+    def start_another(method: str) -> None:
+        if method == "create_run":
+            with pytest.raises(NotYet, match="being created") as error:
+                process.start(Mode.RESUMED)
+            errors.append(error.value)
+
+    server.on_request = start_another
+    process.start(Mode.RESUMED)
+    assert [error.after for error in errors] == [0.5]
+    process.start(Mode.RESUMED)
+    assert len(server.runs) == 1
+
+
+# --- runs that many make at once ---------------------------------------------------------------
+
+
+def _agree(process: _Process, run: QueuedRun, clock: VirtualClock) -> None:
+    with pytest.raises(NotYet, match="at the same time") as error:
+        process.start(Mode.SHARED, run)
+    assert _wait(clock, error) == 2.0
+    process.start(Mode.SHARED, run)
+
+
+def test_a_shared_run_is_made_once_its_makers_had_time_to_see_each_other(
+    server: FakeMlflow, process: _Process, clock: VirtualClock
+) -> None:
+    run = process.run()
+    _agree(process, run, clock)
+    assert run.run_id == server.run(_KEY).run_id
+    assert server.run(_KEY).tags["mlflow_iap.agreed"] == "true"
+
+
+def test_makers_that_made_two_agree_on_the_one_with_the_lowest_id(
+    server: FakeMlflow, new_process: NewProcess, clock: VirtualClock
+) -> None:
+    makers = [new_process() for _ in range(3)]
+    runs = [maker.run() for maker in makers]
+    # The server answers none of the makers with what the others are making.
+    real, hidden = FakeClient.search_runs, {"is": True}
+
+    class _Blind(FakeClient):
+        def search_runs(self, *args: Any, **given: Any) -> Any:
+            found = real(self, *args, **given)
+            return type(found)([], None) if hidden["is"] else found
+
+    for maker, run in zip(makers, runs, strict=True):
+        maker.creation.client = _Blind(server)
+        with pytest.raises(NotYet):
+            maker.start(Mode.SHARED, run)
+    hidden["is"] = False
+    assert len(server.runs_of(_KEY)) == 3
+    lowest = min(found.run_id for found in server.runs_of(_KEY))
+    clock.advance(2.0)
+    for maker, run in zip(makers, runs, strict=True):
+        maker.start(Mode.SHARED, run)
+    assert {run.run_id for run in runs} == {lowest} == {server.run(_KEY).run_id}
+
+
+def test_one_that_comes_later_takes_the_run_that_was_agreed_on(
+    server: FakeMlflow, new_process: NewProcess, clock: VirtualClock
+) -> None:
+    first, later = new_process(), new_process()
+    run = first.run()
+    _agree(first, run, clock)
+    assert later.start(Mode.SHARED).run_id == run.run_id
+
+
+def test_one_that_finds_a_run_not_agreed_on_waits_as_its_maker_does(
+    server: FakeMlflow, process: _Process, clock: VirtualClock
+) -> None:
+    found = _made(server)
+    run = process.run()
+    _agree(process, run, clock)
+    assert run.run_id == found.run_id
+
+
+def test_a_run_that_another_deletes_at_the_same_moment_is_no_trouble(
+    server: FakeMlflow, process: _Process, clock: VirtualClock
+) -> None:
+    kept = _made(server, **{"mlflow_iap.agreed": "true"})
+    _made(server)
+    server.refuse("delete_run", "it is deleted")
+    assert process.start(Mode.SHARED).run_id == kept.run_id
+
+
+# --- lost answers ------------------------------------------------------------------------------
+
+
+def test_a_run_whose_answer_was_lost_is_found_and_not_made_again(
+    server: FakeMlflow, process: _Process, clock: VirtualClock
+) -> None:
+    server.lose_answer("create_run")
+    run = process.run()
+    with pytest.raises(IAPUnknownOutcomeError):
+        process.start(Mode.NEW, run)
+    process.start(Mode.NEW, run)
+    assert server.calls.count("create_run") == 1
+    assert run.run_id == server.run(_KEY).run_id
+
+
+def test_a_run_that_does_not_show_up_is_made_again_after_half_a_minute(
+    server: FakeMlflow, process: _Process, clock: VirtualClock
+) -> None:
+    server.drop("create_run", IAPUnknownOutcomeError("lost"))
+    run = process.run()
+    with pytest.raises(IAPUnknownOutcomeError):
+        process.start(Mode.NEW, run)
+    clock.advance(10.0)
+    with pytest.raises(NotYet, match="answer to its creation was lost") as error:
+        process.start(Mode.NEW, run)
+    assert _wait(clock, error) == 20.0
+    process.start(Mode.NEW, run)
+    assert server.run(_KEY).tags["mlflow_iap.asked_twice"] == "true"
+
+
+def test_a_run_that_was_not_made_for_certain_is_made_again_without_waiting(
+    server: FakeMlflow, process: _Process
+) -> None:
+    server.drop("create_run", IAPUnavailableError("away"))
+    run = process.run()
+    with pytest.raises(IAPUnavailableError):
+        process.start(Mode.NEW, run)
+    process.start(Mode.NEW, run)
+    assert server.calls == ["create_run", "create_run"]
+    assert "mlflow_iap.asked_twice" not in server.run(_KEY).tags
+
+
+def test_of_mlflow_s_own_client_no_error_says_that_the_run_was_not_made(
+    server: FakeMlflow, new_process: NewProcess
+) -> None:
+    process = new_process(FakePlainClient)
+    server.lose_answer("create_run", MlflowException("timed out"))
+    run = process.run()
+    with pytest.raises(MlflowException):
+        process.start(Mode.NEW, run)
+    process.start(Mode.NEW, run)
+    assert run.run_id == server.run(_KEY).run_id
+
+
+@pytest.mark.parametrize("mode", [Mode.NEW, Mode.CLAIMED, Mode.LOGGED, Mode.RESUMED])
+def test_a_run_that_the_server_makes_late_is_deleted_again(
+    mode: Mode, server: FakeMlflow, process: _Process, clock: VirtualClock
+) -> None:
+    server.delay("create_run")
+    run = process.run()
+    with pytest.raises(IAPUnknownOutcomeError):
+        process.start(mode, run)
+    clock.advance(30.0)
+    process.start(mode, run)
+    server.catch_up()
+    assert len(server.runs_of(_KEY)) == 2
+    process.creation.end(run, "FINISHED", 9)
+    assert server.run(_KEY).run_id == run.run_id
+    assert (server.run(_KEY).status, server.run(_KEY).end_time) == ("FINISHED", 9)
+
+
+def test_a_late_run_is_deleted_too_where_it_is_found_and_the_second_one_comes_even_later(
+    server: FakeMlflow, process: _Process, clock: VirtualClock
+) -> None:
+    server.delay("create_run", times=2)
+    run = process.run()
+    for _ in range(2):
+        with pytest.raises(IAPUnknownOutcomeError):
+            process.start(Mode.NEW, run)
+        clock.advance(30.0)
+    server.catch_up()
+    process.start(Mode.NEW, run)
+    process.creation.end(run, "FINISHED", 9)
+    assert server.run(_KEY).run_id == run.run_id
+
+
+def test_a_shared_run_that_the_server_makes_late_is_deleted_when_the_agreed_one_ends(
+    server: FakeMlflow, new_process: NewProcess, clock: VirtualClock
+) -> None:
+    slow, quick = new_process(), new_process()
+    server.delay("create_run")
+    run = slow.run()
+    with pytest.raises(IAPUnknownOutcomeError):
+        slow.start(Mode.SHARED, run)
+    _agree(quick, quick.run(), clock)
+    slow.start(Mode.SHARED, run)
+    server.catch_up()
+    slow.creation.end(run, "FINISHED", 9)
+    assert server.run(_KEY).run_id == run.run_id
+
+
+def test_a_late_run_that_something_was_logged_to_stays(
+    server: FakeMlflow, process: _Process, clock: VirtualClock
+) -> None:
+    found = _made(server, **{"mlflow_iap.asked_twice": "true"})
+    other = _made(server)
+    other.params["p"] = "1"
+    process.start(Mode.LOGGED)
+    assert {run.run_id for run in server.runs_of(_KEY)} == {found.run_id, other.run_id}
+
+
+# --- parents -----------------------------------------------------------------------------------
+
+
+def _parent_of(server: FakeMlflow, run: QueuedRun) -> str | None:
+    return server.runs[str(run.run_id)].tags.get("mlflow.parentRunId")
+
+
+def test_a_child_waits_until_its_parent_is_there(server: FakeMlflow, process: _Process) -> None:
+    child = process.run("child")
+    with pytest.raises(NotYet, match="parent"):
+        process.start(Mode.NEW, child, parent=_KEY)
+    parent = _made(server)
+    process.start(Mode.NEW, child, parent=_KEY)
+    assert _parent_of(server, child) == parent.run_id
+
+
+def test_the_children_of_a_parent_look_for_it_once(server: FakeMlflow, process: _Process) -> None:
+    _made(server)
+    for number in range(3):
+        process.start(Mode.NEW, process.run(str(number)), parent=_KEY)
+    assert server.calls.count(_LOOK) == 1
+
+
+def test_a_child_waits_for_the_parent_that_is_agreed_on(
+    server: FakeMlflow, process: _Process, clock: VirtualClock
+) -> None:
+    parent, child = process.run(), process.run("child")
+    with pytest.raises(NotYet):
+        process.start(Mode.SHARED, parent)
+    with pytest.raises(NotYet, match="parent"):
+        process.start(Mode.NEW, child, parent=_KEY)
+    clock.advance(2.0)
+    process.start(Mode.SHARED, parent)
+    process.start(Mode.NEW, child, parent=_KEY)
+    assert _parent_of(server, child) == parent.run_id
+
+
+def test_a_parent_that_was_agreed_on_is_taken_before_others(
+    server: FakeMlflow, process: _Process
+) -> None:
+    ids = {_made(server).run_id for _ in range(3)}
+    agreed = server.runs[max(ids)]
+    agreed.tags["mlflow_iap.agreed"] = "true"
+    child = process.start(Mode.NEW, process.run("child"), parent=_KEY)
+    assert _parent_of(server, child) == agreed.run_id
+
+
+def test_a_child_of_a_parent_that_mlflow_rejects_has_none(
+    server: FakeMlflow, process: _Process
+) -> None:
+    process.creation.refuse(process.run())
+    child = process.start(Mode.NEW, process.run("child"), parent=_KEY)
+    assert _parent_of(server, child) is None
+
+
+def test_a_parent_that_is_given_by_its_id_is_not_looked_for(
+    server: FakeMlflow, process: _Process
+) -> None:
+    child = process.start(Mode.NEW, process.run("child"), parent_id="7")
+    assert (server.calls, _parent_of(server, child)) == (["create_run"], "7")
+
+
+# --- experiments -------------------------------------------------------------------------------
+
+
+def _names(server: FakeMlflow) -> list[str]:
+    return [experiment.name for experiment in server.experiments.values()]
+
+
+def test_an_experiment_is_made_where_it_does_not_exist_and_is_known_then(
+    server: FakeMlflow, process: _Process
+) -> None:
+    for number in range(3):
+        process.start(Mode.NEW, process.run(str(number), "name:new"))
+    assert _names(server) == ["Default", "new"]
+    assert server.calls.count("get_experiment_by_name") == 1
+
+
+def test_an_experiment_that_another_makes_at_the_same_time_is_shared(
+    server: FakeMlflow, process: _Process
+) -> None:
+    def make(method: str) -> None:
+        if method == "create_experiment":
+            server.add_experiment("new")
+
+    server.on_request = make
+    run = process.start(Mode.NEW, process.run(experiment="name:new"))
+    assert server.runs[str(run.run_id)].experiment_id == "1"
+    assert _names(server) == ["Default", "new"]
+
+
+def test_an_experiment_whose_answer_was_lost_is_found(
+    server: FakeMlflow, process: _Process
+) -> None:
+    server.lose_answer("create_experiment")
+    process.start(Mode.NEW, process.run(experiment="name:new"))
+    assert _names(server) == ["Default", "new"]
+
+
+def test_an_experiment_that_cannot_be_made_is_tried_again_later(
+    server: FakeMlflow, process: _Process
+) -> None:
+    server.drop("create_experiment")
+    run = process.run(experiment="name:new")
+    with pytest.raises(IAPUnavailableError):
+        process.start(Mode.NEW, run)
+    process.start(Mode.NEW, run)
+    assert _names(server) == ["Default", "new"]
+
+
+def test_an_experiment_that_was_replaced_by_one_of_its_name_is_looked_for_again(
+    server: FakeMlflow, process: _Process
+) -> None:
+    process.start(Mode.NEW, process.run("first", "name:new"))
+    old = server.experiments.pop("1")
+    assert old.lifecycle_stage == LifecycleStage.ACTIVE
+    server.add_experiment("new", "2")
+    with pytest.raises(MlflowException, match="No Experiment"):
+        process.start(Mode.NEW, process.run("second", "name:new"))
+    run = process.start(Mode.NEW, process.run("third", "name:new"))
+    assert server.runs[str(run.run_id)].experiment_id == "2"
