@@ -1,0 +1,125 @@
+"""The senders of a process: one for each server, from the first use to the exit or a fork."""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import suppress
+
+import pytest
+
+from fake_mlflow import FakeClient, FakeMlflow
+from mlflow_iap_callbacks.delivery import lifecycle
+from mlflow_iap_callbacks.delivery.run_writer import RunWriter
+from mlflow_iap_callbacks.outbox import journal_folder
+from own_log import said_by_us
+
+
+@pytest.fixture
+def log_last(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Seconds that are left for what is called at the end."""
+    seconds: list[float] = []
+    monkeypatch.setattr(lifecycle, "before_drain", [seconds.append])
+    return seconds
+
+
+def test_clients_of_one_server_share_a_sender_which_uses_the_last_one(server: FakeMlflow) -> None:
+    first, last = FakeClient(server), FakeClient(server)
+    sender = lifecycle.sender_for(first)
+    assert lifecycle.sender_for(last) is sender
+    assert sender._calls.client is last
+    other = FakeMlflow("https://other.example")
+    assert lifecycle.sender_for(FakeClient(other)) is not sender
+
+
+def test_a_sender_is_the_same_whatever_password_its_uri_carries() -> None:
+    with_password = FakeMlflow("https://user:secret@mlflow.example/")
+    sender = lifecycle.sender_for(FakeClient(with_password))
+    assert sender.server == "https://mlflow.example"
+    assert lifecycle.sender_for(FakeClient(FakeMlflow("https://mlflow.example"))) is sender
+
+
+def test_the_end_delivers_everything_and_leaves_no_file(
+    server: FakeMlflow, log_last: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    run = RunWriter(FakeClient(server), "experiment")
+    run.log_metrics({"m": 0.5})
+    lifecycle.drain(20.0)
+    assert log_last == [20.0]
+    assert (server.run(run.key).status, server.run(run.key).curve("m")) == ("FAILED", [(0, 0.5)])
+    assert list(journal_folder.folder().iterdir()) == []
+    assert said_by_us(caplog) == []
+
+
+def test_what_is_logged_after_the_end_has_a_sender_of_its_own(server: FakeMlflow) -> None:
+    client = FakeClient(server)
+    run = RunWriter(client, "experiment")
+    first = lifecycle.sender_for(client)
+    lifecycle.drain(20.0)
+    run.log_metrics({"m": 0.5})
+    assert lifecycle.sender_for(client) is not first
+    lifecycle.drain(20.0)
+    assert server.run(run.key).curve("m") == [(0, 0.5)]
+
+
+def test_an_end_without_time_leaves_everything_on_disk_and_says_so(
+    server: FakeMlflow, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.is_away = True
+    RunWriter(FakeClient(server), "experiment")
+    lifecycle.drain(0.0)
+    (report,) = journal_folder.survey()
+    assert (report.is_live, report.records()) == (False, 2)
+    assert any("2 records" in text for text in said_by_us(caplog))
+
+
+def test_ctrl_c_in_what_is_logged_last_does_not_keep_the_rest_from_being_delivered(
+    server: FakeMlflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lifecycle, "before_drain", [interrupt])
+    run = RunWriter(FakeClient(server), "experiment")
+    lifecycle.drain(20.0)
+    assert server.run(run.key).status == "FAILED"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of a fork beside other threads
+def test_a_forked_child_has_senders_of_its_own_and_its_parent_goes_on(server: FakeMlflow) -> None:
+    run = RunWriter(FakeClient(server), "experiment")
+    parent = lifecycle.sender_for(run.client)
+    child = os.fork()
+    if child == 0:
+        with suppress(BaseException):
+            assert lifecycle.sender_for(run.client) is not parent
+            # Nothing may wait for a lock that a thread of the parent held.
+            assert lifecycle.LOCK.acquire(timeout=5.0)
+            lifecycle.drain(0.0)
+            os._exit(0)
+        os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert lifecycle.sender_for(run.client) is parent
+    run.finish()
+    assert run.flush(20.0)
+    assert server.run(run.key).status == "FINISHED"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of a fork beside other threads
+def test_no_fork_happens_while_a_thread_begins_a_run(server: FakeMlflow) -> None:
+    may_fork, forked = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with lifecycle.LOCK:
+            may_fork.set()
+            forked.wait(0.1)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert may_fork.wait(10.0)
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if lifecycle.LOCK.acquire(timeout=5.0) else 1)
+    forked.set()
+    thread.join()
+    assert os.waitpid(child, 0)[1] == 0
