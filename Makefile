@@ -36,11 +36,11 @@ soak: $(VENV)/ready build/server/ready  ## kills, faults and outages, for minute
 	$(RUN)python -m pytest -m soak -s tests
 
 bench: $(VENV)/ready  ## beside other callbacks; writes benchmarks/results.md and .svg
-	$(RUN)python -m pip install -q --group bench
+	$(RUN)uv pip install -q --python $(RUN)python --group bench
 	$(RUN)python benchmarks/compare.py
 
 server-bench: $(VENV)/ready  ## the server under load; writes benchmarks/server_load.md
-	$(RUN)python -m pip install -q --group bench
+	$(RUN)uv pip install -q --python $(RUN)python --group bench
 	PYTHONPATH=tests/helpers $(RUN)python benchmarks/server_load.py
 
 screenshots: $(VENV)/ready  ## of MLflow's pages, with Chromium; writes docs/images
@@ -131,7 +131,7 @@ lowest: $(VENV)/ready  ## the tests on the lowest versions that pyproject.toml a
 	build/lowest/bin/python -m pytest $(IN_PARALLEL) 3
 
 $(VENV)/docs: $(VENV)/ready
-	$(RUN)python -m pip install -q --group docs
+	$(RUN)uv pip install -q --python $(RUN)python --group docs
 	touch $@
 
 clean:
