@@ -38,7 +38,9 @@ def test_of_three_migrations_at_once_one_does_it_and_the_others_find_it_done(
     check_three_migrations_at_once(mysql, revision)
 
 
-def test_binary_logging_without_its_flag_is_told_before_anything_is_changed(mysql: MySQL) -> None:
+def test_binary_logging_without_its_flag_is_reported_before_anything_is_changed(
+    mysql: MySQL,
+) -> None:
     check_binary_logging_without_its_flag(mysql)
 
 

@@ -50,7 +50,7 @@ needs_the_image = pytest.mark.skipif(
 
 
 @pytest.mark.parametrize("changes", range(3, 130, 13))
-def test_a_first_migration_that_was_killed_anywhere_begins_anew(
+def test_a_first_migration_that_was_killed_anywhere_starts_over(
     mariadb: MariaDB, changes: int
 ) -> None:
     database = mariadb.new_database_for("mlflow")

@@ -25,7 +25,7 @@ from waiting import wait_until
 # --- local -----------------------------------------------------------------------------------
 
 
-def test_local_runs_a_command_under_its_variables_and_tells_what_iap_saw(
+def test_local_runs_a_command_with_its_variables_and_shows_what_iap_saw(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = (
@@ -57,7 +57,7 @@ def test_a_401_counts_as_healed_whatever_mlflow_answers_then(
     assert re.search(r"401s healed +1 of 1", capsys.readouterr().out)
 
 
-def test_local_tells_a_command_that_cannot_be_run() -> None:
+def test_local_reports_a_command_that_cannot_be_run() -> None:
     told = _run("local", "--", "no-such-command")
     assert told.returncode == 1
     assert "Cannot run 'no-such-command'" in told.stderr
@@ -129,7 +129,7 @@ def test_token_raw_prints_a_token_that_passes_and_nothing_else(echo: LocalCloud)
     assert answer.status_code == 200
 
 
-def test_token_tells_what_is_wrong_with_the_credentials(echo: LocalCloud, tmp_path: Path) -> None:
+def test_token_shows_what_is_wrong_with_the_credentials(echo: LocalCloud, tmp_path: Path) -> None:
     told = _run("token", GOOGLE_APPLICATION_CREDENTIALS=str(tmp_path / "none.json"))
     assert told.returncode == 1
     assert "none.json" in told.stderr
@@ -154,7 +154,7 @@ def test_the_doctor_finds_all_well(cloud: LocalCloud) -> None:
     assert cloud.trainer in told.stdout
 
 
-def test_the_doctor_tells_a_google_managed_client_and_uses_a_signed_jwt(
+def test_the_doctor_recognizes_a_google_managed_client_and_uses_a_signed_jwt(
     new_cloud: Callable[..., LocalCloud],
 ) -> None:
     with new_cloud(client_id=None) as cloud:

@@ -138,7 +138,7 @@ def test_more_than_one_request_takes_arrives_in_several(cloud: LocalCloud, name:
     assert sum(key.startswith("first ") for key in found.data.tags) == 150
 
 
-def test_an_outage_is_told_once_at_its_start_and_once_at_its_end(
+def test_an_outage_is_reported_once_at_its_start_and_once_at_its_end(
     cloud: LocalCloud, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = RunWriter(IAPMlflowClient(), name)
@@ -275,7 +275,7 @@ def test_artifacts_arrive_as_they_were_when_they_were_logged(
     assert not list(journal_folder.folder().rglob("*.txt"))
 
 
-def test_an_artifact_that_is_gone_is_told_and_the_run_goes_on(
+def test_an_artifact_that_is_gone_is_reported_and_the_run_goes_on(
     cloud: LocalCloud, name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "file.txt"

@@ -315,7 +315,7 @@ def test_a_sync_that_finds_the_server_away_says_why_and_keeps_everything(
     assert {run.points["m"] == _line(0, 20) for run in _seen(name).values()} == {True}
 
 
-def test_ctrl_c_ends_the_delivery_at_exit_and_it_tells_what_stays(
+def test_ctrl_c_ends_the_delivery_at_exit_and_what_stays_is_reported(
     cloud: LocalCloud, start: Start, name: str
 ) -> None:
     cloud.fault("answer", status=503, times=0)
@@ -974,7 +974,7 @@ print(*kept["training"]["binary_logloss"])
 
 
 @pytest.mark.parametrize("kilobytes", [0, 16, 64])
-def test_a_training_on_a_full_disk_ends_well_is_told_once_and_is_delivered(
+def test_a_training_on_a_full_disk_ends_well_with_one_report_and_is_delivered(
     kilobytes: int, cloud: LocalCloud, start: Start, name: str, tmp_path: Path
 ) -> None:
     if kilobytes == 0:

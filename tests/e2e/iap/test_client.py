@@ -174,7 +174,7 @@ def test_a_server_that_restarts_is_waited_for_and_one_that_hangs_makes_no_run_tw
     assert {run.info.run_id for run in client.search_runs([experiment])} == {run_id, second}
 
 
-def test_a_missing_role_is_an_error_of_ours_and_mlflow_s(cloud: LocalCloud) -> None:
+def test_a_missing_role_is_both_an_iap_error_and_an_mlflow_exception(cloud: LocalCloud) -> None:
     cloud.members.clear()
     with pytest.raises(IAPRefusedError, match="httpsResourceAccessor") as caught:
         IAPMlflowClient().search_experiments()
@@ -381,7 +381,7 @@ def test_another_authentication_chosen_for_mlflow_is_an_error(
         IAPMlflowClient("https://h.example")
 
 
-def test_a_broken_key_file_is_told_at_the_first_call_and_nothing_is_lost(
+def test_a_broken_key_file_is_reported_at_the_first_call_and_nothing_is_lost(
     cloud: LocalCloud, experiment: str, tmp_path: Path
 ) -> None:
     broken = tmp_path / "key.json"

@@ -46,7 +46,7 @@ def test_the_mlflow_command_passes(cloud: LocalCloud) -> None:
     assert _only_the_trainer(cloud)
 
 
-def test_the_mlflow_command_tells_what_iap_said(cloud: LocalCloud) -> None:
+def test_the_mlflow_command_shows_what_iap_said(cloud: LocalCloud) -> None:
     cloud.members.clear()
     refused = _run("mlflow", "experiments", "search")
     assert refused.returncode != 0

@@ -330,7 +330,7 @@ def test_only_the_first_features_of_wide_data_are_drawn(
     assert height < 1500
 
 
-def test_what_cannot_be_logged_is_told_and_the_rest_is_there(
+def test_what_cannot_be_logged_is_reported_and_the_rest_is_there(
     cloud: LocalCloud, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     x, y = arrays()

@@ -416,7 +416,7 @@ def test_user_attributes_whose_names_mlflow_refuses_cost_nothing_and_are_found()
         assert kept >= {f"kept {number}" for number in range(len(names) - 1)}
 
 
-def test_a_run_tells_who_made_it_from_what_as_the_fluent_api_does() -> None:
+def test_a_run_has_the_user_and_program_tags_of_the_fluent_api() -> None:
     with mlflow.start_run() as fluent_run:
         pass
     study = new_study()

@@ -305,7 +305,7 @@ def test_trials_that_fail_in_several_threads_each_have_their_own_traceback(
         assert text.rstrip().endswith(f"ValueError: trial {number}")
 
 
-def test_an_uncaught_exception_in_a_tracked_objective_is_told_before_any_sync(
+def test_an_uncaught_exception_in_a_tracked_objective_is_logged_before_any_sync(
     cloud: LocalCloud, tmp_path: Path
 ) -> None:
     callback = IAPMLflowCallback()
@@ -524,7 +524,7 @@ def test_sync_logs_old_trials_of_a_database_with_the_names_of_now(tmp_path: Path
     assert IAPMLflowCallback().sync(study) == 0
 
 
-def test_studies_in_memory_that_are_made_anew_under_one_name_have_runs_of_their_own() -> None:
+def test_studies_in_memory_that_are_created_again_under_one_name_have_their_own_runs() -> None:
     name = new_study().study_name
     for _ in range(2):
         study = optuna.create_study(study_name=name)
@@ -566,7 +566,7 @@ def test_two_callbacks_with_experiments_of_their_own_each_log_all_of_a_study() -
         assert parents == {study_run(name).info.run_id}
 
 
-def test_a_study_whose_experiment_was_deleted_is_told_and_holds_nothing_up(
+def test_a_study_whose_experiment_was_deleted_is_reported_and_holds_nothing_up(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     study = new_study()
@@ -719,7 +719,7 @@ def test_without_a_studys_run_the_runs_of_trials_have_no_parent() -> None:
     assert not [run for run in runs if PARENT_TAG in run.data.tags]
 
 
-def test_the_storages_url_is_told_without_what_may_be_secret(
+def test_the_storage_url_is_logged_without_what_may_be_secret(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     study = new_study()
@@ -732,7 +732,7 @@ def test_the_storages_url_is_told_without_what_may_be_secret(
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "journal"])
-def test_storages_that_have_no_secret_are_told_as_they_are(tmp_path: Path, kind: str) -> None:
+def test_storages_that_have_no_secret_are_logged_as_they_are(tmp_path: Path, kind: str) -> None:
     url = f"sqlite:///{tmp_path / 'study.db'}"
     storage: Any = url
     if kind == "journal":
@@ -874,7 +874,7 @@ def test_the_summary_escapes_the_studys_name_for_a_notebook() -> None:
     assert trial_runs(name).keys() == {0}
 
 
-def test_a_link_that_cannot_be_had_yet_is_told_later_and_nothing_before(
+def test_a_link_that_is_not_known_yet_is_shown_later_and_nothing_before(
     cloud: LocalCloud, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     study = new_study()

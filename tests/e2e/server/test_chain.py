@@ -178,7 +178,9 @@ def test_a_missing_artifact_is_reported_without_a_retry(
     assert [seen.status for seen in cloud.requests if "none.txt" in seen.path].count(404) == 1
 
 
-def test_a_client_that_bypasses_iap_is_told_to_use_it(deployment: Deployment) -> None:
+def test_a_client_that_bypasses_iap_gets_an_error_that_says_to_use_it(
+    deployment: Deployment,
+) -> None:
     with pytest.raises(MlflowException, match="the address that Identity-Aware Proxy protects"):
         IAPMlflowClient(deployment.url).search_experiments()
 

@@ -48,7 +48,7 @@ def test_a_cross_validation_has_the_whole_data() -> None:
     assert json.loads(data["profile"])["num_rows"] == 120
 
 
-def test_columns_are_named_and_categories_told_from_numbers() -> None:
+def test_columns_are_named_and_categories_are_not_taken_for_numbers() -> None:
     x, y = arrays()
     frame = pd.DataFrame(x, columns=["age", "height", "weight", "pulse"])
     frame["colour"] = pd.Categorical(np.where(x[:, 1] > 0, "red", "green"))

@@ -358,7 +358,7 @@ def test_the_application_gets_a_verifiable_assertion_and_no_forged_one(cloud: Lo
     assert [key["kid"] for key in keys["keys"]] == [header["kid"]]
 
 
-def test_identity_mode_tells_any_signed_in_account_who_it_is(cloud: LocalCloud) -> None:
+def test_identity_mode_answers_any_signed_in_account_with_its_name(cloud: LocalCloud) -> None:
     """?gcp-iap-mode=IDENTITY works even for an account without the role."""
     cloud.members.clear()
     answer = get(cloud, make_id_token(cloud), path="/?gcp-iap-mode=IDENTITY")

@@ -215,7 +215,7 @@ def test_reading_alone_ends_at_garbage_too(stem: Path, junk: bytes) -> None:
 # --- a disk that is full ---------------------------------------------------------------------
 
 
-def test_a_full_disk_is_told_once_and_memory_takes_over_until_there_is_room(
+def test_a_full_disk_is_reported_once_and_memory_takes_over_until_there_is_room(
     disk: Disk, caplog: pytest.LogCaptureFixture
 ) -> None:
     intake = Intake(disk.folder / "journal")
@@ -266,7 +266,7 @@ def test_a_message_that_the_disk_takes_half_of_is_not_read_twice(stem: Path) -> 
     assert [number for number, _, _ in read_messages(_file(stem), 0)] == [*range(5), 7, 8]
 
 
-def test_what_neither_disk_nor_memory_has_room_for_is_counted_and_told_once(
+def test_what_neither_disk_nor_memory_has_room_for_is_counted_and_reported_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     intake = Intake(None)

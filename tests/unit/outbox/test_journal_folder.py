@@ -352,7 +352,7 @@ def test_copies_of_a_damaged_journal_are_delivered_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("junk", JUNK.values(), ids=JUNK)
 @pytest.mark.parametrize("is_database_gone", [True, False])
-def test_garbage_in_an_intake_is_told_and_costs_only_what_is_behind_it(
+def test_garbage_in_an_intake_is_reported_and_costs_only_what_is_behind_it(
     caplog: pytest.LogCaptureFixture, junk: bytes, is_database_gone: bool
 ) -> None:
     path = _killed(collected=0, appended=10)
@@ -377,7 +377,7 @@ def _peek(outbox: Outbox) -> dict[str, list[int]]:
     }
 
 
-def test_a_journal_that_ends_in_half_a_message_is_told_and_all_before_is_there(
+def test_a_journal_that_ends_in_half_a_message_is_reported_and_all_before_it_is_there(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     path = _killed(collected=5, appended=10)
@@ -394,7 +394,7 @@ def test_a_journal_that_ends_in_half_a_message_is_told_and_all_before_is_there(
     outbox.close()
 
 
-def test_what_cannot_be_read_at_all_is_told_and_left_and_hinders_no_other(
+def test_a_journal_that_cannot_be_read_at_all_is_reported_and_kept_and_stops_no_other(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     paths = sorted(_killed() for _ in range(3))
@@ -411,7 +411,7 @@ def test_what_cannot_be_read_at_all_is_told_and_left_and_hinders_no_other(
         outbox.close()
 
 
-def test_a_journal_of_another_format_is_told_and_left_alone(
+def test_a_journal_of_another_format_is_reported_and_left_alone(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     path = _killed()
@@ -480,7 +480,7 @@ def _in_a_folder_that_is_read_only(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("place", [_below_a_file, _in_a_folder_that_is_read_only])
-def test_a_folder_that_takes_no_journal_is_told_once_and_memory_is_used(
+def test_a_folder_without_room_for_a_journal_is_reported_once_and_memory_is_used(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,

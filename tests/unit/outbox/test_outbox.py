@@ -142,7 +142,9 @@ def test_nothing_is_read_that_was_appended_behind_the_mark(any_outbox: Outbox) -
     assert _steps(any_outbox.read(run, upto)) == list(range(5))
 
 
-def test_collect_tells_which_runs_were_written_to_and_which_are_ended(any_outbox: Outbox) -> None:
+def test_collect_returns_the_runs_that_were_written_to_and_marks_those_that_ended(
+    any_outbox: Outbox,
+) -> None:
     written, ended, _ = (_begin(any_outbox, key) for key in "abc")
     any_outbox.collect()
     _log(written, range(3))
@@ -174,7 +176,7 @@ def test_waiting_counts_what_is_not_settled_at_each_step(any_outbox: Outbox) -> 
     assert any_outbox.waiting == 0
 
 
-def test_holds_tells_whether_anything_waits_up_to_the_mark(any_outbox: Outbox) -> None:
+def test_holds_is_true_while_anything_waits_up_to_the_mark(any_outbox: Outbox) -> None:
     first, second = _begin(any_outbox, "a"), _begin(any_outbox, "b")
     _log(first, range(3))
     upto = any_outbox.last_seq
@@ -337,7 +339,7 @@ def test_what_is_in_memory_only_is_known_to_be(any_outbox: Outbox) -> None:
     assert any_outbox.volatile == 0
 
 
-def test_a_full_disk_is_told_once_by_each_part_and_delivery_goes_on_from_memory(
+def test_each_part_reports_a_full_disk_once_and_delivery_goes_on_from_memory(
     disk: Disk, caplog: pytest.LogCaptureFixture
 ) -> None:
     outbox = new_outbox(_SERVER)
