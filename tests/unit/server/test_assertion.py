@@ -224,14 +224,14 @@ _FORGED = st.one_of(
 
 
 _MANY = settings(
-    max_examples=1_000, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+    max_examples=200, deadline=None, database=None, suppress_health_check=list(HealthCheck)
 )
 
 
 @_MANY
 @example(_VALID.rpartition(".")[0] + ".")
 @given(_FORGED)
-def test_rejects_a_thousand_generated_forgeries(forged: str) -> None:
+def test_rejects_generated_forgeries(forged: str) -> None:
     _assert_is_rejected(forged)
 
 
