@@ -98,7 +98,7 @@ def test_there_are_at_most_twelve_rules_and_one_for_each_folder() -> None:
 
 def test_no_imports_make_a_circle() -> None:
     TopologicalSorter(_MAY_IMPORT).prepare()
-    graph = TopologicalSorter[str]()
+    graph: TopologicalSorter[str] = TopologicalSorter()
     for module in _MODULES:
         graph.add(module, *_of_the_package(module))
     graph.prepare()
