@@ -80,7 +80,7 @@ def _few_rsa_keys() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _no_sender_and_no_token_outlives_its_test(_clean_environment: None) -> Iterator[None]:
     yield
-    lifecycle.drain(0.0)
+    lifecycle.exit_process(0.0)
     # A later cloud may be on a port that is free again, with other accounts.
     mlflow_plugin._auths.clear()
     mlflow_plugin._prefixes.clear()

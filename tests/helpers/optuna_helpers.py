@@ -107,5 +107,5 @@ def fluent_state_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     while mlflow.active_run():
         mlflow.end_run()
     # While the server is there: or it would be tried, and told as away, during the next tests.
-    lifecycle.drain(5.0)
+    lifecycle.exit_process(5.0)
     mlflow.set_tracking_uri(None)  # type: ignore[arg-type]

@@ -48,15 +48,15 @@ def sync(dry_run: bool, refused: bool) -> None:
 
 def send(client: MlflowClient, server: str, *, refused: bool) -> int:
     """Send what dead processes left for a server; return how many records still wait."""
-    from ..delivery.progress import flush_with_bar
+    from ..delivery.progress import DeliveryBar
     from ..delivery.sender import Sender
 
     sender = Sender(client, server)
     sender.adopt(refused=refused)
     try:
-        for _ in flush_with_bar(sender, console):
-            if sender.is_stuck:
-                break
+        with DeliveryBar([sender], console) as bar:
+            while not sender.flush(0.2) and not sender.is_stuck:
+                bar.update()
         return sender.waiting
     finally:
         sender.close()

@@ -1,43 +1,129 @@
-"""Closing of a process's senders: deliver within a time limit, and report what remains."""
+"""The end of a process, or of a callback: one routine, within a time limit.
+
+First the open runs are ended, then everything is delivered, then plots are drawn in the time that
+is left, and at last it is reported what stays on disk.
+"""
 
 from __future__ import annotations
 
 import logging
 import math
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 from rich.console import Console
 
-from .progress import flush_with_bar
+from .progress import DeliveryBar
 from .sender import Sender
 
 _logger = logging.getLogger(__name__)
 
 # Seconds to wait for a server that is unreachable.
 _IF_AWAY = 5.0
+_SECONDS_BETWEEN_LOOKS = 0.2
 
 
-def deliver_last(senders: Sequence[Sender], seconds: float) -> None:
-    """End the runs that are still open, and deliver for up to ``seconds``. Ctrl-C stops it."""
-    with suppress(KeyboardInterrupt):
-        for sender in senders:
-            if sender.outboxes:
-                began = sender.clock.monotonic()
-                sender.end_open_runs()
-                sender.adopt_safely()
-                _flush(sender, began + seconds)
-                seconds -= sender.clock.monotonic() - began
+class Deadline:
+    """The end of a time limit.
+
+    Args:
+        now: monotonic clock, in seconds.
+        seconds: length of the time limit.
+    """
+
+    def __init__(self, now: Callable[[], float], seconds: float) -> None:
+        self._now = now
+        self._ends = now() + seconds
+
+    @property
+    def left(self) -> float:
+        """Seconds that are left, at least 0."""
+        return max(0.0, self._ends - self._now())
+
+    def shorten(self, seconds: float) -> None:
+        """Leave no more than this many seconds."""
+        self._ends = min(self._ends, self._now() + seconds)
 
 
-def _flush(sender: Sender, ends: float) -> None:
-    clock, away_ends = sender.clock, math.inf
-    for _ in flush_with_bar(sender, Console(file=sys.stderr)):
-        if sender.is_away:
-            away_ends = min(away_ends, clock.monotonic() + _IF_AWAY)
-        if clock.monotonic() > min(ends, away_ends):
-            return
+Work = Callable[[Deadline], None]
+
+
+def close(
+    senders: Sequence[Sender], deadline: Deadline, *, end: Iterable[Work], draw: Iterable[Work]
+) -> bool:
+    """End runs, deliver, and draw if there is time left.
+
+    Args:
+        senders: deliver what is logged.
+        deadline: the time limit for all of this.
+        end: log what is known only at the end, and end runs.
+        draw: log plots.
+
+    Returns:
+        Whether everything is delivered.
+
+    Raises:
+        KeyboardInterrupt: the user does not want to wait any longer.
+    """
+    with _reported_if_interrupted(senders):
+        for work in end:
+            work(deadline)
+        if not _deliver(senders, deadline):
+            return False
+        for work in draw:
+            work(deadline)
+        return _deliver(senders, deadline)
+
+
+def flush(sender: Sender, timeout: float | None) -> bool:
+    """Deliver everything that was logged before, and keep trying if the server is unreachable.
+
+    Args:
+        sender: delivers it.
+        timeout: seconds; None to wait as long as it takes.
+
+    Returns:
+        Whether everything is delivered.
+
+    Raises:
+        KeyboardInterrupt: the user does not want to wait any longer.
+    """
+    deadline = Deadline(sender.clock.monotonic, math.inf if timeout is None else timeout)
+    with _reported_if_interrupted([sender]):
+        return _deliver([sender], deadline, is_patient=True)
+
+
+def _deliver(senders: Sequence[Sender], deadline: Deadline, *, is_patient: bool = False) -> bool:
+    waiting = {sender: sender.marks() for sender in senders if sender.outboxes}
+    away_ends = math.inf
+    with DeliveryBar([*waiting], Console(file=sys.stderr)) as bar:
+        while True:
+            for sender, marks in [*waiting.items()]:
+                seconds = _SECONDS_BETWEEN_LOOKS / len(waiting)
+                if sender.flush(seconds if deadline.left else 0.0, marks):
+                    del waiting[sender]
+            if not waiting or not deadline.left:
+                return not waiting
+            now = next(iter(waiting)).clock.monotonic()
+            is_away = not is_patient and all(sender.is_away for sender in waiting)
+            away_ends = min(away_ends, now + _IF_AWAY) if is_away else math.inf
+            if now >= away_ends:
+                return False
+            bar.update()
+
+
+@contextmanager
+def _reported_if_interrupted(senders: Sequence[Sender]) -> Iterator[None]:
+    sent_before = [sender.delivered for sender in senders]
+    try:
+        yield
+    except KeyboardInterrupt:
+        for sender, before in zip(senders, sent_before, strict=True):
+            sent = sender.delivered - before
+            _logger.warning("Interrupted: %d records were sent to %s.", sent, sender.server)
+            report_rest(sender)
+        raise
 
 
 def report_rest(sender: Sender) -> None:

@@ -9,17 +9,16 @@ import multiprocessing.util
 import netrc  # noqa: F401
 import os
 import threading
-import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Sequence
 from functools import partial
 
 # MLflow and requests import these at their first request; a fork must not happen meanwhile.
 import mlflow.tracking.request_header.registry  # noqa: F401
 from mlflow import MlflowClient
 
-from . import sigterm
-from .closing import deliver_last, report_rest
+from . import closing, sigterm
+from .clock import Clock
+from .closing import Deadline, Work, report_rest
 from .sender import Sender
 from .server_uri import server_uri
 
@@ -27,18 +26,20 @@ _SECONDS_AT_EXIT = 30.0
 
 _senders: dict[str, Sender] = {}
 LOCK = threading.RLock()  # held wherever a fork must not happen
-_draining = threading.Lock()
+_exiting = threading.Lock()
+_exit_deadline: Deadline | None = None
 # A forked child keeps its parent's senders: it must not even close their SQLite connections.
 _left_to_parent: list[Sender] = []
 _is_set_up = False
-# Called with the seconds that are left, to log what is known only at the end.
-before_drain: list[Callable[[float], None]] = []
+# What the callbacks do when the process exits: end runs, and then draw.
+end_at_exit: list[Work] = []
+draw_at_exit: list[Work] = []
 
 
 def sender_for(client: MlflowClient) -> Sender:
     """Return this process's sender for the client's server. It delivers with the latest client.
 
-    Its first call in the main thread makes SIGTERM drain, where SIGTERM had no handler.
+    Called in the main thread, it makes SIGTERM deliver.
     """
     global _is_set_up
     server = server_uri(client.tracking_uri)
@@ -52,28 +53,84 @@ def sender_for(client: MlflowClient) -> Sender:
         return sender
 
 
-def drain(seconds: float = _SECONDS_AT_EXIT) -> None:
-    """Deliver for up to ``seconds``, report what is left, and close the journals."""
-    with _draining:
-        began = time.monotonic()
-        with suppress(KeyboardInterrupt):
-            for log_last in before_drain:
-                log_last(seconds)
-        with LOCK:
-            senders = list(_senders.values())
-        deliver_last(senders, seconds - (time.monotonic() - began))
-        for sender in senders:
+def flush(client: MlflowClient, timeout: float | None) -> bool:
+    """Deliver everything that this process logged to the client's server; see ``closing.flush``."""
+    return closing.flush(sender_for(client), timeout)
+
+
+def close(client: MlflowClient, seconds: float, *, end: Work, draw: Work) -> bool:
+    """End what is given, deliver, and draw, within a time limit. The process may go on.
+
+    Args:
+        client: a client of the server.
+        seconds: the time limit.
+        end: logs what is known only at the end, and ends runs.
+        draw: logs plots.
+
+    Returns:
+        Whether everything is delivered.
+
+    Raises:
+        KeyboardInterrupt: by Ctrl-C; what stays on disk is reported.
+    """
+    sender = sender_for(client)
+    deadline = Deadline(sender.clock.monotonic, seconds)
+    return closing.close([sender], deadline, end=[end], draw=[draw])
+
+
+def exit_process(seconds: float = _SECONDS_AT_EXIT) -> None:
+    """End all runs, deliver for up to ``seconds``, report what is left, and close the journals."""
+    if _exit_deadline is not None:  # the main thread is at it when SIGTERM arrives
+        _exit_deadline.shorten(seconds)
+    if _exiting.acquire(timeout=seconds):
+        try:
+            _exit(seconds)
+        finally:
+            _exiting.release()
+    if sigterm.is_received() and threading.current_thread() is threading.main_thread():
+        sigterm.die()
+
+
+def _exit(seconds: float) -> None:
+    global _exit_deadline
+    # Not with LOCK: a thread that waits for a study's storage may hold it.
+    senders = list(_senders.values())
+    clock = senders[0].clock if senders else Clock()
+    deadline = _exit_deadline = Deadline(clock.monotonic, seconds)
+    end: list[Work] = [*end_at_exit, partial(_end_runs, senders)]
+    is_reported = False
+    try:
+        closing.close(senders, deadline, end=end, draw=draw_at_exit)
+    except KeyboardInterrupt:
+        is_reported = True
+    for sender in senders:
+        if not is_reported:
             report_rest(sender)
-            with LOCK:
-                _senders.pop(sender.server, None)
-            sender.close()
+        _senders.pop(sender.server, None)
+        sender.close()
+    _exit_deadline = None
+
+
+def _end_runs(senders: Sequence[Sender], _: Deadline) -> None:
+    for sender in senders:
+        if sender.outboxes:
+            sender.end_open_runs()
+            sender.adopt_safely()
 
 
 def _set_up() -> None:
     if not _is_set_up and multiprocessing.parent_process() is not None:
         # Children of multiprocessing exit without calling atexit.
-        multiprocessing.util.Finalize(None, drain, exitpriority=10)
-    sigterm.before_death(partial(drain, sigterm.SECONDS_TO_DELIVER))
+        multiprocessing.util.Finalize(None, exit_process, exitpriority=10)
+    sigterm.listen(partial(exit_process, sigterm.SECONDS_TO_DELIVER), _deliver_beside)
+
+
+def _deliver_beside() -> None:
+    """Deliver what was logged so far, while a handler of the user's decides what happens."""
+    with LOCK:
+        senders = list(_senders.values())
+    for sender in senders:
+        sender.flush(sigterm.SECONDS_TO_DELIVER)
 
 
 def _before_fork() -> None:
@@ -91,8 +148,8 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork_in_child() -> None:
-    global _draining, _is_set_up
-    _draining, _is_set_up = threading.Lock(), False
+    global _exiting, _exit_deadline, _is_set_up
+    _exiting, _exit_deadline, _is_set_up = threading.Lock(), None, False
     sigterm.forget_in_child()
     for sender in _senders.values():
         sender.leave_to_parent()
@@ -105,7 +162,7 @@ def _after_fork_in_child() -> None:
     LOCK.release()
 
 
-atexit.register(drain)
+atexit.register(exit_process)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
         before=_before_fork,

@@ -2,35 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack
+import math
+from collections.abc import Sequence
+from typing import Any
 
 from rich.console import Console
-from rich.progress import Progress
+from tqdm import tqdm
 
 from .sender import Sender
 
 _SECONDS_WITHOUT_BAR = 1.0
 
 
-def flush_with_bar(sender: Sender, console: Console) -> Iterator[None]:
-    """Deliver all waiting records, and yield repeatedly meanwhile.
+class _Bar(tqdm):  # type: ignore[type-arg]
+    monitor_interval = 0  # no thread of its own: none can be started while the interpreter exits
 
-    In a terminal, a progress bar appears after a second.
+
+class DeliveryBar:
+    """Shows how many of the waiting records are sent, in a terminal or notebook, after a second.
+
+    Args:
+        senders: deliver the records.
+        console: where it is shown.
     """
-    # Only what was logged before: other threads may go on logging without end.
-    upto, total, began = sender.marks(), sender.waiting, sender.clock.monotonic()
-    with ExitStack() as stack:
-        bar = None
-        while not sender.flush(0.2, upto):
-            is_late = sender.clock.monotonic() - began > _SECONDS_WITHOUT_BAR
-            if bar is None and console.is_terminal and is_late:
-                # No refresh thread: none can be started while the interpreter exits.
-                bar = stack.enter_context(
-                    Progress(console=console, transient=True, auto_refresh=False)
-                )
-                task = bar.add_task(f"sending to {sender.server}")
-            if bar is not None:
-                total = max(total, sender.waiting)
-                bar.update(task, total=total, completed=total - sender.waiting, refresh=True)
-            yield
+
+    def __init__(self, senders: Sequence[Sender], console: Console) -> None:
+        self._senders = senders
+        self._console = console
+        self._shown_at = math.inf
+        if senders and (console.is_terminal or console.is_jupyter):
+            self._shown_at = self._now() + _SECONDS_WITHOUT_BAR
+        self._total = self._waiting()
+        self._bar: Any = None
+
+    def update(self) -> None:
+        """Show the current state."""
+        if self._now() < self._shown_at:
+            return
+        waiting = self._waiting()
+        self._total = max(self._total, waiting)
+        if self._bar is None:
+            servers = ", ".join(sender.server for sender in self._senders)
+            self._bar = _Bar(
+                desc=f"sending to {servers}",
+                total=self._total,
+                unit=" records",
+                leave=False,
+                file=self._console.file,
+            )
+        self._bar.total, self._bar.n = self._total, self._total - waiting
+        self._bar.refresh()
+
+    def __enter__(self) -> DeliveryBar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def _waiting(self) -> int:
+        return sum(sender.waiting for sender in self._senders)
+
+    def _now(self) -> float:
+        return self._senders[0].clock.monotonic() if self._senders else 0.0

@@ -18,7 +18,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_RUN_NAME
 from ..errors import IAPError
 from ..limits import MAX_METRICS, MAX_PARAM_LENGTH, MAX_PARAMS, MAX_TAG_LENGTH, MAX_TAGS
 from ..outbox import QueuedRun
-from .lifecycle import LOCK, sender_for
+from .lifecycle import LOCK, flush, sender_for
 from .never_raising import never_raising
 from .run_creation import Mode
 
@@ -271,7 +271,7 @@ class RunWriter:
             Whether everything was delivered, or permanently rejected by MLflow. The rest stays
             queued.
         """
-        return sender_for(self._client).flush(timeout)
+        return flush(self._client, timeout)
 
     def run_id(self, timeout: float | None = 60.0) -> str:
         """Wait for MLflow's id of the run, and return it.

@@ -3,15 +3,21 @@
 Python calls a handler in the main thread, once that returns from C. A training in C may take long,
 and a wait in C that begins just after the signal may take forever, as in a pool's worker:
 https://docs.python.org/3/library/signal.html#execution-of-python-signal-handlers
+
+How the process ends is up to whoever handles SIGTERM. Only where nobody does, the process delivers
+and is then killed by the signal, as it would have been.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from types import FrameType
 
 # Kubernetes and preemptible machines kill a process 30 s after SIGTERM.
@@ -19,29 +25,49 @@ SECONDS_TO_DELIVER = 10.0
 
 _pipe: tuple[int, int] | None = None
 _blocked_before: set[int] = set()
+_is_received = False
 
 
-def before_death(call: Callable[[], None]) -> None:
-    """Call ``call`` in a thread at SIGTERM, before the process is killed by it.
+def listen(close: Callable[[], None], deliver: Callable[[], None]) -> None:
+    """At SIGTERM, call one of two functions in a thread. This works in the main thread only.
 
-    This works once, in the main thread, and only if SIGTERM has no handler. A second SIGTERM kills
-    the process at once, unless the main thread is in C then.
+    Calling it again listens again where an event loop has put the default handler back.
+
+    Args:
+        close: called once if SIGTERM has no other handler. The process is killed afterwards. A
+            second SIGTERM kills it at once, unless the main thread is in C then.
+        deliver: called beside a handler of the user's, no matter when that was installed.
     """
     global _pipe
     is_main = threading.current_thread() is threading.main_thread()
-    if _pipe or not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+    handler = signal.getsignal(signal.SIGTERM)
+    if _is_received or not is_main or handler in (signal.SIG_IGN, None):
         return
     if sys.platform == "win32":  # no process receives it there
         return
-    _pipe = os.pipe()
-    os.set_blocking(_pipe[1], False)
-    signal.signal(signal.SIGTERM, _on_sigterm)
+    if _pipe is None:
+        _pipe = os.pipe()
+        os.set_blocking(_pipe[1], False)
+        threading.Thread(
+            target=_wait, args=(_pipe[0], close, deliver), name="mlflow-iap-sigterm", daemon=True
+        ).start()
+    if handler is signal.SIG_DFL and not _is_handled_in_c():
+        signal.signal(signal.SIGTERM, _on_sigterm)
     other = signal.set_wakeup_fd(_pipe[1], warn_on_full_buffer=False)
-    if other != -1:  # of an event loop, which wakes the main thread itself
+    if other not in (-1, _pipe[1]):  # of an event loop, which wakes the main thread itself
         signal.set_wakeup_fd(other)
-    threading.Thread(
-        target=_wait, args=(_pipe[0], call), name="mlflow-iap-sigterm", daemon=True
-    ).start()
+
+
+def is_received() -> bool:
+    """Return whether the process is to end because of SIGTERM."""
+    return _is_received
+
+
+def die() -> None:
+    """End the process as SIGTERM does that nobody handles."""
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        os.kill(os.getpid(), signal.SIGTERM)
+    os._exit(128 + signal.SIGTERM)  # the status in a shell: the main thread is still in C
 
 
 def hold_for_fork() -> None:
@@ -58,8 +84,9 @@ def go_on_after_fork() -> None:
 
 
 def forget_in_child() -> None:
-    """Restore the default SIGTERM in a forked child, until the child calls ``before_death``."""
-    global _pipe
+    """Restore the default SIGTERM in a forked child, until the child calls ``listen``."""
+    global _pipe, _is_received
+    _is_received = False
     if _pipe:
         if signal.getsignal(signal.SIGTERM) is _on_sigterm:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -73,15 +100,34 @@ def forget_in_child() -> None:
 
 
 def _on_sigterm(number: int, frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    global _is_received
+    # A handler that was installed later may call this one, and then decides what happens.
+    if signal.getsignal(signal.SIGTERM) is _on_sigterm:
+        _is_received = True
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if _pipe:
-        os.write(_pipe[1], bytes([number]))
+        with suppress(BlockingIOError):
+            os.write(_pipe[1], bytes([number]))
 
 
-def _wait(told: int, call: Callable[[], None]) -> None:
-    while os.read(told, 1) != bytes([signal.SIGTERM]):
-        pass
-    call()
-    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        os.kill(os.getpid(), signal.SIGTERM)
-    os._exit(128 + signal.SIGTERM)  # the status in a shell: the main thread is still in C
+def _is_handled_in_c() -> bool:
+    """Whether a library has a handler that Python does not know, as ``faulthandler.register``."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+    except OSError:
+        return False
+    caught = re.search(r"^SigCgt:\s*(\w+)$", status, re.MULTILINE)
+    return caught is not None and bool(int(caught[1], 16) >> (signal.SIGTERM - 1) & 1)
+
+
+def _wait(told: int, close: Callable[[], None], deliver: Callable[[], None]) -> None:
+    global _is_received
+    while True:
+        if os.read(told, 1) != bytes([signal.SIGTERM]):
+            continue
+        if signal.getsignal(signal.SIGTERM) in (_on_sigterm, signal.SIG_DFL):
+            break
+        deliver()
+    _is_received = True
+    close()
+    die()

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..delivery.lifecycle import sender_for
+from ..delivery.lifecycle import flush
 from ..delivery.run_writer import RunWriter, active_experiment, prepare
 from ..iap.client import IAPMlflowClient
 from .dask import is_first_worker
@@ -204,7 +204,7 @@ class IAPLightGBMCallback:
         training = self._trainings.get(threading.get_ident())
         if training is not None:  # its thread is here, so it is over
             training.end()
-        return sender_for(self._client).flush(timeout)
+        return flush(self._client, timeout)
 
     def __enter__(self) -> IAPLightGBMCallback:
         self._is_in_with = True

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from ..delivery.lifecycle import before_drain
+from ..delivery.closing import Deadline
+from ..delivery.lifecycle import end_at_exit
 from ..delivery.never_raising import never_raising
 from ..delivery.run_writer import RunWriter
 from .boosters import is_cv
@@ -121,10 +122,10 @@ class Training:
 _live: set[Training] = set()
 
 
-def _end_all(_: float) -> None:
+def _end_all(_: Deadline) -> None:
     for training in list(_live):
         training.keeps_model = False
         training._on_end()
 
 
-before_drain.append(_end_all)
+end_at_exit.append(_end_all)

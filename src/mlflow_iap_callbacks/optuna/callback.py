@@ -12,7 +12,8 @@ from weakref import WeakKeyDictionary
 
 import mlflow
 
-from ..delivery.lifecycle import LOCK, sender_for
+from ..delivery.closing import Deadline
+from ..delivery.lifecycle import LOCK, close, flush, sender_for
 from ..delivery.never_raising import never_raising
 from ..delivery.run_creation import CLAIM_SECONDS, Mode
 from ..delivery.run_writer import RunWriter, active_experiment, prepare
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
+_SECONDS_TO_CLOSE = 60.0  # as ``flush``: longer than the restart of an App Engine instance
 _KNOWN_KWARGS = {"experiment_id", "run_name", "nested", "tags", "description", "parent_run_id"}
 
 
@@ -241,22 +243,28 @@ class IAPMLflowCallback:
             Whether all records were delivered, or permanently rejected by MLflow. The others stay
             in the journal and are sent later.
         """
-        return sender_for(self._client).flush(timeout)
+        return flush(self._client, timeout)
 
     def close(self) -> bool:
-        """Report on the studies, draw the plots, end the studies' runs, and ``flush``.
+        """End the studies' runs, deliver all records, and draw the plots, in up to a minute.
 
-        The same happens when the process exits. The callback can still be used afterwards.
+        The same happens in up to 30 seconds when the process exits. If the server is unreachable,
+        it gives up after five seconds. The callback can still be used afterwards.
 
         Returns:
             As ``flush``.
         """
         study_runs = list(self._study_runs.values())
-        reporter.report(only=study_runs)
-        reporter.draw(only=study_runs)
-        for study_run in study_runs:
-            study_run.close()
-        is_done = self.flush()
+
+        def end(deadline: Deadline) -> None:
+            reporter.end(deadline, study_runs)
+            for study_run in study_runs:
+                study_run.close()
+
+        def draw(deadline: Deadline) -> None:
+            reporter.draw_in_time(deadline, study_runs)
+
+        is_done = close(self._client, _SECONDS_TO_CLOSE, end=end, draw=draw)
         for study_run in study_runs:
             study_run.show_link()
         return is_done

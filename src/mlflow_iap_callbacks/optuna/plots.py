@@ -1,6 +1,6 @@
 """Plots and the table of a study's trials, made in a process of its own.
 
-    python -m mlflow_iap_callbacks.optuna.plots FOLDER < trials.json
+    python -m mlflow_iap_callbacks.optuna.plots < paths of files with the trials of a study each
 
 So the sweep never waits for a plotting library, and the user's settings of it are left alone.
 """
@@ -14,40 +14,88 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     import optuna
 
-_TIMEOUT = 300.0  # seconds
+_SECONDS_BETWEEN_LOOKS = 0.1
 _NICE = 10
 
 
-@contextmanager
-def draw(study: optuna.Study, names: Sequence[str]) -> Iterator[Path]:
-    """Make a temporary folder with ``trials.csv`` and those plots that the trials and the installed
-    libraries allow.
+class OutOfTime(Exception):
+    """The plots could not be drawn in the time that was left."""
 
-    Raises:
-        OSError, subprocess.SubprocessError: the process failed or took too long.
+
+class PlotProcess:
+    """A process that draws one study after the other. Leaving its context kills it.
+
+    Most of its time is the import of libraries, which several studies share.
     """
-    with tempfile.TemporaryDirectory(prefix="mlflow-iap-study-") as folder:
-        done = subprocess.run(  # noqa: S603 - this module
-            [sys.executable, "-m", __name__, folder],
-            input=_packed(study, names),
-            capture_output=True,
-            env={**os.environ, "MPLBACKEND": "Agg"},
-            timeout=_TIMEOUT,
-            check=False,
-        )
-        if done.returncode:
-            last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-            raise OSError(f"the plots could not be drawn: {last}")
-        yield Path(folder)
+
+    def __enter__(self) -> PlotProcess:
+        self._folder = tempfile.TemporaryDirectory(prefix="mlflow-iap-study-")
+        self._errors = Path(self._folder.name) / "errors.txt"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._begun = 0
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+        self._folder.cleanup()
+
+    def draw(
+        self, study: optuna.Study, names: Sequence[str], time_left: Callable[[], float]
+    ) -> Path:
+        """Make a folder with ``trials.csv`` and those plots that the trials and the installed
+        libraries allow.
+
+        Args:
+            study: the study.
+            names: names of its objective values.
+            time_left: returns the seconds that are left, and is asked repeatedly.
+
+        Returns:
+            The folder, which exists until the context is left.
+
+        Raises:
+            OutOfTime: no time is left.
+            OSError: the process failed.
+        """
+        self._begun += 1
+        given = Path(self._folder.name) / f"{self._begun}.json"
+        given.write_bytes(_packed(study, names))
+        process = self._started()
+        stdin = cast("IO[bytes]", process.stdin)
+        stdin.write(f"{given}\n".encode())
+        stdin.flush()
+        folder = given.with_suffix("")
+        while not folder.exists():
+            if time_left() <= 0:
+                raise OutOfTime
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_SECONDS_BETWEEN_LOOKS)
+                errors = self._errors.read_text(encoding="utf-8", errors="replace").splitlines()
+                raise OSError(f"the plots could not be drawn: {errors[-1] if errors else ''}")
+        return folder
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        if self._process is None or self._process.poll() is not None:
+            with self._errors.open("wb") as errors:
+                self._process = subprocess.Popen(  # noqa: S603 - this module
+                    [sys.executable, "-m", __name__],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.DEVNULL,
+                    stderr=errors,
+                    env={**os.environ, "MPLBACKEND": "Agg"},
+                )
+        return self._process
 
 
 def _packed(study: optuna.Study, names: Sequence[str]) -> bytes:
@@ -177,9 +225,14 @@ def main() -> None:
     if hasattr(os, "nice"):
         os.nice(_NICE)
     warnings.simplefilter("ignore")
-    folder, content = Path(sys.argv[1]), json.load(sys.stdin)
-    _write_table(content, folder / "trials.csv")
-    _draw_all(content, folder)
+    for line in sys.stdin:
+        given = Path(line.rstrip("\n"))
+        content = json.loads(given.read_bytes())
+        folder = given.with_suffix(".part")
+        folder.mkdir()
+        _write_table(content, folder / "trials.csv")
+        _draw_all(content, folder)
+        folder.rename(given.with_suffix(""))
 
 
 if __name__ == "__main__":

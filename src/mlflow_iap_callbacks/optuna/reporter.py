@@ -2,23 +2,40 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
 
-from ..delivery.lifecycle import LOCK, before_drain
+from ..delivery.closing import Deadline
+from ..delivery.lifecycle import LOCK, draw_at_exit, end_at_exit
 from ..delivery.never_raising import never_raising
+from .plots import OutOfTime, PlotProcess
 from .study_run import StudyRun
+
+_logger = logging.getLogger(__name__)
 
 # Seconds between two reports, and between two sets of plots.
 REPORT_EVERY, DRAW_EVERY = 30.0, 600.0
 _TICK = 0.5  # seconds; a link is shown this soon
 # Largest share of the time that either may take, no matter how many trials a study has.
 MOST_SHARE = 0.02
-# Plots are not drawn when the process exits with fewer seconds left than this.
-_SECONDS_TO_DRAW = 20.0
+# Plots take some seconds to draw, and to send: with less time left none are begun.
+_SECONDS_TO_DRAW, _SECONDS_TO_SEND_PLOTS = 7.0, 3.0
+_MOST_SECONDS_TO_DRAW = 300.0
+
+
+class _Request:
+    """Work that another thread waits for."""
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self.work = work
+        self.is_done = threading.Event()
 
 
 class Reporter:
@@ -40,7 +57,9 @@ class Reporter:
         with LOCK:
             if self._pid != os.getpid():
                 self._reset()
-            self._unreported[study_run] = self._undrawn[study_run] = None
+            for study_runs in (self._unreported, self._undrawn):
+                study_runs.pop(study_run, None)
+                study_runs[study_run] = None
             if self._thread is None:
                 self._report_at = self._now() + REPORT_EVERY
                 self._draw_at = self._now() + DRAW_EVERY
@@ -48,13 +67,9 @@ class Reporter:
 
     def report(self, only: Sequence[StudyRun] | None = None) -> None:
         """Report on those studies, by default all, that have changed since their last report."""
-        for study_run in _taken(self._unreported, only):
+        for study_run in _chosen(self._unreported, only):
+            self._unreported.pop(study_run, None)
             _write(study_run, study_run.report)
-
-    def draw(self, only: Sequence[StudyRun] | None = None) -> None:
-        """Draw those studies, by default all, that have changed since they were drawn."""
-        for study_run in _taken(self._undrawn, only):
-            _write(study_run, study_run.draw)
 
     def tick(self) -> None:
         """Show the links that have become known; report and draw when it is time to."""
@@ -63,24 +78,89 @@ class Reporter:
         if self._now() >= self._report_at:
             self._report_at = self._next_time(self.report, REPORT_EVERY)
         if self._now() >= self._draw_at:
-            self._draw_at = self._next_time(self.draw, DRAW_EVERY)
+            self._draw_at = self._next_time(self._draw, DRAW_EVERY)
 
-    def at_exit(self, seconds: float) -> None:
-        """Report a last time, if any of the ``seconds`` before the exit are left."""
-        if self._pid == os.getpid() and seconds > 0:
-            self.report()
-            # The workers of a sweep would all draw the same plots.
-            is_worker = multiprocessing.parent_process() is not None
-            if seconds >= _SECONDS_TO_DRAW and not is_worker:
-                self.draw()
+    def end(self, deadline: Deadline, only: Sequence[StudyRun] | None = None) -> None:
+        """Report a last time, for up to half of the time that is left."""
+        if self._pid != os.getpid():
+            self._reset()
+        if _chosen(self._unreported, only):
+            self._let_thread(partial(self.report, only), deadline, deadline.left / 2)
+
+    def draw_in_time(self, deadline: Deadline, only: Sequence[StudyRun] | None = None) -> int:
+        """Draw the studies that have changed, as many as there is time for.
+
+        Returns:
+            How many were not drawn.
+        """
+        # The workers of a sweep would all draw the same plots.
+        if multiprocessing.parent_process() is not None:
+            return 0
+
+        def time_left() -> float:
+            return deadline.left - _SECONDS_TO_SEND_PLOTS
+
+        if _chosen(self._undrawn, only):
+            draw = partial(self._draw, only, time_left)
+            self._let_thread(draw, deadline, _SECONDS_TO_SEND_PLOTS)
+        return len(_chosen(self._undrawn, only))
+
+    def draw_at_exit(self, deadline: Deadline) -> None:
+        """Draw as many studies as there is time for, and report how many are left."""
+        undrawn = self.draw_in_time(deadline)
+        if undrawn:
+            _logger.warning(
+                "The plots of %d studies were not drawn again, because the process exits. "
+                "`close()` of the callback takes more time for them.",
+                undrawn,
+            )
         self._reset()
 
     def _reset(self) -> None:
         self._pid = os.getpid()
         self._thread: threading.Thread | None = None
-        # In the order of their changes.
+        # In the order of their last changes.
         self._unreported: dict[StudyRun, None] = {}
         self._undrawn: dict[StudyRun, None] = {}
+        self._requests: deque[_Request] = deque()
+        self._wake = threading.Event()
+
+    def _draw(
+        self,
+        only: Sequence[StudyRun] | None = None,
+        time_left: Callable[[], float] = lambda: math.inf,
+    ) -> None:
+        longest = Deadline(self._now, _MOST_SECONDS_TO_DRAW)
+
+        def seconds() -> float:
+            # Others may wait for this thread.
+            return 0.0 if self._requests else min(time_left(), longest.left)
+
+        def draw(study_run: StudyRun) -> None:
+            try:
+                study_run.draw(process, seconds)
+            except OutOfTime:
+                self._undrawn.setdefault(study_run)
+
+        with PlotProcess() as process:
+            for study_run in _chosen(self._undrawn, only):
+                if seconds() < _SECONDS_TO_DRAW:
+                    return
+                self._undrawn.pop(study_run, None)
+                _write(study_run, partial(draw, study_run))
+
+    def _let_thread(self, work: Callable[[], None], deadline: Deadline, seconds: float) -> None:
+        """Wait for the thread to do something, until only so many seconds are left.
+
+        A storage may not answer for long, and this thread must go on.
+        """
+        request = _Request(work)
+        self._requests.append(request)
+        self._wake.set()
+        while deadline.left > seconds and not request.is_done.wait(
+            min(deadline.left - seconds, _TICK)
+        ):
+            pass
 
     def _next_time(self, work: Callable[[], None], every: float) -> float:
         began = self._now()
@@ -93,16 +173,21 @@ class Reporter:
         self._thread.start()
 
     def _work(self) -> None:
-        pause = threading.Event()
-        while not pause.wait(_TICK) and threading.current_thread() is self._thread:
+        while threading.current_thread() is self._thread:
+            self._wake.wait(_TICK)
+            self._wake.clear()
+            while self._requests:
+                request = self._requests.popleft()
+                request.work()
+                request.is_done.set()
             self.tick()
 
 
-def _taken(study_runs: dict[StudyRun, None], only: Sequence[StudyRun] | None) -> Iterator[StudyRun]:
-    for study_run in list(study_runs):
-        if only is None or study_run in only:
-            study_runs.pop(study_run, None)
-            yield study_run
+def _chosen(
+    study_runs: dict[StudyRun, None], only: Sequence[StudyRun] | None
+) -> Sequence[StudyRun]:
+    """Those that are asked for, the one that changed last first."""
+    return [each for each in reversed(list(study_runs)) if only is None or each in only]
 
 
 def _write(study_run: StudyRun, write: Callable[[], None]) -> None:
@@ -116,4 +201,5 @@ def _write(study_run: StudyRun, write: Callable[[], None]) -> None:
 
 
 reporter = Reporter()
-before_drain.append(reporter.at_exit)
+end_at_exit.append(reporter.end)
+draw_at_exit.append(reporter.draw_at_exit)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import requests
@@ -16,7 +16,7 @@ from ..delivery.run_creation import Mode
 from ..delivery.run_writer import RunWriter
 from ..delivery.server_uri import server_uri
 from ..tags import STUDY_TAG
-from .plots import draw
+from .plots import PlotProcess
 from .study_key import is_shared
 from .trial_run import constraints_of, metric_names, to_ms
 
@@ -115,12 +115,19 @@ class StudyRun:
         writer.set_tags({"best_trial": best.number, **params})
         return {f"best_{name}": best.value}
 
-    def draw(self) -> None:
-        """Log the plots and the table of trials."""
+    def draw(self, process: PlotProcess, time_left: Callable[[], float]) -> None:
+        """Log the plots and the table of trials.
+
+        Args:
+            process: draws them.
+            time_left: returns the seconds that are left, and is asked repeatedly.
+
+        Raises:
+            OutOfTime: no time is left, and nothing was logged.
+        """
         if self.writer is not None:
-            with draw(self.study, self.names) as folder:
-                for path in sorted(folder.iterdir()):
-                    self.writer.log_artifact(path, "study")
+            for path in sorted(process.draw(self.study, self.names, time_left).iterdir()):
+                self.writer.log_artifact(path, "study")
 
     def show_link(self) -> None:
         """Print the URL of the run, once, as soon as it is known."""

@@ -208,7 +208,7 @@ def test_what_mlflow_rejects_is_reported_once_and_the_rest_arrives(
     assert found.data.metrics == {"m": 1.0, "k": 2.0}
     assert (found.data.tags["5"], found.data.tags["odd"]) == ("five", "?")
     assert found.info.status == "FINISHED"
-    lifecycle.drain()
+    lifecycle.exit_process()
     (journal,) = journal_folder.survey()
     assert journal.records() == 0
     assert journal.refused.total() == 5

@@ -409,7 +409,7 @@ def test_a_dask_estimator_makes_one_run(cloud: LocalCloud, name: str, tmp_path: 
             callbacks=[IAPLightGBMCallback(experiment_name=name), recorder],
         )
         assert estimator.fitted_
-        client.run(lambda: lifecycle.drain(30.0))
+        client.run(lambda: lifecycle.exit_process(30.0))
     run = the_run(name)
     recorded = recorder.curves()
     assert len(recorded) == 2  # each worker has its own data, and values

@@ -68,7 +68,7 @@ def _x(trial: optuna.Trial) -> float:
 
 def _end_of_process() -> None:
     """Its last report on studies, where there is no time for pictures."""
-    lifecycle.drain(15.0)
+    lifecycle.exit_process(15.0)
 
 
 def _everything(study: optuna.Study) -> dict[str, dict[str, Any]]:

@@ -36,7 +36,7 @@ def leave(server: FakeMlflow) -> Callable[..., str]:
         run.log_metrics({"loss": 0.5}, step=1)
         run.log_metrics({"loss": 0.25}, step=2)
         run.finish()
-        lifecycle.drain(10.0 if is_refused else 0.0)
+        lifecycle.exit_process(10.0 if is_refused else 0.0)
         away.clear_faults()
         return run.key
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from fake_mlflow import FakeMlflow, FakePlainClient
@@ -11,11 +13,22 @@ from own_log import said_by_us
 from virtual_process import VirtualClock, VirtualProcess
 
 
+def _limit(process: VirtualProcess) -> closing.Deadline:
+    return closing.Deadline(process.clock.monotonic, 30.0)
+
+
+def _exit(*processes: VirtualProcess) -> None:
+    """End the processes together, as one that logs to several servers."""
+    senders = [process.sender for process in processes]
+    end = partial(lifecycle._end_runs, senders)
+    closing.close(senders, _limit(processes[0]), end=[end], draw=[])
+
+
 def test_open_runs_are_ended_and_delivered(server: FakeMlflow, process: VirtualProcess) -> None:
     as_asked, abandoned = process.begin(), process.begin()
     as_asked.finish_at_exit("FINISHED")
     abandoned.log_metrics({"loss": 1.0})
-    closing.deliver_last([process.sender], 30.0)
+    _exit(process)
     assert server.run(as_asked.key).status == "FINISHED"
     run = server.run(abandoned.key)
     assert (run.status, run.curve("loss")) == ("FAILED", [(0, 1.0)])
@@ -31,7 +44,7 @@ def test_what_dead_processes_left_is_delivered_too(
     run.log_metrics({"loss": 1.0})
     dead.die()
     process.begin().finish()
-    closing.deliver_last([process.sender], 30.0)
+    _exit(process)
     assert server.run(run.key).curve("loss") == [(0, 1.0)]
 
 
@@ -41,7 +54,7 @@ def test_a_server_that_is_away_is_given_up_after_five_seconds(
     server.is_away = True
     process.begin().finish()
     began = clock.monotonic()
-    closing.deliver_last([process.sender], 30.0)
+    _exit(process)
     assert 5.0 <= clock.monotonic() - began < 10.0
 
 
@@ -57,28 +70,77 @@ def test_a_server_that_comes_back_in_time_is_delivered_to(
         return process.sender.deliver_next()
 
     clock.meanwhile = come_back
-    closing.deliver_last([process.sender], 30.0)
+    _exit(process)
     assert server.run(run.key).status == "FAILED"
     assert process.sender.waiting == 0
 
 
+@pytest.mark.parametrize("count", [1, 20])
 def test_the_time_limit_is_for_all_servers_together(
-    server: FakeMlflow, clock: VirtualClock, process: VirtualProcess
+    count: int, server: FakeMlflow, clock: VirtualClock, process: VirtualProcess
 ) -> None:
-    others = FakeMlflow("https://other.example")
-    other = VirtualProcess(others, clock)
-    other.begin().finish()
-    process.begin().finish()
+    others = [
+        VirtualProcess(FakeMlflow(f"https://other-{number}.example"), clock)
+        for number in range(count)
+    ]
+    for each in (process, *others):
+        each.begin().finish()
     clock.meanwhile = lambda: False  # nothing is ever delivered
     began = clock.monotonic()
-    closing.deliver_last([process.sender, other.sender], 30.0)
+    _exit(process, *others)
     assert 30.0 <= clock.monotonic() - began < 32.0
     assert not server.runs
-    other.close()
+    for each in others:
+        each.close()
 
 
-def test_ctrl_c_stops_the_delivery_and_raises_nothing(
+def test_servers_that_are_all_away_are_given_up_together(
     server: FakeMlflow, clock: VirtualClock, process: VirtualProcess
+) -> None:
+    servers = [FakeMlflow(f"https://other-{number}.example") for number in range(9)]
+    others = [VirtualProcess(each, clock) for each in servers]
+    for each in (process, *others):
+        each.begin().finish()
+    for away in (server, *servers):
+        away.is_away = True
+    clock.meanwhile = lambda: any(
+        each.sender.deliver_next() for each in (process, *others) if not each.sender.is_away
+    )
+    began = clock.monotonic()
+    _exit(process, *others)
+    assert 5.0 <= clock.monotonic() - began < 10.0
+    for each in others:
+        each.close()
+
+
+def test_ctrl_c_stops_the_delivery_and_says_what_was_sent_and_what_stays(
+    server: FakeMlflow,
+    clock: VirtualClock,
+    process: VirtualProcess,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    process.begin().finish()
+    process.begin().finish()
+    turns = iter([process.sender.deliver_next])
+
+    def interrupt() -> bool:
+        for turn in turns:
+            return turn()
+        raise KeyboardInterrupt
+
+    clock.meanwhile = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        closing.flush(process.sender, None)
+    first, second = said_by_us(caplog)
+    assert first == "Interrupted: 2 records were sent to https://mlflow.example."
+    assert second.startswith("2 records for https://mlflow.example stay on disk.")
+
+
+def test_an_interrupted_exit_raises_nothing_and_says_it_once(
+    server: FakeMlflow,
+    clock: VirtualClock,
+    process: VirtualProcess,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     process.begin().finish()
 
@@ -86,9 +148,61 @@ def test_ctrl_c_stops_the_delivery_and_raises_nothing(
         raise KeyboardInterrupt
 
     clock.meanwhile = interrupt
-    closing.deliver_last([process.sender], 30.0)
-    assert process.sender.waiting == 2
+    lifecycle.exit_process(30.0)
+    first, second = said_by_us(caplog)
+    assert first == "Interrupted: 0 records were sent to https://mlflow.example."
+    assert second.startswith("2 records for https://mlflow.example stay on disk.")
     assert not server.runs
+
+
+def test_runs_end_before_they_are_delivered_and_plots_are_drawn_last(
+    server: FakeMlflow, process: VirtualProcess
+) -> None:
+    study, done = process.begin(), []
+
+    def end(deadline: closing.Deadline) -> None:
+        done.append(("end", deadline.left))
+        study.finish()
+
+    def draw(deadline: closing.Deadline) -> None:
+        done.append((server.run(study.key).status, deadline.left))
+        study.log_text("a plot", "plot.html")
+
+    assert closing.close([process.sender], _limit(process), end=[end], draw=[draw])
+    assert done == [("end", 30.0), ("FINISHED", 30.0)]
+    assert server.run(study.key).artifacts == {"plot.html": b"a plot"}
+    assert server.run(study.key).status == "FINISHED"
+
+
+def test_nothing_is_drawn_if_the_server_is_away(
+    server: FakeMlflow, process: VirtualProcess
+) -> None:
+    server.is_away = True
+    process.begin().finish()
+    drawn: list[closing.Deadline] = []
+    assert not closing.close([process.sender], _limit(process), end=[], draw=[drawn.append])
+    assert drawn == []
+
+
+def test_a_flush_keeps_trying_for_as_long_as_it_was_asked_to(
+    server: FakeMlflow, clock: VirtualClock, process: VirtualProcess
+) -> None:
+    server.is_away = True
+    process.begin().finish()
+    began = clock.monotonic()
+    assert not closing.flush(process.sender, 40.0)
+    assert 40.0 <= clock.monotonic() - began < 41.0
+
+
+def test_a_deadline_can_be_moved_forward_only(clock: VirtualClock) -> None:
+    deadline = closing.Deadline(clock.monotonic, 30.0)
+    deadline.shorten(60.0)
+    assert deadline.left == 30.0
+    deadline.shorten(10.0)
+    clock.advance(4.0)
+    assert deadline.left == 6.0
+    clock.advance(10.0)
+    assert deadline.left == 0.0
 
 
 def test_records_that_stay_on_disk_are_counted_once(
@@ -126,29 +240,29 @@ def test_records_in_memory_are_reported_as_lost(
     process.close()
 
 
-def test_a_drain_logs_what_is_known_last_and_then_delivers_it(
+def test_an_exit_logs_what_is_known_last_and_then_delivers_it(
     server: FakeMlflow, process: VirtualProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = process.begin()
     given = []
 
-    def log_last(seconds: float) -> None:
-        given.append(seconds)
+    def log_last(deadline: closing.Deadline) -> None:
+        given.append(deadline.left)
         run.log_metrics({"last": 1.0})
         run.finish()
 
-    monkeypatch.setattr(lifecycle, "before_drain", [log_last])
-    lifecycle.drain(7.0)
+    monkeypatch.setattr(lifecycle, "end_at_exit", [log_last])
+    lifecycle.exit_process(7.0)
     assert given == [7.0]
     assert server.run(run.key).curve("last") == [(0, 1.0)]
     assert server.run(run.key).status == "FINISHED"
 
 
-def test_a_drained_process_that_goes_on_gets_another_sender(
+def test_a_process_that_goes_on_after_its_exit_gets_another_sender(
     server: FakeMlflow, process: VirtualProcess
 ) -> None:
     run = process.begin()
-    lifecycle.drain(7.0)
+    lifecycle.exit_process(7.0)
     assert not process.sender.outboxes
     sender = lifecycle.sender_for(process.client)
     assert sender is not process.sender

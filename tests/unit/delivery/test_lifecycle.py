@@ -10,6 +10,7 @@ import pytest
 
 from fake_mlflow import FakeClient, FakeMlflow
 from mlflow_iap_callbacks.delivery import lifecycle
+from mlflow_iap_callbacks.delivery.closing import Deadline
 from mlflow_iap_callbacks.delivery.run_writer import RunWriter
 from mlflow_iap_callbacks.outbox import journal_folder
 from own_log import said_by_us
@@ -19,7 +20,8 @@ from own_log import said_by_us
 def log_last(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Seconds that are left for what is called at the end."""
     seconds: list[float] = []
-    monkeypatch.setattr(lifecycle, "before_drain", [seconds.append])
+    work = [lambda deadline: seconds.append(round(deadline.left))]
+    monkeypatch.setattr(lifecycle, "end_at_exit", work)
     return seconds
 
 
@@ -44,7 +46,7 @@ def test_the_end_delivers_everything_and_leaves_no_file(
 ) -> None:
     run = RunWriter(FakeClient(server), "experiment")
     run.log_metrics({"m": 0.5})
-    lifecycle.drain(20.0)
+    lifecycle.exit_process(20.0)
     assert log_last == [20.0]
     assert (server.run(run.key).status, server.run(run.key).curve("m")) == ("FAILED", [(0, 0.5)])
     assert list(journal_folder.folder().iterdir()) == []
@@ -55,10 +57,10 @@ def test_what_is_logged_after_the_end_has_a_sender_of_its_own(server: FakeMlflow
     client = FakeClient(server)
     run = RunWriter(client, "experiment")
     first = lifecycle.sender_for(client)
-    lifecycle.drain(20.0)
+    lifecycle.exit_process(20.0)
     run.log_metrics({"m": 0.5})
     assert lifecycle.sender_for(client) is not first
-    lifecycle.drain(20.0)
+    lifecycle.exit_process(20.0)
     assert server.run(run.key).curve("m") == [(0, 0.5)]
 
 
@@ -67,22 +69,42 @@ def test_an_end_without_time_leaves_everything_on_disk_and_says_so(
 ) -> None:
     server.is_away = True
     RunWriter(FakeClient(server), "experiment")
-    lifecycle.drain(0.0)
+    lifecycle.exit_process(0.0)
     (report,) = journal_folder.survey()
     assert (report.is_live, report.records()) == (False, 2)
     assert any("2 records" in text for text in said_by_us(caplog))
 
 
-def test_ctrl_c_in_what_is_logged_last_does_not_keep_the_rest_from_being_delivered(
-    server: FakeMlflow, monkeypatch: pytest.MonkeyPatch
+def test_ctrl_c_in_what_is_logged_last_ends_the_exit_and_keeps_everything(
+    server: FakeMlflow, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def interrupt(seconds: float) -> None:
+    def interrupt(deadline: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(lifecycle, "before_drain", [interrupt])
-    run = RunWriter(FakeClient(server), "experiment")
-    lifecycle.drain(20.0)
-    assert server.run(run.key).status == "FAILED"
+    monkeypatch.setattr(lifecycle, "end_at_exit", [interrupt])
+    server.is_away = True
+    RunWriter(FakeClient(server), "experiment")
+    lifecycle.exit_process(20.0)
+    assert any("stay on disk" in text for text in said_by_us(caplog))
+    (report,) = journal_folder.survey()
+    assert (report.is_live, report.records()) == (False, 1)
+
+
+def test_sigterm_during_the_exit_shortens_it(
+    server: FakeMlflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: list[float] = []
+
+    def receive_sigterm(deadline: Deadline) -> None:
+        thread = threading.Thread(target=lifecycle.exit_process, args=(0.1,))
+        thread.start()
+        thread.join()
+        left.append(deadline.left)
+
+    monkeypatch.setattr(lifecycle, "end_at_exit", [receive_sigterm])
+    RunWriter(FakeClient(server), "experiment")
+    lifecycle.exit_process(20.0)
+    assert left == [0.0]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of a fork beside other threads
@@ -95,7 +117,7 @@ def test_a_forked_child_has_senders_of_its_own_and_its_parent_goes_on(server: Fa
             assert lifecycle.sender_for(run.client) is not parent
             # Nothing may wait for a lock that a thread of the parent held.
             assert lifecycle.LOCK.acquire(timeout=5.0)
-            lifecycle.drain(0.0)
+            lifecycle.exit_process(0.0)
             os._exit(0)
         os._exit(1)
     assert os.waitpid(child, 0)[1] == 0

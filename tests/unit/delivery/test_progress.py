@@ -8,14 +8,17 @@ import pytest
 from rich.console import Console
 
 from fake_mlflow import FakeMlflow
-from mlflow_iap_callbacks.delivery.progress import flush_with_bar
+from mlflow_iap_callbacks.delivery.progress import DeliveryBar
 from virtual_process import VirtualProcess
 
 
-def _shown(process: VirtualProcess, *, is_terminal: bool = True) -> str:
+def _shown(process: VirtualProcess, *, is_terminal: bool = True, is_jupyter: bool = False) -> str:
     text = io.StringIO()
-    for _ in flush_with_bar(process.sender, Console(file=text, force_terminal=is_terminal)):
-        assert process.clock.monotonic() < 2000.0
+    console = Console(file=text, force_terminal=is_terminal, force_jupyter=is_jupyter)
+    with DeliveryBar([process.sender], console) as bar:
+        while not process.sender.flush(0.2):
+            assert process.clock.monotonic() < 2000.0
+            bar.update()
     return text.getvalue()
 
 
@@ -37,37 +40,17 @@ def test_a_quick_delivery_shows_nothing(server: FakeMlflow, process: VirtualProc
     assert len(server.runs) == 10
 
 
+@pytest.mark.parametrize("is_jupyter", [False, True])
 def test_a_delivery_that_takes_longer_shows_how_far_it_is(
-    server: FakeMlflow, process: VirtualProcess
+    server: FakeMlflow, process: VirtualProcess, is_jupyter: bool
 ) -> None:
     _slow(server, process, 10.0)
-    assert "sending to https://mlflow.example" in _shown(process)
+    shown = _shown(process, is_terminal=not is_jupyter, is_jupyter=is_jupyter)
+    assert "sending to https://mlflow.example" in shown
+    assert "0/20 [" in shown
     assert len(server.runs) == 10
 
 
 def test_nothing_is_drawn_where_no_terminal_is(server: FakeMlflow, process: VirtualProcess) -> None:
     _slow(server, process, 10.0)
     assert _shown(process, is_terminal=False) == ""
-
-
-def test_what_is_logged_meanwhile_is_not_waited_for(
-    server: FakeMlflow, process: VirtualProcess
-) -> None:
-    run = process.begin()
-    run.finish()
-    server.on_request = lambda method: process.begin().finish()
-    assert _shown(process) == ""
-    assert process.sender.waiting > 0
-
-
-@pytest.mark.parametrize("steps", [1, 3])
-def test_whoever_looks_on_may_leave(
-    steps: int, server: FakeMlflow, process: VirtualProcess
-) -> None:
-    server.is_away = True
-    process.begin().finish()
-    looks = flush_with_bar(process.sender, Console(file=io.StringIO()))
-    for _ in range(steps):
-        next(looks)
-    looks.close()  # type: ignore[attr-defined]
-    assert process.sender.waiting == 2

@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from lightgbm_helpers import PARAMS, sets
+from mlflow_iap_callbacks.delivery.closing import Deadline
 from mlflow_iap_callbacks.lightgbm import training as training_module
 from mlflow_iap_callbacks.lightgbm.endings import engine_of
 from mlflow_iap_callbacks.lightgbm.training import Training
@@ -211,7 +213,7 @@ def test_open_trainings_end_with_the_process_as_they_turned_out() -> None:
             _train(logs, 5, _raise)
         errors.append(error)
     assert [logs.run.status for logs in both] == [None, None]
-    training_module._end_all(30.0)
+    training_module._end_all(Deadline(time.monotonic, 30.0))
     assert [logs.run.status for logs in both] == ["FAILED", "FAILED"]
 
 

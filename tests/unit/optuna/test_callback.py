@@ -484,13 +484,14 @@ def test_a_trial_of_a_shared_study_is_claimed_by_the_process_that_ran_it(
 # the end
 
 
-def test_close_reports_ends_the_studys_run_and_delivers(
+def test_close_reports_ends_the_studys_run_delivers_and_then_draws(
     delivery_of_files: InlineDelivery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawn: list[str] = []
+    drawn: list[str | None] = []
+    server = delivery_of_files.server
     monkeypatch.setattr(
         "mlflow_iap_callbacks.optuna.study_run.StudyRun.draw",
-        lambda study_run: drawn.append(study_run.study.study_name),
+        lambda study_run, *_: drawn.append(server.run(study_run.key).status),
     )
     study = new_study()
     with _callback(delivery_of_files, study_run=True) as callback:
@@ -499,7 +500,7 @@ def test_close_reports_ends_the_studys_run_and_delivers(
     (study_run,) = [run for run in delivery_of_files.runs() if TRIAL_TAG not in run.tags]
     assert study_run.status == "FINISHED"
     assert study_run.curve("trials.complete") == [(2, 2.0)]
-    assert drawn == [study.study_name]
+    assert drawn == ["FINISHED"]
     study.optimize(_x, 1, callbacks=[callback])
     assert _trial_runs(delivery_of_files).keys() == {0, 1, 2}
 
@@ -507,7 +508,7 @@ def test_close_reports_ends_the_studys_run_and_delivers(
 def test_the_summary_says_what_was_logged_and_where_it_is(
     delivery: InlineDelivery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mlflow_iap_callbacks.optuna.study_run.StudyRun.draw", lambda _: None)
+    monkeypatch.setattr("mlflow_iap_callbacks.optuna.study_run.StudyRun.draw", lambda *_: None)
     study = new_study()
     callback = _callback(delivery, study_run=True)
     study.optimize(lambda trial: 0.5 + trial.number, 2, callbacks=[callback])

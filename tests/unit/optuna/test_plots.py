@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -69,15 +71,64 @@ def test_the_table_has_a_row_for_each_trial(study: optuna.Study, tmp_path: Path)
     assert [row["complete"] for row in rows[3:]] == ["", ""]
 
 
-def test_that_the_process_fails_is_an_error_with_its_last_line(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.fixture
+def python(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
+    """Replaces Python by a script of the shell."""
+
+    def replace(script: str) -> None:
+        path = tmp_path / "python"
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(path))
+
+    return replace
+
+
+def test_a_process_that_fails_is_an_error_with_its_last_line_and_the_next_study_gets_another(
+    python: Callable[[str], None], tmp_path: Path
 ) -> None:
-    python = tmp_path / "python"
-    python.write_text("#!/bin/sh\ncat >/dev/null\necho first >&2\necho no such thing >&2\nexit 1\n")
-    python.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(python))
-    with (
-        pytest.raises(OSError, match=r"plots could not be drawn: no such thing"),
-        plots.draw(new_study(), ["value"]),
-    ):
+    python(
+        f"echo begun >> {tmp_path}/begun; read given\n"
+        "echo first >&2; echo no such thing >&2; exit 1"
+    )
+    with plots.PlotProcess() as process:
+        for _ in range(2):
+            with pytest.raises(OSError, match=r"plots could not be drawn: no such thing"):
+                process.draw(new_study(), ["value"], lambda: 60.0)
+    assert (tmp_path / "begun").read_text() == "begun\nbegun\n"
+
+
+def test_one_process_draws_several_studies(python: Callable[[str], None], tmp_path: Path) -> None:
+    python(
+        f"echo begun >> {tmp_path}/begun\n"
+        'while read given; do mkdir "$given.part"; cp "$given" "$given.part/given"\n'
+        'mv "$given.part" "${given%.json}"; done'
+    )
+    studies = [new_study(), new_study()]
+    studies[1].add_trial(create_trial(value=1.0, user_attrs={"long": "a" * 1_000_000}))
+    with plots.PlotProcess() as process:
+        folders = [process.draw(study, ["value"], lambda: 60.0) for study in studies]
+        given = [json.loads((folder / "given").read_text()) for folder in folders]
+    assert given == [_content(study) for study in studies]
+    assert (tmp_path / "begun").read_text() == "begun\n"
+    assert not any(folder.exists() for folder in folders)
+
+
+def test_the_process_is_killed_when_no_time_is_left(
+    python: Callable[[str], None], tmp_path: Path
+) -> None:
+    pid = tmp_path / "pid"
+    python(f"echo $$ > {pid}\nexec sleep 600")
+    with plots.PlotProcess() as process, pytest.raises(plots.OutOfTime):
+        process.draw(new_study(), ["value"], lambda: 0.0 if pid.exists() else 60.0)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)
+
+
+def test_a_context_in_which_nothing_is_drawn_starts_no_process(
+    python: Callable[[str], None], tmp_path: Path
+) -> None:
+    python(f"echo begun >> {tmp_path}/begun")
+    with plots.PlotProcess():
         pass
+    assert not (tmp_path / "begun").exists()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import logging
 import multiprocessing
+import threading
+import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from types import SimpleNamespace
@@ -12,7 +14,9 @@ from typing import Any, cast
 
 import pytest
 
+from mlflow_iap_callbacks.delivery.closing import Deadline
 from mlflow_iap_callbacks.optuna import reporter as reporter_module
+from mlflow_iap_callbacks.optuna.plots import OutOfTime, PlotProcess
 from mlflow_iap_callbacks.optuna.reporter import DRAW_EVERY, MOST_SHARE, REPORT_EVERY, Reporter
 from mlflow_iap_callbacks.optuna.study_run import StudyRun
 from waiting import wait_until
@@ -35,6 +39,14 @@ class _Reporter(Reporter):
 
     def _start(self) -> None:
         self._thread = cast(Any, "no thread")
+
+    def _let_thread(self, work: Callable[[], None], deadline: Deadline, seconds: float) -> None:
+        work()
+
+    def exit(self, seconds: float) -> None:
+        deadline = Deadline(self.clock, seconds)
+        self.end(deadline)
+        self.draw_at_exit(deadline)
 
     def go_on(self, seconds: float, tick: float = 0.5) -> None:
         ends = self.clock.seconds + seconds
@@ -66,8 +78,10 @@ class _Study:
     def report(self) -> None:
         self._note("report")
 
-    def draw(self) -> None:
+    def draw(self, process: PlotProcess, time_left: Callable[[], float]) -> None:
         self._note("draw")
+        if time_left() <= 0:
+            raise OutOfTime
 
     def show_link(self) -> None:
         self.links += 1
@@ -170,7 +184,7 @@ def test_links_are_shown_at_each_tick_until_the_study_is_drawn(
     reporter.changed(study.run())
     reporter.go_on(5.0)
     assert study.links == 10
-    reporter.at_exit(60.0)
+    reporter.exit(60.0)
     links = study.links
     reporter.go_on(5.0)
     assert study.links == links
@@ -179,7 +193,7 @@ def test_links_are_shown_at_each_tick_until_the_study_is_drawn(
 def test_a_study_without_a_run_is_not_reported_on(reporter: _Reporter, clock: _Clock) -> None:
     study = _Study(clock, has_run=False)
     reporter.changed(study.run())
-    reporter.at_exit(60.0)
+    reporter.exit(60.0)
     assert not study.asked
 
 
@@ -188,7 +202,7 @@ def test_only_the_studies_asked_for_are_reported_on(reporter: _Reporter, clock: 
     for study in studies:
         reporter.changed(study.run())
     reporter.report(only=[studies[1].run()])
-    reporter.draw(only=[studies[1].run()])
+    reporter.draw_in_time(Deadline(clock, 60.0), only=[studies[1].run()])
     assert [study.asked for study in studies] == [[], [("report", 0.0), ("draw", 0.0)]]
     reporter.report()
     assert [len(study.asked) for study in studies] == [1, 2]
@@ -217,17 +231,84 @@ def test_an_error_is_a_warning_and_the_other_studies_are_reported_on(
 
 @pytest.mark.parametrize(
     ("seconds", "asked"),
-    [(30.0, ["report", "draw"]), (20.0, ["report", "draw"]), (19.9, ["report"]), (0.0, [])],
+    [(10.0, ["report", "draw"]), (9.9, ["report"])],
 )
-def test_at_exit_there_is_a_last_report_as_far_as_there_is_time(
+def test_at_exit_there_is_a_last_report_and_plots_if_there_is_time(
     reporter: _Reporter, clock: _Clock, seconds: float, asked: list[str]
 ) -> None:
     study = _Study(clock)
     reporter.changed(study.run())
-    reporter.at_exit(seconds)
+    reporter.exit(seconds)
     assert [kind for kind, _ in study.asked] == asked
-    reporter.at_exit(30.0)
+    reporter.exit(30.0)
     assert len(study.asked) == len(asked)
+
+
+def test_at_exit_the_studies_that_changed_last_are_drawn_first_and_the_rest_is_reported(
+    reporter: _Reporter, clock: _Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    studies = [_Study(clock, draw_takes=7.0) for _ in range(20)]
+    for study in [*studies, studies[3]]:
+        reporter.changed(study.run())
+    reporter.exit(30.0)
+    drawn = [number for number, study in enumerate(studies) if study.times("draw")]
+    assert drawn == [3, 18, 19]
+    assert all(study.times("report") for study in studies)
+    (report,) = caplog.messages
+    assert report.startswith("The plots of 17 studies were not drawn again")
+
+
+def test_plots_that_take_too_long_are_given_up_and_reported(
+    reporter: _Reporter, clock: _Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    study = _Study(clock, draw_takes=40.0)
+    reporter.changed(study.run())
+    reporter.exit(30.0)
+    assert caplog.messages[0].startswith("The plots of 1 studies were not drawn again")
+
+
+def test_plots_under_way_are_given_up_when_the_process_exits_and_drawn_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reporter_module, "_TICK", 0.01)
+    clock, drawings = _Clock(), []
+    reporter = Reporter(clock)
+
+    class _Slow(_Study):
+        def draw(self, process: PlotProcess, time_left: Callable[[], float]) -> None:
+            drawings.append("begun")
+            if len(drawings) == 1:
+                wait_until(lambda: time_left() <= 0, "the drawing is given up")
+                raise OutOfTime
+
+    study = _Slow(clock)
+    reporter.changed(study.run())
+    clock.seconds = DRAW_EVERY
+    wait_until(lambda: bool(drawings), "the thread draws")
+    reporter.changed(study.run())
+    reporter.end(Deadline(clock, 30.0))
+    assert study.times("report")[-1] == DRAW_EVERY
+    assert reporter.draw_in_time(Deadline(clock, 30.0)) == 0
+    assert drawings == ["begun", "begun"]
+
+
+def test_a_storage_that_does_not_answer_holds_the_exit_up_for_half_of_its_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reporter_module, "_TICK", 0.01)
+    answers = threading.Event()
+
+    class _Hanging(_Study):
+        def report(self) -> None:
+            answers.wait(60.0)
+
+    reporter = Reporter()
+    reporter.changed(_Hanging(_Clock()).run())
+    deadline = Deadline(time.monotonic, 1.0)
+    reporter.end(deadline)
+    assert deadline.left <= 0.5
+    assert not answers.is_set()
+    answers.set()
 
 
 def _in_a_fork(work: Callable[[], Any]) -> Any:
@@ -251,7 +332,7 @@ def test_a_worker_reports_at_its_exit_and_does_not_draw(reporter: _Reporter, clo
     def work() -> list[tuple[str, float]]:
         study = _Study(clock)
         reporter.changed(study.run())
-        reporter.at_exit(30.0)
+        reporter.exit(30.0)
         return study.asked
 
     assert _in_a_fork(work) == [("report", 0.0)]
@@ -264,19 +345,19 @@ def test_a_forked_process_leaves_its_parents_studies_to_the_parent(
     reporter.changed(parents.run())
 
     def work_nothing() -> list[tuple[str, float]]:
-        reporter.at_exit(30.0)
+        reporter.exit(30.0)
         return parents.asked
 
     def work() -> list[list[tuple[str, float]]]:
         own = _Study(clock)
         reporter.changed(own.run())
         reporter.go_on(REPORT_EVERY)
-        reporter.at_exit(30.0)
+        reporter.exit(30.0)
         return [parents.asked, own.asked]
 
     assert _in_a_fork(work_nothing) == []
     assert _in_a_fork(work) == [[], [("report", REPORT_EVERY)]]
-    reporter.at_exit(30.0)
+    reporter.exit(30.0)
     assert [kind for kind, _ in parents.asked] == ["report", "draw"]
 
 
@@ -298,6 +379,6 @@ def test_the_first_change_starts_a_thread_that_ends_with_the_process(
     wait_until(lambda: study.times("report") == [REPORT_EVERY], "the thread reports")
     reporter.changed(study.run())
     assert reporter._thread is thread
-    reporter.at_exit(0.0)
+    reporter.draw_at_exit(Deadline(clock, 0.0))
     thread.join(30.0)
     assert not thread.is_alive()

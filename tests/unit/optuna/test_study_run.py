@@ -13,6 +13,7 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from inline_delivery import InlineDelivery
+from mlflow_iap_callbacks.optuna.plots import PlotProcess
 from mlflow_iap_callbacks.optuna.study_run import StudyRun
 from optuna_helpers import Direction, new_study
 from recording_run import RecordingRun
@@ -208,7 +209,8 @@ def test_several_objectives_have_a_pareto_front(delivery: InlineDelivery) -> Non
 def test_a_study_without_a_run_logs_nothing(delivery: InlineDelivery) -> None:
     study_run = _study_run(_study_of(_trial(1.0)), delivery, has_run=False)
     study_run.report()
-    study_run.draw()
+    with PlotProcess() as process:
+        study_run.draw(process, lambda: 60.0)
     study_run.show_link()
     study_run.close()
     assert delivery.runs() == []
