@@ -11,4 +11,15 @@ MAX_PARAMS = 100
 MAX_TAGS = 100
 MAX_ENTITIES = 1000
 MAX_BYTES = 1_000_000
+MAX_INTEGER = (1 << 63) - 1  # a step, or milliseconds since 1970
+MAX_INPUT_TAG_LENGTH = 500  # characters, of a data set's tag
+# Characters of a data set's fields.
+MAX_DATASET_LENGTHS = {
+    "name": 500,
+    "digest": 36,
+    "source_type": 36,
+    "source": 65_535,
+    "schema": 1_048_575,
+    "profile": 16_777_215,
+}
 MAX_MODEL_PARAMS = 100  # of one request that creates a logged model

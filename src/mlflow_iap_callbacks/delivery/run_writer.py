@@ -16,10 +16,28 @@ from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_RUN_NAME
 
 from ..errors import IAPError
-from ..limits import MAX_METRICS, MAX_PARAM_LENGTH, MAX_PARAMS, MAX_TAG_LENGTH, MAX_TAGS
+from ..limits import (
+    MAX_INTEGER,
+    MAX_METRICS,
+    MAX_PARAM_LENGTH,
+    MAX_PARAMS,
+    MAX_TAG_LENGTH,
+    MAX_TAGS,
+)
 from ..outbox import QueuedRun
 from .lifecycle import LOCK, flush, sender_for
 from .never_raising import never_raising
+from .plain_values import (
+    artifact_folder,
+    as_text,
+    as_texts,
+    dataset_fields,
+    dataset_tag,
+    end_status,
+    integer,
+    milliseconds,
+    model_name,
+)
 from .run_creation import Mode
 
 if TYPE_CHECKING:
@@ -30,7 +48,6 @@ _V = TypeVar("_V", str, float)
 # The experiment of a run whose key is MLflow's own id.
 _EXISTING = "id:"
 
-_DATASET = ("name", "digest", "source_type", "source", "schema", "profile")
 # Characters; a tenth of a request, so that records fill requests well.
 _MAX_RECORD_LENGTH = 100_000
 
@@ -90,15 +107,15 @@ class RunWriter:
         sender = sender_for(client)
         self._run = sender.begin(self.key, experiment)
         self._run.is_urgent = mode in (Mode.SHARED, Mode.RESUMED)
-        texts = _texts({**_context(), **(tags or {})}, MAX_TAG_LENGTH)
+        tag_texts = as_texts({**_context(), **(tags or {})}, MAX_TAG_LENGTH)
         # MLflow rejects a run whose name differs from the one in its tags.
-        run_name = texts.pop(MLFLOW_RUN_NAME, run_name)
-        parts = list(_parts(texts, MAX_TAGS))
+        run_name = tag_texts.pop(MLFLOW_RUN_NAME, run_name)
+        parts = list(_parts(tag_texts, MAX_TAGS))
         content = {
             "key": self.key,
             "experiment": experiment,
-            "name": run_name,
-            "time_ms": start_time or now_ms(),
+            "name": None if run_name is None else as_text(run_name)[:MAX_TAG_LENGTH],
+            "time_ms": milliseconds(start_time, now_ms()),
             "tags": parts[0] if parts else {},
             "mode": mode.value,
             "parent": parent.key if isinstance(parent, RunWriter) else None,
@@ -134,17 +151,19 @@ class RunWriter:
             step: step of all points.
             timestamp: milliseconds since 1970, UTC. Default: now.
         """
-        content = (step, timestamp or now_ms(), values)
+        time_ms = timestamp or now_ms()
         # A training calls this at each iteration, so the sender does all that can wait.
         try:
-            if len(values) <= MAX_METRICS:
-                self._append("metrics", content)
+            is_plain = type(step) is type(time_ms) is int and max(abs(step), time_ms) <= MAX_INTEGER
+            if is_plain and len(values) <= MAX_METRICS:
+                self._append("metrics", (step, time_ms, values))
                 return
         except (TypeError, ValueError, OverflowError):
             pass  # a value is not a number; the others are logged below
-        for part in _parts(self._numbers_of(values), MAX_METRICS):
-            with never_raising("metrics"):
-                self._append("metrics", (int(step), content[1], part))
+        with never_raising(f"metrics at step {step!r}"):
+            place = (integer(step), milliseconds(timestamp, now_ms()))
+            for part in _parts(_numbers_of(values), MAX_METRICS):
+                self._append("metrics", (*place, part))
 
     def log_curve(
         self, name: str, points: Sequence[tuple[int, float]], *, timestamp: int | None = None
@@ -156,13 +175,16 @@ class RunWriter:
             points: step and value of each point.
             timestamp: of all points, in milliseconds since 1970, UTC. Default: now.
         """
+        time_ms = milliseconds(timestamp, now_ms())
         for first in range(0, len(points), MAX_METRICS):
-            part = [(int(step), value) for step, value in points[first : first + MAX_METRICS]]
-            self._append("curve", (name, timestamp or now_ms(), part))
+            with never_raising(f"metric {name!r}"):
+                some = points[first : first + MAX_METRICS]
+                part = [(integer(step), value) for step, value in some]
+                self._append("curve", (as_text(name), time_ms, part))
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Log params. Values are cut to 6,000 characters; a param keeps its first value."""
-        for part in _parts(_texts(params, MAX_PARAM_LENGTH), MAX_PARAMS):
+        for part in _parts(as_texts(params, MAX_PARAM_LENGTH), MAX_PARAMS):
             self._append("params", part)
 
     def log_suggestions(self, params: Mapping[str, Any]) -> None:
@@ -171,12 +193,12 @@ class RunWriter:
         If the training has already logged another value, the one that it used, the suggestion is
         logged as ``suggested.NAME``.
         """
-        for part in _parts(_texts(params, MAX_PARAM_LENGTH), MAX_PARAMS):
+        for part in _parts(as_texts(params, MAX_PARAM_LENGTH), MAX_PARAMS):
             self._append("suggestions", part)
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Set tags. Values are cut to 8,000 characters."""
-        for part in _parts(_texts(tags, MAX_TAG_LENGTH), MAX_TAGS):
+        for part in _parts(as_texts(tags, MAX_TAG_LENGTH), MAX_TAGS):
             self._append("tags", part)
 
     def log_artifact(
@@ -191,22 +213,26 @@ class RunWriter:
                 that stay as they are.
         """
         with never_raising(f"artifact {str(local_path)!r}"):
+            to = artifact_folder(artifact_path)
             path = Path(local_path).resolve(strict=True)
             outbox = self._queued().outbox
             kept = outbox.copy_artifact(path) if copy else str(path)
-            self._append("artifact", {"path": kept, "is_copied": copy, "to": artifact_path})
+            self._append("artifact", {"path": kept, "is_copied": copy, "to": to})
 
     def log_text(self, text: str, artifact_file: str) -> None:
         """Upload a text as a file.
 
         Args:
             text: content of the file.
-            artifact_file: name of the file.
+            artifact_file: name of the file, which may be in a folder of the run's artifacts.
         """
         with never_raising(f"artifact {artifact_file!r}"), tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / artifact_file
-            path.write_text(text, encoding="utf-8")
-            self.log_artifact(path)
+            to, _, name = (artifact_folder(artifact_file) or "").rpartition("/")
+            if not name:
+                raise ValueError("the file has no name")
+            path = Path(folder) / name
+            path.write_text(as_text(text), encoding="utf-8")
+            self.log_artifact(path, to or None)
 
     def log_model(
         self, local_path: str | Path, name: str = "model", *, registered_name: str | None = None
@@ -220,8 +246,14 @@ class RunWriter:
         """
         with never_raising("the model"):
             kept = self._queued().outbox.copy_artifact(Path(local_path).resolve(strict=True))
-            content = {"path": kept, "is_copied": True, "key": uuid.uuid4().hex, "name": name}
-            self._append("model", {**content, "registered_name": registered_name})
+            content = {
+                "path": kept,
+                "is_copied": True,
+                "key": uuid.uuid4().hex,
+                "name": model_name(name),
+                "registered_name": registered_name,
+            }
+            self._append("model", content)
 
     def log_input(self, dataset: Dataset, context: str | None = None) -> None:
         """Log a data set as an input of the run.
@@ -231,10 +263,8 @@ class RunWriter:
             context: what it is used for, such as ``training``.
         """
         with never_raising("the data set"):
-            given = dataset.to_dict()
-            tags = {} if context is None else {MLFLOW_DATASET_CONTEXT: context}
-            fields = {name: given.get(name) for name in _DATASET}
-            self._append("input", {"dataset": fields, "tags": tags})
+            tags = {} if context is None else {MLFLOW_DATASET_CONTEXT: dataset_tag(context)}
+            self._append("input", {"dataset": dataset_fields(dataset), "tags": tags})
 
     def reopen(self) -> None:
         """Set the run to RUNNING again, if another process has ended it."""
@@ -247,7 +277,8 @@ class RunWriter:
             status: FINISHED, FAILED or KILLED.
             end_time: milliseconds since 1970, UTC. Default: now.
         """
-        self._append("finish", {"status": status, "time_ms": end_time or now_ms()})
+        time_ms = milliseconds(end_time, now_ms())
+        self._append("finish", {"status": end_status(status), "time_ms": time_ms})
         if self._run is not None:
             self._run.is_ended = True
 
@@ -258,7 +289,7 @@ class RunWriter:
             status: FINISHED, FAILED or KILLED; None for FAILED with a tag that says why. A run
                 whose process is killed always ends like that.
         """
-        self._queued().at_exit = status
+        self._queued().at_exit = None if status is None else end_status(status)
 
     def flush(self, timeout: float | None = 60.0) -> bool:
         """Wait until everything that this process logged to the server is delivered.
@@ -325,13 +356,6 @@ class RunWriter:
                 self._run = run
             return run
 
-    def _numbers_of(self, values: Mapping[str, Any]) -> dict[str, float]:
-        numbers = {}
-        for name, value in values.items():
-            with never_raising(f"metric {name!r}"):
-                numbers[str(name)] = float(value)
-        return numbers
-
 
 def active_experiment() -> str:
     """Return MLflow's active experiment, in the form that ``RunWriter`` takes.
@@ -372,13 +396,9 @@ def _parts(values: Mapping[str, _V], most: int) -> Iterator[dict[str, _V]]:
         yield part
 
 
-def _texts(values: Mapping[str, Any], longest: int) -> dict[str, str]:
-    texts = {}
+def _numbers_of(values: Mapping[str, Any]) -> dict[str, float]:
+    numbers = {}
     for name, value in values.items():
-        with never_raising(f"the value of {name!r}"):
-            texts[_text(name)] = _text(value)[:longest]
-    return texts
-
-
-def _text(value: object) -> str:
-    return str(value).encode(errors="replace").decode()
+        with never_raising(f"metric {name!r}"):
+            numbers[as_text(name)] = float(value)
+    return numbers

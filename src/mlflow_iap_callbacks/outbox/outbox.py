@@ -158,6 +158,8 @@ class Outbox:
     def copy_artifact(self, path: Path) -> str:
         """Copy a file or folder for its delivery; return the path to pass to ``artifact``.
 
+        The journals themselves are left out of a folder that contains them.
+
         Raises:
             OSError: it cannot be copied, or the outbox is in memory only.
         """
@@ -169,13 +171,17 @@ class Outbox:
         copied = folder / path.resolve().name
         try:
             if path.is_dir():
-                shutil.copytree(path, copied)
+                shutil.copytree(path, copied, copy_function=_copy_file, ignore=self._journals_in)
             else:
-                shutil.copy2(path, copied)
+                _copy_file(path, copied)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
         return f"{folder.name}/{copied.name}"
+
+    def _journals_in(self, folder: str, names: list[str]) -> list[str]:
+        own = None if self.path is None else self.path.resolve().parent
+        return [name for name in names if Path(folder, name).resolve() == own]
 
     def artifact(self, path: str, *, is_copied: bool) -> str:
         """Return the path of an artifact's file or folder."""
@@ -496,6 +502,13 @@ class Outbox:
 
     def _write(self, *changes: Change) -> bool:
         return self._db is not None and self._db.write(*changes)
+
+
+def _copy_file(path: str | Path, copied: str | Path) -> None:
+    """Copy a file; a pipe or a device would be read without end."""
+    if not os.path.isfile(path):
+        raise OSError(f"{path} is not a regular file")
+    shutil.copy2(path, copied)
 
 
 def _row(run: QueuedRun) -> tuple[object, ...]:

@@ -1,0 +1,125 @@
+"""What callers log, as MLflow takes it: odd values are made plain, others are refused at once."""
+
+from __future__ import annotations
+
+import logging
+import posixpath
+import re
+from collections.abc import Mapping
+from os import PathLike, fspath
+from typing import TYPE_CHECKING, Any
+
+from ..limits import (
+    MAX_DATASET_LENGTHS,
+    MAX_INPUT_TAG_LENGTH,
+    MAX_INTEGER,
+)
+from .never_raising import never_raising
+
+if TYPE_CHECKING:
+    from mlflow.data.dataset import Dataset
+
+_logger = logging.getLogger(__name__)
+
+_ENDS = ("FINISHED", "FAILED", "KILLED")
+_PLAIN = ("name", "digest", "source_type")
+_EMPTY = {"source": "{}"}  # which MLflow does not do without
+_NOT_IN_MODEL_NAMES = re.compile(r"[/:.%\"']")
+
+
+def as_text(value: object) -> str:
+    """Return ``str(value)`` in characters that UTF-8 can write."""
+    return str(value).encode(errors="replace").decode()
+
+
+def as_texts(values: Mapping[Any, Any], longest: int) -> dict[str, str]:
+    """Return names and values as texts, the values cut; those that have no text are skipped."""
+    found = {}
+    for name, value in values.items():
+        with never_raising(f"the value of {name!r}"):
+            found[as_text(name)] = as_text(value)[:longest]
+    return found
+
+
+def integer(value: object) -> int:
+    """Return an integer that MLflow can store, such as a step.
+
+    Raises:
+        TypeError, ValueError, OverflowError: it is none.
+    """
+    if isinstance(value, str | bytes):
+        raise TypeError(f"{value!r} is not a number")
+    found = int(value)  # type: ignore[call-overload]
+    if abs(found) > MAX_INTEGER:
+        raise OverflowError(f"{value!r} does not fit into 64 bits")
+    return int(found)
+
+
+def milliseconds(value: object, default: int) -> int:
+    """Return a time in milliseconds since 1970; the default, with a warning, if it is none."""
+    if value is None or value == 0:
+        return default
+    try:
+        return integer(value)
+    except (TypeError, ValueError, OverflowError):
+        _logger.warning(
+            "%r is not a number of milliseconds since 1970; the time of the call is used.", value
+        )
+        return default
+
+
+def end_status(status: object) -> str:
+    """Return the status that a run ends with; FINISHED, with a warning, if it is none of those."""
+    found = str(getattr(status, "name", status)).upper()
+    if found in _ENDS:
+        return found
+    _logger.warning(
+        "A run cannot end as %r; it ends as FINISHED. Give one of %s.", status, ", ".join(_ENDS)
+    )
+    return "FINISHED"
+
+
+def artifact_folder(path: str | PathLike[str] | None) -> str | None:
+    """Return a folder of a run's artifacts; None for their root.
+
+    Raises:
+        ValueError: it leads out of the run's artifacts.
+    """
+    if path is None:
+        return None
+    plain = posixpath.normpath(as_text(fspath(path)).replace("\\", "/"))
+    if plain.startswith(("/", "..")) or re.match(r"[A-Za-z]:", plain):
+        raise ValueError(f"{as_text(path)!r} is not a folder inside the run's artifacts")
+    return None if plain == "." else plain
+
+
+def model_name(name: object) -> str:
+    """Return a name that MLflow takes for a logged model."""
+    return _NOT_IN_MODEL_NAMES.sub("_", as_text(name)) or "model"
+
+
+def dataset_fields(dataset: Dataset) -> dict[str, str | None]:
+    """Return what MLflow stores of a data set.
+
+    A name or digest that is too long is cut. What is JSON cannot be cut, and is left out.
+    """
+    given = dataset.to_dict()
+    fields: dict[str, str | None] = {}
+    for name, longest in MAX_DATASET_LENGTHS.items():
+        value = None if given.get(name) is None else as_text(given[name])
+        if value is not None and len(value) > longest:
+            is_cut = name in _PLAIN
+            value = value[:longest] if is_cut else _EMPTY.get(name)
+            _logger.warning(
+                "The %s of a data set is %s: MLflow stores up to %d characters of it.",
+                name,
+                "cut" if is_cut else "not logged",
+                longest,
+            )
+        fields[name] = value
+    return fields
+
+
+def dataset_tag(value: object) -> str:
+    """Return the text of a data set's tag, cut."""
+    return as_text(value)[:MAX_INPUT_TAG_LENGTH]

@@ -1,0 +1,320 @@
+"""Each kind of odd value, and what arrives in MLflow of it: itself, a plain form, or nothing."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import os
+from decimal import Decimal
+from enum import Enum
+from fractions import Fraction
+from pathlib import Path, PurePosixPath
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from mlflow.entities import RunStatus
+
+from fake_mlflow import FakeMlflow
+from mlflow_iap_callbacks.limits import MAX_PARAM_LENGTH, MAX_TAG_LENGTH
+from mlflow_iap_callbacks.outbox import journal_folder
+from own_log import said_by_us
+from virtual_process import VirtualProcess
+
+_Any = Any
+
+
+class _Status(Enum):
+    FAILED = 1
+
+
+class _Unprintable:
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+    __repr__ = object.__repr__
+
+
+def _is_delivered(process: VirtualProcess) -> bool:
+    process.deliver_for(10.0)
+    return process.sender.waiting == 0 and process.sender.outbox.refusals() == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "arrives"),
+    [
+        *((status, status) for status in ("FINISHED", "FAILED", "KILLED")),
+        ("failed", "FAILED"),
+        (_Status.FAILED, "FAILED"),
+        *((odd, "FINISHED") for odd in ("DONE", "RUNNING", "", None, 3, RunStatus.FAILED)),
+    ],
+)
+@pytest.mark.parametrize("is_at_exit", [False, True])
+def test_a_status(
+    given: _Any,
+    arrives: str,
+    is_at_exit: bool,
+    server: FakeMlflow,
+    process: VirtualProcess,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    run = process.begin()
+    if is_at_exit:
+        run.finish_at_exit(given)
+        process.sender.end_open_runs()
+        arrives = "FAILED" if given is None else arrives
+    else:
+        run.finish(given)
+    assert _is_delivered(process)
+    assert server.run(run.key).status == arrives
+    is_plain = str(getattr(given, "name", given)).upper() == arrives
+    assert bool(said_by_us(caplog)) != (is_plain or (given is None and is_at_exit))
+
+
+@pytest.mark.parametrize(
+    ("given", "arrives"),
+    [
+        *((folder, folder or "") for folder in (None, "plots", "plots/2026", "ä b", "a.b")),
+        *(
+            ("plots/", "plots"),
+            ("./plots", "plots"),
+            ("a//b", "a/b"),
+            ("a/../b", "b"),
+            ("a\\b", "a/b"),
+        ),
+        *((".", ""), ("", ""), ("./", ""), (PurePosixPath("plots"), "plots")),
+        *(
+            (odd, None)
+            for odd in ("..", "../up", "/abs", "a/../../up", "//abs", "C:/abs", "\\abs", 7)
+        ),
+    ],
+)
+def test_a_folder_of_artifacts(
+    given: _Any,
+    arrives: str | None,
+    server: FakeMlflow,
+    process: VirtualProcess,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (tmp_path / "a.txt").write_text("a")
+    run = process.begin()
+    run.log_artifact(tmp_path / "a.txt", given)
+    run.log_metrics({"m": 1.0})
+    run.finish()
+    assert _is_delivered(process)
+    found = server.run(run.key)
+    assert found.artifacts == ({} if arrives is None else {f"{arrives}/a.txt".lstrip("/"): b"a"})
+    assert (found.status, found.curve("m")) == ("FINISHED", [(0, 1.0)])
+    assert len(said_by_us(caplog)) == (arrives is None)
+
+
+@pytest.mark.parametrize(
+    ("given", "arrives"),
+    [
+        *((name, name) for name in ("a.txt", "notes/a.txt", "a/b/c.txt", "ä b#%.txt")),
+        *(("./a.txt", "a.txt"), ("a//b.txt", "a/b.txt"), ("a\\b.txt", "a/b.txt")),
+        *((odd, None) for odd in ("", ".", "..", "../up.txt", "/abs.txt", None, 7)),
+    ],
+)
+def test_the_file_of_a_text(
+    given: _Any,
+    arrives: str | None,
+    server: FakeMlflow,
+    process: VirtualProcess,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    run = process.begin()
+    run.log_text("text \ud800", given)
+    run.finish()
+    assert _is_delivered(process)
+    assert server.run(run.key).artifacts == ({} if arrives is None else {arrives: b"text ?"})
+    assert len(said_by_us(caplog)) == (arrives is None)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(lambda path: os.mkfifo(path), id="a pipe"),
+        pytest.param(lambda path: path.symlink_to("/dev/zero"), id="a device"),
+        pytest.param(lambda path: path.symlink_to(path), id="a link to itself"),
+        pytest.param(lambda path: None, id="nothing"),
+        pytest.param(lambda path: (path.mkdir(), os.mkfifo(path / "pipe")), id="a pipe inside"),
+        pytest.param(
+            lambda path: (path.mkdir(), (path / "zero").symlink_to("/dev/zero")), id="device inside"
+        ),
+    ],
+)
+def test_what_is_no_file_is_refused_at_once(
+    make: _Any,
+    server: FakeMlflow,
+    process: VirtualProcess,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    make(tmp_path / "odd")
+    run = process.begin()
+    run.log_artifact(tmp_path / "odd")
+    run.finish()
+    assert _is_delivered(process)
+    assert server.run(run.key).artifacts == {}
+    assert len(said_by_us(caplog)) == 1
+
+
+def test_a_folder_is_logged_without_the_journals_in_it(
+    server: FakeMlflow, process: VirtualProcess, tmp_path: Path
+) -> None:
+    assert journal_folder.folder().is_relative_to(tmp_path)
+    (tmp_path / "a.txt").write_text("a")
+    run = process.begin()
+    run.log_artifact(tmp_path)
+    run.finish()
+    assert _is_delivered(process)
+    assert server.run(run.key).artifacts == {f"{tmp_path.name}/a.txt": b"a"}
+
+
+@pytest.mark.parametrize(
+    ("given", "arrives"),
+    [
+        *((step, int(step)) for step in (0, -1, 2**63 - 1, True, 3.0, 3.7, Decimal(3))),
+        *((kind(3), 3) for kind in (np.int64, np.uint8, np.float32, np.array, Fraction)),
+        *((odd, None) for odd in (None, "3", math.nan, math.inf, 2**63, -(2**63), [3], object())),
+    ],
+)
+@pytest.mark.parametrize("is_curve", [False, True])
+def test_a_step(
+    given: _Any,
+    arrives: int | None,
+    is_curve: bool,
+    server: FakeMlflow,
+    process: VirtualProcess,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    run = process.begin()
+    if is_curve:
+        run.log_curve("m", [(given, 0.5)])
+    else:
+        run.log_metrics({"m": 0.5}, step=given)
+    run.finish()
+    assert _is_delivered(process)
+    assert server.run(run.key).curve("m") == ([] if arrives is None else [(arrives, 0.5)])
+    assert all(type(step) is int for step, _ in server.run(run.key).curve("m"))
+    assert len(said_by_us(caplog)) == (arrives is None)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *(1_700_000_000_000, 1.7e12, np.int64(1_700_000_000_000), None, 0),
+        *("2026", math.nan, 2**70, datetime.datetime(2026, 1, 1), object()),
+    ],
+)
+def test_a_time(
+    given: _Any, server: FakeMlflow, process: VirtualProcess, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = process.begin(start_time=given)
+    run.log_metrics({"m": 0.5}, timestamp=given)
+    run.log_curve("n", [(0, 0.5)], timestamp=given)
+    run.finish(end_time=given)
+    assert _is_delivered(process)
+    found = server.run(run.key)
+    times = [found.start_time, found.end_time, *(point[2] for point in found.points)]
+    assert all(type(time) is int for time in times)
+    is_time = isinstance(given, int | float | np.integer) and 1e12 < given < 2e12
+    assert (set(times) == {1_700_000_000_000}) == is_time
+    assert len(said_by_us(caplog)) == (0 if is_time or not given else 4)
+
+
+@pytest.mark.parametrize(
+    ("given", "arrives"),
+    [
+        *((value, float(value)) for value in (1, 0.5, True, "0.5", math.inf, Decimal("0.5"))),
+        *((kind(0.5), 0.5) for kind in (np.float32, np.array, np.float16)),
+        (math.nan, None),
+        *((odd, None) for odd in (None, "x", [1.0], np.zeros(2), {}, object(), 1j)),
+    ],
+)
+def test_a_metric(
+    given: _Any, arrives: float | None, server: FakeMlflow, process: VirtualProcess
+) -> None:
+    run = process.begin()
+    run.log_metrics({"m": given, "n": 1.0}, step=2)
+    run.finish()
+    process.deliver_for(10.0)
+    assert process.sender.waiting == 0
+    found = server.run(run.key)
+    assert found.curve("m") == ([] if arrives is None else [(2, arrives)])
+    assert (found.curve("n"), found.status) == ([(2, 1.0)], "FINISHED")
+
+
+@pytest.mark.parametrize(
+    ("given", "arrives"),
+    [
+        *((value, str(value)) for value in ("x", 1, None, [1, "a"], {"a": 1}, b"x", "ä\n")),
+        ("", ""),
+        ("\ud800", "?"),
+        (np.float64(0.5), "0.5"),
+        ("x" * 10_000, "x" * MAX_PARAM_LENGTH),
+        (_Unprintable(), None),
+    ],
+)
+def test_a_param_and_a_tag(
+    given: _Any, arrives: str | None, server: FakeMlflow, process: VirtualProcess
+) -> None:
+    run = process.begin(tags={"first": given})
+    run.log_params({"p": given})
+    run.set_tags({"t": given})
+    run.finish()
+    assert _is_delivered(process)
+    found = server.run(run.key)
+    assert found.params == ({} if arrives is None else {"p": arrives})
+    tag = str(given)[:MAX_TAG_LENGTH] if isinstance(given, str) and len(given) > 9 else arrives
+    assert [found.tags.get(name) for name in ("first", "t")] == [tag, tag]
+    assert found.status == "FINISHED"
+
+
+@pytest.mark.parametrize("name", ["model", "a/b", "a:b", "v1.0", "100%", "it's", "", 7])
+def test_the_name_of_a_model(
+    name: _Any, server: FakeMlflow, process: VirtualProcess, tmp_path: Path
+) -> None:
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "MLmodel").write_text("{}")
+    run = process.begin()
+    run.log_model(tmp_path / "saved", name)
+    run.finish()
+    assert _is_delivered(process)
+    (model,) = server.models.values()
+    assert model.name
+    assert not set(model.name) & set("/:.%\"'")
+
+
+def _dataset(**changes: str) -> _Any:
+    fields = {"name": "n", "digest": "d", "source_type": "s", "source": "{}", **changes}
+    return SimpleNamespace(to_dict=lambda: fields)
+
+
+@pytest.mark.parametrize(
+    ("field", "length", "kept"),
+    [
+        *(("name", 501, 500), ("digest", 37, 36), ("source_type", 37, 36)),
+        *(("source", 65_536, 2), ("schema", 1_048_576, 0), ("profile", 16_777_216, 0)),
+        *(("name", 500, 500), ("digest", 36, 36), ("source", 65_535, 65_535)),
+    ],
+)
+def test_a_field_of_a_data_set(
+    field: str,
+    length: int,
+    kept: int,
+    server: FakeMlflow,
+    process: VirtualProcess,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    run = process.begin()
+    run.log_input(_dataset(**{field: "x" * length}), context="c" * 501)
+    run.finish()
+    assert _is_delivered(process)
+    (given,) = server.run(run.key).inputs.values()
+    assert len(getattr(given.dataset, field) or "") == kept
+    assert [len(tag.value) for tag in given.tags] == [500]
+    assert len(said_by_us(caplog)) == (kept < length)
