@@ -80,6 +80,14 @@ class MlflowCalls:
             self._creation.refuse(run)  # ``run.refused`` may come from an earlier process
         return records, [_refused(record, str(run.refused)) for record in records]
 
+    def has_answer(self, run: QueuedRun) -> bool:
+        """Return whether the server answers a simple question about the run."""
+        try:
+            self.client.get_run(str(run.run_id))
+        except Exception as error:  # noqa: BLE001 - whatever keeps the server from answering
+            return refusal(error) is not None
+        return True
+
     def _send(
         self, run: QueuedRun, records: Sequence[Record]
     ) -> tuple[Sequence[Record], Sequence[Refusal]]:
@@ -98,8 +106,7 @@ class MlflowCalls:
             log_model(self.client, run_id, path, content)
         elif kind == "input":
             inputs = [*takewhile(lambda record: record.kind == "input", records)][:_MAX_INPUTS]
-            self._log_inputs(run_id, [_input(record.content) for record in inputs])
-            return inputs, ()
+            return inputs, self._log_inputs(run_id, inputs)
         elif kind == "reopen":
             found = self.client.get_run(run_id)
             if found.info.status != "RUNNING" or ENDED_TAG in found.data.tags:
@@ -176,14 +183,21 @@ class MlflowCalls:
             self.client.log_batch(run_id, metrics[:room], some_params, some_tags)
             del metrics[:room], params[:MAX_PARAMS], tags[:MAX_TAGS]
 
-    def _log_inputs(self, run_id: str, inputs: list[DatasetInput]) -> None:
+    def _log_inputs(self, run_id: str, records: Sequence[Record]) -> list[Refusal]:
+        """Log data sets, one by one if MLflow rejects them together; return those it rejects."""
         try:
-            self.client.log_inputs(run_id, inputs)
-        except MlflowException as error:
+            self.client.log_inputs(run_id, [_input(record.content) for record in records])
+        except Exception as error:
             # Two runs that log the same new data set at once race for its insertion.
-            if "IntegrityError" in str(error):
+            if isinstance(error, MlflowException) and "IntegrityError" in str(error):
                 raise NotYet("Another run is logging the same data set.", 0.2) from None
-            raise
+            reason = refusal(error)
+            if reason is None:
+                raise
+            if len(records) == 1:
+                return [_refused(records[0], reason)]
+            return [found for record in records for found in self._log_inputs(run_id, [record])]
+        return []
 
     def _abandon(self, run: QueuedRun, run_id: str, *, time_ms: int, text: str) -> None:
         """End a run whose process died, unless it has ended or another process continues it."""

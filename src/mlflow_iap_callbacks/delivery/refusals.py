@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+
 import requests
-from mlflow.exceptions import MlflowException
+from mlflow.exceptions import MlflowException, RestException
 
 from ..errors import IAPError
 
@@ -13,8 +15,11 @@ _REFUSED = frozenset(
 # Errors in making the request: a file that is gone, a number that is out of bounds.
 _NO_REQUEST = (
     *(FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError),
-    *(OverflowError, TypeError, ValueError),
+    *(ArithmeticError, RecursionError, TypeError, ValueError),
 )
+# MLflow's client raises the same error for what it refuses itself and for what a server or a bucket
+# answered, whose text it then quotes behind these words.
+_ANSWERS = ("API request to", "The following failures occurred")
 # SQLAlchemy's message of a busy server, which MLflow reports as an error of the client.
 _NO_CONNECTION = ("QueuePool limit", "BAD_REQUEST: QueuePool limit")
 _REFUSED_STATUS = frozenset({400, 404, 413})
@@ -40,9 +45,22 @@ def refusal(error: Exception) -> str | None:
     if isinstance(error, MlflowException):
         if str(error.message).startswith(_NO_CONNECTION):
             return None
-        return str(error.message) if error.error_code in _REFUSED else None
+        is_by_client = error.error_code == "INTERNAL_ERROR" and _is_without_request(error)
+        return str(error.message) if error.error_code in _REFUSED or is_by_client else None
     if isinstance(error, requests.HTTPError) and error.response is not None:
         return str(error) if error.response.status_code in _REFUSED_STATUS else None
-    if isinstance(error, requests.RequestException):
+    # A page in place of JSON comes from a server that is not there.
+    if isinstance(error, requests.RequestException | json.JSONDecodeError):
         return None
-    return f"{type(error).__name__}: {error}" if isinstance(error, _NO_REQUEST) else None
+    # MLflow's RunStatus raises a plain Exception. A LookupError may come from an odd answer.
+    is_no_request = isinstance(error, _NO_REQUEST) or type(error) is Exception
+    return f"{type(error).__name__}: {error}" if is_no_request else None
+
+
+def _is_without_request(error: MlflowException) -> bool:
+    return (
+        not isinstance(error, RestException)
+        and error.__context__ is None
+        and error.__cause__ is None
+        and not str(error.message).startswith(_ANSWERS)
+    )

@@ -34,6 +34,7 @@ class Turn:
         entities: metrics, params and tags that wait.
         is_busy: whether it is being delivered.
         failures: how often its delivery has failed since it last succeeded.
+        is_aside: whether it has only a record that the rest of its run does not wait for.
     """
 
     run: QueuedRun
@@ -46,6 +47,12 @@ class Turn:
     tried_at: float = 0.0
     failed_at: float = 0.0
     is_refusal_reported: bool = False
+    is_aside: bool = False
+
+
+def seconds_aside(failures: int) -> float:
+    """Return how long a record that failed so often is set aside: 10 s to 10 minutes."""
+    return min(5.0 * 2.0**failures, 600.0)
 
 
 class Schedule:
@@ -65,7 +72,8 @@ class Schedule:
         failed since something was delivered."""
         turns = [turn for turn in self._turns.values() if turn.is_busy or turn.due < math.inf]
         has_failed = bool(turns) and all(
-            turn.failures and turn.tried_at > self._last_success for turn in turns
+            turn.failures and (turn.is_aside or turn.tried_at > self._last_success)
+            for turn in turns
         )
         return self.away_since is not None or (has_failed and not self.has_more)
 
@@ -103,7 +111,14 @@ class Schedule:
             return
         self._away_until = 0.0
         for turn in self._turns.values():
-            turn.due, turn.not_before = min(turn.due, 0.0), 0.0
+            turn.due = min(turn.due, 0.0)
+            if not turn.is_aside:
+                turn.not_before = 0.0
+
+    def add_aside(self, run: QueuedRun, now: float) -> None:
+        """Note that a record was set aside, and is tried again later."""
+        self._turns[run] = Turn(run, now, due=now, failures=1, tried_at=now, is_aside=True)
+        self._turns[run].not_before = now + seconds_aside(1)
 
     def take(self, now: float) -> Turn | None:
         """Return the turn that is due, which is busy from now on; None if there is none."""

@@ -8,6 +8,7 @@ import re
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from weakref import WeakValueDictionary
 
 from mlflow import MlflowClient
@@ -17,7 +18,8 @@ from ..outbox import Outbox, QueuedRun, Record, Refusal
 from ..outbox.journal_folder import new_outbox, orphans
 from .clock import Clock
 from .mlflow_calls import MlflowCalls
-from .schedule import Schedule, Turn
+from .refusals import NotYet
+from .schedule import Schedule, Turn, seconds_aside
 
 _logger = logging.getLogger(__name__)
 
@@ -31,6 +33,8 @@ _RETRY = RetryPolicy(deadline=20.0)
 _SECONDS_BETWEEN_LOOKS = 0.5
 _SECONDS_BETWEEN_ADOPTIONS = 60.0
 _SECONDS_AFTER_A_FAULT = 30.0
+# Of an artifact, in about half an hour, while the server answers other requests.
+_MOST_TRIES = 8
 
 Marks = list[tuple[Outbox, int]]  # with sequence numbers
 
@@ -71,6 +75,8 @@ class Sender:
         self._threads = 0
         self._idle = 0
         self._is_closed = False
+        # By run, with artifacts that were set aside: the last one that was sent to each place.
+        self._last_sent: dict[tuple[str, str], dict[tuple[str, str], int]] = {}
 
     def use(self, client: MlflowClient) -> None:
         """Send all further requests with this client."""
@@ -300,9 +306,13 @@ class Sender:
         run = turn.run
         # If the run is rejected, its records are rejected without a request.
         is_request = run.refused is None
-        send = partial(self._calls.send, run, records)
-        # An artifact takes as long as it takes.
-        done, refused = send() if records[0].has_files else _RETRY(send)
+        if records[0].has_files and is_request:
+            sent = self._send_files(turn, records)
+        else:
+            sent = _RETRY(partial(self._calls.send, run, records))
+        if sent is None:
+            return
+        done, refused = sent
         run.outbox.settle(run, done, refused)
         with self._changed:
             self.delivered += max(0, len(done) - len(refused))
@@ -315,6 +325,51 @@ class Sender:
                 turn.is_refusal_reported = True
                 _log_refusal(refused)
             self._changed.notify_all()
+
+    def _send_files(
+        self, turn: Turn, records: Sequence[Record]
+    ) -> tuple[Sequence[Record], Sequence[Refusal]] | None:
+        """Send an artifact or a model, which takes as long as it takes.
+
+        If it fails though the server works, the rest of its run does not wait for it: it is set
+        aside, and None is returned.
+        """
+        run, record = turn.run, records[0]
+        last_sent = self._last_sent.get(run.place, {})
+        if turn.is_aside and last_sent.get(_destination(record), 0) > record.seq:
+            return [record], ()  # a newer one has replaced it
+        try:
+            sent = self._calls.send(run, records)
+        except NotYet:
+            raise
+        except Exception as error:
+            if not self._calls.has_answer(run):
+                raise
+            if turn.is_aside and turn.failures >= _MOST_TRIES:
+                return [record], [Refusal(record.kind, record.content, _first_line(error))]
+            if turn.is_aside:
+                turn.failures += 1
+                raise NotYet(_first_line(error), seconds_aside(turn.failures)) from error
+            aside = run.outbox.set_aside(run, record)
+            if aside is None:
+                raise
+            self._after_set_aside(aside, record, error)
+            return None
+        if run.place in self._last_sent:
+            last_sent[_destination(record)] = record.seq
+        return sent
+
+    def _after_set_aside(self, aside: QueuedRun, record: Record, error: Exception) -> None:
+        aside.trouble = _first_line(error)
+        aside.outbox.save(aside)
+        _logger.warning(
+            "%s cannot be logged for now and is tried again later. The rest of its run goes on. %s",
+            f"The {record.kind} {Path(record.content['path']).name}",
+            aside.trouble,
+        )
+        with self._changed:
+            self._last_sent.setdefault(aside.place, {})
+            self._schedule.add_aside(aside, self.clock.monotonic())
 
     def _close_delivered(self) -> None:
         for outbox in self._adopted.copy():
@@ -368,8 +423,7 @@ class Sender:
         in_trouble = self._schedule.failed(turn, error, self.clock.monotonic())
         if self._is_closed:
             return  # what stays is reported already
-        # MLflow's own errors quote whole pages that the server sent.
-        why = re.split(r"\. Response body:|\n", str(error))[0]
+        why = _first_line(error)
         if run.trouble != why:
             run.trouble = why
             run.outbox.save(run)
@@ -382,6 +436,17 @@ class Sender:
                 (self._own or run.outbox).path or "memory",
                 why,
             )
+
+
+def _first_line(error: Exception) -> str:
+    # MLflow's own errors quote whole pages that the server sent.
+    return re.split(r"\. Response body:|\n", str(error))[0]
+
+
+def _destination(record: Record) -> tuple[str, str]:
+    """Where an artifact is uploaded to; a place of its own for a model."""
+    content = record.content
+    return content.get("to") or content.get("key") or "", Path(content["path"]).name
 
 
 def _log_refusal(refused: Sequence[Refusal]) -> None:

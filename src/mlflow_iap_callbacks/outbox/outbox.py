@@ -268,6 +268,29 @@ class Outbox:
                 if record.has_files:
                     self._delete_copy(record.content)
 
+    def set_aside(self, run: QueuedRun, record: Record) -> QueuedRun | None:
+        """Move the run's oldest record out of the way of the others.
+
+        Returns:
+            Another queued run for the same run of MLflow, which has this record only; None if the
+            journal cannot be written to.
+        """
+        aside = QueuedRun(self, next(self._numbers), *run.place[::-1], False, True, run.run_id)
+        ids = (record_id(aside.number, record.seq), record_id(run.number, record.seq))
+        with self._lock:
+            if not self._write(
+                (_SAVE_RUN, [_row(aside)]), ("UPDATE records SET id = ? WHERE id = ?", [ids])
+            ):
+                return None
+            kept = self._memory.get(run.number, deque())
+            if kept and kept[0].seq == record.seq:
+                self._memory[aside.number] = deque([kept.popleft()])
+                if not kept:
+                    del self._memory[run.number]
+            aside.is_begun = aside.is_stored = True
+            self._runs[aside.number] = aside
+        return aside
+
     def save(self, run: QueuedRun) -> None:
         """Store the state of the run in the journal."""
         with self._lock:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 import os
+from collections.abc import Callable
 from decimal import Decimal
 from enum import Enum
 from fractions import Fraction
@@ -23,6 +24,11 @@ from own_log import said_by_us
 from virtual_process import VirtualProcess
 
 _Any = Any
+
+
+def _folder(path: Path, fill: Callable[[], None]) -> None:
+    path.mkdir()
+    fill()
 
 
 class _Status(Enum):
@@ -140,9 +146,10 @@ def test_the_file_of_a_text(
         pytest.param(lambda path: path.symlink_to("/dev/zero"), id="a device"),
         pytest.param(lambda path: path.symlink_to(path), id="a link to itself"),
         pytest.param(lambda path: None, id="nothing"),
-        pytest.param(lambda path: (path.mkdir(), os.mkfifo(path / "pipe")), id="a pipe inside"),
+        pytest.param(lambda path: _folder(path, lambda: os.mkfifo(path / "p")), id="a pipe inside"),
         pytest.param(
-            lambda path: (path.mkdir(), (path / "zero").symlink_to("/dev/zero")), id="device inside"
+            lambda path: _folder(path, lambda: (path / "zero").symlink_to("/dev/zero")),
+            id="a device inside",
         ),
     ],
 )

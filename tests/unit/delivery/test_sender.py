@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from mlflow.exceptions import MlflowException, RestException
 
 from fake_mlflow import FakeClient, FakeMlflow
+from mlflow_iap_callbacks.delivery import closing
 from mlflow_iap_callbacks.delivery.mlflow_calls import MlflowCalls
+from mlflow_iap_callbacks.delivery.refusals import refusal
 from mlflow_iap_callbacks.delivery.run_writer import RunWriter
 from mlflow_iap_callbacks.delivery.schedule import Schedule
 from mlflow_iap_callbacks.delivery.sender import Sender
@@ -31,6 +37,11 @@ def _log(run: RunWriter, steps: range) -> None:
 
 def _line(steps: range) -> list[tuple[int, float]]:
     return [(step, step / 2) for step in steps]
+
+
+def _dataset(name: str) -> Any:
+    fields = {"name": name, "digest": "d", "source_type": "s", "source": "{}"}
+    return SimpleNamespace(to_dict=lambda: fields)
 
 
 def _files() -> list[str]:
@@ -108,28 +119,186 @@ def test_all_requests_are_sent_with_the_client_that_was_given_last(
 # --- trouble -----------------------------------------------------------------------------------
 
 
-def test_a_run_that_fails_alone_holds_up_no_other_and_is_reported_once(
-    server: FakeMlflow, process: VirtualProcess, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def _file(tmp_path: Path, name: str = "a.txt", text: str = "a") -> Path:
+    path = tmp_path / name
+    path.write_text(text)
+    return path
+
+
+_UPLOAD_FAILS = MlflowException("API request to mpu/create failed with error code 500 != 200.")
+
+
+@pytest.mark.parametrize("method", ["log_artifact", "log_model_artifacts"])
+@pytest.mark.parametrize(
+    "error", [_UPLOAD_FAILS, ConnectionError("reset by peer"), RuntimeError("no bucket"), None]
+)
+def test_an_upload_that_fails_steps_aside_and_the_rest_of_its_run_goes_on(
+    method: str,
+    error: Exception | None,
+    server: FakeMlflow,
+    process: VirtualProcess,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    (tmp_path / "a.txt").write_text("a")
-    server.drop("log_artifact", times=float("inf"))
-    stuck = process.begin()
-    stuck.log_artifact(tmp_path / "a.txt")
-    stuck.finish()
-    process.deliver()
-    others = []
-    for _ in range(20):
-        others.append(process.begin())
-        _log(others[-1], range(3))
-        others[-1].finish()
-        process.deliver_for(3.0)
-    assert {server.run(run.key).status for run in others} == {"FINISHED"}
-    assert server.run(stuck.key).status == "RUNNING"
-    assert sum("A run waits" in text for text in said_by_us(caplog)) == 1
+    server.drop(method, error, times=float("inf"))
+    run = process.begin()
+    if method == "log_artifact":
+        run.log_artifact(_file(tmp_path))
+    else:
+        (tmp_path / "saved").mkdir()
+        run.log_model(_file(tmp_path / "saved", "MLmodel", "{}").parent)
+    _log(run, range(3))
+    run.finish()
+    process.deliver_for(6.0)
+    found = server.run(run.key)
+    assert (found.curve("m"), found.status) == (_line(range(3)), "FINISHED")
+    assert process.sender.waiting == 1
+    assert not process.sender.is_away
+    (text,) = said_by_us(caplog)
+    assert "cannot be logged for now and is tried again later" in text
+    (report,) = journal_folder.survey()
+    assert (report.records(), report.runs, report.trouble is None) == (1, 1, False)
     server.clear_faults()
+    process.deliver_for(100.0)
+    assert process.sender.waiting == 0
+    assert found.artifacts == ({"a.txt": b"a"} if method == "log_artifact" else {})
+    assert len(server.models) == (method != "log_artifact")
+    assert found.status == "FINISHED"
+    process.close()
+    assert _files() == []
+
+
+def test_an_upload_that_keeps_failing_is_tried_at_growing_intervals_and_then_kept_as_refused(
+    server: FakeMlflow, clock: VirtualClock, process: VirtualProcess, tmp_path: Path
+) -> None:
+    server.drop("log_artifact", _UPLOAD_FAILS, times=float("inf"))
+    tries: list[float] = []
+    server.on_request = lambda method: (
+        tries.append(clock.monotonic()) if method == "log_artifact" else None
+    )
+    run = process.begin()
+    run.log_artifact(_file(tmp_path))
+    run.finish()
+    process.deliver_for(7200.0)
+    pauses = [round(after - before, -1) for before, after in itertools.pairwise(tries)]
+    assert pauses == [10, 20, 40, 80, 160, 320, 600, 600]
+    assert process.sender.waiting == 0
+    assert process.sender.outbox.refusals() == 1
+    # `mlflow-iap sync --refused` tries it again, with the copy of the file.
+    process.close()
+    server.clear_faults()
+    _file(tmp_path, text="changed")
+    after = VirtualProcess(server, clock)
+    after.sender.adopt(refused=True)
+    after.deliver_for(1.0)
+    assert server.run(run.key).artifacts == {"a.txt": b"a"}
+    after.close()
+    assert _files() == []
+
+
+def test_an_upload_that_stepped_aside_replaces_no_newer_file(
+    server: FakeMlflow, process: VirtualProcess, tmp_path: Path
+) -> None:
+    server.drop("log_artifact", _UPLOAD_FAILS)
+    run = process.begin()
+    for text in ("old", "new"):
+        run.log_artifact(_file(tmp_path, text=text), "notes")
+        run.log_artifact(_file(tmp_path, f"{text}.txt", text), "notes")
+    run.finish()
+    process.deliver_for(100.0)
+    assert process.sender.waiting == 0
+    assert server.run(run.key).artifacts == {
+        "notes/a.txt": b"new",
+        "notes/old.txt": b"old",
+        "notes/new.txt": b"new",
+    }
+
+
+def test_an_upload_during_an_outage_waits_in_its_place(
+    server: FakeMlflow, process: VirtualProcess, tmp_path: Path
+) -> None:
+    run = process.begin()
+    process.deliver()
+    server.is_away = True
+    run.log_artifact(_file(tmp_path))
+    run.finish()
     process.deliver_for(60.0)
-    assert server.run(stuck.key).artifacts == {"a.txt": b"a"}
-    assert server.run(stuck.key).status == "FINISHED"
+    assert process.sender.is_away
+    server.is_away = False
+    arrived: list[str] = []
+    server.on_request = arrived.append
+    process.deliver_for(60.0)
+    assert arrived.index("log_artifact") < arrived.index("update_run_info")
+    assert process.sender.waiting == 0
+
+
+def test_an_upload_that_stepped_aside_survives_a_kill(
+    server: FakeMlflow, process: VirtualProcess, new_process: NewProcess, tmp_path: Path
+) -> None:
+    server.drop("log_artifact", _UPLOAD_FAILS)
+    run = process.begin()
+    run.log_artifact(_file(tmp_path))
+    run.finish()
+    process.deliver_for(6.0)
+    process.die()
+    after = new_process()
+    after.sender.adopt()
+    after.deliver_for(6.0)
+    assert server.run(run.key).artifacts == {"a.txt": b"a"}
+    assert after.sender.waiting == 0
+
+
+def test_an_upload_that_stepped_aside_does_not_hold_up_an_exit(
+    server: FakeMlflow, clock: VirtualClock, process: VirtualProcess, tmp_path: Path
+) -> None:
+    server.drop("log_artifact", _UPLOAD_FAILS, times=float("inf"))
+    run = process.begin()
+    run.log_artifact(_file(tmp_path))
+    run.finish()
+    process.begin().finish()
+    began = clock.monotonic()
+    deadline = closing.Deadline(clock.monotonic, 30.0)
+    assert not closing.close([process.sender], deadline, end=[], draw=[])
+    assert clock.monotonic() - began < 10.0
+    assert server.calls.count("log_artifact") == 1
+    assert {run.status for run in server.runs.values()} == {"FINISHED"}
+
+
+def test_a_data_set_that_mlflow_rejects_takes_no_other_with_it(
+    server: FakeMlflow, process: VirtualProcess
+) -> None:
+    class _Client(FakeClient):
+        def log_inputs(self, run_id: str, datasets: Any = None, models: Any = None) -> None:
+            if any(given.dataset.name == "odd" for given in datasets):
+                server.refuse("log_inputs", "odd")
+            super().log_inputs(run_id, datasets, models)
+
+    process.sender.use(_Client(server))
+    run = process.begin()
+    process.sender.use(_Client(server))
+    for name in ("a", "odd", "b"):
+        run.log_input(_dataset(name))
+    run.finish()
+    process.deliver()
+    assert [name for name, _ in server.run(run.key).inputs] == ["a", "b"]
+    (report,) = journal_folder.survey()
+    assert dict(report.refused) == {"odd": 1}
+
+
+@pytest.mark.parametrize(
+    ("error", "is_refused"),
+    [
+        *((MlflowException("Invalid artifact path: 'plots/'."), True), (KeyError("name"), False)),
+        *((AttributeError("x"), False), (Exception("Could not get run status"), True)),
+        *((RecursionError(), True), (UnicodeEncodeError("utf-8", "x", 0, 1, "y"), True)),
+        (RestException({"error_code": "INTERNAL_ERROR", "message": "at the server"}), False),
+        *((_UPLOAD_FAILS, False), (TimeoutError(), False), (OSError(28, "no space"), False)),
+        (json.JSONDecodeError("a page", "<html>", 0), False),
+        (MlflowException("The following failures occurred while uploading: 503"), False),
+    ],
+)
+def test_what_the_client_refuses_by_itself_is_a_refusal(error: Exception, is_refused: bool) -> None:
+    assert (refusal(error) is not None) == is_refused
 
 
 def test_what_mlflow_rejects_is_set_aside_and_reported_once_and_the_rest_arrives(
