@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from functools import partial
 from importlib import import_module
@@ -58,6 +59,18 @@ _MOVED = {
         "runs": "delivery.run_writer",
     }.items()
 }
+
+
+def _says_who_speaks(record: logging.LogRecord) -> bool:
+    """Let a message begin with the command's name, and leave passwords out of it."""
+    from .delivery.server_uri import without_passwords
+
+    record.msg, record.args = f"mlflow-iap: {without_passwords(record.getMessage())}", None
+    return True
+
+
+# The only logger of client, delivery and callbacks.
+logging.getLogger(__name__).addFilter(_says_who_speaks)
 
 
 # MLflow loads the entry points while it is being imported, so nothing here may import MLflow.

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+_PREFIX = "mlflow-iap: "
+
 
 def said_by_us(caplog: pytest.LogCaptureFixture) -> list[str]:
     """What this package has logged; requests of an earlier test may still be tried again."""
-    return [r.getMessage() for r in caplog.records if r.name.startswith("mlflow_iap_callbacks")]
+    records = [each for each in caplog.records if each.name == "mlflow_iap_callbacks"]
+    assert all(each.getMessage().startswith(_PREFIX) for each in records)
+    return [each.getMessage().removeprefix(_PREFIX) for each in records]

@@ -17,7 +17,7 @@ _NAME = _PACKAGE.name
 
 # What each folder, or file beside the folders, may import of the others.
 _MAY_IMPORT: dict[str, set[str]] = {
-    "__init__": {"errors", "iap", "lightgbm", "optuna"},
+    "__init__": {"delivery", "errors", "iap", "lightgbm", "optuna"},
     "cli": {"delivery", "errors", "iap", "local", "outbox"},
     "optuna": {"delivery", "iap", "tags"},
     "lightgbm": {"delivery", "iap", "outbox"},

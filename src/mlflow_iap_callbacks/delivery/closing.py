@@ -17,7 +17,7 @@ from rich.console import Console
 from .progress import DeliveryBar
 from .sender import Sender
 
-_logger = logging.getLogger(__name__)
+_logger = logging.getLogger("mlflow_iap_callbacks")
 
 # Seconds to wait for a server that is unreachable.
 _IF_AWAY = 5.0

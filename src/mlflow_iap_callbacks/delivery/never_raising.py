@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-_logger = logging.getLogger(__name__)
+_logger = logging.getLogger("mlflow_iap_callbacks")
 
 
 class never_raising:

@@ -19,7 +19,7 @@ from .never_raising import never_raising
 if TYPE_CHECKING:
     from mlflow.data.dataset import Dataset
 
-_logger = logging.getLogger(__name__)
+_logger = logging.getLogger("mlflow_iap_callbacks")
 
 _ENDS = ("FINISHED", "FAILED", "KILLED")
 _PLAIN = ("name", "digest", "source_type")

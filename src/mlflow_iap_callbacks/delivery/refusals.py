@@ -8,6 +8,7 @@ import requests
 from mlflow.exceptions import MlflowException, RestException
 
 from ..errors import IAPError
+from .server_uri import without_passwords
 
 _REFUSED = frozenset(
     {"BAD_REQUEST", "INVALID_PARAMETER_VALUE", "INVALID_STATE", "RESOURCE_DOES_NOT_EXIST"}
@@ -40,6 +41,11 @@ class NotYet(Exception):
 
 def refusal(error: Exception) -> str | None:
     """Return why MLflow permanently rejects a request; None if a retry may succeed."""
+    why = _refusal(error)
+    return None if why is None else without_passwords(why)
+
+
+def _refusal(error: Exception) -> str | None:
     if isinstance(error, IAPError | NotYet):
         return None
     if isinstance(error, MlflowException):

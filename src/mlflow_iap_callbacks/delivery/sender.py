@@ -20,8 +20,9 @@ from .clock import Clock
 from .mlflow_calls import MlflowCalls
 from .refusals import NotYet
 from .schedule import Schedule, Turn, seconds_aside
+from .server_uri import without_passwords
 
-_logger = logging.getLogger(__name__)
+_logger = logging.getLogger("mlflow_iap_callbacks")
 
 # Concurrent requests: with a latency of 250 ms, enough for ten short trials a second.
 _MAX_THREADS = 8
@@ -440,7 +441,7 @@ class Sender:
 
 def _first_line(error: Exception) -> str:
     # MLflow's own errors quote whole pages that the server sent.
-    return re.split(r"\. Response body:|\n", str(error))[0]
+    return re.split(r"\. Response body:|\n", without_passwords(str(error)))[0]
 
 
 def _destination(record: Record) -> tuple[str, str]:

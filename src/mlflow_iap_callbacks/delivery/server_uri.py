@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from urllib.parse import urlsplit, urlunsplit
+
+_PASSWORD = re.compile(r"(?<=://)[^/\s?#]+@")
+
+
+def without_passwords(text: str) -> str:
+    """Return a text with user and password left out of each URI."""
+    return _PASSWORD.sub("", text)
 
 
 def server_uri(uri: str) -> str:

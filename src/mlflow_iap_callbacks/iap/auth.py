@@ -19,7 +19,7 @@ from .retried_request import Answered, RetriedRequest, Send, set_bearer
 from .retry_policy import RetryPolicy
 from .transport import IAPTransport
 
-_logger = logging.getLogger(__name__)
+_logger = logging.getLogger("mlflow_iap_callbacks")
 
 
 def origin_of(url: str) -> str:

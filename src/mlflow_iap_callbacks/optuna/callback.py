@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import optuna
     from mlflow import MlflowClient
 
-_logger = logging.getLogger(__name__)
+_logger = logging.getLogger("mlflow_iap_callbacks")
 _T = TypeVar("_T")
 
 _SECONDS_TO_CLOSE = 60.0  # as ``flush``: longer than the restart of an App Engine instance

@@ -18,7 +18,7 @@ from ..delivery.never_raising import never_raising
 from .plots import OutOfTime, PlotProcess
 from .study_run import StudyRun
 
-_logger = logging.getLogger(__name__)
+_logger = logging.getLogger("mlflow_iap_callbacks")
 
 # Seconds between two reports, and between two sets of plots.
 REPORT_EVERY, DRAW_EVERY = 30.0, 600.0

@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-_logger = logging.getLogger(__name__)
+_logger = logging.getLogger("mlflow_iap_callbacks")
 
 FORMAT = 1
 _RUN_BITS = 40  # low bits of a record's id: sequence number; the others: run number

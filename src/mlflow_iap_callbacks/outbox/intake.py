@@ -19,7 +19,7 @@ from typing import Any
 
 import msgpack
 
-_logger = logging.getLogger(__name__)
+_logger = logging.getLogger("mlflow_iap_callbacks")
 
 _CHUNK_BYTES = 1_000_000
 _LONG_FILE_BYTES = 4_000_000

@@ -23,7 +23,7 @@ from .intake import HEADER
 from .outbox import Outbox
 from .rescue import messages_of, read_damaged
 
-_logger = logging.getLogger(__name__)
+_logger = logging.getLogger("mlflow_iap_callbacks")
 
 VARIABLE = "MLFLOW_IAP_OUTBOX"
 _reported: set[Path] = set()  # journals that cannot be taken over

@@ -14,6 +14,7 @@ import pytest
 
 from lightgbm_helpers import PARAMS, arrays, sets
 from mlflow_iap_callbacks.lightgbm.finished_model import FinishedModel, Wanted
+from own_log import said_by_us
 from recording_run import RecordingRun
 
 _TABLE = "lightgbm/feature_importance.csv"
@@ -237,7 +238,7 @@ def test_a_part_that_cannot_be_logged_costs_a_warning_and_no_other_part(
         run = _logged(booster, **everything)
     # Both are tables.
     parts = [part, "the predictions"] if part == "the feature importance" else [part]
-    assert [message.partition(" of a LightGBM")[0] for message in caplog.messages] == [
+    assert [message.partition(" of a LightGBM")[0] for message in said_by_us(caplog)] == [
         f"Could not log {each}" for each in parts
     ]
     assert run.artifacts.keys() == _FILES - {*files}

@@ -21,6 +21,7 @@ from inline_delivery import InlineDelivery
 from mlflow_iap_callbacks import IAPMLflowCallback
 from mlflow_iap_callbacks.delivery.run_creation import CLAIM_SECONDS
 from optuna_helpers import PARENT_TAG, STUDY_TAG, TRIAL_TAG, new_study
+from own_log import said_by_us
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning"),
@@ -257,7 +258,7 @@ def test_unknown_mlflow_kwargs_are_ignored_with_a_warning(
 ) -> None:
     with caplog.at_level(logging.WARNING, "mlflow_iap_callbacks"):
         run = _logged(delivery, mlflow_kwargs={"nest_trials": True, "run_name": "mine"})
-    (message,) = caplog.messages
+    (message,) = said_by_us(caplog)
     assert "nest_trials" in message
     assert "parent_run_id" in message
     assert run.name == "mine"
@@ -418,7 +419,7 @@ def test_an_error_of_logging_is_a_warning_that_names_the_trial(
 
     with caplog.at_level(logging.WARNING, "mlflow_iap_callbacks"):
         study.optimize(objective, 2, callbacks=[_callback(delivery)])
-    (message,) = caplog.messages
+    (message,) = said_by_us(caplog)
     assert message.startswith("Could not log trial 0 (database is locked).")
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 2
     assert _trial_runs(delivery).keys() == {1}

@@ -19,6 +19,7 @@ from mlflow_iap_callbacks.optuna import reporter as reporter_module
 from mlflow_iap_callbacks.optuna.plots import OutOfTime, PlotProcess
 from mlflow_iap_callbacks.optuna.reporter import DRAW_EVERY, MOST_SHARE, REPORT_EVERY, Reporter
 from mlflow_iap_callbacks.optuna.study_run import StudyRun
+from own_log import said_by_us
 from waiting import wait_until
 
 
@@ -220,7 +221,7 @@ def test_an_error_is_a_warning_and_the_other_studies_are_reported_on(
         reporter.changed(study.run())
     with caplog.at_level(logging.WARNING, "mlflow_iap_callbacks"):
         reporter.report()
-    (message,) = caplog.messages
+    (message,) = said_by_us(caplog)
     assert "the state of study 'mine' (database is locked)" in message
     assert studies[1].times("report") == [0.0]
     assert [study.sessions_left for study in studies] == [1, 1]
@@ -254,7 +255,7 @@ def test_at_exit_the_studies_that_changed_last_are_drawn_first_and_the_rest_is_r
     drawn = [number for number, study in enumerate(studies) if study.times("draw")]
     assert drawn == [3, 18, 19]
     assert all(study.times("report") for study in studies)
-    (report,) = caplog.messages
+    (report,) = said_by_us(caplog)
     assert report.startswith("The plots of 17 studies were not drawn again")
 
 
@@ -264,7 +265,7 @@ def test_plots_that_take_too_long_are_given_up_and_reported(
     study = _Study(clock, draw_takes=40.0)
     reporter.changed(study.run())
     reporter.exit(30.0)
-    assert caplog.messages[0].startswith("The plots of 1 studies were not drawn again")
+    assert said_by_us(caplog)[0].startswith("The plots of 1 studies were not drawn again")
 
 
 def test_plots_under_way_are_given_up_when_the_process_exits_and_drawn_last(
