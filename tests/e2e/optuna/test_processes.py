@@ -280,7 +280,9 @@ run_all([fork.Process(target=first), fork.Process(target=second)])
 
 def _assert_one_stays(name: str, storage: str) -> None:
     made = [run for run in runs_in(name, ViewType.ALL) if is_of_a_study(run)]
-    assert sorted(run.info.lifecycle_stage for run in made) == ["active", "deleted"]
+    stages = [run.info.lifecycle_stage for run in made]
+    # One that is slow to see the other's may have made a second one.
+    assert (stages.count("active"), stages.count("deleted") > 0) == (1, True)
     assert_mlflow_equals_storage(_load(name, storage))
 
 
