@@ -5,6 +5,8 @@ RUN := $(VENV)/bin/
 # Tests of one file mostly in one process, so that its servers are started once.
 IN_PARALLEL := --dist worksteal -n
 ALL := -m 'not soak' --hypothesis-profile thorough
+# Tests start hundreds of processes: each module is compiled once, not by each of them.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo unit test test-all coverage soak bench server-bench peers screenshots docs lint server \
   server-test server-lint requirements examples wheel wheel-test lowest imports clean
@@ -14,7 +16,7 @@ demo: $(VENV)/ready  ## sweep through a local IAP, with tokens that expire durin
 	  -- $(RUN)python examples/lightgbm_sweep.py
 
 unit: $(VENV)/ready  ## the tests that need no server
-	$(RUN)python -m pytest $(IN_PARALLEL) 2 tests/unit
+	$(RUN)python -m pytest $(IN_PARALLEL) 3 tests/unit
 
 test: $(VENV)/ready  ## all tests but the slow ones
 	$(RUN)python -m pytest $(IN_PARALLEL) 3

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import requests
+from cryptography.hazmat.primitives.asymmetric import rsa
 from hypothesis import settings
 from mlflow.utils import request_utils
 
@@ -39,6 +40,11 @@ _OURS = (
 _KEYS = 24  # more than one test needs
 
 settings.register_profile("thorough", max_examples=250)
+
+
+def _new_short_key() -> rsa.RSAPrivateKey:
+    # google-auth checks a key whenever it reads it, which takes 50 ms for the usual 2048 bits.
+    return rsa.generate_private_key(public_exponent=65537, key_size=1024)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -71,7 +77,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> object:
 @pytest.fixture(scope="session", autouse=True)
 def _few_rsa_keys() -> Iterator[None]:
     """Let a test's clouds use keys of earlier tests: a new one takes 70 ms of CPU."""
-    made = cycle([cache(keys._new_rsa_key) for _ in range(_KEYS)])
+    made = cycle([cache(_new_short_key) for _ in range(_KEYS)])
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(keys, "_new_rsa_key", lambda: next(made)())
         yield

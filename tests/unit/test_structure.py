@@ -137,9 +137,11 @@ def test_the_local_cloud_does_not_use_the_client_that_it_tests() -> None:
         ("import mlflow_iap_callbacks", {"mlflow_iap_callbacks.server", "starlette"}),
         ("import mlflow_iap_callbacks.server.app", {"mlflow.server", "optuna", "requests"}),
         ("import mlflow_iap_callbacks.server.artifacts", {"optuna", "google.cloud.storage"}),
-        ("from mlflow_iap_callbacks import IAPMlflowClient", {"optuna", "lightgbm"}),
-        ("from mlflow_iap_callbacks import IAPMLflowCallback", {"optuna", "lightgbm"}),
-        ("from mlflow_iap_callbacks import IAPLightGBMCallback", {"optuna", "lightgbm"}),
+        (
+            "from mlflow_iap_callbacks import IAPMlflowClient, IAPMLflowCallback, "
+            "IAPLightGBMCallback",
+            {"optuna", "lightgbm"},
+        ),
         ("import mlflow_iap_callbacks.local", {"mlflow", "optuna", "lightgbm"}),
         ("import mlflow_iap_callbacks.cli.commands", {"mlflow", "optuna", "lightgbm"}),
     ],
