@@ -14,19 +14,16 @@ import pytest
 import requests
 from cryptography.hazmat.primitives.asymmetric import rsa
 from hypothesis import settings
-from mlflow.utils import request_utils
 
 import python_process
 from forked_test import in_forked_child
-from mlflow_iap_callbacks.delivery import lifecycle
-from mlflow_iap_callbacks.iap import mlflow_plugin
-from mlflow_iap_callbacks.iap.auth import IAPAuth
 from mlflow_iap_callbacks.local import LocalCloud, MlflowServer, keys
 from tracking_server import TrackingServer
 from variables import set_all
 
 if TYPE_CHECKING:
     from deployment import Deployment
+    from mlflow_iap_callbacks.iap.auth import IAPAuth
 
 _OURS = (
     *("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_TRACKING_AUTH", "MLFLOW_RUN_ID"),
@@ -86,6 +83,12 @@ def _few_rsa_keys() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _no_sender_and_no_token_outlives_its_test(_clean_environment: None) -> Iterator[None]:
     yield
+    # MLflow takes seconds to import, and pytest's own process runs no test.
+    from mlflow.utils import request_utils
+
+    from mlflow_iap_callbacks.delivery import lifecycle
+    from mlflow_iap_callbacks.iap import mlflow_plugin
+
     lifecycle.drain(0.0)
     # A later cloud may be on a port that is free again, with other accounts.
     mlflow_plugin._auths.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -51,8 +52,13 @@ def _place(module: str) -> str:
     return module.partition(".")[0]
 
 
-def _imports(module: str, *, with_types: bool = True) -> Iterator[str]:
+@cache
+def _imports(module: str, *, with_types: bool = True) -> tuple[str, ...]:
     """Absolute names of what a module imports; those of this package end at the module."""
+    return tuple(_each_import(module, with_types=with_types))
+
+
+def _each_import(module: str, *, with_types: bool) -> Iterator[str]:
     tree = ast.parse((_PACKAGE / f"{module.replace('.', '/')}.py").read_text())
     for node in ast.walk(tree):
         if (
