@@ -205,6 +205,7 @@ def token_in_a_new_process(credentials: IAPCredentials) -> str:
     return credentials.describe()["account"]
 
 
+@pytest.mark.slow
 def test_a_spawned_process_gets_a_token_of_its_own(cloud: LocalCloud) -> None:
     credentials = IAPCredentials(CLIENT, key_file=cloud.key_file())
     credentials.token()
