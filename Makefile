@@ -5,6 +5,8 @@ RUN := $(VENV)/bin/
 # Tests of one file mostly in one process, so that its servers are started once.
 IN_PARALLEL := --dist worksteal -n
 ALL := -m 'not soak' --hypothesis-profile thorough
+# Tests start hundreds of processes: each module is compiled once, not by each of them.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo unit test test-all coverage soak bench server-bench peers screenshots docs lint server \
   server-test server-lint requirements examples wheel wheel-test lowest imports clean
@@ -14,10 +16,10 @@ demo: $(VENV)/ready  ## sweep through a local IAP, with tokens that expire durin
 	  -- $(RUN)python examples/lightgbm_sweep.py
 
 unit: $(VENV)/ready  ## the tests that need no server
-	$(RUN)python -m pytest $(IN_PARALLEL) 2 tests/unit
+	$(RUN)python -m pytest $(IN_PARALLEL) 3 tests/unit
 
 test: $(VENV)/ready  ## all tests but the slow ones
-	$(RUN)python -m pytest $(IN_PARALLEL) 3
+	$(RUN)python -m pytest $(IN_PARALLEL) 4
 
 test-all: $(VENV)/ready  ## all tests but those of `make soak`
 	$(RUN)python $(if $(COVERAGE),-m coverage run) -m pytest $(ALL) $(IN_PARALLEL) 3
@@ -44,7 +46,8 @@ server-bench: $(VENV)/ready  ## the server under load; writes benchmarks/server_
 	PYTHONPATH=tests/helpers $(RUN)python benchmarks/server_load.py
 
 screenshots: $(VENV)/ready  ## of MLflow's pages, with Chromium; writes docs/images
-	MLFLOW_IAP_SCREENSHOTS=$(CURDIR)/docs/images $(RUN)python -m pytest tests/e2e/lightgbm/test_pages.py
+	MLFLOW_IAP_SCREENSHOTS=$(CURDIR)/docs/images $(RUN)python -m pytest -m slow \
+	  tests/e2e/lightgbm/test_pages.py
 
 docs: $(VENV)/docs  ## the website, in build/docs; needs Python 3.11
 	PYTHONPATH=docs $(RUN)zensical build --strict --clean
@@ -63,7 +66,7 @@ server: build/server/ready  ## MLflow as it is deployed, on this machine; COMMAN
 	  $(if $(COMMAND),-- $(COMMAND))
 
 server-test: build/server/ready  ## the tests of client and callbacks on it
-	$(RUN)python -m pytest $(IN_PARALLEL) 2 --deployed build/server/bin/python tests/e2e/iap \
+	$(RUN)python -m pytest -m 'not soak' $(IN_PARALLEL) 2 --deployed build/server/bin/python tests/e2e/iap \
 	  tests/e2e/delivery/test_delivery.py tests/e2e/optuna/test_callback.py \
 	  tests/e2e/optuna/test_trials.py tests/e2e/lightgbm --ignore tests/e2e/lightgbm/test_pages.py
 

@@ -12,20 +12,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 import requests
+from cryptography.hazmat.primitives.asymmetric import rsa
 from hypothesis import settings
-from mlflow.utils import request_utils
 
 import python_process
 from forked_test import in_forked_child
-from mlflow_iap_callbacks.delivery import lifecycle
-from mlflow_iap_callbacks.iap import mlflow_plugin
-from mlflow_iap_callbacks.iap.auth import IAPAuth
 from mlflow_iap_callbacks.local import LocalCloud, MlflowServer, keys
 from tracking_server import TrackingServer
 from variables import set_all
 
 if TYPE_CHECKING:
     from deployment import Deployment
+    from mlflow_iap_callbacks.iap.auth import IAPAuth
 
 _OURS = (
     *("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_TRACKING_AUTH", "MLFLOW_RUN_ID"),
@@ -39,6 +37,11 @@ _OURS = (
 _KEYS = 24  # more than one test needs
 
 settings.register_profile("thorough", max_examples=250)
+
+
+def _new_short_key() -> rsa.RSAPrivateKey:
+    # google-auth checks a key whenever it reads it, which takes 50 ms for the usual 2048 bits.
+    return rsa.generate_private_key(public_exponent=65537, key_size=1024)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -71,7 +74,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> object:
 @pytest.fixture(scope="session", autouse=True)
 def _few_rsa_keys() -> Iterator[None]:
     """Let a test's clouds use keys of earlier tests: a new one takes 70 ms of CPU."""
-    made = cycle([cache(keys._new_rsa_key) for _ in range(_KEYS)])
+    made = cycle([cache(_new_short_key) for _ in range(_KEYS)])
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(keys, "_new_rsa_key", lambda: next(made)())
         yield
@@ -80,6 +83,12 @@ def _few_rsa_keys() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _no_sender_and_no_token_outlives_its_test(_clean_environment: None) -> Iterator[None]:
     yield
+    # MLflow takes seconds to import, and pytest's own process runs no test.
+    from mlflow.utils import request_utils
+
+    from mlflow_iap_callbacks.delivery import lifecycle
+    from mlflow_iap_callbacks.iap import mlflow_plugin
+
     lifecycle.exit_process(0.0)
     # A later cloud may be on a port that is free again, with other accounts.
     mlflow_plugin._auths.clear()

@@ -11,6 +11,8 @@ from mlflow_iap_callbacks import IAPMLflowCallback
 from mlflow_iap_callbacks.local import LocalCloud
 from pages import GUIDE, PAGES, blocks, name_of
 
+pytestmark = pytest.mark.slow
+
 _WITH_PYTHON = [page for page in GUIDE if blocks(page, "python")]
 
 

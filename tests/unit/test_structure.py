@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -51,8 +52,13 @@ def _place(module: str) -> str:
     return module.partition(".")[0]
 
 
-def _imports(module: str, *, with_types: bool = True) -> Iterator[str]:
+@cache
+def _imports(module: str, *, with_types: bool = True) -> tuple[str, ...]:
     """Absolute names of what a module imports; those of this package end at the module."""
+    return tuple(_each_import(module, with_types=with_types))
+
+
+def _each_import(module: str, *, with_types: bool) -> Iterator[str]:
     tree = ast.parse((_PACKAGE / f"{module.replace('.', '/')}.py").read_text())
     for node in ast.walk(tree):
         if (
@@ -137,9 +143,11 @@ def test_the_local_cloud_does_not_use_the_client_that_it_tests() -> None:
         ("import mlflow_iap_callbacks", {"mlflow_iap_callbacks.server", "starlette"}),
         ("import mlflow_iap_callbacks.server.app", {"mlflow.server", "optuna", "requests"}),
         ("import mlflow_iap_callbacks.server.artifacts", {"optuna", "google.cloud.storage"}),
-        ("from mlflow_iap_callbacks import IAPMlflowClient", {"optuna", "lightgbm"}),
-        ("from mlflow_iap_callbacks import IAPMLflowCallback", {"optuna", "lightgbm"}),
-        ("from mlflow_iap_callbacks import IAPLightGBMCallback", {"optuna", "lightgbm"}),
+        (
+            "from mlflow_iap_callbacks import IAPMlflowClient, IAPMLflowCallback, "
+            "IAPLightGBMCallback",
+            {"optuna", "lightgbm"},
+        ),
         ("import mlflow_iap_callbacks.local", {"mlflow", "optuna", "lightgbm"}),
         ("import mlflow_iap_callbacks.cli.commands", {"mlflow", "optuna", "lightgbm"}),
     ],

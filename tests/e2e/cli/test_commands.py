@@ -25,6 +25,7 @@ from waiting import wait_until
 # --- local -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_local_runs_a_command_with_its_variables_and_shows_what_iap_saw(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

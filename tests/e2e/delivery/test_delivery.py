@@ -68,6 +68,7 @@ def test_asking_for_the_run_id_waits_for_the_server(cloud: LocalCloud, name: str
     assert run.run_id() == _run(name).info.run_id
 
 
+@pytest.mark.slow
 def test_a_run_id_that_cannot_be_had_says_why(cloud: LocalCloud, name: str) -> None:
     cloud.members.clear()
     run = RunWriter(IAPMlflowClient(), name)
@@ -121,6 +122,7 @@ def test_points_that_find_the_server_out_of_connections_are_sent_again(
     assert _curve(_run(name), "m") == [(1, 0.5)]
 
 
+@pytest.mark.slow
 def test_more_than_one_request_takes_arrives_in_several(cloud: LocalCloud, name: str) -> None:
     run = RunWriter(IAPMlflowClient(), name, tags={f"first {i}": "é" * 7000 for i in range(150)})
     metrics = {f"m{i}": i / 7 for i in range(2345)}
@@ -138,6 +140,7 @@ def test_more_than_one_request_takes_arrives_in_several(cloud: LocalCloud, name:
     assert sum(key.startswith("first ") for key in found.data.tags) == 150
 
 
+@pytest.mark.slow
 def test_an_outage_is_reported_once_at_its_start_and_once_at_its_end(
     cloud: LocalCloud, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -159,6 +162,7 @@ def test_an_outage_is_reported_once_at_its_start_and_once_at_its_end(
     assert _curve(_run(name), "m") == [(step, step / 2) for step in range(50)]
 
 
+@pytest.mark.slow
 def test_a_run_is_made_once_though_its_answer_is_lost_and_it_cannot_be_looked_up(
     cloud: LocalCloud, name: str
 ) -> None:
@@ -232,6 +236,7 @@ def test_a_run_that_was_deleted_in_mlflow_is_set_aside_in_few_requests(
     assert sum("rejects" in message for message in said_by_us(caplog)) == 1
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_alone_does_not_hold_up_the_others(
     cloud: LocalCloud, name: str, tmp_path: Path
 ) -> None:

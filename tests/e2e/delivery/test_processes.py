@@ -250,7 +250,10 @@ for number in range(2):
 """
 
 
-@pytest.mark.parametrize("is_port_closed", [False, True], ids=["503", "port closed"])
+@pytest.mark.parametrize(
+    "is_port_closed",
+    [pytest.param(False, marks=pytest.mark.slow, id="503"), pytest.param(True, id="port closed")],
+)
 def test_a_process_ends_though_the_server_is_away_and_sync_delivers_what_it_left(
     is_port_closed: bool,
     new_cloud: Callable[..., LocalCloud],
@@ -298,6 +301,7 @@ def test_a_process_ends_though_the_server_is_away_and_sync_delivers_what_it_left
         assert _files() == []
 
 
+@pytest.mark.slow
 def test_a_sync_that_finds_the_server_away_says_why_and_keeps_everything(
     cloud: LocalCloud, start: Start, name: str
 ) -> None:
@@ -523,6 +527,7 @@ def test_a_training_that_gets_sigterm_delivers_what_it_has_and_dies_of_it(
     assert seen.points["m"] == _line(0, len(seen.points["m"]))
 
 
+@pytest.mark.slow
 def test_a_sweep_in_two_threads_that_gets_sigterm_leaves_no_trial_out(
     cloud: LocalCloud, start: Start, name: str
 ) -> None:
@@ -629,6 +634,7 @@ def test_a_sigterm_handler_of_the_user_stays_and_is_called(
     assert _seen(name)["open"] == _Seen("FAILED", True, {"m": [(0, 0.0)]}, {})
 
 
+@pytest.mark.slow
 def test_a_second_sigterm_ends_at_once_and_all_stays_on_disk(
     cloud: LocalCloud, start: Start, name: str
 ) -> None:
@@ -741,6 +747,7 @@ def test_forks_under_load_lose_and_double_nothing_and_never_deadlock(
     assert _files() == []
 
 
+@pytest.mark.slow
 def test_a_child_forked_while_the_sender_imports_a_module_can_deliver(
     cloud: LocalCloud, start: Start, name: str
 ) -> None:
@@ -775,6 +782,7 @@ def test_a_child_forked_while_the_sender_imports_a_module_can_deliver(
     assert _seen(name).keys() == {"parent", "child"}
 
 
+@pytest.mark.slow
 def test_a_child_forked_while_a_thread_starts_its_runs_can_log_to_them(
     cloud: LocalCloud, start: Start, name: str
 ) -> None:
@@ -864,6 +872,7 @@ _WAYS_TO_WORK = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "way",
     [
@@ -932,6 +941,7 @@ def test_workers_on_one_study_make_one_run_of_each_trial(
     assert _files() == []
 
 
+@pytest.mark.slow
 def test_a_pool_that_is_terminated_in_an_outage_leaves_its_records_to_sync(
     cloud: LocalCloud, start: Start, name: str
 ) -> None:
@@ -1006,6 +1016,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))
 # --- what MLflow refuses -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_runs_of_a_deleted_experiment_are_set_aside_and_sent_once_it_is_restored(
     cloud: LocalCloud, start: Start, name: str
 ) -> None:

@@ -87,6 +87,7 @@ def test_create_run_makes_one_run_whatever_answer_is_lost(
     assert run.data.tags["mine"] == "1"
 
 
+@pytest.mark.slow
 def test_create_run_waits_as_long_as_retry_after_says(cloud: LocalCloud, experiment: str) -> None:
     client = IAPMlflowClient(deadline=6.0)
     cloud.fault("answer", path="runs/create", status=503, retry_after=4)
@@ -107,6 +108,7 @@ def test_other_creating_calls_say_that_their_outcome_is_unknown(
     assert len(client.search_model_versions(f"name='{name}'")) == 1
 
 
+@pytest.mark.slow
 def test_points_arrive_once_each_while_a_fifth_of_the_answers_is_lost(
     cloud: LocalCloud, experiment: str
 ) -> None:
@@ -151,6 +153,7 @@ def own_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mlfl
         yield server
 
 
+@pytest.mark.slow
 def test_a_server_that_restarts_is_waited_for_and_one_that_hangs_makes_no_run_twice(
     own_server: MlflowServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -325,6 +328,7 @@ def test_a_bare_server_on_localhost_needs_no_credentials(bare_server: MlflowServ
     assert client.get_run(run_id).data.metrics == {"m": 1.0}
 
 
+@pytest.mark.slow
 def test_a_database_uri_is_used_as_by_the_parent(tmp_path: Path) -> None:
     client = IAPMlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     experiment = client.create_experiment("e", artifact_location=str(tmp_path / "artifacts"))

@@ -74,6 +74,7 @@ def test_iap_wins_over_other_credentials_that_lie_about(
     assert cloud.requests[-1].credential_header == held
 
 
+@pytest.mark.slow
 def test_lightgbm_autolog_passes_and_its_model_can_be_registered_and_loaded(
     cloud: LocalCloud,
 ) -> None:
@@ -137,6 +138,7 @@ def test_an_artifact_of_30_mb_arrives_whole_though_its_upload_is_broken_off(
     assert hashlib.sha256(Path(there).read_bytes()).digest() == hashlib.sha256(content).digest()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [302, 401, 403])
 def test_a_download_never_leaves_a_sign_in_page_in_the_file(
     cloud: LocalCloud, tmp_path: Path, caplog: pytest.LogCaptureFixture, status: int
@@ -179,6 +181,7 @@ def test_requests_to_another_tracking_server_are_left_alone(
         assert not any("authorization" in seen.headers for seen in other.requests)
 
 
+@pytest.mark.slow
 def test_importing_mlflow_loads_the_two_entry_points_and_nothing_else() -> None:
     """MLflow loads entry points in every process that talks to a server, whatever its server."""
     script = (

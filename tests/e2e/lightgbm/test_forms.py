@@ -345,6 +345,7 @@ def test_the_estimators_of_scikit_learn_are_logged_as_they_recorded(
     assert run.info.status == "FINISHED"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_cross_val_score_makes_a_run_of_each_fold(
     cloud: LocalCloud, name: str, jobs: int, tmp_path: Path
@@ -366,6 +367,7 @@ def test_cross_val_score_makes_a_run_of_each_fold(
     assert not recorded
 
 
+@pytest.mark.slow
 def test_a_grid_search_makes_a_run_of_each_fit(
     cloud: LocalCloud, name: str, tmp_path: Path
 ) -> None:
@@ -391,6 +393,7 @@ def test_a_grid_search_makes_a_run_of_each_fit(
     assert not recorded
 
 
+@pytest.mark.slow
 def test_a_dask_estimator_makes_one_run(cloud: LocalCloud, name: str, tmp_path: Path) -> None:
     x, y = arrays()
     with (
@@ -419,6 +422,7 @@ def test_a_dask_estimator_makes_one_run(cloud: LocalCloud, name: str, tmp_path: 
     assert run.data.params["num_iterations"] == "6"
 
 
+@pytest.mark.slow
 def test_the_tuner_of_optuna_makes_a_run_of_each_step(cloud: LocalCloud, name: str) -> None:
     train, valid = sets()
     optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -30,10 +30,13 @@ _QUIET = (
     *("--no-proxy-server", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"),
 )
 
-pytestmark = pytest.mark.skipif(
-    _CHROMIUM is None,
-    reason="No Chromium is installed. On Debian: apt-get install chromium",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        _CHROMIUM is None,
+        reason="No Chromium is installed. On Debian: apt-get install chromium",
+    ),
+]
 
 
 @pytest.fixture

@@ -19,6 +19,8 @@ from mlflow_iap_callbacks import IAPLightGBMCallback, IAPMlflowClient
 from mlflow_iap_callbacks.local import LocalCloud
 from own_log import said_by_us
 
+pytestmark = pytest.mark.slow
+
 _NAMES = st.text(min_size=1, max_size=400)
 _NUMBERS = st.one_of(
     st.floats(),

@@ -118,6 +118,7 @@ def test_data_sets_are_left_out_if_asked(cloud: LocalCloud, name: str) -> None:
     assert not data_sets(the_run(name))
 
 
+@pytest.mark.slow
 def test_sparse_data_of_many_columns_stays_sparse(cloud: LocalCloud, name: str) -> None:
     rng = np.random.default_rng(0)
     wide = 200_000  # dense it would be 800 MB
@@ -314,6 +315,7 @@ def test_a_trial_s_run_has_the_model_that_is_finished_into_it(cloud: LocalCloud,
     assert len(models(found)) == 1
 
 
+@pytest.mark.slow
 def test_only_the_first_features_of_wide_data_are_drawn(
     cloud: LocalCloud, name: str, tmp_path: Path
 ) -> None:
@@ -344,6 +346,7 @@ def test_what_cannot_be_logged_is_reported_and_the_rest_is_there(
     assert run.info.status == "FINISHED"
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_what_is_being_logged(
     cloud: LocalCloud, name: str, tmp_path: Path
 ) -> None:

@@ -698,6 +698,7 @@ def _all_kinds(trial: optuna.Trial) -> float:
     return _x(trial) * 1e-7
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize(
     ("options", "directions"),
@@ -729,6 +730,7 @@ def test_all_that_the_old_callback_logs_of_a_trial_is_in_ours(
     _assert_nothing_is_lost(by_number, trial_runs(elsewhere))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(
     "ignore::FutureWarning", "ignore::optuna.exceptions.ExperimentalWarning"
 )

@@ -124,12 +124,13 @@ _WAYS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "way",
     [
         "processes",
-        pytest.param("a Dask cluster", marks=pytest.mark.slow),
-        pytest.param("joblib's loky", marks=pytest.mark.slow),
+        "a Dask cluster",
+        "joblib's loky",
         pytest.param("Optuna's gRPC proxy", marks=pytest.mark.soak),
     ],
 )
@@ -183,6 +184,7 @@ def test_six_processes_that_begin_a_study_at_once_log_to_one_experiment_under_on
     assert_mlflow_equals_storage(study)
 
 
+@pytest.mark.slow
 def test_of_two_runs_that_are_made_for_one_study_at_once_one_stays(
     cloud: LocalCloud, start: Start, name: str, storage: str
 ) -> None:
@@ -229,6 +231,7 @@ def work_on_all(client):
 """
 
 
+@pytest.mark.slow
 def test_a_run_that_is_made_late_for_a_study_that_has_one_by_then_is_deleted(
     cloud: LocalCloud, start: Start, name: str, storage: str
 ) -> None:
@@ -249,6 +252,7 @@ run_all([fork.Process(target=work_on_all, args=(SlowToCreate(),)), fork.Process(
     _assert_one_stays(name, storage)
 
 
+@pytest.mark.slow
 def test_two_processes_that_decide_for_one_run_of_a_study_at_once_take_the_same(
     cloud: LocalCloud, start: Start, name: str, storage: str
 ) -> None:
@@ -280,10 +284,13 @@ run_all([fork.Process(target=first), fork.Process(target=second)])
 
 def _assert_one_stays(name: str, storage: str) -> None:
     made = [run for run in runs_in(name, ViewType.ALL) if is_of_a_study(run)]
-    assert sorted(run.info.lifecycle_stage for run in made) == ["active", "deleted"]
+    stages = [run.info.lifecycle_stage for run in made]
+    # One that is slow to see the other's may have made a second one.
+    assert (stages.count("active"), stages.count("deleted") > 0) == (1, True)
     assert_mlflow_equals_storage(_load(name, storage))
 
 
+@pytest.mark.slow
 def test_a_study_whose_server_is_dead_from_start_to_end_is_delivered_by_sync(
     cloud: LocalCloud, start: Start, name: str, storage: str
 ) -> None:

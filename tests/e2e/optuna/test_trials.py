@@ -746,6 +746,7 @@ def test_storages_that_have_no_secret_are_logged_as_they_are(tmp_path: Path, kin
     assert told == (url if kind == "sqlite" else "JournalFileBackend")
 
 
+@pytest.mark.slow
 def test_the_studys_run_counts_trials_and_knows_the_best_after_close(tmp_path: Path) -> None:
     values = [3.0, None, 5.0, None, 1.0, 2.0]
 
@@ -828,6 +829,7 @@ def test_the_studys_run_has_pictures_after_close(tmp_path: Path) -> None:
     assert Path(path).stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_the_run_of_a_study_with_two_objectives_has_a_picture_of_the_pareto_front() -> None:
     pytest.importorskip("matplotlib")
     study = new_study("minimize", "maximize")
@@ -845,6 +847,7 @@ def test_the_run_of_a_study_with_two_objectives_has_a_picture_of_the_pareto_fron
 # what is shown
 
 
+@pytest.mark.slow
 def test_the_summary_is_a_text_with_a_link_that_can_be_copied() -> None:
     study = new_study()
     callback = IAPMLflowCallback()
@@ -892,6 +895,7 @@ def test_a_link_that_is_not_known_yet_is_shown_later_and_nothing_before(
     assert not said_by_us(caplog)
 
 
+@pytest.mark.slow
 def test_the_link_to_the_studys_run_is_a_line_of_its_own_above_a_progress_bar() -> None:
     name = new_study().study_name
     script = f"""

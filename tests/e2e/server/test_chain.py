@@ -33,7 +33,7 @@ from mlflow_iap_callbacks.local import LocalCloud
 from server_database import needs_mariadb
 from variables import set_all
 
-pytestmark = needs_mariadb
+pytestmark = [needs_mariadb, pytest.mark.slow]
 
 _32_MB = 32 * 1024 * 1024
 _200_MB = 200_000_000

@@ -14,6 +14,7 @@ from mlflow_iap_callbacks.local import LocalCloud, MlflowServer
 from server_helpers import gated, send
 
 pytest.importorskip("flask_wtf", reason="the extra `server` is not installed")
+pytestmark = pytest.mark.slow
 
 API = "/api/2.0/mlflow"
 ROOT, ADA, BOB, EVE = (f"{name}@example.com" for name in ("root", "ada", "bob", "eve"))

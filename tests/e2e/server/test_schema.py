@@ -24,7 +24,7 @@ from server_database import (
 )
 from server_helpers import ASSERTION
 
-pytestmark = needs_mariadb
+pytestmark = [needs_mariadb, pytest.mark.slow]
 __all__ = ["mariadb"]
 
 

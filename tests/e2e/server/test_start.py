@@ -21,7 +21,7 @@ from server_database import OLDEST_REVISION, fill, mariadb, needs_mariadb
 from variables import set_all
 from waiting import wait_until
 
-pytestmark = needs_mariadb
+pytestmark = [needs_mariadb, pytest.mark.slow]
 __all__ = ["mariadb"]
 
 _SECRET = "projects/local-project/secrets/mlflow-database"

@@ -580,6 +580,7 @@ def _let_a_rejection_stop_its_run(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(MlflowCalls, "_log_halves", log_halves)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "plant", [_settle_before_sending, _create_again_without_a_look, _let_a_rejection_stop_its_run]
 )

@@ -6,6 +6,7 @@ import io
 import json
 import pickle
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -396,7 +397,10 @@ def test_a_busy_server_is_asked_again(echo: LocalCloud, session: Sessions, statu
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_retry_after_is_waited_for(echo: LocalCloud, session: Sessions, status: int) -> None:
+def test_retry_after_is_waited_for(
+    echo: LocalCloud, session: Sessions, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RetryPolicy, "sleep", staticmethod(time.sleep))
     echo.fault("answer", status=status, retry_after=1)
     session(IAPAuth(echo.url)).get(echo.url + "/a")
     first, second = echo.requests[:2]

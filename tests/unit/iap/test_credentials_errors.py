@@ -176,6 +176,7 @@ except IAPCredentialsError as error:
 """
 
 
+@pytest.mark.slow  # google-auth's own pauses
 def test_without_any_credentials_it_says_where_it_looked_and_what_to_set(
     cloud: LocalCloud, tmp_path: Path
 ) -> None:
@@ -284,6 +285,7 @@ def test_a_busy_endpoint_is_a_transient_error(
     assert "<" not in error.message
 
 
+@pytest.mark.slow  # google-auth's own pauses
 def test_a_busy_token_endpoint_is_a_transient_error_that_the_callers_retries_end(
     cloud: LocalCloud,
 ) -> None:
@@ -441,7 +443,7 @@ def token_or_error(credentials: IAPCredentials) -> str | IAPCredentialsError:
         return error
 
 
-@pytest.mark.parametrize("status", [200, 400])
+@pytest.mark.parametrize("status", [200, pytest.param(400, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", CASES)
 def test_a_malformed_answer_is_one_error_that_repeats_no_token_from_it(
     cloud: LocalCloud, logged: list[str], name: str, status: int

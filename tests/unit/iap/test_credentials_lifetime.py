@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import multiprocessing
@@ -64,8 +65,18 @@ def test_many_threads_that_want_the_first_token_make_google_give_out_one(
     assert len(cloud.tokens) == 1
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("is_young", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "is_young"),
+    [
+        ("signed_jwt", False),
+        ("id_token", True),
+        *(
+            pytest.param(*form, marks=pytest.mark.slow)
+            for form in itertools.product(KINDS, [True, False])
+            if form not in {("signed_jwt", False), ("id_token", True)}
+        ),
+    ],
+)
 def test_many_threads_that_hold_a_rejected_token_make_google_give_out_one_more(
     cloud: LocalCloud, kind: Kind, is_young: bool
 ) -> None:
@@ -117,7 +128,7 @@ def test_a_failed_refresh_leaves_nothing_locked_and_the_next_call_tries_again(
 # --- in time ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["id_token", "access_token"])
+@pytest.mark.parametrize("kind", ["access_token", pytest.param("id_token", marks=pytest.mark.slow)])
 def test_a_token_is_replaced_ahead_of_its_end_and_not_more_often_than_needed(
     cloud: LocalCloud, kind: Kind
 ) -> None:
@@ -129,12 +140,14 @@ def test_a_token_is_replaced_ahead_of_its_end_and_not_more_often_than_needed(
     def is_replaced_twice() -> bool:
         asked = time.time()
         token = credentials.token()
-        seen.setdefault(token, asked + 1.5 if kind == "access_token" else ends_of(token))
+        # How long Google took to answer is not known of an access token.
+        latest = time.time() + cloud.token_lifetime
+        seen.setdefault(token, latest if kind == "access_token" else ends_of(token))
         assert asked < seen[token], "a token was given out after its end"
         return len(seen) == 3
 
     wait_until(is_replaced_twice, "the third token", seconds=20)
-    shortest = 1.0  # an answer says `expires_in` in whole seconds
+    shortest = 0.9  # an answer says `expires_in` in whole seconds
     assert len(cloud.tokens) <= (time.time() - began) / shortest + 1
 
 
@@ -192,6 +205,7 @@ def token_in_a_new_process(credentials: IAPCredentials) -> str:
     return credentials.describe()["account"]
 
 
+@pytest.mark.slow
 def test_a_spawned_process_gets_a_token_of_its_own(cloud: LocalCloud) -> None:
     credentials = IAPCredentials(CLIENT, key_file=cloud.key_file())
     credentials.token()
