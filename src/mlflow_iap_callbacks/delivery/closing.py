@@ -106,7 +106,7 @@ def _deliver(senders: Sequence[Sender], deadline: Deadline, *, is_patient: bool 
             if not waiting or not deadline.left:
                 return not waiting
             now = next(iter(waiting)).clock.monotonic()
-            is_away = not is_patient and all(s.is_away or s.is_stuck for s in waiting)
+            is_away = not is_patient and all(s.is_away or s.has_only_asides for s in waiting)
             away_ends = min(away_ends, now + _IF_AWAY) if is_away else math.inf
             if now >= away_ends:
                 return False

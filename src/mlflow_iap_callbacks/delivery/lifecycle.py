@@ -97,10 +97,11 @@ def _exit(seconds: float) -> None:
     senders = list(_senders.values())
     clock = senders[0].clock if senders else Clock()
     deadline = _exit_deadline = Deadline(clock.monotonic, seconds)
-    end: list[Work] = [*end_at_exit, partial(_end_runs, senders)]
+    end: list[Work] = [*end_at_exit, partial(_end_runs, senders), partial(_adopt, senders)]
+    draw: list[Work] = [*draw_at_exit, partial(_end_runs, senders)]
     is_reported = False
     try:
-        closing.close(senders, deadline, end=end, draw=draw_at_exit)
+        closing.close(senders, deadline, end=end, draw=draw)
     except KeyboardInterrupt:
         is_reported = True
     for sender in senders:
@@ -113,8 +114,12 @@ def _exit(seconds: float) -> None:
 
 def _end_runs(senders: Sequence[Sender], _: Deadline) -> None:
     for sender in senders:
+        sender.end_open_runs()
+
+
+def _adopt(senders: Sequence[Sender], _: Deadline) -> None:
+    for sender in senders:
         if sender.outboxes:
-            sender.end_open_runs()
             sender.adopt_safely()
 
 

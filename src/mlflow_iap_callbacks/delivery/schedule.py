@@ -77,6 +77,12 @@ class Schedule:
         )
         return self.away_since is not None or (has_failed and not self.has_more)
 
+    @property
+    def has_only_asides(self) -> bool:
+        """Whether nothing waits but records that were set aside."""
+        turns = [turn for turn in self._turns.values() if turn.is_busy or turn.due < math.inf]
+        return bool(turns) and all(turn.is_aside for turn in turns) and not self.has_more
+
     def add(self, run: QueuedRun, entities: int, now: float) -> None:
         """Note that so many metrics, params and tags were appended to the run."""
         turn = self._turns.setdefault(run, Turn(run, now))

@@ -112,6 +112,12 @@ class Sender:
         with self._changed:
             return self._schedule.is_stuck
 
+    @property
+    def has_only_asides(self) -> bool:
+        """Whether nothing waits but uploads that were set aside because they kept failing."""
+        with self._changed:
+            return self._schedule.has_only_asides
+
     def begin(self, key: str, experiment: str) -> QueuedRun:
         """Return a new run of this process; append its ``start`` to the outbox's intake first."""
         return self._begin(key, experiment, is_owned=True, run_id=None)

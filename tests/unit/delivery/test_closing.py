@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import pickle
+from collections.abc import Callable
 from functools import partial
 
 import pytest
 
 from fake_mlflow import FakeMlflow, FakePlainClient
 from mlflow_iap_callbacks.delivery import closing, lifecycle
+from mlflow_iap_callbacks.outbox import journal_folder
 from mlflow_iap_callbacks.tags import ENDED_TAG
 from own_log import said_by_us
 from virtual_process import VirtualClock, VirtualProcess
+
+NewProcess = Callable[[], VirtualProcess]
 
 
 def _limit(process: VirtualProcess) -> closing.Deadline:
@@ -20,8 +25,8 @@ def _limit(process: VirtualProcess) -> closing.Deadline:
 def _exit(*processes: VirtualProcess) -> None:
     """End the processes together, as one that logs to several servers."""
     senders = [process.sender for process in processes]
-    end = partial(lifecycle._end_runs, senders)
-    closing.close(senders, _limit(processes[0]), end=[end], draw=[])
+    end = [partial(lifecycle._end_runs, senders), partial(lifecycle._adopt, senders)]
+    closing.close(senders, _limit(processes[0]), end=end, draw=[])
 
 
 def test_open_runs_are_ended_and_delivered(server: FakeMlflow, process: VirtualProcess) -> None:
@@ -172,6 +177,32 @@ def test_runs_end_before_they_are_delivered_and_plots_are_drawn_last(
     assert done == [("end", 30.0), ("FINISHED", 30.0)]
     assert server.run(study.key).artifacts == {"plot.html": b"a plot"}
     assert server.run(study.key).status == "FINISHED"
+
+
+def test_a_process_that_draws_at_its_exit_leaves_no_journal(
+    server: FakeMlflow, process: VirtualProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = process.begin()
+    study.finish_at_exit("FINISHED")
+    draw = [lambda deadline: study.log_text("a plot", "plot.html")]
+    monkeypatch.setattr(lifecycle, "draw_at_exit", draw)
+    lifecycle.exit_process(30.0)
+    assert server.run(study.key).artifacts == {"plot.html": b"a plot"}
+    assert server.run(study.key).status == "FINISHED"
+    assert list(journal_folder.folder().iterdir()) == []
+
+
+def test_a_run_that_another_process_has_not_created_yet_is_waited_for(
+    server: FakeMlflow, clock: VirtualClock, process: VirtualProcess, new_process: NewProcess
+) -> None:
+    parent = new_process().begin()
+    process.enter()
+    copy = pickle.loads(pickle.dumps(parent))
+    copy.log_metrics({"loss": 1.0})
+    began = clock.monotonic()
+    _exit(process)
+    assert clock.monotonic() - began >= 30.0
+    assert process.sender.waiting == 1
 
 
 def test_nothing_is_drawn_if_the_server_is_away(
