@@ -549,7 +549,7 @@ def _settings(max_examples: int, **given: Any) -> settings:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of a fork beside other threads
 def test_whatever_happens_mlflow_holds_what_was_appended() -> None:
-    histories = settings().max_examples // 2  # more of them in `make test-all`
+    histories = settings().max_examples // 4  # more of them in `make test-all`
     run_state_machine_as_test(DeliveryMachine, settings=_settings(histories, derandomize=True))
 
 

@@ -367,8 +367,12 @@ QUIET: dict[str, Callable[[LocalCloud], Path]] = {
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    # A person has no key to sign with.
-    [(n, k) for n in QUIET for k in KINDS if (n, k) != ("desktop", "signed_jwt")],
+    [
+        pytest.param(name, kind, marks=() if name == "key" else pytest.mark.slow)
+        for name in QUIET
+        for kind in KINDS
+        if (name, kind) != ("desktop", "signed_jwt")  # a person has no key to sign with
+    ],
 )
 def test_no_token_and_no_key_is_in_any_log_description_or_pickle(
     cloud: LocalCloud, logged: list[str], name: str, kind: Kind
