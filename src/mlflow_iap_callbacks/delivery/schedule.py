@@ -70,7 +70,7 @@ class Schedule:
     def is_stuck(self) -> bool:
         """Whether all that waits is only being tried again: the server is away, or each run has
         failed since something was delivered."""
-        turns = [turn for turn in self._turns.values() if turn.is_busy or turn.due < math.inf]
+        turns = self._unfinished()
         has_failed = bool(turns) and all(
             turn.failures and (turn.is_aside or turn.tried_at > self._last_success)
             for turn in turns
@@ -80,8 +80,11 @@ class Schedule:
     @property
     def has_only_asides(self) -> bool:
         """Whether nothing waits but records that were set aside."""
-        turns = [turn for turn in self._turns.values() if turn.is_busy or turn.due < math.inf]
+        turns = self._unfinished()
         return bool(turns) and all(turn.is_aside for turn in turns) and not self.has_more
+
+    def _unfinished(self) -> list[Turn]:
+        return [turn for turn in self._turns.values() if turn.is_busy or turn.due < math.inf]
 
     def add(self, run: QueuedRun, entities: int, now: float) -> None:
         """Note that so many metrics, params and tags were appended to the run."""
