@@ -142,7 +142,8 @@ class Reporter:
             except OutOfTime:
                 self._undrawn.setdefault(study_run)
 
-        with PlotProcess() as process:
+        # There may be no room for its folder.
+        with never_raising("the plots of studies"), PlotProcess() as process:
             for study_run in _chosen(self._undrawn, only):
                 if seconds() < _SECONDS_TO_DRAW:
                     return

@@ -268,6 +268,20 @@ def test_plots_that_take_too_long_are_given_up_and_reported(
     assert said_by_us(caplog)[0].startswith("The plots of 1 studies were not drawn again")
 
 
+def test_no_room_for_plots_is_a_warning(
+    reporter: _Reporter,
+    clock: _Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", "/proc/no-folder-can-be-made-here")
+    study = _Study(clock)
+    reporter.changed(study.run())
+    reporter.exit(30.0)
+    assert study.times("report") == [0.0]
+    assert said_by_us(caplog)[0].startswith("Could not log the plots of studies")
+
+
 def test_plots_under_way_are_given_up_when_the_process_exits_and_drawn_last(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
