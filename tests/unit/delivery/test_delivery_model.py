@@ -26,6 +26,7 @@ import msgpack
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
+from hypothesis.errors import FlakyFailure
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     rule,
@@ -589,7 +590,9 @@ def test_the_model_finds_a_planted_bug(
     plant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plant(monkeypatch)
-    with pytest.raises(AssertionError):
+    # Journals are taken over in the order of their process ids, which differs when a history with
+    # forks is repeated: what it finds then may not be found again.
+    with pytest.raises((AssertionError, FlakyFailure)):
         run_state_machine_as_test(
             DeliveryMachine,
             settings=_settings(
