@@ -97,7 +97,7 @@ def _report_damage(path: Path) -> None:
         size = unreadable_bytes(file)
         if size:
             _logger.warning(
-                "%s is damaged: what was in %d bytes of it is lost, everything else is intact.",
+                "%s is damaged: %d bytes of it cannot be read. Everything else in it is intact.",
                 file,
                 size,
             )

@@ -30,6 +30,7 @@ _MOST_IN_MEMORY_BYTES = 16_000_000
 
 # The letters of frames, whose places are sequence numbers; a file begins with the server.
 _MESSAGE, _SERVER = b"i", b"h"
+BEGINNINGS = ("start", "join")  # kinds of the first message of each run
 
 
 class Message(NamedTuple):
@@ -67,6 +68,7 @@ class Intake:
     def __init__(self, stem: Path | None, last_seq: int = 0, server: str = "") -> None:
         self.last_seq = last_seq  # of the message that was appended last
         self.lost = 0  # messages that had no room on disk nor in memory
+        self._taken = last_seq
         self._read = 0  # bytes of the file
         self._stem = stem
         self._server = server
@@ -96,7 +98,10 @@ class Intake:
                 return False
             payload = self._pack((number, kind, content))
             # Messages in memory must not be overtaken.
-            is_written = not self._memory and self._write(_MESSAGE, self.last_seq + 1, payload)
+            frame = frames.pack(_MESSAGE, self.last_seq + 1, payload)
+            if kind in BEGINNINGS:
+                frame *= 2  # damage to one of them does not cost the run's other messages
+            is_written = not self._memory and self._write(frame)
             if is_written or self._keep_in_memory(payload):
                 self.last_seq += 1
             return True
@@ -104,7 +109,7 @@ class Intake:
     def skip_to(self, seq: int) -> None:
         """Let the sequence numbers of new messages be higher than this one."""
         with self._lock:
-            self.last_seq = max(self.last_seq, seq)
+            self.last_seq = self._taken = max(self.last_seq, seq)
 
     @property
     def in_memory(self) -> int:
@@ -167,12 +172,11 @@ class Intake:
         self._file = os.open(self._path(self._generation), flags, 0o600)
         self._size = os.fstat(self._file).st_size
         if not self._size and self._server:
-            self._write(_SERVER, 0, self._server.encode())
+            self._write(frames.pack(_SERVER, 0, self._server.encode()))
 
-    def _write(self, letter: bytes, place: int, payload: bytes) -> bool:
+    def _write(self, frame: bytes) -> bool:
         if self._file is None:
             return False
-        frame = frames.pack(letter, place, payload)
         try:
             written = os.write(self._file, frame)
             if written == len(frame):
@@ -204,7 +208,8 @@ class Intake:
         for frame in _frames(self._file, start, size):
             self._pass_over(frame.offset)
             self._read = frame.end
-            if frame.letter == _MESSAGE:
+            if frame.letter == _MESSAGE and frame.place > self._taken:
+                self._taken = frame.place
                 yield _unpacked(frame.place, frame.payload)
             if frame.end - start >= _CHUNK_BYTES:
                 return

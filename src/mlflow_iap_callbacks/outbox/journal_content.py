@@ -25,7 +25,7 @@ from .database import (
     record_id,
     run_number,
 )
-from .intake import Message, files_by_generation, read_messages, read_server
+from .intake import BEGINNINGS, Message, files_by_generation, read_messages, read_server
 from .records import RunState, packed, unpacked
 
 _ROWS_AT_ONCE = 1000
@@ -92,12 +92,12 @@ def read_damaged(journal: Path) -> Content:
         elif frame.letter == LETTERS["records"]:
             last_seq = max(last_seq, frame.place & SEQ)
     for message in messages_of(journal):
-        if message.kind in ("start", "join"):
+        if message.kind in BEGINNINGS:
             begun.setdefault(message.number, message.payload)
     for number, payload in begun.items():
         _, kind, content = unpacked(payload)
         runs.setdefault(number, RunState.begun_by(kind, content))
-    last_seq = head.seq if head else max([last_seq, *(run.settled for run in runs.values())])
+    last_seq = max([last_seq, head.seq if head else 0, *(run.settled for run in runs.values())])
     return Content(
         head,
         head.server if head else _server_by_intake(journal),

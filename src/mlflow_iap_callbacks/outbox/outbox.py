@@ -43,7 +43,7 @@ from .database import (
     run_number,
 )
 from .file_lock import FileLock
-from .intake import Intake, Message
+from .intake import BEGINNINGS, Intake, Message
 from .journal_content import messages_of
 from .records import Record, Refusal, RunState, packed, unpacked
 
@@ -507,7 +507,7 @@ class Outbox:
             run.is_begun = True
             if not run.is_stored or kind in ("start", "finish", "abandon"):
                 changed.add(run)
-            if kind in ("start", "join"):
+            if kind in BEGINNINGS:
                 starts.append(packed_row("starts", number, payload))
             run.is_owned |= kind == "start"  # of a run that was begun while its outbox was closed
             run.is_ended |= kind in ("finish", "abandon")
@@ -557,7 +557,7 @@ class Outbox:
         return self._runs.get(number)
 
     def _new_run(self, number: int, kind: str, content: Any) -> QueuedRun | None:
-        if kind not in ("start", "join"):
+        if kind not in BEGINNINGS:
             return None
         return QueuedRun(self, number, *RunState.begun_by(kind, content))
 

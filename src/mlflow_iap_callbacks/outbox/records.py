@@ -77,5 +77,5 @@ class RunState(NamedTuple):
     @classmethod
     def begun_by(cls, kind: str, content: Any) -> RunState:
         """Return the state of a run that began with this message."""
-        is_owned = kind == "start" or bool(content.get("is_owned"))
-        return cls(content["key"], content["experiment"], is_owned, run_id=content.get("run_id"))
+        run_id = content.get("run_id")
+        return cls(content["key"], content["experiment"], kind == "start", run_id=run_id)

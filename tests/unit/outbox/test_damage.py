@@ -70,8 +70,6 @@ def _journal(folder: Path, *, runs: int, stored: int, appended: int, text: int =
 
     for run in queued:
         append(run, "start", {"key": run.key, "experiment": run.experiment, "tags": {"a": "b"}})
-        content = {"key": run.key, "experiment": run.experiment, "run_id": None, "is_owned": True}
-        outbox.intake.append(run.number, "join", content)
     for step in range(stored + appended):
         if step == stored // 2:
             outbox.collect()
