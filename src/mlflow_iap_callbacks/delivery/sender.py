@@ -6,7 +6,7 @@ import logging
 import math
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from weakref import WeakValueDictionary
@@ -34,6 +34,7 @@ _RETRY = RetryPolicy(deadline=20.0)
 # An append wakes no thread: that would cost a training more than the append.
 _SECONDS_BETWEEN_LOOKS = 0.5
 _SECONDS_BETWEEN_ADOPTIONS = 60.0
+_SECONDS_BETWEEN_BEATS = 20.0
 # How long this process's records wait for older ones, which an adoption may bring.
 _SECONDS_FOR_OLDER_RECORDS = 5.0
 _SECONDS_AFTER_A_FAULT = 30.0
@@ -74,7 +75,7 @@ class Sender:
         self._adopting_since: float | None = None
         self._taking_over = threading.Lock()  # one journal; a fork waits for it
         self._reported: set[Path] = set()  # journals that cannot be taken over
-        self._next_adoption = 0.0
+        self._next_adoption = self._next_beat = 0.0
         self._begun: list[QueuedRun] = []
         # By experiment and key.
         self._open: WeakValueDictionary[tuple[str, str], QueuedRun] = WeakValueDictionary()
@@ -189,12 +190,19 @@ class Sender:
                 self._own.end_open_runs(why, self.clock.time())
             self._wake()
 
-    def adopt(self, seconds: float = math.inf, *, refused: bool = False) -> list[Untaken]:
+    def adopt(
+        self,
+        seconds: float = math.inf,
+        *,
+        refused: bool = False,
+        other_hosts: Collection[Path] = (),
+    ) -> list[Untaken]:
         """Take over what dead processes left for this server; their open runs end as failed.
 
         Args:
             seconds: no further journal is taken over after that time.
             refused: try again what MLflow rejected.
+            other_hosts: journals of other hosts, to take over as well.
 
         Returns:
             The journals that cannot be taken over.
@@ -204,7 +212,7 @@ class Sender:
             return untaken  # another thread is at it
         try:
             since = self._adopting_since = self.clock.monotonic()
-            journals = orphans(self.server)
+            journals = orphans(self.server, other_hosts=other_hosts)
             while self.clock.monotonic() - since < seconds:
                 with self._taking_over:
                     found = None if self._is_closed else next(journals, None)
@@ -245,6 +253,7 @@ class Sender:
         """Deliver the run that is due, in this thread; return False if there is none."""
         self._adopt_if_due()
         with self._changed:
+            self._beat_if_due()
             self._collect()
             turn = self._next_turn()
             if turn is None:
@@ -422,6 +431,13 @@ class Sender:
                         outbox.close()
 
     # From here on, self._changed is held.
+
+    def _beat_if_due(self) -> None:
+        now = self.clock.monotonic()
+        if now >= self._next_beat:
+            self._next_beat = now + _SECONDS_BETWEEN_BEATS
+            for outbox in self.outboxes:
+                outbox.beat()
 
     def _wait_until(self, is_over: Callable[[], bool], timeout: float | None) -> bool:
         ends = math.inf if timeout is None else self.clock.monotonic() + timeout

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,14 +21,16 @@ from .database import (
 )
 from .file_lock import FileLock
 from .intake import files_by_generation, unreadable_bytes
-from .journal_content import Content, read_damaged, read_whole
+from .journal_content import Content, messages_of, read_damaged, read_whole
 from .journal_folder import journals, new_outbox
 from .outbox import Outbox
+from .owner import beat, is_from_here, objection
 
 _logger = logging.getLogger("mlflow_iap_callbacks")
 
 # Beginnings of SQLite's messages about files that are not damaged.
 _NOT_DAMAGED = ("unable to open", "database is locked", "disk ", "database or disk", "attempt to")
+_NO_ROOM = "there is no room for a new journal"
 _MESSAGES_AT_ONCE = 1000
 
 
@@ -45,13 +47,21 @@ class Untaken:
     why: str
 
 
-def orphans(server: str | None = None) -> Iterator[Outbox | Untaken]:
-    """Take over the journals of dead processes, for one server or for all, and yield each.
+def orphans(
+    server: str | None = None, *, other_hosts: Collection[Path] = ()
+) -> Iterator[Outbox | Untaken]:
+    """Take over the journals of dead processes, and yield each.
 
     The caller must close each outbox. If a journal is damaged, a warning is logged and the records
     that are whole are moved to a new journal.
+
+    Args:
+        server: tracking URI; None for all servers.
+        other_hosts: journals of other hosts' processes, to take over as well.
     """
     for path in journals(server):
+        if not is_from_here(path) and path not in other_hosts:
+            continue
         try:
             lock = FileLock(path.with_suffix(".lock"))
         except BlockingIOError:
@@ -74,21 +84,28 @@ def _taken(path: Path, lock: FileLock, server: str | None) -> Outbox | Untaken |
     if not any(file.exists() and file.stat().st_size for file in files_of(path)):
         delete_journal(path)  # already delivered, or never begun
         return None
+    for file in (*files_of(path), artifacts_of(path)):
+        if file.exists() and (why := objection(file)):
+            return Untaken(path, why)
     version: int | None = 0
     try:
         version = _version(path)
         if version == FORMAT:
-            for _ in read_whole(path).rows:
+            content = read_whole(path)
+            for _ in content.rows:
                 pass
             _report_damage(path)
+            if not is_from_here(path):  # its host does not know of the lock
+                return _replaced(path, read_whole(path), content.server or "")
+            beat(lock)
             outbox = Outbox(path, lock=lock)
             outbox.collect_all_files()
             return outbox
     except sqlite3.OperationalError as error:
         if str(error).startswith(_NOT_DAMAGED):
             return Untaken(path, str(error))
-    except (sqlite3.Error, Damaged):
-        pass
+    except (sqlite3.Error, Damaged, TypeError, ValueError):
+        pass  # what is damaged may lead to anything
     return _rescued(path, version, server)
 
 
@@ -117,7 +134,8 @@ def _rescued(path: Path, version: int | None, server: str | None) -> Outbox | Un
     content = read_damaged(path)
     if content.server is None:
         content = format_1.read(path) or content
-    if content.server is None and version is None:
+    is_empty = content.last_seq == 0 and next(messages_of(path), None) is None
+    if content.server is None and version is None and is_empty:
         delete_journal(path)  # its process died while it made it
         return None
     form = content.head.format if content.head else version
@@ -126,13 +144,11 @@ def _rescued(path: Path, version: int | None, server: str | None) -> Outbox | Un
     server = content.server or server
     if server is None:
         return Untaken(path, "it is damaged and its server is unknown; set MLFLOW_TRACKING_URI")
-    is_whole = form == version == format_1.FORMAT and format_1.is_whole(path)
+    if form == version == format_1.FORMAT and format_1.is_whole(path):
+        return _replaced(path, content, server)
     outbox = _moved(path, content, server)
     if outbox is None:
-        return Untaken(path, "there is no room for a new journal")
-    if is_whole:
-        delete_journal(path)
-        return outbox
+        return Untaken(path, _NO_ROOM)
     _logger.warning(
         "%s is damaged: %d records can be read and will be sent, the rest is lost. The journal "
         "is kept as damaged-%s.",
@@ -144,6 +160,14 @@ def _rescued(path: Path, version: int | None, server: str | None) -> Outbox | Un
         with suppress(FileNotFoundError):
             file.rename(file.with_name(f"damaged-{file.name}"))
     path.with_suffix(".lock").unlink(missing_ok=True)
+    return outbox
+
+
+def _replaced(path: Path, content: Content, server: str) -> Outbox | Untaken:
+    outbox = _moved(path, content, server)
+    if outbox is None:
+        return Untaken(path, _NO_ROOM)
+    delete_journal(path)
     return outbox
 
 

@@ -63,8 +63,10 @@ def read_whole(journal: Path) -> Content:
         db.execute("BEGIN")  # all is read as it is at this moment
         if db.execute("PRAGMA quick_check(1)").fetchall() != [(b"ok",)]:
             raise Damaged
-        ((_, frame),) = db.execute("SELECT * FROM journal").fetchall() or [(1, None)]
-        head = Head.from_row(_checked(frame, "journal", 1))
+        heads = db.execute("SELECT frame FROM journal").fetchall()
+        if len(heads) != 1:
+            raise Damaged
+        head = Head.from_row(_checked(heads[0][0], "journal", 1))
     except BaseException:
         db.close()
         raise

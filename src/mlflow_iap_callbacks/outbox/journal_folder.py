@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import os
-import re
-import socket
 import sqlite3
+import tempfile
 import uuid
 from collections import Counter
 from dataclasses import dataclass, field
@@ -20,6 +20,7 @@ from .database import Damaged, artifacts_of, delete_journal, files_of, run_numbe
 from .file_lock import FileLock
 from .journal_content import Content, read_damaged, read_whole
 from .outbox import Outbox
+from .owner import beat, host, host_of, is_from_here, last_beat, objection
 from .records import RunState, unpacked
 
 _logger = logging.getLogger("mlflow_iap_callbacks")
@@ -33,7 +34,10 @@ class JournalReport:
 
     Args:
         path: path of the database.
-        is_live: whether its process is alive.
+        is_live: whether its process is alive; of another host's it is unknown unless it is locked.
+        is_from_here: whether its process is, or was, one of this host.
+        last_beat: when its process last noted that it is alive, by its own clock, in seconds since
+            1970; None if it never did.
         server: tracking URI of the server.
         host: machine of its process.
         pid: id of its process.
@@ -48,6 +52,8 @@ class JournalReport:
 
     path: Path
     is_live: bool
+    is_from_here: bool = True
+    last_beat: float | None = None
     server: str = ""
     host: str = ""
     pid: int = 0
@@ -65,9 +71,33 @@ class JournalReport:
 
 
 def folder() -> Path:
-    """Return the journals' folder: MLFLOW_IAP_OUTBOX, or one in the user's state directory."""
+    """Return the journals' folder: MLFLOW_IAP_OUTBOX, or one in the user's state directory.
+
+    A folder that other users can write to is not used, because they could have any file of this
+    user sent. A warning says so once.
+    """
     given = os.environ.get(VARIABLE)
-    return Path(given) if given else platformdirs.user_state_path("mlflow-iap") / "outbox"
+    candidates = [_absolute(given)] if given else []
+    candidates.append(platformdirs.user_state_path("mlflow-iap") / "outbox")
+    for candidate in candidates:
+        why = objection(candidate) if candidate.exists() else None
+        if why is None and candidate.is_absolute():  # there may be no home directory
+            return candidate
+        if why is not None:
+            _warn_once(why)
+    user = os.getuid() if hasattr(os, "getuid") else os.getpid()
+    return Path(tempfile.gettempdir(), f"mlflow-iap-{user}", "outbox")
+
+
+@functools.cache
+def _absolute(given: str) -> Path:
+    """Return the path as it was when it was first used, before any ``os.chdir``."""
+    return Path(given).absolute()
+
+
+@functools.cache
+def _warn_once(why: str) -> None:
+    _logger.warning("%s. Journals are kept in another folder; %s names one.", why, VARIABLE)
 
 
 def new_outbox(server: str, *, name: str | None = None) -> Outbox:
@@ -77,13 +107,14 @@ def new_outbox(server: str, *, name: str | None = None) -> Outbox:
         server: tracking URI.
         name: name of the journal on the server. Default: the file's.
     """
-    mark = _mark(server)
-    host = re.sub(r"[^\w]+", "-", socket.gethostname())
-    path = folder() / f"{mark}-{host}-{os.getpid()}-{uuid.uuid4().hex[:8]}.sqlite"
+    path = folder() / f"{_mark(server)}-{host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.sqlite"
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if why := objection(path.parent):
+            raise PermissionError(why)
         lock = FileLock(path.with_suffix(".lock"))
         try:
+            beat(lock)
             return Outbox(path, server, name=name, lock=lock)
         except BaseException:
             delete_journal(path)
@@ -114,7 +145,7 @@ def survey() -> list[JournalReport]:
     """Return a report of each journal, also of living processes. Changes nothing."""
     found = []
     for path in journals():
-        report = JournalReport(path, is_live=_is_live(path))
+        report = JournalReport(path, _is_live(path), is_from_here(path), last_beat(path))
         try:
             _look_into(report)
             files = [*files_of(path), *artifacts_of(path).rglob("*")]
@@ -138,7 +169,7 @@ def _look_into(report: JournalReport) -> None:
 
 def _count(report: JournalReport, content: Content) -> None:
     if content.head is not None:
-        report.host, report.pid = content.head.host, content.head.pid
+        report.host, report.pid = content.head.host or host_of(report.path), content.head.pid
         report.begun = content.head.begun
     report.server = content.server or ""
     runs: set[int] = set()

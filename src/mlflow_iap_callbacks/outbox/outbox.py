@@ -45,6 +45,7 @@ from .database import (
 from .file_lock import FileLock
 from .intake import BEGINNINGS, Intake, Message
 from .journal_content import messages_of
+from .owner import beat
 from .records import Record, Refusal, RunState, packed, unpacked
 
 _logger = logging.getLogger("mlflow_iap_callbacks")
@@ -474,6 +475,11 @@ class Outbox:
             if self.file_lock is not None:
                 self.file_lock.release()
                 self.file_lock = None
+
+    def beat(self) -> None:
+        """Note that this process is alive, for hosts that do not see its lock."""
+        if self.file_lock is not None:
+            beat(self.file_lock)
 
     def stop_for_fork(self) -> None:
         """Keep threads out of SQLite, whose locks would stay taken forever in a child."""

@@ -465,7 +465,7 @@ def _in_a_folder_that_is_read_only(tmp_path: Path) -> Path:
     if os.geteuid():
         (tmp_path / "folder").chmod(0o500)
     else:
-        mount = ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(tmp_path / "folder")]
+        mount = ["mount", "-t", "tmpfs", "-o", "ro,mode=700", "tmpfs", str(tmp_path / "folder")]
         if subprocess.run(mount, capture_output=True).returncode:
             pytest.skip("root cannot make a folder read-only here")
     return tmp_path / "folder"
