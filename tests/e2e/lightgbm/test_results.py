@@ -341,7 +341,7 @@ def test_what_cannot_be_logged_is_reported_and_the_rest_is_there(
     with caplog.at_level(logging.WARNING):
         callback.finish(booster, X=x[:, :2], y=y)
     run = the_run(name)
-    assert "Could not log the predictions of a LightGBM training" in caplog.text
+    assert "Could not log the predictions of a LightGBM model" in caplog.text
     assert "feature_importance.png" in _files(run)
     assert run.info.status == "FINISHED"
 

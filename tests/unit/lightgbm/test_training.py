@@ -241,7 +241,7 @@ def test_an_error_at_the_end_is_a_warning_and_no_exception(
     with caplog.at_level(logging.WARNING, "mlflow_iap_callbacks"):
         booster = _train(logs)
     (message,) = caplog.messages
-    assert "the end of a LightGBM training (disk full)" in message
+    assert "the end of LightGBM training (disk full)" in message
     assert booster.num_trees() == 4
 
 

@@ -256,7 +256,7 @@ def test_at_exit_the_studies_that_changed_last_are_drawn_first_and_the_rest_is_r
     assert drawn == [3, 18, 19]
     assert all(study.times("report") for study in studies)
     (report,) = said_by_us(caplog)
-    assert report.startswith("The plots of 17 studies were not drawn again")
+    assert report.startswith("The plots of 17 studies were not updated")
 
 
 def test_plots_that_take_too_long_are_given_up_and_reported(
@@ -265,7 +265,7 @@ def test_plots_that_take_too_long_are_given_up_and_reported(
     study = _Study(clock, draw_takes=40.0)
     reporter.changed(study.run())
     reporter.exit(30.0)
-    assert said_by_us(caplog)[0].startswith("The plots of 1 studies were not drawn again")
+    assert said_by_us(caplog)[0].startswith("The plots of 1 studies were not updated")
 
 
 def test_no_room_for_plots_is_a_warning(
