@@ -20,7 +20,7 @@ def check_three_migrations_at_once(server: DatabaseServer, revision: str | None)
         log_a_run(server, database)
     three = [begin("migrate", variables(server, database), program=FORKED) for _ in range(3)]
     assert [process.wait(120) for process in three] == [0, 0, 0]
-    assert run("migrate", variables(server, database)).stdout == "The schema is current.\n"
+    assert run("migrate", variables(server, database)).stdout == "The schema is up to date.\n"
     assert not revision or is_the_run_there(server, database)
 
 

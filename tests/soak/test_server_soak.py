@@ -56,8 +56,8 @@ def test_a_first_migration_that_was_killed_anywhere_starts_over(
     database = mariadb.new_database_for("mlflow")
     kill_in_the_middle(mariadb, database, changes)
     assert run("check", variables(mariadb, database)).exit_code == 1
-    assert run("migrate", variables(mariadb, database)).stdout == "The schema is migrated.\n"
-    assert run("migrate", variables(mariadb, database)).stdout == "The schema is current.\n"
+    assert run("migrate", variables(mariadb, database)).stdout == "The schema has been migrated.\n"
+    assert run("migrate", variables(mariadb, database)).stdout == "The schema is up to date.\n"
 
 
 @pytest.mark.parametrize("changes", range(1, 31, 3))
@@ -71,7 +71,7 @@ def test_a_later_migration_that_was_killed_anywhere_is_undone_by_the_backup(
     kill_in_the_middle(mariadb, database, changes)
     assert "Restore the backup" in run("migrate", variables(mariadb, database)).output
     mariadb.restore(database, backup)
-    assert run("migrate", variables(mariadb, database)).stdout == "The schema is migrated.\n"
+    assert run("migrate", variables(mariadb, database)).stdout == "The schema has been migrated.\n"
     assert is_the_run_there(mariadb, database)
 
 
@@ -86,7 +86,7 @@ def test_a_database_of_the_oldest_mlflow_is_served_after_its_migration(
     assert logged.returncode == 0
     given = settings(mariadb, database, str(tmp_path / "artifacts"))
     assert f"has the older schema {OLDEST_REVISION}" in run("check", given).output
-    assert run("migrate", given).stdout == "The schema is migrated.\n"
+    assert run("migrate", given).stdout == "The schema has been migrated.\n"
     with DeployedServer(tmp_path, given) as server:
         found = requests.post(
             f"{server.url}/api/2.0/mlflow/runs/search",

@@ -47,7 +47,7 @@ def test_local_runs_a_command_with_its_variables_and_shows_what_iap_saw(
     assert "ya29" not in done.stdout + done.stderr
 
 
-def test_a_401_counts_as_healed_whatever_mlflow_answers_then(
+def test_a_rejected_token_counts_as_replaced_no_matter_what_mlflow_responds(
     cloud: LocalCloud, capsys: pytest.CaptureFixture[str]
 ) -> None:
     client = IAPMlflowClient()
@@ -55,7 +55,7 @@ def test_a_401_counts_as_healed_whatever_mlflow_answers_then(
     cloud.revoke_tokens()
     assert client.get_experiment_by_name("nobody's") is None  # by a 404
     assert use(cloud, [sys.executable, "-c", ""]) == 0
-    assert re.search(r"401s healed +1 of 1", capsys.readouterr().out)
+    assert re.search(r"rejected tokens replaced +1 of 1", capsys.readouterr().out)
 
 
 def test_local_reports_a_command_that_cannot_be_run() -> None:

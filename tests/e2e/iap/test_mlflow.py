@@ -153,7 +153,7 @@ def test_a_download_never_leaves_a_sign_in_page_in_the_file(
             run_id=run.info.run_id, artifact_path="file.txt", dst_path=str(tmp_path / "there")
         )
     assert [path for path in (tmp_path / "there").rglob("*") if path.is_file()] == []
-    assert "refused the request" in caplog.text
+    assert "rejected the request" in caplog.text
 
 
 def test_fluent_runs_go_on_while_tokens_are_revoked(cloud: LocalCloud) -> None:

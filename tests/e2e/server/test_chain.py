@@ -210,7 +210,7 @@ def test_an_unavailable_bucket_is_reported_and_used_once_it_is_back(
 def test_an_unavailable_server_is_reported_by_googles_front_end(
     deployment: Deployment, client: IAPMlflowClient
 ) -> None:
-    message = "answered 502 .* in MLflow's place: no instance of the server could be reached"
+    message = "answered 502 .* in place of MLflow: no instance of the server could be reached"
     with deployment.server.away(), pytest.raises(IAPUnavailableError, match=message):
         client.search_experiments()
     assert client.search_experiments()
