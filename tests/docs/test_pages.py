@@ -36,7 +36,7 @@ def parse(words: list[str]) -> None:
         raise click.NoSuchOption(given[0])
 
 
-def test_an_option_that_does_not_exist_is_found() -> None:
+def test_an_option_that_does_not_exist_is_detected() -> None:
     parse(shlex.split("local --token-lifetime 2 -- python --version"))
     for wrong in ("nothing", "sync --everything", "local --lifetime 2 -- python"):
         with pytest.raises(click.UsageError):
@@ -44,7 +44,7 @@ def test_an_option_that_does_not_exist_is_found() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_each_command_of_a_page_can_be_given_as_it_stands(page: Path) -> None:
+def test_each_command_on_a_page_is_valid(page: Path) -> None:
     for command in commands(page):
         for found in re.findall(r"(?<![\w./-])mlflow-iap ([^$|;)&]+)", command):
             parse(shlex.split(found, comments=True))
@@ -53,14 +53,14 @@ def test_each_command_of_a_page_can_be_given_as_it_stands(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_each_target_of_make_that_a_page_names_exists(page: Path) -> None:
+def test_each_make_target_on_a_page_exists(page: Path) -> None:
     targets = re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     named = {name for command in commands(page) for name in re.findall(r"^make ([\w-]+)", command)}
     assert named <= set(targets)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_each_variable_that_a_page_names_is_read_somewhere(page: Path) -> None:
+def test_each_variable_on_a_page_is_used_in_the_code(page: Path) -> None:
     named = set(re.findall(r"\bMLFLOW_(?:IAP|SERVER)_[A-Z_]*[A-Z]\b", page.read_text()))
     # The tests too: some names are put together from parts.
     folders = (ROOT / "src", ROOT / "tests")
@@ -78,11 +78,11 @@ def test_each_link_into_the_repository_leads_to_a_file(page: Path) -> None:
             assert (page.parent / target).exists(), link
 
 
-def test_the_links_of_the_readme_work_on_pypi_as_well() -> None:
+def test_the_links_of_the_readme_also_work_on_pypi() -> None:
     assert [link for link in links(ROOT / "README.md") if "://" not in link] == []
 
 
-def test_the_site_has_each_page_and_no_other() -> None:
+def test_the_site_has_exactly_the_pages_in_docs() -> None:
     settings = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
     assert sorted(pages_of(settings["nav"])) == sorted(
         path.name for path in (ROOT / "docs").glob("*.md")

@@ -33,7 +33,7 @@ def deployment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Depl
 
 
 @pytest.mark.parametrize("killed", [("server",), ("mariadb",), ("mariadb", "server")])
-def test_what_was_acknowledged_is_there_once_whatever_is_killed(
+def test_everything_acknowledged_is_stored_exactly_once_no_matter_what_is_killed(
     deployment: Deployment, killed: tuple[str, ...]
 ) -> None:
     rng = random.Random(f"{SEED} {killed}")
@@ -53,7 +53,7 @@ def test_what_was_acknowledged_is_there_once_whatever_is_killed(
     assert ledger.wrong(deployment.mariadb, deployment.database) == []
 
 
-def test_a_sweep_with_both_callbacks_is_in_mlflow_exactly_once_whatever_is_killed(
+def test_a_sweep_with_both_callbacks_is_in_mlflow_exactly_once_no_matter_what_is_killed(
     deployment: Deployment, tmp_path: Path
 ) -> None:
     store = text_of(deployment.mariadb, deployment.database)

@@ -95,7 +95,7 @@ def container(buildah: Buildah) -> Iterator[str]:
     buildah("rm", name)
 
 
-def test_it_holds_byte_code_and_nothing_to_build_with_and_runs_as_nobody(
+def test_the_image_has_byte_code_and_no_build_tools_and_runs_without_privileges(
     buildah: Buildah, container: str
 ) -> None:
     assert buildah("run", container, "--", "id", "-u") == "10001"
@@ -105,7 +105,7 @@ def test_it_holds_byte_code_and_nothing_to_build_with_and_runs_as_nobody(
     assert buildah("run", container, "--", "sh", "-c", tools) == ""
 
 
-def test_it_serves_from_a_socket_and_a_bucket(
+def test_the_image_serves_with_a_socket_and_a_bucket(
     buildah: Buildah, container: str, mariadb: MariaDB, tmp_path: Path
 ) -> None:
     port = str(free_port())

@@ -50,7 +50,7 @@ needs_the_image = pytest.mark.skipif(
 
 
 @pytest.mark.parametrize("changes", range(3, 130, 13))
-def test_a_first_migration_that_was_killed_anywhere_starts_over(
+def test_a_first_migration_starts_over_no_matter_where_it_was_killed(
     mariadb: MariaDB, changes: int
 ) -> None:
     database = mariadb.new_database_for("mlflow")
@@ -61,7 +61,7 @@ def test_a_first_migration_that_was_killed_anywhere_starts_over(
 
 
 @pytest.mark.parametrize("changes", range(1, 31, 3))
-def test_a_later_migration_that_was_killed_anywhere_is_undone_by_the_backup(
+def test_a_later_migration_is_undone_by_the_backup_no_matter_where_it_was_killed(
     mariadb: MariaDB, changes: int
 ) -> None:
     database = mariadb.new_database_for("mlflow")
@@ -99,7 +99,7 @@ def test_a_database_of_the_oldest_mlflow_is_served_after_its_migration(
 
 
 @needs_the_image
-def test_what_the_image_holds_is_enough_for_all_of_the_chain(
+def test_the_image_has_everything_that_the_whole_chain_needs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Deployment(tmp_path, _IMAGE) as deployment:
@@ -112,7 +112,7 @@ def test_what_the_image_holds_is_enough_for_all_of_the_chain(
 
 
 @needs_the_image
-def test_the_program_runs_a_command_on_the_deployment_and_ends_with_its_status(
+def test_the_program_runs_a_command_against_the_deployment_and_exits_with_its_status(
     tmp_path: Path,
 ) -> None:
     with begun(tmp_path, "--", sys.executable, "-c", f"{_LOG}\nexit(3)") as program:

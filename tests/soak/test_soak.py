@@ -42,7 +42,7 @@ def soak(server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             yield soak
 
 
-def test_a_sweep_killed_50_times_amid_all_troubles_at_once_is_in_mlflow_exactly_once(
+def test_a_sweep_killed_50_times_amid_all_kinds_of_faults_is_in_mlflow_exactly_once(
     soak: Soak, server: MlflowServer
 ) -> None:
     kills = itertools.count(1)
@@ -106,7 +106,7 @@ def test_a_sweep_killed_50_times_amid_all_troubles_at_once_is_in_mlflow_exactly_
     assert chaos.kills == _SERVER_KILLS
 
 
-def test_a_server_away_for_ten_minutes_worth_of_sweep_costs_neither_memory_nor_a_point(
+def test_ten_minutes_of_sweep_without_a_server_cost_neither_memory_nor_a_point(
     soak: Soak, server: MlflowServer
 ) -> None:
     # Ten minutes of trials of half a second; more of them than the sender keeps in memory.
@@ -129,7 +129,7 @@ def test_a_server_away_for_ten_minutes_worth_of_sweep_costs_neither_memory_nor_a
     assert len(soak.warnings()) == 2
 
 
-def test_two_minutes_of_8_trials_at_once_with_every_fifth_answer_lost_are_there_exactly_once(
+def test_two_minutes_of_8_parallel_trials_with_every_fifth_response_lost_arrive_exactly_once(
     soak: Soak,
 ) -> None:
     with Chaos(soak.cloud, SEED) as chaos:

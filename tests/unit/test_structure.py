@@ -102,7 +102,7 @@ def test_there_are_at_most_twelve_rules_and_one_for_each_folder() -> None:
     assert len(_MAY_IMPORT) <= 12
 
 
-def test_no_imports_make_a_circle() -> None:
+def test_there_are_no_circular_imports() -> None:
     TopologicalSorter(_MAY_IMPORT).prepare()
     graph: TopologicalSorter[str] = TopologicalSorter()
     for module in _MODULES:
@@ -111,14 +111,14 @@ def test_no_imports_make_a_circle() -> None:
 
 
 @pytest.mark.parametrize("library", sorted(_OWNERS))
-def test_a_library_has_its_owner(library: str) -> None:
+def test_each_library_is_imported_only_by_its_owners(library: str) -> None:
     users = {
         module for module in _MODULES if library in map(_place, _imports(module, with_types=False))
     }
     assert {u for u in users if _place(u) not in ("local", "server")} <= _OWNERS[library]
 
 
-def test_every_tag_stands_in_one_module() -> None:
+def test_every_tag_is_defined_in_one_module() -> None:
     for module in _MODULES:
         tree = ast.parse((_PACKAGE / f"{module.replace('.', '/')}.py").read_text())
         texts = {
@@ -152,7 +152,7 @@ def test_the_local_cloud_does_not_use_the_client_that_it_tests() -> None:
         ("import mlflow_iap_callbacks.cli.commands", {"mlflow", "optuna", "lightgbm"}),
     ],
 )
-def test_an_import_brings_no_more_than_it_needs(statement: str, absent: set[str]) -> None:
+def test_an_import_loads_no_more_than_it_needs(statement: str, absent: set[str]) -> None:
     script = f"{statement}; import sys; print(sorted({absent!r} & set(sys.modules)))"
     modules = ("mlflow",) if statement.startswith("from mlflow_iap_callbacks import") else ()
     done = python_process.run("-c", script, modules=modules)
@@ -160,7 +160,7 @@ def test_an_import_brings_no_more_than_it_needs(statement: str, absent: set[str]
     assert done.stdout.strip() == "[]"
 
 
-def test_the_public_names_are_sorted_and_all_there() -> None:
+def test_the_public_names_are_complete_and_sorted() -> None:
     assert sorted(mlflow_iap_callbacks.__all__) == mlflow_iap_callbacks.__all__
     for name in mlflow_iap_callbacks.__all__:
         assert getattr(mlflow_iap_callbacks, name).__doc__

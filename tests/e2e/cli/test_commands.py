@@ -66,7 +66,7 @@ def test_local_reports_a_command_that_cannot_be_run() -> None:
 
 
 @pytest.mark.slow
-def test_local_ends_its_command_and_servers_when_it_is_ended(tmp_path: Path) -> None:
+def test_local_stops_its_command_and_servers_when_it_is_stopped(tmp_path: Path) -> None:
     script = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
     arguments = ["local", "--folder", str(tmp_path), "--", sys.executable, "-c", script]
     with python_process.start(COMMAND, *arguments, stdout=PIPE) as process:
@@ -83,7 +83,7 @@ def test_local_ends_its_command_and_servers_when_it_is_ended(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_local_serves_on_loopback_until_it_is_ended() -> None:
+def test_local_serves_on_loopback_until_it_is_stopped() -> None:
     environment = {**os.environ, "COLUMNS": "200"}
     with python_process.start(COMMAND, "local", environment=environment, stdout=PIPE) as process:
         try:
@@ -124,7 +124,7 @@ def test_token_shows_what_is_in_use_and_not_the_token(echo: LocalCloud) -> None:
     assert "ey" + "J" not in shown.stdout
 
 
-def test_token_raw_prints_a_token_that_passes_and_nothing_else(echo: LocalCloud) -> None:
+def test_token_raw_prints_only_a_token_and_iap_accepts_it(echo: LocalCloud) -> None:
     token = _run("token", "--raw").stdout.strip()
     answer = requests.get(echo.url, headers={"Authorization": f"Bearer {token}"}, timeout=10)
     assert answer.status_code == 200
@@ -147,7 +147,7 @@ def test_without_a_tracking_uri_the_command_says_what_to_set(command: str) -> No
 # --- doctor ----------------------------------------------------------------------------------
 
 
-def test_the_doctor_finds_all_well(cloud: LocalCloud) -> None:
+def test_the_doctor_finds_no_problem(cloud: LocalCloud) -> None:
     told = _run("doctor")
     assert told.returncode == 0, told.stdout
     assert "your own" in told.stdout

@@ -98,7 +98,7 @@ def _waiting() -> int:
 # --- the end of a process ----------------------------------------------------------------------
 
 
-def test_a_script_that_ends_without_flush_has_delivered_all_and_leaves_no_journal(
+def test_a_script_that_exits_without_flush_delivers_everything_and_leaves_no_journal(
     cloud: LocalCloud, start: Start, name: str
 ) -> None:
     script = start(
@@ -141,7 +141,7 @@ def test_a_script_that_ends_without_flush_has_delivered_all_and_leaves_no_journa
     assert _files() == []
 
 
-def test_a_process_that_ends_in_order_prints_nothing(
+def test_a_process_that_exits_normally_prints_nothing(
     cloud: LocalCloud, start: Start, name: str
 ) -> None:
     script = start("RunWriter(IAPMlflowClient(), NAME).finish()", name)
@@ -149,7 +149,7 @@ def test_a_process_that_ends_in_order_prints_nothing(
     assert (script.out, script.err) == ("", "")
 
 
-def test_a_run_left_open_at_the_end_ends_as_it_said_or_failed_with_a_tag(
+def test_a_run_left_open_at_exit_ends_with_its_exit_status_or_as_failed_with_a_tag(
     cloud: LocalCloud, start: Start, name: str
 ) -> None:
     script = start(
@@ -175,7 +175,7 @@ def test_a_run_left_open_at_the_end_ends_as_it_said_or_failed_with_a_tag(
     assert _seen(name)["open"].points == {"m": [(1, 0.5)]}
 
 
-def test_an_exit_inside_with_delivers_what_was_trained_and_fails_the_run(
+def test_an_exit_inside_a_with_block_delivers_everything_and_fails_the_run(
     cloud: LocalCloud, start: Start, name: str
 ) -> None:
     script = start(
@@ -200,7 +200,7 @@ def test_an_exit_inside_with_delivers_what_was_trained_and_fails_the_run(
     assert [step for step, _ in run.points["training-binary_logloss"]] == [0, 1, 2, 3, 4]
 
 
-def test_threads_that_go_on_logging_do_not_hold_up_the_end_and_lose_nothing(
+def test_threads_that_keep_logging_do_not_delay_the_exit_and_lose_nothing(
     cloud: LocalCloud, start: Start, name: str
 ) -> None:
     script = start(
@@ -254,7 +254,7 @@ for number in range(2):
     "is_port_closed",
     [pytest.param(False, marks=pytest.mark.slow, id="503"), pytest.param(True, id="port closed")],
 )
-def test_a_process_ends_though_the_server_is_away_and_sync_delivers_what_it_left(
+def test_a_process_exits_while_the_server_is_down_and_sync_delivers_its_records(
     is_port_closed: bool,
     new_cloud: Callable[..., LocalCloud],
     monkeypatch: pytest.MonkeyPatch,
@@ -302,7 +302,7 @@ def test_a_process_ends_though_the_server_is_away_and_sync_delivers_what_it_left
 
 
 @pytest.mark.slow
-def test_a_sync_that_finds_the_server_away_says_why_and_keeps_everything(
+def test_sync_says_why_the_server_is_unreachable_and_keeps_everything(
     cloud: LocalCloud, start: Start, name: str
 ) -> None:
     cloud.members.clear()
@@ -319,7 +319,7 @@ def test_a_sync_that_finds_the_server_away_says_why_and_keeps_everything(
     assert {run.points["m"] == _line(0, 20) for run in _seen(name).values()} == {True}
 
 
-def test_ctrl_c_ends_the_delivery_at_exit_and_what_stays_is_reported(
+def test_ctrl_c_stops_the_delivery_at_exit_and_reports_what_stays_on_disk(
     cloud: LocalCloud, start: Start, name: str
 ) -> None:
     cloud.fault("answer", status=503, times=0)
@@ -356,7 +356,7 @@ def _killed(start: Start, name: str, *arguments: str, **variables: str) -> Scrip
     return script
 
 
-def test_what_a_killed_process_left_is_delivered_by_the_next_one_without_being_asked(
+def test_the_next_process_delivers_what_a_killed_one_left_behind(
     cloud: LocalCloud, start: Start, name: str
 ) -> None:
     script = _killed(start, name)
@@ -371,7 +371,7 @@ def test_what_a_killed_process_left_is_delivered_by_the_next_one_without_being_a
     assert _files() == []
 
 
-def test_sync_delivers_what_a_killed_process_left_and_leaves_a_living_one_alone(
+def test_sync_delivers_what_a_killed_process_left_behind_and_ignores_a_live_one(
     cloud: LocalCloud, start: Start, name: str
 ) -> None:
     living = start(
@@ -406,7 +406,7 @@ def test_sync_delivers_what_a_killed_process_left_and_leaves_a_living_one_alone(
     assert _files() == []
 
 
-def test_sync_delivers_at_once_what_two_dead_processes_logged_to_one_run(
+def test_one_sync_delivers_what_two_dead_processes_logged_to_the_same_run(
     cloud: LocalCloud, start: Start, name: str
 ) -> None:
     cloud.fault("answer", status=503, times=0)
@@ -448,7 +448,7 @@ run.finish("KILLED")
 
 
 @pytest.mark.parametrize("is_delivered_before", [False, True], ids=["not yet", "delivered before"])
-def test_a_run_that_is_resumed_by_its_key_goes_on_and_has_the_points_of_both(
+def test_a_run_that_is_resumed_by_its_key_continues_and_has_all_points(
     is_delivered_before: bool, cloud: LocalCloud, start: Start, name: str
 ) -> None:
     key = uuid.uuid4().hex
@@ -467,7 +467,7 @@ def test_a_run_that_is_resumed_by_its_key_goes_on_and_has_the_points_of_both(
     assert _seen(name) == {"open": _Seen("KILLED", False, {"m": _line(0, 70)}, {})}
 
 
-def test_a_run_resumed_on_another_machine_goes_on_when_its_dead_journal_arrives_late(
+def test_a_run_resumed_on_another_machine_continues_when_the_dead_journal_arrives_late(
     cloud: LocalCloud, start: Start, name: str, tmp_path: Path
 ) -> None:
     key = uuid.uuid4().hex
@@ -497,7 +497,7 @@ def test_a_run_resumed_on_another_machine_goes_on_when_its_dead_journal_arrives_
 # --- SIGTERM -----------------------------------------------------------------------------------
 
 
-def test_a_training_that_gets_sigterm_delivers_what_it_has_and_dies_of_it(
+def test_training_that_gets_sigterm_delivers_its_records_and_is_then_killed_by_it(
     cloud: LocalCloud, start: Start, name: str
 ) -> None:
     script = start(
@@ -528,7 +528,7 @@ def test_a_training_that_gets_sigterm_delivers_what_it_has_and_dies_of_it(
 
 
 @pytest.mark.slow
-def test_a_sweep_in_two_threads_that_gets_sigterm_leaves_no_trial_out(
+def test_a_sweep_in_two_threads_loses_no_trial_after_sigterm(
     cloud: LocalCloud, start: Start, name: str
 ) -> None:
     script = start(
@@ -570,7 +570,7 @@ def test_a_sweep_in_two_threads_that_gets_sigterm_leaves_no_trial_out(
         assert number in done or run.points.get("m", []) == _line(0, len(run.points.get("m", [])))
 
 
-def test_sigterm_ends_a_process_whose_main_thread_is_in_c_for_hours(
+def test_sigterm_ends_a_process_whose_main_thread_stays_in_c_code(
     cloud: LocalCloud, start: Start, name: str
 ) -> None:
     script = start(
@@ -609,7 +609,7 @@ def test_a_child_that_gets_sigterm_does_not_end_its_parent(
     assert _seen(name)["parent"].status == "FINISHED"
 
 
-def test_a_sigterm_handler_of_the_user_stays_and_is_called(
+def test_the_user_s_sigterm_handler_is_kept_and_called(
     cloud: LocalCloud, start: Start, name: str
 ) -> None:
     script = start(
@@ -635,7 +635,7 @@ def test_a_sigterm_handler_of_the_user_stays_and_is_called(
 
 
 @pytest.mark.slow
-def test_a_second_sigterm_ends_at_once_and_all_stays_on_disk(
+def test_a_second_sigterm_kills_at_once_and_everything_stays_on_disk(
     cloud: LocalCloud, start: Start, name: str
 ) -> None:
     cloud.fault("answer", status=503, times=0)
@@ -665,7 +665,7 @@ def test_a_second_sigterm_ends_at_once_and_all_stays_on_disk(
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("forks", [9, pytest.param(30, marks=pytest.mark.slow)])
-def test_forks_under_load_lose_and_double_nothing_and_never_deadlock(
+def test_forks_under_load_neither_lose_nor_duplicate_records_and_never_deadlock(
     forks: int, cloud: LocalCloud, start: Start, name: str
 ) -> None:
     script = start(
@@ -783,7 +783,7 @@ def test_a_child_forked_while_the_sender_imports_a_module_can_deliver(
 
 
 @pytest.mark.slow
-def test_a_child_forked_while_a_thread_starts_its_runs_can_log_to_them(
+def test_a_child_forked_while_a_thread_starts_runs_can_log_to_them(
     cloud: LocalCloud, start: Start, name: str
 ) -> None:
     script = start(
@@ -882,7 +882,7 @@ _WAYS_TO_WORK = {
         pytest.param("joblib multiprocessing", marks=pytest.mark.soak),
     ],
 )
-def test_workers_that_get_callbacks_and_handles_lose_and_double_nothing(
+def test_workers_with_callbacks_and_handles_neither_lose_nor_duplicate_records(
     way: str, cloud: LocalCloud, start: Start, name: str
 ) -> None:
     script = start(
@@ -909,7 +909,7 @@ def test_workers_that_get_callbacks_and_handles_lose_and_double_nothing(
 
 
 @pytest.mark.slow
-def test_workers_on_one_study_make_one_run_of_each_trial(
+def test_workers_on_the_same_study_create_one_run_for_each_trial(
     cloud: LocalCloud, start: Start, name: str, tmp_path: Path
 ) -> None:
     script = start(
@@ -942,7 +942,7 @@ def test_workers_on_one_study_make_one_run_of_each_trial(
 
 
 @pytest.mark.slow
-def test_a_pool_that_is_terminated_in_an_outage_leaves_its_records_to_sync(
+def test_sync_delivers_the_records_of_a_pool_terminated_in_an_outage(
     cloud: LocalCloud, start: Start, name: str
 ) -> None:
     cloud.fault("answer", status=503, times=0)
@@ -984,7 +984,7 @@ print(*kept["training"]["binary_logloss"])
 
 
 @pytest.mark.parametrize("kilobytes", [0, 16, 64])
-def test_a_training_on_a_full_disk_ends_well_with_one_report_and_is_delivered(
+def test_training_on_a_full_disk_succeeds_with_one_warning_and_is_delivered(
     kilobytes: int, cloud: LocalCloud, start: Start, name: str, tmp_path: Path
 ) -> None:
     if kilobytes == 0:
@@ -1017,7 +1017,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))
 
 
 @pytest.mark.slow
-def test_runs_of_a_deleted_experiment_are_set_aside_and_sent_once_it_is_restored(
+def test_runs_of_a_deleted_experiment_are_set_aside_and_sent_after_it_is_restored(
     cloud: LocalCloud, start: Start, name: str
 ) -> None:
     client = IAPMlflowClient()

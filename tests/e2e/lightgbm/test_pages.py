@@ -69,7 +69,7 @@ def screenshots(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_person_signs_in_and_finds_the_curves_the_pictures_and_the_model_of_a_training(
+def test_a_person_signs_in_and_finds_the_curves_the_plots_and_the_model(
     cloud: LocalCloud, page: Page, screenshots: Path, tmp_path: Path
 ) -> None:
     curves, run_id = _train("tumours")

@@ -70,7 +70,7 @@ def _originals(run: Run) -> dict[str, str]:
         unique_by=lambda metric: metric[0],
     )
 )
-def test_every_value_of_every_metric_arrives_but_nan(
+def test_every_value_of_every_metric_except_nan_arrives(
     experiment: str, metrics: list[tuple[str, list[Any]]]
 ) -> None:
     rounds = iter(range(3))
@@ -115,7 +115,7 @@ def test_every_value_of_every_metric_arrives_but_nan(
 
 @_FEW
 @given(given_params=st.dictionaries(_NAMES, _GIVEN, max_size=6))
-def test_every_param_arrives_whatever_it_is(
+def test_every_param_arrives_no_matter_what_it_is(
     experiment: str, given_params: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     run_name = uuid.uuid4().hex
@@ -145,7 +145,7 @@ def _env(booster: lgb.Booster, params: dict[str, Any]) -> Any:
 
 @_FEW
 @given(sizes=st.tuples(st.integers(1, 4), st.integers(1, 40), st.integers(1, 30)))
-def test_sets_metrics_and_rounds_of_any_number_arrive(
+def test_any_number_of_data_sets_metrics_and_rounds_arrives(
     experiment: str, sizes: tuple[int, int, int]
 ) -> None:
     data_sets, metrics, rounds = sizes

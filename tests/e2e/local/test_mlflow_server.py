@@ -29,7 +29,7 @@ def create_experiment(url: str, name: str, **headers: str) -> requests.Response:
 @pytest.mark.parametrize(
     "kind", [TrackingServer, pytest.param(MlflowServer, marks=pytest.mark.slow)]
 )
-def test_a_restarted_server_has_its_data_and_serves_behind_iap(
+def test_a_restarted_server_has_its_data_and_works_behind_iap(
     kind: type[MlflowServer], tmp_path: Path
 ) -> None:
     """A killed server does not respond; it restarts on the same port, and ends with its block."""

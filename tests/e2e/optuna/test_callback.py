@@ -148,14 +148,14 @@ def test_a_trial_takes_three_requests_with_its_learningcurve(cloud: LocalCloud) 
     assert sum("/runs/get?" not in seen.path for seen in cloud.requests) == 12
 
 
-def test_the_optuna_callback_travels_by_pickle(cloud: LocalCloud, tmp_path: Path) -> None:
+def test_the_optuna_callback_can_be_pickled(cloud: LocalCloud, tmp_path: Path) -> None:
     name = uuid.uuid4().hex
     callback = pickle.loads(pickle.dumps(IAPMLflowCallback(experiment_name=name)))
     optuna.create_study().optimize(lambda trial: 1.0, 2, callbacks=[callback])
     assert len(_runs(name)) == 2
 
 
-def test_two_callbacks_of_one_process_make_one_run_of_each_trial(cloud: LocalCloud) -> None:
+def test_two_callbacks_in_one_process_create_one_run_for_each_trial(cloud: LocalCloud) -> None:
     study = optuna.create_study(study_name=uuid.uuid4().hex)
     study.optimize(lambda trial: 1.0, 5, callbacks=[IAPMLflowCallback(), IAPMLflowCallback()])
     assert sorted(run.data.tags["number"] for run in _runs(study.study_name)) == list("01234")

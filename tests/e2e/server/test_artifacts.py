@@ -32,7 +32,7 @@ def repository(
     return found
 
 
-def test_files_and_folders_are_listed_and_downloaded_as_they_were_logged(
+def test_files_and_folders_are_listed_and_downloaded_as_logged(
     repository: SessionArtifactRepository, bucket: BucketEmulator, tmp_path: Path
 ) -> None:
     (tmp_path / "a.txt").write_text("content")

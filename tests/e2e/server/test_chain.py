@@ -60,7 +60,7 @@ def client(cloud: LocalCloud) -> IAPMlflowClient:
     return IAPMlflowClient(deadline=1.0)
 
 
-def test_a_training_with_a_key_file_is_stored_in_mysql_and_the_bucket(
+def test_training_with_a_key_file_is_stored_in_mysql_and_the_bucket(
     deployment: Deployment, cloud: LocalCloud
 ) -> None:
     experiment = uuid.uuid4().hex
@@ -132,7 +132,9 @@ def test_an_artifact_of_200_mb_passes_the_limit_of_32_mb_for_a_request(
 # --- each link broken ------------------------------------------------------------------------
 
 
-def test_a_missing_key_file_is_named(client: IAPMlflowClient, cloud: LocalCloud) -> None:
+def test_the_error_for_a_missing_key_file_names_it(
+    client: IAPMlflowClient, cloud: LocalCloud
+) -> None:
     file = cloud.key_file()
     file.unlink()
     with pytest.raises(IAPCredentialsError, match=f"{re.escape(str(file))}.* cannot be read"):
@@ -150,7 +152,7 @@ def test_a_deleted_key_is_reported_by_google_and_by_iap(
         client.search_experiments()
 
 
-def test_an_account_without_iaps_role_is_named_together_with_the_role(
+def test_the_error_for_an_account_without_iaps_role_names_both(
     client: IAPMlflowClient, cloud: LocalCloud
 ) -> None:
     cloud.members.clear()

@@ -108,7 +108,7 @@ sys.exit(" ".join(os.environ.get(name, "-") for name in names) != sys.argv[1])
 """
 
 
-def test_a_command_gets_the_cloud_s_variables_and_none_of_another_server_s(
+def test_a_command_gets_the_cloud_s_variables_and_not_those_of_another_server(
     cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_IAP_CLIENT_ID", "MLFLOW_TRACKING_TOKEN", "KEPT"):

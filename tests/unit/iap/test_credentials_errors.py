@@ -55,14 +55,12 @@ def changed(file: Path, **values: object) -> Path:
         ({"kind": "jwt"}, "id_token, signed_jwt, access_token"),
     ],
 )
-def test_a_setting_that_cannot_work_is_refused_at_once(
-    arguments: dict[str, str], says: str
-) -> None:
+def test_an_invalid_setting_is_rejected_at_once(arguments: dict[str, str], says: str) -> None:
     with pytest.raises(IAPConfigurationError, match=says):
         IAPCredentials(**arguments)  # type: ignore[arg-type]
 
 
-def test_a_variable_that_cannot_work_is_refused_by_its_name(
+def test_the_error_for_an_invalid_variable_names_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("MLFLOW_IAP_IMPERSONATE", "trainer")
@@ -177,7 +175,7 @@ except IAPCredentialsError as error:
 
 
 @pytest.mark.slow  # google-auth's own pauses
-def test_without_any_credentials_it_says_where_it_looked_and_what_to_set(
+def test_the_error_without_credentials_says_where_it_looked_and_what_to_set(
     cloud: LocalCloud, tmp_path: Path
 ) -> None:
     said = run(TELL, tmp_path, cloud.no_metadata_environment())
@@ -223,7 +221,7 @@ def test_a_deleted_key_says_to_create_another(cloud: LocalCloud) -> None:
 
 
 @pytest.mark.parametrize("offset", [-7200.0, 7200.0])
-def test_a_wrong_clock_is_called_that(cloud: LocalCloud, offset: float) -> None:
+def test_the_error_for_a_wrong_clock_names_the_clock(cloud: LocalCloud, offset: float) -> None:
     cloud.clock_offset = offset
     error = refusal(IAPCredentials(CLIENT, key_file=cloud.key_file()))
     assert "clock is off" in error.message
@@ -253,7 +251,7 @@ def test_a_sign_in_without_openid_says_how_to_sign_in(cloud: LocalCloud) -> None
         (lambda cloud: cloud.federation_file(), "/v1/token"),
     ],
 )
-def test_a_busy_endpoint_is_asked_again_until_it_answers(
+def test_a_busy_endpoint_is_retried_until_it_responds(
     cloud: LocalCloud, source: Callable[[LocalCloud], Path], path: str
 ) -> None:
     cloud.fault("answer", path=path, where="google", status=503, times=1)
@@ -286,7 +284,7 @@ def test_a_busy_endpoint_is_a_transient_error(
 
 
 @pytest.mark.slow  # google-auth's own pauses
-def test_a_busy_token_endpoint_is_a_transient_error_that_the_callers_retries_end(
+def test_a_busy_token_endpoint_is_a_transient_error_that_the_caller_retries(
     cloud: LocalCloud,
 ) -> None:
     cloud.fault("answer", path="/token", where="google", status=503, times=0)
@@ -308,7 +306,7 @@ def test_an_endpoint_that_refuses_connections_is_a_transient_error(cloud: LocalC
     assert "HTTPS_PROXY" in error.message
 
 
-def test_a_certificate_that_is_not_trusted_does_not_pass_by_waiting(
+def test_an_untrusted_certificate_is_not_a_transient_error(
     cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = cloud.impersonated_file()
@@ -399,7 +397,7 @@ def test_no_token_and_no_key_is_in_any_log_description_or_pickle(
     assert not SECRET.search(shown)
 
 
-def test_other_libraries_records_of_google_auth_are_left_alone(
+def test_google_auth_s_log_records_from_other_libraries_are_kept(
     cloud: LocalCloud, logged: list[str]
 ) -> None:
     IAPCredentials(CLIENT, key_file=cloud.key_file()).token()
@@ -449,7 +447,7 @@ def token_or_error(credentials: IAPCredentials) -> str | IAPCredentialsError:
 
 @pytest.mark.parametrize("status", [200, pytest.param(400, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", CASES)
-def test_a_malformed_answer_is_one_error_that_repeats_no_token_from_it(
+def test_a_malformed_response_is_one_error_that_shows_no_token_from_it(
     cloud: LocalCloud, logged: list[str], name: str, status: int
 ) -> None:
     make, kind, path = CASES[name]
