@@ -1,4 +1,4 @@
-"""What the documentation names exists: commands, options, targets, files, links and variables."""
+"""Everything that the documentation names exists: commands, options, files, links, variables."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _HERE = re.compile(
 
 
 def parse(words: list[str]) -> None:
-    """Let click read a command's words, and carry nothing out.
+    """Let click parse a command's words without running it.
 
     Raises:
         click.UsageError: there is no such command, or it has no such option.
@@ -30,7 +30,7 @@ def parse(words: list[str]) -> None:
         name, command, rest = main.resolve_command(context, words)
         assert command is not None
         parsed = command.make_context(name, rest, parent=context)
-    # `local` hands on to its command whatever it does not know itself.
+    # `local` passes everything that it does not know on to its command.
     given: tuple[str, ...] = parsed.params.get("command", ())
     if given and given[0].startswith("-"):
         raise click.NoSuchOption(given[0])
@@ -62,7 +62,7 @@ def test_each_make_target_on_a_page_exists(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_each_variable_on_a_page_is_used_in_the_code(page: Path) -> None:
     named = set(re.findall(r"\bMLFLOW_(?:IAP|SERVER)_[A-Z_]*[A-Z]\b", page.read_text()))
-    # The tests too: some names are put together from parts.
+    # The tests too, because the code builds some names from parts.
     folders = (ROOT / "src", ROOT / "tests")
     code = "\n".join(path.read_text() for each in folders for path in each.rglob("*.py"))
     assert {name for name in named if name not in code} == set()

@@ -1,6 +1,6 @@
-"""Kills of the deployed server and of its database at random moments of load.
+"""Kills the deployed server and its database at random moments under load.
 
-Run by ``python -m pytest -m soak -s tests/soak``; SOAK_SEED picks other moments.
+Run with ``python -m pytest -m soak -s tests/soak``; SOAK_SEED chooses other moments.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from variables import set_all
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(900), needs_mariadb]
 _CLIENTS, _KILLS = 6, 8
-_LONGEST_OUTAGE = 5.0  # seconds, before what was killed is started again
+_LONGEST_OUTAGE = 5.0  # seconds until a killed server is restarted
 
 
 @pytest.fixture

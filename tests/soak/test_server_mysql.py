@@ -20,7 +20,7 @@ __all__ = ["mysql"]
 
 _ROCKET = "🚀 größer"
 _LONGEST_PARAM = "ü" * 6000
-_LARGEST = 1.7976931348623157e308  # by which MLflow keeps infinity
+_LARGEST = 1.7976931348623157e308  # the value that MLflow stores for infinity
 
 
 def test_it_has_the_settings_of_cloud_sql(mysql: MySQL) -> None:

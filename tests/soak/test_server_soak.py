@@ -1,4 +1,4 @@
-"""Migrations that are killed, or begin at the oldest MLflow; the chain by what the image holds."""
+"""Migrations that are killed or start from the oldest MLflow; the chain with the image's packages."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_the_program_serves_until_it_is_ended_and_leaves_nothing(tmp_path: Path)
 
 @contextmanager
 def begun(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    """What `make server` starts; what it says goes into a file in the folder."""
+    """Start what `make server` starts, with its output in a file in the folder."""
     command = [sys.executable, PROGRAM, "--python", str(_IMAGE), *arguments]
     with (folder / "said").open("wb") as said:
         program = subprocess.Popen(command, stdout=said, stderr=said)
@@ -160,7 +160,7 @@ def children_of(pid: int) -> list[int]:
 
 
 def venv(folder: Path, python: str, *packages: str) -> str:
-    """An environment with packages; return its Python."""
+    """Create an environment with packages; return its Python."""
     uv = [sys.executable, "-m", "uv"]
     subprocess.run([*uv, "venv", "-q", "--python", python, str(folder)], check=True)
     install(str(folder / "bin" / "python"), *packages)

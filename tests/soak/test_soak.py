@@ -1,6 +1,6 @@
-"""Hours of trouble in minutes: what was logged is in MLflow, each point exactly once.
+"""Hours of faults in minutes: everything that was logged is in MLflow exactly once.
 
-Run by ``python -m pytest -m soak -s tests/soak``; SOAK_SEED picks other random moments.
+Run with ``python -m pytest -m soak -s tests/soak``; SOAK_SEED chooses other random moments.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from variables import set_all
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(900)]
 
 _KILLS, _SERVER_KILLS = 50, 20
-_CHAINS, _JOBS = 2, 2  # processes at once, trials at once of each
+_CHAINS, _JOBS = 2, 2  # parallel processes, parallel trials of each
 _WITHOUT_ROLE = 30.0
 _MOST_GROWTH_MEGABYTES = 30.0
 
@@ -109,7 +109,7 @@ def test_a_sweep_killed_50_times_amid_all_kinds_of_faults_is_in_mlflow_exactly_o
 def test_ten_minutes_of_sweep_without_a_server_cost_neither_memory_nor_a_point(
     soak: Soak, server: MlflowServer
 ) -> None:
-    # Ten minutes of trials of half a second; more of them than the sender keeps in memory.
+    # Ten minutes of trials that take half a second: more than the sender keeps in memory.
     worker = soak.worker("outage", trials=1200, seconds=70.0)
     assert worker.hear() == "warm"
     server.kill()

@@ -1,4 +1,4 @@
-"""The shape of the package: who imports whom, and what an import costs."""
+"""The structure of the package: which module imports which, and what an import costs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import python_process
 _PACKAGE = Path(mlflow_iap_callbacks.__file__).parent
 _NAME = _PACKAGE.name
 
-# What each folder, or file beside the folders, may import of the others.
+# Which others each folder, or file beside the folders, may import.
 _MAY_IMPORT: dict[str, set[str]] = {
     "__init__": {"delivery", "errors", "iap", "lightgbm", "optuna"},
     "cli": {"delivery", "errors", "iap", "local", "outbox"},
@@ -31,7 +31,7 @@ _MAY_IMPORT: dict[str, set[str]] = {
     "limits": set(),
     "tags": set(),
 }
-# The only modules that know a library.
+# The only modules that may import a library.
 _OWNERS = {
     "google": {"iap.google_errors", "iap.google_identity", "iap.google_tokens"},
     "msgpack": {"outbox.intake", "outbox.outbox", "outbox.records"},
@@ -54,7 +54,7 @@ def _place(module: str) -> str:
 
 @cache
 def _imports(module: str, *, with_types: bool = True) -> tuple[str, ...]:
-    """Absolute names of what a module imports; those of this package end at the module."""
+    """Absolute names of what a module imports; for this package, names of modules."""
     return tuple(_each_import(module, with_types=with_types))
 
 
@@ -79,7 +79,7 @@ def _each_import(module: str, *, with_types: bool) -> Iterator[str]:
 
 
 def _module_of(name: str) -> str | None:
-    """The package's module of an absolute name; a folder's is its ``__init__``."""
+    """The package's module for an absolute name; for a folder, its ``__init__``."""
     ours = name.removeprefix(_NAME).removeprefix(".")
     names = (ours, f"{ours}.__init__".removeprefix("."))
     return next((each for each in names if _place(name) == _NAME and each in _MODULES), None)

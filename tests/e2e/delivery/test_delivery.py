@@ -1,4 +1,4 @@
-"""A run handle's way to the server: what arrives, whatever is in between."""
+"""From a run handle to the server: what arrives, no matter what happens in between."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from waiting import wait_until
 
 @pytest.fixture
 def name() -> str:
-    """Of an experiment that no other test has."""
+    """The name of an experiment that no other test has."""
     return uuid.uuid4().hex
 
 
@@ -97,7 +97,7 @@ def test_a_run_that_the_server_creates_long_after_the_request_is_deleted_again(
     cloud.fault("reset_before", path="runs/create")
     run = RunWriter(client, name)
     run.log_metrics({"m": 0.5})
-    run_id = run.run_id()  # of the second try
+    run_id = run.run_id()  # the second try's
     experiment_id = client.get_run(run_id).info.experiment_id
     late = client.create_run(experiment_id, tags={"mlflow_iap.run_key": run.key})
     assert {found.info.run_id for found in _runs(name)} == {run_id, late.info.run_id}
@@ -350,7 +350,7 @@ def test_no_journal_contains_a_token_or_a_password(cloud: LocalCloud, name: str)
     run.run_id()
     texts = [file.read_bytes() for file in journal_folder.folder().iterdir()]
     assert any(cloud.url.encode() in text for text in texts)
-    # Tokens are JSON in base64, and so begin with these three.
+    # Tokens are JSON in base64, so they begin with these three letters.
     assert not [secret for secret in (b"secret", b"eyJ") for text in texts if secret in text]
 
 

@@ -1,4 +1,4 @@
-"""Processes that log: how they end, are killed, fork, and hand work to others; what arrives."""
+"""Processes that log, end, are killed, fork and pass work on to others: what arrives."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})  # for sigwait
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts programs; what still runs at the test's end is killed."""
+    """Starts programs; those still running at the end of the test are killed."""
     with starting(tmp_path, _IMPORTS) as start:
         yield start
 
 
 @pytest.fixture
 def name() -> str:
-    """Of an experiment that no other test has."""
+    """The name of an experiment that no other test has."""
     return uuid.uuid4().hex
 
 
 class _Seen(NamedTuple):
-    """A run as MLflow has it; ``points`` by metric, each of them (step, value)."""
+    """A run in MLflow; ``points`` by metric, each as (step, value)."""
 
     status: str
     is_told: bool
@@ -65,7 +65,7 @@ def _runs(name: str) -> list[Run]:
 
 
 def _seen(name: str) -> dict[str, _Seen]:
-    """The experiment's runs by their names, which are all different, without studies' runs."""
+    """The experiment's runs by name, without studies' runs; all names are different."""
     client = IAPMlflowClient()
     runs = [run for run in _runs(name) if not is_of_a_study(run)]
     seen = {run.info.run_name: _look_at(client, run) for run in runs}
@@ -228,7 +228,7 @@ def test_threads_that_keep_logging_do_not_delay_the_exit_and_lose_nothing(
     )
     assert script.end() == 0, script.err
     at_least = [int(number) for number in script.out.split()]
-    assert command("sync").returncode == 0  # what was logged while the interpreter ended
+    assert command("sync").returncode == 0  # what was logged while the interpreter was exiting
     seen = _seen(name)
     for number, least in enumerate(at_least):
         points = seen[str(number)].points["m"]
@@ -326,7 +326,7 @@ def test_ctrl_c_stops_the_delivery_at_exit_and_reports_what_stays_on_disk(
     script = start(_AWAY, name)
     script.wait_for("cannot be written to")
     script.send(signal.SIGINT)
-    # Well before the half minute that the delivery would take.
+    # Well before the half minute that the delivery could take.
     assert script.end(15.0) == 0, script.err
     assert _LEFT.search(script.err) is not None, script.err
     assert "Traceback" not in script.err, script.err
@@ -390,7 +390,7 @@ def test_sync_delivers_what_a_killed_process_left_behind_and_ignores_a_live_one(
         name,
     )
     living.wait_for("logged")
-    # Killed while the living process looks for no dead ones: it does so at its start, and once a
+    # Killed while the live process does not look for dead ones: it does so at its start, and once a
     # minute.
     _killed(start, name)
     status = command("status").stdout
@@ -426,7 +426,7 @@ def test_one_sync_delivers_what_two_dead_processes_logged_to_the_same_run(
     script.wait_for("logged")
     script.kill()
     cloud.clear_faults()
-    # Whoever asks for the run meanwhile, to log the child's, finds none.
+    # A process that looks for the run meanwhile, to log the child's records, finds none.
     cloud.fault("answer", path="runs/create", status=429, retry_after=1)
     done = command("sync")
     assert done.returncode == 0, done.stdout
@@ -521,7 +521,7 @@ def test_training_that_gets_sigterm_delivers_its_records_and_is_then_killed_by_i
     assert (seen.status, seen.is_told) == ("FAILED", True)
     assert len(seen.points["m"]) > 50
     assert seen.points["m"] == _line(0, len(seen.points["m"]))
-    assert command("sync").returncode == 0  # what the training logged while it was ended
+    assert command("sync").returncode == 0  # what was logged while the process was being ended
     seen = _seen(name)["open"]
     assert (seen.status, seen.is_told) == ("FAILED", True)
     assert seen.points["m"] == _line(0, len(seen.points["m"]))
@@ -564,7 +564,7 @@ def test_a_sweep_in_two_threads_loses_no_trial_after_sigterm(
     for number, value in done.items():
         assert seen[number].points == {"m": _line(0, 10), "value": [(0, float(value))]}
     for number, run in seen.items():
-        # A trial may end while the process is being ended: its run was failed, then finished.
+        # A trial may end while the process is being ended: its run is first failed, then finished.
         assert run.status in ("FINISHED", "FAILED")
         assert run.status == "FINISHED" or run.is_told
         assert number in done or run.points.get("m", []) == _line(0, len(run.points.get("m", [])))
@@ -727,7 +727,7 @@ def test_forks_under_load_neither_lose_nor_duplicate_records_and_never_deadlock(
         """,
         *(name, str(forks)),
     )
-    # A server that 30 processes write to at once may be too slow to take all before they end, at
+    # A server to which 30 processes write at once may be too slow to accept all before they end, at
     # which each waits for it up to 30 s, and their parent up to 30 s more.
     assert script.end(2 * DEADLINE) == 0, script.err
     statuses, *logged = script.out.split()

@@ -69,7 +69,7 @@ def test_inherited_methods_work_through_iap(
 
 @pytest.mark.parametrize(
     ("kind", "times", "deadline"),
-    [  # A run of which nothing shows up is waited for half of the deadline, for 10 s at most.
+    [  # A run that does not show up is waited for during half of the deadline, for at most 10 s.
         ("reset_before", 1, 6.0),
         pytest.param("reset_before", 2, 120.0, marks=pytest.mark.soak),
         ("reset_after", 2, 120.0),
@@ -124,7 +124,7 @@ def test_each_point_arrives_once_while_a_fifth_of_the_responses_is_lost(
 
 
 def test_only_this_package_retries(cloud: LocalCloud, experiment: str) -> None:
-    """MLflow's own would make eight requests of each of ours."""
+    """MLflow's own retries would send each of our requests eight times."""
     client = IAPMlflowClient(max_attempts=3, deadline=30.0)
     cloud.fault("answer", path="runs/search", status=503, times=0)
     with pytest.raises(MlflowException) as caught:
@@ -147,7 +147,7 @@ def test_the_deadline_holds_for_lookup_and_creation_together(
 
 @pytest.fixture
 def own_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MlflowServer]:
-    """A server that a test may stop, behind IAP."""
+    """A server behind IAP that a test may stop."""
     with TrackingServer(tmp_path) as server, LocalCloud(server.url) as cloud:
         set_all(monkeypatch, cloud.environment())
         yield server
@@ -167,7 +167,7 @@ def test_a_restarting_server_is_waited_for_and_a_hanging_one_creates_no_run_twic
         logged.result(60)
     assert _points(client, run_id, "m") == [(7, 1.0)]
 
-    # It hangs for longer than the client waits for an answer, and makes the run then.
+    # It hangs for longer than the client waits for a response, and then creates the run.
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     own_server.pause()
     go_on = threading.Timer(2.5, own_server.resume)

@@ -1,4 +1,4 @@
-"""The rest of MLflow through IAP: with two environment variables and no code of ours."""
+"""The rest of MLflow through IAP, with two environment variables and no other code."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _30_MB = 30_000_000
 
 @pytest.fixture
 def cloud(cloud: LocalCloud) -> Iterator[LocalCloud]:
-    """MLflow keeps the experiment and the run in use for the whole process."""
+    """Reset the active experiment and run, which MLflow keeps for the whole process."""
     mlflow.set_experiment(uuid.uuid4().hex)
     yield cloud
     while mlflow.active_run():
@@ -96,7 +96,7 @@ def test_lightgbm_autolog_works_and_its_model_can_be_registered_and_loaded(
         mlflow.lightgbm.autolog(disable=True)
     client = mlflow.MlflowClient()
     history = client.get_metric_history(run.info.run_id, "training-binary_logloss")
-    # Autolog adds the best iteration's value behind the curve where training stopped early only.
+    # Only after early stopping, autolog adds the best iteration's value at the end of the curve.
     assert [point.step for point in history] == list(range(5))
 
     name = uuid.uuid4().hex
@@ -173,7 +173,7 @@ def test_requests_to_another_tracking_server_are_not_changed(
     mlflow.search_experiments()
     with LocalCloud() as other:
         before = len(other.requests)
-        # Neither MLflow's tracking URI nor a client of ours leads there, so no token does.
+        # Neither MLflow's tracking URI nor one of our clients names it, so it gets no token.
         client = mlflow.MlflowClient(other.url)
         with pytest.raises(MlflowException):
             client.search_experiments()
@@ -183,7 +183,7 @@ def test_requests_to_another_tracking_server_are_not_changed(
 
 @pytest.mark.slow
 def test_importing_mlflow_loads_the_two_entry_points_and_nothing_else() -> None:
-    """MLflow loads entry points in every process that talks to a server, whatever its server."""
+    """MLflow loads entry points in every process that talks to any server."""
     script = (
         "import mlflow.tracking.request_auth.registry, sys;"
         "heavy = ('tenacity', 'google.auth', 'mlflow_iap_callbacks', 'optuna', 'lightgbm');"

@@ -1,4 +1,4 @@
-"""Every form of a LightGBM training: what MLflow has is what LightGBM recorded, point by point."""
+"""Every form of LightGBM training: MLflow has what LightGBM recorded, point by point."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _train(
     params: dict[str, Any] | None = None,
     **options: Any,
 ) -> dict[str, Any]:
-    """Train and return what LightGBM recorded; it stands last in the list, ours first."""
+    """Train and return what LightGBM recorded; its callback is the last one, ours the first."""
     train, valid = sets()
     record: dict[str, Any] = {}
     options = {"valid_sets": [train, valid], "valid_names": ["train", "valid"], **options}
@@ -208,7 +208,7 @@ def test_training_that_raises_at_its_last_iteration_is_failed(cloud: LocalCloud,
             _train(IAPLightGBMCallback(experiment_name=name), 5, stop)
 
     train()
-    gc.collect()  # what was raised is gone with the frame, so nobody holds it
+    gc.collect()  # the exception is freed with the frame
     wait_until(lambda: the_run(name).info.status == "FAILED", "the run is FAILED")
 
 
@@ -218,7 +218,7 @@ def test_a_callback_used_twice_creates_two_runs(cloud: LocalCloud, name: str) ->
             raise ZeroDivisionError
 
     callback = IAPLightGBMCallback(experiment_name=name)
-    with pytest.raises(ZeroDivisionError) as kept:  # as a notebook keeps the last error
+    with pytest.raises(ZeroDivisionError) as kept:  # kept, as a notebook keeps the last error
         _train(callback, 12, stop)
     record = _train(callback, 6)
     first, second = runs(name)
@@ -305,7 +305,7 @@ def test_cv_that_stops_early_keeps_its_last_iterations_too(cloud: LocalCloud, na
     run = the_run(name)
     (best,) = {len(values) for values in result.values()}  # type: ignore[arg-type]
     assert points(run, "valid-binary_logloss") == list(enumerate(seen))
-    assert len(seen) == best + 3  # LightGBM's own result ends at the best
+    assert len(seen) == best + 3  # LightGBM's own result ends at the best iteration
     assert run.data.metrics["best_iteration"] == best
     assert run.info.status == "FINISHED"
 
@@ -382,7 +382,9 @@ def test_a_grid_search_creates_a_run_for_each_fit(
     )
     found = runs(name)
     leaves = [run.data.params["num_leaves"] for run in found]
-    best = str(search.best_params_["num_leaves"])  # which is fitted once more, to all data
+    best = str(
+        search.best_params_["num_leaves"]
+    )  # the model, which is fitted once more, to all data
     assert sorted(leaves) == sorted(["3", "3", "7", "7", best])
     recorded = recorder.curves()
     for run in found:
@@ -413,7 +415,7 @@ def test_a_dask_estimator_creates_one_run(cloud: LocalCloud, name: str, tmp_path
         client.run(lambda: lifecycle.exit_process(30.0))
     run = the_run(name)
     recorded = recorder.curves()
-    assert len(recorded) == 2  # each worker has its own data, and values
+    assert len(recorded) == 2  # each worker has its own data, and so its own values
     assert curves(run) in recorded
     assert len(curves(run)["all-binary_logloss"]) == 6
     assert run.info.status == "FINISHED"
@@ -614,7 +616,7 @@ def test_a_constant_learning_rate_is_only_a_param(cloud: LocalCloud, name: str) 
 
 
 def _end_workers() -> None:
-    """Loky ends its workers; what is left of their journals is sent by the next process."""
+    """Loky kills its workers, and the next process sends what is in their journals."""
     from joblib.externals.loky import get_reusable_executor
 
     get_reusable_executor().shutdown(wait=True)

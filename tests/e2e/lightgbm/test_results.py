@@ -1,4 +1,4 @@
-"""What a LightGBM run has beside its curves: params, data sets, importance, pictures, the model."""
+"""What a LightGBM run has besides its curves: params, data sets, importance, plots, the model."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_data_sets_are_left_out_on_request(cloud: LocalCloud, name: str) -> None
 @pytest.mark.slow
 def test_sparse_data_of_many_columns_stays_sparse(cloud: LocalCloud, name: str) -> None:
     rng = np.random.default_rng(0)
-    wide = 200_000  # dense it would be 800 MB
+    wide = 200_000  # as a dense array it would take 800 MB
     places = rng.integers(0, wide, 5000)
     x = csr_matrix((np.ones(5000), (rng.integers(0, 500, 5000), places)), shape=(500, wide))
     y = rng.integers(0, 2, 500)

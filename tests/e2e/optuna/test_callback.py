@@ -56,7 +56,7 @@ def test_a_sweep_of_30_trials_in_4_threads_with_tokens_of_2_s_is_in_mlflow_exact
             rate = trial.suggest_float("learning_rate", 0.01, 0.3, log=True)
             kept: dict[str, Any] = {}
             data = _data()
-            # Long enough for several lifetimes: an artificial training of 0.7 s.
+            # Long enough for several lifetimes of a token: artificial training that takes 0.7 s.
             slow = lambda env: time.sleep(0.035)  # noqa: E731
             lgb.train(
                 {**PARAMS, "learning_rate": rate},
@@ -139,12 +139,12 @@ def test_a_trial_takes_three_requests_with_its_learningcurve(cloud: LocalCloud) 
         return 0.0
 
     study = optuna.create_study()
-    study.optimize(objective, 1, callbacks=[callback])  # finds or makes the experiment
+    study.optimize(objective, 1, callbacks=[callback])  # finds or creates the experiment
     assert callback.flush()
     cloud.forget()
     study.optimize(objective, 4, callbacks=[callback])
     assert callback.flush()
-    # One more asks for the study's run, for its link, at some time.
+    # Another request reads the study's run for its link, at some time.
     assert sum("/runs/get?" not in seen.path for seen in cloud.requests) == 12
 
 

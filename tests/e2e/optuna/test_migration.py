@@ -1,4 +1,4 @@
-"""What users of optuna_integration's MLflowCallback had, they have with ours."""
+"""Everything that users of optuna_integration's MLflowCallback had still works."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from optuna_helpers import (
     trial_runs,
 )
 
-# What the fluent API says of the machine and the program; the rest of mlflow.* is a run's place.
+# The fluent API's tags for the machine and the program; other mlflow.* tags say where a run is.
 _FROM_CONTEXT = ("mlflow.user", "mlflow.source.name", "mlflow.source.type")
 
 
@@ -603,7 +603,7 @@ def test_a_run_that_is_started_inside_a_tracked_objective_is_a_child_of_the_tria
     )
     assert (inner.info.run_name, inner.info.status) == ("inner", "FINISHED")
     assert inner.data.metrics == {"inner": 1.0}
-    # MLflow's page shows children of the same experiment only.
+    # MLflow's page shows only children in the same experiment.
     assert inner.info.experiment_id == outer.info.experiment_id
 
 
@@ -722,7 +722,7 @@ def test_everything_that_the_old_callback_logs_for_a_trial_is_logged(
     ]
     objective = _two if len(directions) == 2 else _all_kinds
     study.optimize(objective, 5, callbacks=callbacks, catch=ValueError)
-    # One trial has an attribute called number, which is its tag in both.
+    # One trial has an attribute called number, which is its tag with both callbacks.
     old = all_runs(study.study_name)
     starts = {str(trial.datetime_start): trial.number for trial in study.trials}
     by_number = {starts[run.data.tags["datetime_start"]]: run for run in old}

@@ -1,4 +1,4 @@
-"""Sweeps of several processes on one storage: MLflow has of them what the storage has."""
+"""Sweeps of several processes on one storage: MLflow has the same trials as the storage."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def load(name, **options):
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts programs; what still runs at the test's end is killed."""
+    """Starts programs; those still running at the end of the test are killed."""
     with starting(tmp_path, _IMPORTS) as start:
         yield start
 
@@ -77,7 +77,7 @@ def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MariaDB]:
 
 @pytest.fixture
 def storage(mariadb: MariaDB) -> str:
-    """URL of a database with Optuna's tables, which several processes cannot make at once."""
+    """URL of a database with Optuna's tables, which several processes cannot create at once."""
     url = mariadb.new_database()
     optuna.storages.RDBStorage(url)
     return url
@@ -85,7 +85,7 @@ def storage(mariadb: MariaDB) -> str:
 
 @pytest.fixture
 def name() -> str:
-    """Of a study that no other test has."""
+    """The name of a study that no other test has."""
     return uuid.uuid4().hex
 
 
@@ -256,7 +256,7 @@ run_all([fork.Process(target=work_on_all, args=(SlowToCreate(),)), fork.Process(
 def test_two_processes_that_choose_the_run_of_a_study_at_once_choose_the_same(
     cloud: LocalCloud, start: Start, name: str, storage: str
 ) -> None:
-    names = [f"{name}-{number}" for number in range(4)]  # which is taken is chance
+    names = [f"{name}-{number}" for number in range(4)]  # which one is chosen is random
     for each in names:
         optuna.create_study(study_name=each, storage=storage)
     script = start(
@@ -285,7 +285,7 @@ run_all([fork.Process(target=first), fork.Process(target=second)])
 def _assert_one_stays(name: str, storage: str) -> None:
     made = [run for run in runs_in(name, ViewType.ALL) if is_of_a_study(run)]
     stages = [run.info.lifecycle_stage for run in made]
-    # One that is slow to see the other's may have made a second one.
+    # A process that is slow to see the other's run may have created a second one.
     assert (stages.count("active"), stages.count("deleted") > 0) == (1, True)
     assert_mlflow_equals_storage(_load(name, storage))
 
@@ -316,7 +316,7 @@ def test_sync_delivers_a_study_whose_server_was_down_from_start_to_end(
 
 # --- workers that are killed -------------------------------------------------------------------
 
-# Sweeps whose worker is killed at a random moment, and at each of what it appends to its journal.
+# Sweeps whose worker is killed at a random moment, or after any append to its journal.
 _RANDOM, _FORCED = 20, 9
 _VICTIMS = """
 from mlflow_iap_callbacks.delivery.run_writer import RunWriter

@@ -1,4 +1,4 @@
-"""What runs hold of an Optuna study and its trials, however those come about and end."""
+"""The runs of an Optuna study and its trials, no matter how trials are created and end."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from optuna_helpers import (
 from own_log import said_by_us
 from waiting import wait_until
 
-# As MLflow's own server keeps an infinite number.
+# What MLflow's own server stores for infinity.
 _LARGEST = sys.float_info.max
 
 
@@ -67,12 +67,12 @@ def _x(trial: optuna.Trial) -> float:
 
 
 def _end_of_process() -> None:
-    """Its last report on studies, where there is no time for pictures."""
+    """The last report on studies, without time for plots."""
     lifecycle.exit_process(15.0)
 
 
 def _everything(study: optuna.Study) -> dict[str, dict[str, Any]]:
-    """All that MLflow has of the study's trials, by run id."""
+    """Everything that MLflow has about the study's trials, by run id."""
     runs = trial_runs(study.study_name).values()
     return {run.info.run_id: {**run.to_dictionary(), "artifacts": artifacts(run)} for run in runs}
 
@@ -143,7 +143,7 @@ def test_constraints_are_metrics_and_say_whether_the_trial_is_feasible() -> None
             assert runs[number].data.metrics[f"constraint.{name}"] == value
     assert [runs[number].data.tags["feasible"] for number in given] == ["True", "False"]
     _end_of_process()
-    # The other one's value is less, but it breaks a constraint.
+    # The other trial's value is lower, but it violates a constraint.
     assert study_run(study.study_name).data.metrics["best_value"] == 1.0
 
 
@@ -345,7 +345,7 @@ def test_a_tracked_objective_that_is_pruned_has_no_traceback() -> None:
     assert "error" not in run.data.tags
 
 
-# how trials come about
+# how trials are created
 
 
 def test_an_enqueued_trial_is_logged_like_any_other() -> None:
@@ -499,7 +499,7 @@ def test_sync_before_the_first_trial_runs_leads_to_no_second_study(tmp_path: Pat
     assert callback.sync(study) == 0
     study.optimize(_x, 2, callbacks=[callback])
     assert trial_runs(name).keys() == {0, 1}
-    # As another process sees it.
+    # The study as another process sees it.
     again = optuna.load_study(study_name=name, storage=storage)
     assert IAPMLflowCallback().sync(again) == 0
     assert len(all_runs(name)) == 3
@@ -549,7 +549,7 @@ def test_a_pickled_study_in_memory_continues_its_run() -> None:
     again = pickle.loads(pickle.dumps(study))
     again.optimize(_x, 1, callbacks=[IAPMLflowCallback()])
     assert sorted(trial_runs(study.study_name)) == [0, 1, 2]
-    assert len(all_runs(study.study_name)) == 4  # with the study's own
+    assert len(all_runs(study.study_name)) == 4  # including the study's own run
 
 
 def test_two_callbacks_with_different_experiments_each_log_all_of_a_study() -> None:
@@ -585,7 +585,7 @@ def test_a_study_whose_experiment_was_deleted_is_reported_and_delays_nothing(
 
 @pytest.fixture
 def held_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where temporary files are."""
+    """The folder of temporary files."""
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
@@ -604,7 +604,7 @@ def test_log_if_best_keeps_artifacts_of_trials_that_were_best_when_they_ended(
         (folder / "weights.txt").write_text(f"weights {trial.number}")
         callback.log_if_best(trial, folder)
         callback.log_if_best(trial, folder / "weights.txt", "copies")
-        # A copy is kept of what it was.
+        # The copy has the earlier content.
         (folder / "weights.txt").write_text("changed")
         return values[trial.number]
 
@@ -754,7 +754,7 @@ def test_the_studys_run_has_the_number_of_trials_and_the_best_trial_after_close(
 
     def objective(trial: optuna.Trial) -> float:
         trial.suggest_int("i", trial.number, trial.number)
-        # None of these stops the table or a picture.
+        # None of these prevents the table or a plot.
         trial.suggest_categorical("c", [None, True, "ü", 1.5])
         trial.set_user_attr("odd", {"a": math.nan})
         trial.set_user_attr("note", f"a,b\n{trial.number}")

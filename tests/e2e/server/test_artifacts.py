@@ -1,4 +1,4 @@
-"""The server's artifacts in a bucket, whole and in parts, and the errors of a missing one."""
+"""The server's artifacts in a bucket, whole and in parts, and the errors without a bucket."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole chain from a key file to MySQL and the bucket, and then with each link broken."""
+"""The whole chain from a key file to MySQL and the bucket, also with each link broken."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_the_server_gets_its_password_and_the_public_keys_from_google(
 def test_an_artifact_of_200_mb_passes_the_limit_of_32_mb_for_a_request(
     deployment: Deployment, cloud: LocalCloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With MLflow's own client, which uses only this package's authentication plugin."""
+    """This uses MLflow's own client, with only this package's authentication plugin."""
     file = tmp_path / "model.bin"
     file.write_bytes(os.urandom(_200_MB))
     client = MlflowClient()

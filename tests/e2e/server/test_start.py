@@ -1,4 +1,4 @@
-"""The server's start: it finds all that it needs, or one line says what is missing."""
+"""The server's start: it finds everything that it needs, or one line says what is missing."""
 
 from __future__ import annotations
 
@@ -220,7 +220,7 @@ def test_more_concurrent_requests_than_mlflow_has_connections_all_succeed(
     created = [post("runs/create", experiment_id=experiment).json() for _ in range(64)]
 
     def log(number: int) -> int:
-        """Make the request that takes most connections, because its sessions are nested."""
+        """Send the request that takes most connections, because its sessions are nested."""
         run_id = created[number]["run"]["info"]["run_id"]
         metrics = [{"key": "auc", "value": number, "timestamp": 1, "step": 0}]
         tags = [{"key": "number", "value": str(number)}]

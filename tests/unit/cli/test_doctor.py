@@ -18,7 +18,7 @@ _STEPS = ["environment", "address", "server", "credentials", "token", "MLflow"]
 
 
 def _found(uri: str) -> dict[str, Finding]:
-    """What the doctor finds; it goes on behind good steps only."""
+    """What the doctor finds; it continues only after good steps."""
     findings = list(examine(uri))
     assert [finding.step for finding in findings] == _STEPS[: len(findings)]
     assert all(finding.is_good for finding in findings[:-1])
@@ -27,7 +27,7 @@ def _found(uri: str) -> dict[str, Finding]:
 
 
 def _stops_at(step: str, uri: str) -> dict[str, str]:
-    """What is said until the doctor stops, by step."""
+    """The doctor's output until it stops, by step."""
     found = _found(uri)
     assert list(found)[-1] == step
     assert not found[step].is_good
@@ -54,7 +54,7 @@ def clouds() -> Iterator[Callable[[str | None], LocalCloud]]:
 def cloud(
     clouds: Callable[[str | None], LocalCloud], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[LocalCloud]:
-    """IAP with a client of the project's own, and the variables of its user set."""
+    """IAP with the project's own OAuth client, with the variables of its user set."""
     cloud = clouds("1-own.apps.googleusercontent.com")
     set_all(monkeypatch, cloud.environment())
     members = set(cloud.members)
@@ -65,7 +65,7 @@ def cloud(
 
 @pytest.fixture
 def person(cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch) -> LocalCloud:
-    """The same, of a person who signed in; quicker than with a key, which google-auth checks."""
+    """The same for a person who signed in; faster than with a key, which google-auth checks."""
     set_all(monkeypatch, cloud.google_environment())
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(cloud.desktop_file()))
     monkeypatch.delenv("MLFLOW_IAP_CLIENT_ID")
@@ -187,7 +187,7 @@ def test_it_stops_if_the_api_responds_with_an_error(person: LocalCloud) -> None:
 def test_a_server_without_iap_needs_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/none.json")
     with BareServer() as server:
-        said = _stops_at("MLflow", server.url)  # it is none
+        said = _stops_at("MLflow", server.url)  # it is not valid JSON
     assert said["server"] == "no IAP (200 without a token)"
     assert {said[step] for step in ("credentials", "token")} == {"not needed here"}
     assert not [headers for headers in server.seen if "Authorization" in headers]

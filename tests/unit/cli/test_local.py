@@ -82,7 +82,7 @@ def test_a_rejected_token_is_replaced_if_its_request_succeeds_later(
 
 def test_without_a_proxy_no_variable_is_set_to_bypass_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "internal")
-    monkeypatch.setenv("https_proxy", "http://proxy")  # this machine is reached by http
+    monkeypatch.setenv("https_proxy", "http://proxy")  # this machine is reached with http
     assert _around_proxies() == {}
 
 

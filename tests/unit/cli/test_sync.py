@@ -1,4 +1,4 @@
-"""``mlflow-iap status`` and ``sync`` on journals that this process left, without a server."""
+"""``mlflow-iap status`` and ``sync`` with journals of this process, without a server."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def server() -> FakeMlflow:
 
 @pytest.fixture
 def leave(server: FakeMlflow) -> Callable[..., str]:
-    """Leaves the journal of a process that ended while its server was away; returns a run's key."""
+    """Leaves the journal of a process that ended while its server was down; returns a run's key."""
 
     def leave(uri: str = _URI, *, is_refused: bool = False) -> str:
         away = server if uri == _URI else FakeMlflow(uri)

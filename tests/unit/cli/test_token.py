@@ -1,4 +1,4 @@
-"""``mlflow-iap token``: what it shows, and what it never does."""
+"""``mlflow-iap token``: what it shows, and what it never shows."""
 
 from __future__ import annotations
 

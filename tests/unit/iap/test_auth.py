@@ -1,4 +1,4 @@
-"""The token on the requests to one server, and the errors that IAP's responses become."""
+"""The token on requests to one server, and the errors for IAP's responses."""
 
 from __future__ import annotations
 

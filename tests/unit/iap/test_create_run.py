@@ -29,7 +29,7 @@ def server() -> FakeMlflow:
 
 @pytest.fixture
 def client(server: FakeMlflow, time: VirtualTime) -> IAPMlflowClient:
-    """A client whose requests go to the fake server, and whose waits take no time."""
+    """A client that sends requests to the fake server, and waits without taking time."""
     auth_for(_URI, retry=time.policy())
     client = IAPMlflowClient(_URI)
     requests: Any = FakePlainClient(server)

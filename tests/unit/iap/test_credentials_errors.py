@@ -1,4 +1,4 @@
-"""Errors about missing, broken and rejected credentials, and the secrets that none contains."""
+"""Errors about missing, broken and rejected credentials, which contain no secrets."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def refusal(credentials: IAPCredentials) -> IAPCredentialsError:
 
 
 def changed(file: Path, **values: object) -> Path:
-    """A copy of a credentials file with other values in it; None takes one out."""
+    """A copy of a credentials file with other values; None removes one."""
     info = {**json.loads(file.read_text()), **values}
     copy = file.with_name(f"changed-{file.name}")
     copy.write_text(json.dumps({name: value for name, value in info.items() if value is not None}))
@@ -246,7 +246,7 @@ def test_a_sign_in_without_openid_says_how_to_sign_in(cloud: LocalCloud) -> None
 @pytest.mark.parametrize(
     ("source", "path"),
     [
-        (lambda cloud: cloud.key_file(), "/token"),  # google-auth's own retry heals this one
+        (lambda cloud: cloud.key_file(), "/token"),  # google-auth's own retry succeeds for this one
         (lambda cloud: cloud.impersonated_file(), "generateIdToken"),
         (lambda cloud: cloud.federation_file(), "/v1/token"),
     ],
@@ -320,7 +320,7 @@ def test_an_untrusted_certificate_is_not_a_transient_error(
 
 # --- secrets ---------------------------------------------------------------------------------
 
-# What every token, refresh token and key of the local cloud looks like.
+# The form of all tokens, refresh tokens and keys of the local cloud.
 SECRET = re.compile(
     r"ya29\.local-[\w-]{8}|1//local-[\w-]{8}|eyJ[\w-]{16,}\.eyJ[\w-]{16,}|PRIVATE KEY"
 )
@@ -332,7 +332,7 @@ def text_of(error: BaseException) -> str:
 
 
 class Everything(logging.Handler):
-    """Keeps all that each record carries."""
+    """Keeps everything in each log record."""
 
     def __init__(self) -> None:
         super().__init__(logging.DEBUG)
@@ -344,7 +344,7 @@ class Everything(logging.Handler):
 
 @pytest.fixture
 def logged(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
-    """All that is logged; google-auth keeps its records from the root logger at times."""
+    """Everything that is logged; google-auth sometimes hides its records from the root logger."""
     handler = Everything()
     loggers = [logging.getLogger(name) for name in ("", "google", "google.auth", "urllib3")]
     for logger in loggers:
@@ -392,7 +392,7 @@ def test_no_token_and_no_key_is_in_any_log_description_or_pickle(
             *(pickle.dumps(each).decode("latin-1") for each in (credentials, bound)),
         ]
     )
-    assert "urllib3" in shown  # something was logged at all
+    assert "urllib3" in shown  # at least something was logged
     assert token not in shown
     assert not SECRET.search(shown)
 
@@ -454,7 +454,7 @@ def test_a_malformed_response_is_one_error_that_shows_no_token_from_it(
     file = make(cloud)
     secret_kind: Kind = "id_token" if status == 200 and kind != "access_token" else "access_token"
     secret = IAPCredentials(CLIENT, kind=secret_kind, key_file=cloud.key_file()).token()
-    secret = ".".join(secret.split(".")[:2])  # a JWT without its signature is none
+    secret = ".".join(secret.split(".")[:2])  # a JWT without its signature is not a token
     audience = None if "desktop" in name else CLIENT
     for pattern in MALFORMED:
         body = pattern.replace("%s", secret)
@@ -463,7 +463,7 @@ def test_a_malformed_response_is_one_error_that_shows_no_token_from_it(
         credentials = IAPCredentials(audience, kind=kind, key_file=file)
         got = token_or_error(credentials.for_origin(cloud.url))
         if isinstance(got, str):
-            # A text in the right place is a token as far as anybody here can tell.
+            # Any text in the right place counts as a token.
             assert status == 200, body
             assert got.startswith(secret), body
             continue

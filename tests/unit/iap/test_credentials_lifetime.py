@@ -1,4 +1,4 @@
-"""One token for all threads, replaced in time; pickles, forks and other clocks."""
+"""One token for all threads, replaced in time; also with pickles, forks and wrong clocks."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def cloud(google_cloud: LocalCloud) -> LocalCloud:
 
 
 def together(call: Callable[[], str]) -> list[str]:
-    """What `call` gives each of many threads that all call it at once."""
+    """What `call` returns to each of many threads that call it at the same time."""
     barrier = threading.Barrier(THREADS)
 
     def one(_: int) -> str:
@@ -48,7 +48,7 @@ def together(call: Callable[[], str]) -> list[str]:
 
 
 def made(cloud: LocalCloud, kind: Kind, by: str) -> int:
-    """How many tokens of a kind an account was given."""
+    """Number of tokens of a kind that were issued to an account."""
     return len([token for token in cloud.tokens if (token.kind, token.account) == (kind, by)])
 
 
@@ -86,7 +86,7 @@ def test_many_threads_with_a_rejected_token_get_the_same_new_one(
     first_of_a_second()
     rejected = credentials.token()
     if not is_young:
-        # Made twice within one second a JWT is the same text; in the next it is another.
+        # JWTs that are signed within the same second are identical; in the next second they differ.
         first_of_a_second()
     began = int(time.time())
     tokens = together(lambda: credentials.token(rejected=rejected))
@@ -140,14 +140,14 @@ def test_a_token_is_replaced_before_it_expires_and_not_more_often_than_needed(
     def is_replaced_twice() -> bool:
         asked = time.time()
         token = credentials.token()
-        # How long Google took to answer is not known of an access token.
+        # For an access token, it is not known how long Google took to respond.
         latest = time.time() + cloud.token_lifetime
         seen.setdefault(token, latest if kind == "access_token" else ends_of(token))
         assert asked < seen[token], "a token was given out after its end"
         return len(seen) == 3
 
     wait_until(is_replaced_twice, "the third token", seconds=20)
-    shortest = 0.9  # an answer says `expires_in` in whole seconds
+    shortest = 0.9  # a response has `expires_in` in whole seconds
     assert len(cloud.tokens) <= (time.time() - began) / shortest + 1
 
 
@@ -219,7 +219,7 @@ def test_a_spawned_process_gets_its_own_token(cloud: LocalCloud) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_a_child_forked_during_a_fetch_gets_its_own_token(cloud: LocalCloud) -> None:
     credentials = IAPCredentials(CLIENT, key_file=cloud.key_file())
-    # google-auth waits about a second before it asks again, and holds our lock as long.
+    # google-auth waits about a second before it retries, and our lock is held meanwhile.
     cloud.fault("answer", path="/token", where="google", status=503, times=1)
     with ThreadPoolExecutor(1) as threads:
         fetch = threads.submit(credentials.token)
@@ -237,7 +237,7 @@ def in_a_forked_child(call: Callable[[], str]) -> str:
     if child == 0:
         try:
             os.write(writing, b"a token" if call() else b"none")
-        except BaseException as error:  # noqa: BLE001 - told to the parent
+        except BaseException as error:  # noqa: BLE001 - reported to the parent
             os.write(writing, repr(error).encode())
         finally:
             os._exit(0)

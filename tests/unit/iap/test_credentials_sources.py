@@ -1,4 +1,4 @@
-"""Every kind of token from every source of Google's, real google-auth, through IAP."""
+"""Every kind of token from every kind of Google credentials, with google-auth, through IAP."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mlflow_iap_callbacks.local import LocalCloud
 from mlflow_iap_callbacks.local.accounts import DESKTOP_CLIENT_ID, WORKLOAD
 
 CLIENT = "123456789012-mlflow.apps.googleusercontent.com"
-# The endpoint that gives the token itself, once somebody may act as a service account.
+# The endpoint that issues the token itself, for somebody who may impersonate a service account.
 BY_IAM = {
     "id_token": "generateIdToken",
     "signed_jwt": "signJwt",
@@ -37,8 +37,8 @@ def use(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
 @dataclass(frozen=True)
 class Source:
     file: Callable[[LocalCloud], Path]
-    first: str  # the endpoint that says who is there
-    caller: str  # who asks to act as the service account
+    first: str  # the endpoint for the source identity's token
+    caller: str  # the account that asks to impersonate the service account
     impersonate: str | None = None
 
     @property

@@ -1,4 +1,4 @@
-"""MLflow's entry point: which servers' requests get a token, and what it sets in this process."""
+"""MLflow's entry point: which requests get a token, and what it sets in this process."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _forget_tracking_uris() -> Iterator[None]:
 
 
 def _is_authenticated(url: str) -> bool:
-    """Whether a request of MLflow's to ``url`` is watched for IAP's challenge."""
+    """Whether MLflow's request to ``url`` is authenticated if IAP asks for a token."""
     auth = IAPRequestAuthProvider().get_auth()
     request = requests.Request("GET", url, auth=auth).prepare()
     return bool(request.hooks["response"])
@@ -150,7 +150,7 @@ def test_mlflow_s_session_has_a_separate_transport_for_each_server() -> None:
 
 
 def _mlflow_session() -> requests.Session:
-    """The session that MLflow sends its requests with."""
+    """The session with which MLflow sends its requests."""
     session: requests.Session = request_utils._get_request_session(
         env.MLFLOW_HTTP_REQUEST_MAX_RETRIES.get(),
         env.MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR.get(),

@@ -1,4 +1,4 @@
-"""How often and how long an attempt is repeated, in time that the test moves."""
+"""How often and how long an attempt is repeated, on a clock that the test moves."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def time() -> VirtualTime:
 
 
 class _Attempts:
-    """Each asks for another one; counted and timed."""
+    """Attempts that each request another one, counted and timed."""
 
     def __init__(
         self, time: VirtualTime, after: float | None = None, *, is_free: bool = False

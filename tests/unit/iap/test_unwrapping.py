@@ -1,4 +1,4 @@
-"""This package's errors, taken out of MLflow's."""
+"""Extracting this package's errors from MLflow's."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mlflow_iap_callbacks.iap.unwrapping import unwrapped_errors
 
 
 def _fail_as_mlflow_does(error: Exception) -> None:
-    """MLflow says what went wrong in a text and names no cause."""
+    """Raise an error as MLflow does: with a text, and without a cause."""
     try:
         raise error
     except type(error) as inner:

@@ -1,4 +1,4 @@
-"""What the LightGBM callback makes of trainings, in an MLflow in memory."""
+"""What the LightGBM callback logs, to an MLflow in memory."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_custom_metrics_are_logged_with_names_that_mlflow_accepts(
     for name, value in (("train-ndcg@1", 0.5), ("train-ndcg#1", 0.25)):
         taken = originals[name].removeprefix("mlflow_iap.name.")
         assert run.curve(taken) == [(0, value), (1, value)]
-    assert run.tags["mlflow_iap.skipped_nan_points"] == "4"  # of two sets
+    assert run.tags["mlflow_iap.skipped_nan_points"] == "4"  # two data sets
 
 
 @pytest.mark.parametrize("way", ["active", "variable", "default"])
@@ -184,7 +184,7 @@ def test_a_given_run_is_logged_to_and_stays_open() -> None:
     _train(callback)
     assert run.status is None
     assert len(run.curve("valid-binary_logloss")) == 4
-    assert "num_leaves" not in run.params  # a default; the trial of the run may have its own
+    assert "num_leaves" not in run.params  # a default, which could conflict with the trial's own
     assert run.inputs == []
 
 
@@ -284,7 +284,7 @@ def test_the_callback_is_called_before_those_that_raise_and_hide_the_iteration(
     delivery: InlineDelivery,
 ) -> None:
     assert _callback(delivery).order < lgb.early_stopping(3).order
-    assert _callback(delivery).order < -(10**9)  # of callbacks that say none
+    assert _callback(delivery).order < -(10**9)  # the order of callbacks that set none
 
 
 # finish, and the context manager
@@ -362,7 +362,7 @@ def test_failed_training_in_a_with_block_logs_no_model() -> None:
     assert (run.status, run.artifacts) == ("FAILED", {})
 
 
-# nothing stops a training
+# nothing stops training
 
 
 def test_the_model_is_the_same_with_and_without_the_callback(delivery: InlineDelivery) -> None:

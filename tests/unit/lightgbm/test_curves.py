@@ -1,4 +1,4 @@
-"""The metrics of a training, point by point, for each form in which LightGBM evaluates."""
+"""The logged metrics, point by point, for each form of LightGBM's evaluation results."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _logged(
     max_points: int | None = None,
     best_iteration: int = 0,
 ) -> RecordingRun:
-    """A training with these evaluations, to its end."""
+    """Log iterations with these evaluations, and the end."""
     run = RecordingRun()
     curves = Curves(run, _env(first, first=first, rounds=rounds), max_points)
     for step, items in enumerate(iterations, start=first):
@@ -54,18 +54,18 @@ def _logged(
 
 
 def _curves(run: RecordingRun) -> dict[str, list[tuple[int, Any]]]:
-    """Those of the evaluations, by metric."""
+    """The curves of the evaluations, by metric."""
     names = [name for name in run.metrics() if not name.startswith(OWN)]
     return {name: sorted(run.curve(name)) for name in names}
 
 
 def _one(values: Sequence[Any], *, is_higher_better: bool = False) -> list[list[_Item]]:
-    """Evaluations of one metric of one set."""
+    """Evaluations of one metric of one data set."""
     return [[("valid", "loss", value, is_higher_better)] for value in values]
 
 
 class _SlowItem(tuple[Any, ...]):
-    """As LightGBM 4.7's, whose length is computed."""
+    """An evaluation like LightGBM 4.7's, whose length is computed."""
 
     def __len__(self) -> int:
         raise AssertionError("this takes its time")

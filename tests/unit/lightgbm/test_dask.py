@@ -1,4 +1,4 @@
-"""Which process of a distributed training logs it."""
+"""Which process logs distributed training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mlflow_iap_callbacks.lightgbm.dask import is_first_worker
 
 @pytest.fixture
 def worker(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """The Dask worker that the test runs in."""
+    """The Dask worker in which the test runs."""
     found = SimpleNamespace(address="tcp://10.0.0.1:8786")
     distributed: Any = SimpleNamespace(get_worker=lambda: found)
     monkeypatch.setitem(sys.modules, "distributed", distributed)

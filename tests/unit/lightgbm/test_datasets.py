@@ -1,4 +1,4 @@
-"""The data sets of a training as MLflow's inputs: shape, features, digest and context."""
+"""LightGBM's data sets as MLflow inputs: shape, features, digest and context."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mlflow_iap_callbacks.lightgbm.params import features_in, header_of
 
 
 def _of(booster: Any) -> list[tuple[dict[str, Any], str]]:
-    """What MLflow gets of each data set, and its context."""
+    """What MLflow gets for each data set, and its context."""
     found = data_of(booster, *features_in(header_of(booster)))
     return [(data.to_dict(), context) for data, context in found]
 
@@ -80,7 +80,7 @@ def test_only_the_same_data_has_the_same_digest() -> None:
 
 
 class _Wide:
-    """A data set of many features and rows, as far as it is asked about."""
+    """A stub of a data set with many features and rows."""
 
     def num_data(self) -> int:
         return 1_000_000

@@ -1,4 +1,4 @@
-"""When and how trainings end: LightGBM itself trains, and a callback of the test's own watches."""
+"""When and how training ends: LightGBM itself trains, and a callback of the test watches it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mlflow_iap_callbacks.lightgbm.endings import Ending, engine_of, status_of
 
 
 class _Watch:
-    """A callback that watches its training by an ``Ending``."""
+    """A callback that watches training with an ``Ending``."""
 
     def __init__(self) -> None:
         self.order = float("-inf")
@@ -106,7 +106,7 @@ def test_training_that_raises_has_not_returned(iteration: int) -> None:
 
 @pytest.fixture
 def failed() -> Iterator[tuple[_Watch, list[Any]]]:
-    """A training that raised, with what holds its exception, as a notebook holds the last one."""
+    """Failed training whose exception is kept, as a notebook keeps the last one."""
     watch = _Watch()
     kept: list[Any] = []
     try:
@@ -184,11 +184,11 @@ def test_the_status_of_a_run_that_ends_with_an_exception(error: BaseException, s
     assert status_of(error) == status
 
 
-# The end of a training may be noticed in the middle of anything: Python cleans up when it likes.
+# The end may be noticed in the middle of anything, because Python may free objects at any time.
 
 
 def _module(name: str) -> ModuleType:
-    """A module by that name, with a function that drops what it is given, and calls ``drop``."""
+    """A module with this name, and with a function that drops its argument and calls ``drop``."""
     module = ModuleType(name)
     exec("def work(kept, drop):\n    del kept[:]\n    drop()\n", vars(module))
     return module
@@ -201,7 +201,7 @@ def test_the_end_of_training_is_not_logged_while_the_delivery_is_running(
     watch, kept = failed
     _module(f"mlflow_iap_callbacks.{name}").work(kept, gc.collect)
     assert watch.ended == 0
-    # It is known by then, and left to who asks next: the next training, flush or the exit.
+    # The end is known by now, and is logged by what comes next: training, flush or the exit.
     assert not watch.ending.is_watched
     assert watch.ending.time_ms > 0
 
@@ -231,7 +231,7 @@ def test_the_modules_that_must_not_be_interrupted_are_those_of_the_run_writer_an
     run._run = outbox.begin("key", "id:0")
 
     class _Number:
-        """One that drops the exception in the middle of its append."""
+        """An intake that drops the exception in the middle of an append."""
 
         def __float__(self) -> float:
             frames.append(sys._getframe())

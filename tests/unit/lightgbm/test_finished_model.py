@@ -1,4 +1,4 @@
-"""What is logged of a finished model, each part for itself."""
+"""What is logged about a finished model, part by part."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def booster() -> lgb.Booster:
 
 @pytest.fixture
 def saved(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What MLflow is asked to save a model with, which it does at once."""
+    """The arguments with which MLflow is asked to save a model, without saving it."""
     found: dict[str, Any] = {}
 
     def save_model(model: lgb.Booster, path: Path, **options: Any) -> None:
@@ -218,7 +218,7 @@ _PARTS = {
     ),
     "the predictions": ("{0}.plots.draw_confusion", ["lightgbm/confusion_matrix.png"]),
     "the trees": ("lightgbm.Booster.trees_to_dataframe", ["lightgbm/trees.csv"]),
-    "the model": ("{0}.finished_model.version", []),  # of its requirements
+    "the model": ("{0}.finished_model.version", []),  # the model's requirements
 }
 
 

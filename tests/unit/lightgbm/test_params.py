@@ -1,4 +1,4 @@
-"""The params of a training: as given, and as LightGBM used them."""
+"""The params of a model: as given, and as LightGBM used them."""
 
 from __future__ import annotations
 

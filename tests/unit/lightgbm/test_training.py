@@ -1,4 +1,4 @@
-"""A training and its run: what is logged when, and how the run ends."""
+"""One call of LightGBM and its run: what is logged when, and how the run ends."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from recording_run import RecordingRun
 
 
 class _Logs:
-    """A callback that logs its training to a run that keeps what it gets."""
+    """A callback that logs to a run that keeps what it gets."""
 
     def __init__(self, **options: Any) -> None:
         self.order = float("-inf")

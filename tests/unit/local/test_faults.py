@@ -82,7 +82,7 @@ def test_answer_responds_like_the_real_service_with_that_status(
 
 
 def test_answer_accepts_a_body_and_affects_requests_without_credentials(cloud: LocalCloud) -> None:
-    """As with a misconfigured OAuth client, which everybody gets to see."""
+    """As with a misconfigured OAuth client, which affects everybody."""
     sentence = "There was a problem with your request. Error code 11"
     cloud.fault("answer", status=401, body=sentence, from_iap=True)
     answer = requests.get(cloud.url, allow_redirects=False, timeout=10)

@@ -305,7 +305,7 @@ def test_a_virtual_machine_gets_its_tokens_from_the_metadata_server(cloud: Local
 
 
 def test_the_metadata_server_requires_its_header(cloud: LocalCloud) -> None:
-    """A request without Metadata-Flavor is rejected, as a browser's would be."""
+    """A request without Metadata-Flavor, such as a browser's, is rejected."""
     url = f"{cloud.google_url}/computeMetadata/v1/project/project-id"
     assert requests.get(url, timeout=10).status_code == 403
     answer = requests.get(url, headers={"Metadata-Flavor": "Google"}, timeout=10)
@@ -394,7 +394,7 @@ def test_an_access_token_is_valid_no_longer_than_requested(cloud: LocalCloud) ->
 
 
 def test_an_unknown_endpoint_responds_with_404_in_json(cloud: LocalCloud) -> None:
-    """google-auth makes such requests and can do without a result."""
+    """google-auth makes such requests, and ignores their failure."""
     url = f"{cloud.google_url}/v1/projects/-/serviceAccounts/{cloud.trainer}/allowedLocations"
     answer = requests.get(url, timeout=10)
     assert (answer.status_code, answer.json()["error"]["status"]) == (404, "NOT_FOUND")

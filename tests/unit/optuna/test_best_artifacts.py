@@ -18,7 +18,7 @@ from optuna_helpers import TRIAL_TAG, Direction, new_study
 
 @pytest.fixture(autouse=True)
 def held_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where temporary files are."""
+    """The folder of temporary files."""
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
@@ -32,8 +32,7 @@ def _kept(
     *directions: Direction,
     before: Callable[[optuna.Trial], None] = lambda trial: None,
 ) -> dict[int, set[str]]:
-    """Artifacts by trial, of a study in which each trial calls ``log_if_best`` and returns what is
-    given or raises it."""
+    """The artifacts by trial, if each calls ``log_if_best`` and then returns or raises."""
     callback = IAPMLflowCallback(client=delivery.client, study_run=False)
 
     def objective(trial: optuna.Trial) -> Any:
@@ -77,7 +76,9 @@ def test_artifacts_of_trials_that_were_best_when_they_ended_are_kept(
     assert [number for number, names in found.items() if names == {"model.txt"}] == expected
     assert [number for number, names in found.items() if names] == expected
     assert not list(held_in.iterdir())
-    assert not [each for each in recwarn if each.category is ResourceWarning]  # of who forgot them
+    assert not [
+        each for each in recwarn if each.category is ResourceWarning
+    ]  # left by a callback that forgot them
 
 
 def test_artifacts_of_trials_that_do_not_complete_are_not_kept(

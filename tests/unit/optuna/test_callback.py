@@ -1,4 +1,4 @@
-"""What the Optuna callback makes of trials, in an MLflow in memory."""
+"""What the Optuna callback logs, to an MLflow in memory."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _callback(delivery: InlineDelivery, **options: Any) -> IAPMLflowCallback:
 
 
 def _trial_runs(delivery: InlineDelivery) -> dict[int, FakeRun]:
-    """By number; each trial has one."""
+    """The trials' runs by number, of which each trial has one."""
     found = [run for run in delivery.runs() if TRIAL_TAG in run.tags]
     by_number = {int(run.tags[TRIAL_TAG]): run for run in found}
     assert len(by_number) == len(found)
@@ -476,7 +476,7 @@ def test_the_process_that_executed_a_trial_of_a_shared_study_claims_it(
     began = time.time()
     study.optimize(_x, 2, callbacks=[_callback(delivery)])
     assert _trial_runs(delivery).keys() == {0, 1}
-    if time.time() - began < CLAIM_SECONDS:  # no look whether another process has made it
+    if time.time() - began < CLAIM_SECONDS:  # no lookup of whether another process has created it
         assert "search_runs" not in delivery.server.calls
 
 

@@ -1,4 +1,4 @@
-"""Why trials failed, as Optuna's log says it."""
+"""Why trials failed, according to Optuna's log."""
 
 from __future__ import annotations
 

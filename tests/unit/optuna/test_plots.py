@@ -1,4 +1,4 @@
-"""What the process that draws gets and writes; its plots are in the end-to-end tests."""
+"""The input and output of the plot process; the plots are in the end-to-end tests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from optuna_helpers import new_study
 
 @pytest.fixture
 def study() -> optuna.Study:
-    """Trials of every state, with values, names and attributes that are hard to write."""
+    """Trials in every state, with values, names and attributes that are hard to serialise."""
     study = new_study()
     study.add_trial(
         create_trial(
@@ -73,7 +73,7 @@ def test_the_table_has_a_row_for_each_trial(study: optuna.Study, tmp_path: Path)
 
 @pytest.fixture
 def python(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
-    """Replaces Python by a script of the shell."""
+    """Replaces Python by a shell script."""
 
     def replace(script: str) -> None:
         path = tmp_path / "python"

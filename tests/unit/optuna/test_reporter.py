@@ -1,4 +1,4 @@
-"""When studies are reported on: on a clock that the test moves, without a server."""
+"""When studies are reported, on a clock that the test moves, without a server."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class _Clock:
 
 
 class _Reporter(Reporter):
-    """One whose ticks are the test's."""
+    """A reporter whose ticks the test calls."""
 
     def __init__(self, clock: _Clock) -> None:
         super().__init__(clock)
@@ -57,7 +57,7 @@ class _Reporter(Reporter):
 
 
 class _Study:
-    """Notes what the reporter asks of a study's run, and when."""
+    """Notes what the reporter calls on a study's run, and when."""
 
     def __init__(
         self,
@@ -112,7 +112,7 @@ def reporter(clock: _Clock) -> _Reporter:
 
 
 def _change_always(reporter: _Reporter, study: _Study, seconds: float) -> None:
-    """Let trials end all the time."""
+    """Let trials end continuously."""
     ends = reporter.clock.seconds + seconds
     while reporter.clock.seconds < ends:
         reporter.changed(study.run())
@@ -325,7 +325,7 @@ def test_a_storage_that_does_not_respond_delays_the_exit_by_at_most_half_of_its_
 
 
 def _in_a_fork(work: Callable[[], Any]) -> Any:
-    """What ``work`` returns in a forked process."""
+    """Return what ``work`` returns in a forked process."""
     context = multiprocessing.get_context("fork")
     here, there = context.Pipe(duplex=False)
 

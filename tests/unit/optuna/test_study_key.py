@@ -1,4 +1,4 @@
-"""The key of a study: one in all processes, and another for every other study."""
+"""The key of a study: the same in all processes, and different for every other study."""
 
 from __future__ import annotations
 

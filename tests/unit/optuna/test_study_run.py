@@ -1,4 +1,4 @@
-"""The run of a study: what it says, and how it goes on after its end."""
+"""The run of a study: what it contains, and how it continues after its end."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _trial(
     constraints: Sequence[float] = (),
     **params: int,
 ) -> FrozenTrial:
-    """A trial that ended so many minutes after all began."""
+    """A trial that ended this many minutes after the start."""
     trial = create_trial(
         state=state,
         values=values or None,
@@ -236,7 +236,7 @@ def test_a_closed_run_is_reopened_by_the_next_report_and_ends_at_exit(
 
 
 class _SlowStudy:
-    """Holds up the first report on a study, and knows how many were begun."""
+    """Delays the first report on a study, and counts the reports."""
 
     def __init__(self, study_run: StudyRun) -> None:
         self.begun = 0

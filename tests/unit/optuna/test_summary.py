@@ -1,4 +1,4 @@
-"""The table that a summary is, as text and in a notebook."""
+"""The table of a summary, as text and in a notebook."""
 
 from __future__ import annotations
 

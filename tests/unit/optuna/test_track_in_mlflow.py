@@ -1,4 +1,4 @@
-"""The active run of MLflow's fluent API in an objective that is tracked."""
+"""The active run of MLflow's fluent API in a tracked objective."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a trial's run holds: names of values, tags, and the results that are logged."""
+"""What a trial's run contains: names of values, tags and results."""
 
 from __future__ import annotations
 
