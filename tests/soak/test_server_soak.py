@@ -1,4 +1,4 @@
-"""Migrations that are killed or start from the oldest MLflow; the chain with the image's packages."""
+"""Migrations that are killed or start from the oldest MLflow; the chain with the image's pins."""
 
 from __future__ import annotations
 
