@@ -48,8 +48,8 @@ class IAPMlflowClient(MlflowClient):
         credentials: Google identity. Default: ``IAPCredentials()``.
         audience: OAuth client id that IAP accepts; short for
             ``credentials=IAPCredentials(audience)``.
-        max_attempts: how often a request is sent at most, at least 1. Default: 12, which is enough
-            for the whole deadline.
+        max_attempts: maximum number of times that a request is sent, at least 1. Default: 12, which
+            is enough for the whole deadline.
         deadline: seconds after which a request is not sent again. Default: 120, longer than an App
             Engine instance takes to restart. The first attempt may take longer, up to
             MLFLOW_HTTP_REQUEST_TIMEOUT.

@@ -1,4 +1,4 @@
-"""Converts google-auth's errors to one that says why there is no token, and has no secrets."""
+"""Converts google-auth's errors into one that says why there is no token, without secrets."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def with_google_errors(function: Callable[_P, _T]) -> Callable[_P, _T]:
             return function(*args, **kwargs)
         except (exceptions.GoogleAuthError, OSError, *MALFORMED) as error:
             readable = _credentials_error(error)
-        # Raised here, it has no context. That may contain a token, and Dask pickles it.
+        # Raised here, it has no context, which could contain a token and which Dask pickles.
         raise readable
 
     return call

@@ -34,7 +34,7 @@ KIND_NAMES: dict[Kind, str] = {
 
 CLIENT_ID_VARIABLE = "MLFLOW_IAP_CLIENT_ID"
 IMPERSONATE_VARIABLE = "MLFLOW_IAP_IMPERSONATE"
-LIFETIME = 3600.0  # seconds, of all of Google's tokens by default
+LIFETIME = 3600.0  # seconds, the default for all of Google's tokens
 
 # What IAP requires of an access token.
 _SCOPES = ["openid", "https://www.googleapis.com/auth/userinfo.email"]

@@ -121,7 +121,7 @@ class RetriedRequest:
     def _after_busy(self, response: requests.Response) -> Exception:
         response.content  # noqa: B018 - as in _after_iap
         status, after = response.status_code, _retry_after(response)
-        if status == 429 or self._is_repeatable:  # 429: too many requests, not carried out
+        if status == 429 or self._is_repeatable:  # 429: too many requests, not processed
             error = responses.unavailable_error(response, self._server.origin)
             return TryAgain(error or response, after)
         return _unknown_outcome(

@@ -48,8 +48,8 @@ class RetryPolicy:
     Args:
         max_attempts: at least 1. The default is enough for the whole deadline, unless the server
             fails immediately each time.
-        deadline: seconds after the first attempt until which another may begin. The default is
-            longer than the restart of an App Engine instance; MLflow's own retries last four
+        deadline: seconds after the start of the first attempt; no attempt begins later. The default
+            is longer than the restart of an App Engine instance; MLflow's own retries last four
             minutes.
     """
 

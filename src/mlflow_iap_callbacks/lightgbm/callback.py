@@ -33,11 +33,10 @@ class IAPLightGBMCallback:
     as ``SET-METRIC-stdv``. The step is LightGBM's iteration. The best value of each metric is
     logged as ``best-SET-METRIC``, at the step with that value.
 
-    The run ends when training ends: as FINISHED, even after early stopping, as FAILED if there was
+    The run ends when training ends: as FINISHED (even after early stopping), as FAILED if there was
     an exception, or as KILLED if Optuna pruned the trial. FAILED and KILLED may be noticed later:
-    by ``flush``, at the next training run, or when the process exits. To log the model, the
-    feature importance and plots too, use the callback as a context manager or call
-    ``finish(booster)``.
+    by ``flush``, at the next training run, or when the process exits. To log the model, the feature
+    importance and plots too, use the callback as a context manager or call ``finish(booster)``.
 
     Training never waits for the server: records are written to a journal on disk and sent in the
     background. Errors are logged as warnings and do not stop training. A callback can be used for

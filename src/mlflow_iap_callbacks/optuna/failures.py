@@ -14,7 +14,7 @@ _last = threading.local()
 
 
 class _Listener(logging.Handler):
-    """Keeps the last failure of each thread; a trial's callbacks are called in its thread."""
+    """Keeps the last failure of each thread; callbacks are called in the thread of their trial."""
 
     def emit(self, record: logging.LogRecord) -> None:
         found = _FAILED.match(record.getMessage())

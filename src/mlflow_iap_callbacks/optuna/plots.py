@@ -203,7 +203,7 @@ def _draw_all(content: dict[str, Any], folder: Path) -> None:
     for name, plot in _plots(study, content["names"], shown).items():
         try:
             save(plot(), folder / f"{name}.{end}")
-        except Exception as error:  # noqa: BLE001 - too few trials for this plot, say
+        except Exception as error:  # noqa: BLE001 - such as too few trials
             print(f"{name}: {error}", file=sys.stderr)  # noqa: T201
 
 

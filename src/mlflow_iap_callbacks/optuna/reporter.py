@@ -72,7 +72,7 @@ class Reporter:
             _write(study_run, study_run.report)
 
     def tick(self) -> None:
-        """Print new links; report and draw if it is time to."""
+        """Print new links; report and draw if it is time."""
         for study_run in list(self._undrawn):
             _write(study_run, study_run.show_link)
         if self._now() >= self._report_at:
