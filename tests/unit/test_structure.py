@@ -34,9 +34,12 @@ _MAY_IMPORT: dict[str, set[str]] = {
 # The only modules that may import a library.
 _OWNERS = {
     "google": {"iap.google_errors", "iap.google_identity", "iap.google_tokens"},
-    "msgpack": {"outbox.intake", "outbox.outbox", "outbox.records"},
+    "msgpack": {"outbox.format_1", "outbox.intake", "outbox.records"},
     "platformdirs": {"outbox.journal_folder"},
-    "sqlite3": {"outbox.database", "outbox.journal_folder", "outbox.rescue"},
+    "sqlite3": {
+        f"outbox.{name}"
+        for name in ("adoption", "database", "format_1", "journal_content", "journal_folder")
+    },
     "tenacity": {"iap.retry_policy"},
     "optuna": {"optuna.plots", "optuna.study_run", "optuna.track_in_mlflow"},
     "lightgbm": {"lightgbm.finished_model", "lightgbm.params"},

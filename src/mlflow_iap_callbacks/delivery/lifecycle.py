@@ -23,6 +23,7 @@ from .sender import Sender
 from .server_uri import server_uri
 
 _SECONDS_AT_EXIT = 30.0
+_SECONDS_TO_ADOPT_AT_EXIT = 5.0
 
 _senders: dict[str, Sender] = {}
 LOCK = threading.RLock()  # held wherever a fork must not happen
@@ -117,10 +118,10 @@ def _end_runs(senders: Sequence[Sender], _: Deadline) -> None:
         sender.end_open_runs()
 
 
-def _adopt(senders: Sequence[Sender], _: Deadline) -> None:
+def _adopt(senders: Sequence[Sender], deadline: Deadline) -> None:
     for sender in senders:
         if sender.outboxes:
-            sender.adopt_safely()
+            sender.adopt_safely(min(deadline.left, _SECONDS_TO_ADOPT_AT_EXIT))
 
 
 def _set_up() -> None:

@@ -15,7 +15,8 @@ from mlflow import MlflowClient
 
 from ..iap.retry_policy import RetryPolicy
 from ..outbox import Outbox, QueuedRun, Record, Refusal
-from ..outbox.journal_folder import new_outbox, orphans
+from ..outbox.adoption import Untaken, orphans
+from ..outbox.journal_folder import new_outbox
 from .clock import Clock
 from .mlflow_calls import MlflowCalls
 from .refusals import NotYet
@@ -33,6 +34,8 @@ _RETRY = RetryPolicy(deadline=20.0)
 # An append wakes no thread: that would cost a training more than the append.
 _SECONDS_BETWEEN_LOOKS = 0.5
 _SECONDS_BETWEEN_ADOPTIONS = 60.0
+# How long this process's records wait for older ones, which an adoption may bring.
+_SECONDS_FOR_OLDER_RECORDS = 5.0
 _SECONDS_AFTER_A_FAULT = 30.0
 # Of an artifact, in about half an hour, while the server answers other requests.
 _MOST_TRIES = 8
@@ -67,6 +70,10 @@ class Sender:
         self._own: Outbox | None = None
         self._adopted: list[Outbox] = []
         self._opening = threading.Lock()
+        self._adoption = threading.Lock()
+        self._adopting_since: float | None = None
+        self._taking_over = threading.Lock()  # one journal; a fork waits for it
+        self._reported: set[Path] = set()  # journals that cannot be taken over
         self._next_adoption = 0.0
         self._begun: list[QueuedRun] = []
         # By experiment and key.
@@ -182,31 +189,57 @@ class Sender:
                 self._own.end_open_runs(why, self.clock.time())
             self._wake()
 
-    def adopt(self, *, refused: bool = False) -> None:
+    def adopt(self, seconds: float = math.inf, *, refused: bool = False) -> list[Untaken]:
         """Take over what dead processes left for this server; their open runs end as failed.
 
         Args:
+            seconds: no further journal is taken over after that time.
             refused: try again what MLflow rejected.
+
+        Returns:
+            The journals that cannot be taken over.
         """
-        with self._opening:
-            for outbox in orphans(self.server):
-                if refused:
-                    outbox.requeue_refused()
-                outbox.end_open_runs("The process that wrote to the run died.", outbox.died)
-                if outbox.waiting:
-                    self._adopted.append(outbox)
-                else:
-                    outbox.close()
+        untaken: list[Untaken] = []
+        if not self._adoption.acquire(timeout=min(seconds, threading.TIMEOUT_MAX)):
+            return untaken  # another thread is at it
+        try:
+            since = self._adopting_since = self.clock.monotonic()
+            journals = orphans(self.server)
+            while self.clock.monotonic() - since < seconds:
+                with self._taking_over:
+                    found = None if self._is_closed else next(journals, None)
+                    if isinstance(found, Outbox):
+                        self._add_adopted(found, refused=refused)
+                if found is None:
+                    break
+                if isinstance(found, Untaken):
+                    untaken.append(found)
+        finally:
+            self._adopting_since = None
+            self._adoption.release()
         with self._changed:
             self._schedule.has_more = True
             self._wake()
+        return untaken
 
-    def adopt_safely(self) -> None:
+    def adopt_safely(self, seconds: float = math.inf) -> None:
         """Call ``adopt``, and log what goes wrong: this process's own records must not suffer."""
         try:
-            self.adopt()
+            for journal in self.adopt(seconds):
+                if journal.path not in self._reported:
+                    self._reported.add(journal.path)
+                    _logger.warning("%s cannot be sent: %s.", journal.path, journal.why)
         except Exception as error:  # noqa: BLE001
             _logger.warning("Records of dead processes could not be taken over: %s", error)
+
+    def _add_adopted(self, outbox: Outbox, *, refused: bool) -> None:
+        if refused:
+            outbox.requeue_refused()
+        outbox.end_open_runs("The process that wrote to the run died.", outbox.died)
+        if outbox.waiting:
+            self._adopted.append(outbox)
+        else:
+            outbox.close()
 
     def deliver_next(self) -> bool:
         """Deliver the run that is due, in this thread; return False if there is none."""
@@ -226,7 +259,7 @@ class Sender:
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
-        with self._opening:
+        with self._opening, self._taking_over:
             for outbox in self.outboxes:
                 outbox.close()
             self._own, self._adopted = None, []
@@ -234,6 +267,7 @@ class Sender:
     def stop_for_fork(self) -> None:
         """Keep this process's threads out of SQLite, whose locks would stay taken in a child."""
         self._opening.acquire()
+        self._taking_over.acquire()
         for outbox in self.outboxes:
             outbox.stop_for_fork()
 
@@ -241,6 +275,7 @@ class Sender:
         """Undo ``stop_for_fork`` in the parent."""
         for outbox in self.outboxes:
             outbox.go_on_after_fork()
+        self._taking_over.release()
         self._opening.release()
 
     def leave_to_parent(self) -> None:
@@ -381,7 +416,7 @@ class Sender:
     def _close_delivered(self) -> None:
         for outbox in self._adopted.copy():
             if not outbox.waiting:
-                with self._opening:
+                with self._taking_over:
                     if outbox in self._adopted:
                         self._adopted.remove(outbox)
                         outbox.close()
@@ -419,9 +454,9 @@ class Sender:
         begun.clear()
 
     def _next_turn(self) -> Turn | None:
-        if self._is_closed or self._opening.locked():  # an adoption may bring older records
+        now, since = self.clock.monotonic(), self._adopting_since
+        if self._is_closed or (since is not None and now - since < _SECONDS_FOR_OLDER_RECORDS):
             return None
-        now = self.clock.monotonic()
         self._schedule.load(self.outboxes, now)
         return self._schedule.take(now)
 
