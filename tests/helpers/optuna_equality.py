@@ -1,4 +1,4 @@
-"""Whether MLflow has of a study what the study's storage has: trial by trial, nothing else."""
+"""Compares a study in MLflow with its storage, trial by trial."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 
 
 def runs_in(experiment: str, view: int = ViewType.ACTIVE_ONLY) -> list[Run]:
-    """All of an experiment; none where it does not exist."""
+    """All runs of an experiment; none if it does not exist."""
     client = IAPMlflowClient()
     found = client.get_experiment_by_name(experiment)
     if found is None:
@@ -28,15 +28,18 @@ def runs_in(experiment: str, view: int = ViewType.ACTIVE_ONLY) -> list[Run]:
 
 
 def is_of_a_study(run: Run) -> bool:
-    """Whether it is a study's own run, the parent of its trials'."""
+    """Whether it is a study's own run, the parent of its trials' runs."""
     return _STUDY in run.data.tags and _TRIAL not in run.data.tags
 
 
 def assert_mlflow_equals_storage(study: optuna.Study) -> None:
-    """Each trial that has ended is one run as the storage says, under the one run of the study;
-    the experiment that is called as the study has no other."""
+    """Check that MLflow has the same trials as the storage.
+
+    Each ended trial has exactly one run, with what the storage says, below the study's only run.
+    The study's experiment has no other runs.
+    """
     if study._storage.__class__.__name__ != "InMemoryStorage":
-        # As it is stored: some databases keep whole seconds only.
+        # As it is stored: some databases keep only whole seconds.
         study = optuna.load_study(study_name=study.study_name, storage=_reopened(study._storage))
     trials = [trial for trial in study.get_trials() if trial.state.is_finished()]
     runs = runs_in(study.study_name)
@@ -57,7 +60,7 @@ def assert_mlflow_equals_storage(study: optuna.Study) -> None:
 
 
 def _reopened(storage: Any) -> Any:
-    """Without what it remembers."""
+    """The storage without its cache."""
     backend = getattr(storage, "_backend", storage)
     url = getattr(backend, "url", None)
     return storage if url is None else str(url)

@@ -11,7 +11,7 @@ from ..tags import RUN_KEY_TAG
 
 
 def find_run(client: MlflowClient, experiment_id: str, key: str) -> Run | None:
-    """The run with ``key`` as its tag ``mlflow_iap.run_key``, deleted or not; None if none has."""
+    """Return the run, even a deleted one, whose tag ``mlflow_iap.run_key`` is ``key``, or None."""
     return next(iter(_search(client, experiment_id, key, ViewType.ALL, 1)), None)
 
 

@@ -14,7 +14,7 @@ from .retry_policy import seconds_left
 
 
 class IAPTransport(requests.adapters.BaseAdapter):
-    """Sends the requests to one server by its ``IAPAuth.send``, each attempt by ``inner``."""
+    """Sends requests to one server with its ``IAPAuth.send``, and each attempt with ``inner``."""
 
     def __init__(
         self,
@@ -33,8 +33,8 @@ class IAPTransport(requests.adapters.BaseAdapter):
         timeout: Any = None,
         **kwargs: Any,
     ) -> requests.Response:
-        # The deadline limits attempts, not the server's work: the first one has all the time that
-        # MLflow, or a policy around this call, allows.
+        # The deadline limits retries, not the server's work: the first attempt has all the time
+        # that MLflow, or a policy around this call, allows.
         around, is_first = seconds_left(), True
 
         def once() -> requests.Response:
@@ -46,7 +46,7 @@ class IAPTransport(requests.adapters.BaseAdapter):
             response = self._inner.send(request, stream=stream, timeout=within, **kwargs)
             response.connection = self  # type: ignore[assignment]
             if not stream:
-                response.content  # noqa: B018 - a body that breaks off is a lost response
+                response.content  # noqa: B018 - an incomplete body is a lost response
             return response
 
         return self._send_with_retries(request, once)

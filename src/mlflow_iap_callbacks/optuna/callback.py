@@ -36,21 +36,21 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("mlflow_iap_callbacks")
 _T = TypeVar("_T")
 
-_SECONDS_TO_CLOSE = 60.0  # as ``flush``: longer than the restart of an App Engine instance
+_SECONDS_TO_CLOSE = 60.0  # as for ``flush``: longer than the restart of an App Engine instance
 _KNOWN_KWARGS = {"experiment_id", "run_name", "nested", "tags", "description", "parent_run_id"}
 
 
 class IAPMLflowCallback:
     """Log each trial of an Optuna study as an MLflow run.
 
-    It replaces ``optuna_integration.MLflowCallback`` and takes its arguments. A trial's run has its
-    params and distributions, values, intermediate values, constraints and user attributes, and its
-    own start and end. It ends FINISHED (complete), KILLED (pruned) or FAILED. The study has a run
-    too, the parent of its trials' runs.
+    It replaces ``optuna_integration.MLflowCallback`` and takes its arguments. The run contains the
+    trial's params and distributions, values, intermediate values, constraints, user attributes, and
+    start and end time. It ends as FINISHED (complete), KILLED (pruned) or FAILED. The study has a
+    run too, which is the parent of its trials' runs.
 
     The study never waits for the server: records are written to a journal on disk and sent in the
-    background. Errors are logged as warnings and never raised into the study. The callback can be
-    pickled, and sends its records from each process.
+    background. Errors are logged as warnings and do not stop the study. The callback can be
+    pickled; each process then sends its own records.
 
     Args:
         tracking_uri: URI of the MLflow server. Default: MLflow's own (MLFLOW_TRACKING_URI).
@@ -75,7 +75,7 @@ class IAPMLflowCallback:
             no parent, as with ``optuna_integration.MLflowCallback``.
 
     Raises:
-        IAPConfigurationError: as ``IAPMlflowClient`` raises it.
+        IAPConfigurationError: the settings cannot work; see ``IAPMlflowClient``.
         TypeError: ``metric_name`` is neither a name nor a sequence of names.
 
     Examples:
@@ -141,24 +141,22 @@ class IAPMLflowCallback:
         *,
         study: optuna.Study | None = None,
     ) -> RunWriter:
-        """Return the run of a trial, to log more to it from inside the objective.
+        """Return a handle for a trial's run, to log more to it from inside the objective.
 
         The run ends when the trial does.
 
         Args:
             trial: the trial.
-            study: the study, which only a FrozenTrial needs.
+            study: the study; needed only for a FrozenTrial.
         """
         study_run = self._run_of_study(study or getattr(trial, "study"))  # noqa: B009
         return self._run_of_trial(study_run, trial, study_run.claim)
 
     def track_in_mlflow(self) -> Callable[[Callable[[optuna.Trial], _T]], Callable[..., _T]]:
-        """Decorate an objective so that ``mlflow.log_metric``, autolog and the like log to the
-        trial's run.
+        """Decorate an objective so that MLflow's fluent API and autolog log to the trial's run.
 
-        Calls of MLflow inside the objective wait for the server. A run that is active outside
-        the objective stays active there. The tracking URI of MLflow's fluent API becomes the
-        callback's.
+        These calls wait for the server. A run that is active outside the objective stays active
+        there. MLflow's tracking URI is set to the callback's.
         """
         return partial(tracked, run_of=self.run, when_failed=self._log_uncaught)
 
@@ -187,12 +185,12 @@ class IAPMLflowCallback:
     def log_trial(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
         """Log a trial that has ended, for loops that do not use ``study.optimize``.
 
-        If it has a run already, what is missing is added. So this also closes the runs of workers
-        that died: ``RDBStorage(url, heartbeat_stale_trial_callback=callback.log_trial)``.
+        If the trial already has a run, what is missing is added. So this can also end the runs of
+        workers that died: ``RDBStorage(url, heartbeat_stale_trial_callback=callback.log_trial)``.
 
         Args:
             study: the study.
-            trial: A trial that is COMPLETE, PRUNED or FAIL, such as ``study.tell`` returns.
+            trial: a COMPLETE, PRUNED or FAIL trial, such as the one that ``study.tell`` returns.
         """
         with never_raising(f"trial {trial.number}"):
             self._log(self._run_of_study(study), trial, Mode.LOGGED)
@@ -200,10 +198,10 @@ class IAPMLflowCallback:
     def sync(self, study: optuna.Study) -> int:
         """Log the trials that the callback missed.
 
-        Optuna calls no callback after an uncaught exception or Ctrl-C, nor for ask-and-tell,
-        ``add_trial``, a killed worker or a study that is older than the callback. Calling this
-        twice changes nothing. In a storage that other processes can use, a trial that has just
-        ended is left to its own process for 20 seconds.
+        Optuna does not call callbacks after an uncaught exception or Ctrl-C, or for trials from
+        ask-and-tell, ``add_trial`` or a killed worker. Trials that ran without the callback are
+        logged too. Calling this twice does no harm. If other processes can use the storage, a trial
+        that has just ended is left to its own process for 20 seconds.
 
         Args:
             study: the study. Its RUNNING and WAITING trials are skipped.
@@ -212,7 +210,7 @@ class IAPMLflowCallback:
             Number of trials logged now. ``flush`` waits until they are delivered.
 
         Raises:
-            MlflowException: MLflow cannot be asked which runs it has.
+            MlflowException: the runs in MLflow cannot be read.
         """
         trials = study.get_trials(deepcopy=False)
         # Before its first trial starts, a study has no key.
@@ -249,10 +247,10 @@ class IAPMLflowCallback:
         """End the studies' runs, deliver all records, and draw the plots, in up to a minute.
 
         The same happens in up to 30 seconds when the process exits. If the server is unreachable,
-        it gives up after five seconds. The callback can still be used afterwards.
+        this gives up after five seconds. The callback can still be used afterwards.
 
         Returns:
-            As ``flush``.
+            Whether all records were delivered, as for ``flush``.
         """
         study_runs = list(self._study_runs.values())
 

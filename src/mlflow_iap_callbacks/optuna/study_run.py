@@ -120,7 +120,7 @@ class StudyRun:
 
         Args:
             process: draws them.
-            time_left: returns the seconds that are left, and is asked repeatedly.
+            time_left: returns the seconds that are left; called repeatedly.
 
         Raises:
             OutOfTime: no time is left, and nothing was logged.
@@ -139,7 +139,7 @@ class StudyRun:
         try:
             experiment = self.writer.client.get_run(run_id).info.experiment_id
         except (MlflowException, requests.RequestException):
-            return  # the sender warns of it
+            return  # the sender warns about it
         self.link = f"{server_uri(uri)}/#/experiments/{experiment}/runs/{run_id}"
         # Above the progress bar that Optuna may show.
         tqdm.write(f"Study {self.study.study_name}: {self.link}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Which ended trials of a study MLflow lacks."""
+"""Finds the ended trials of a study that are missing in MLflow."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _SECONDS_FOR_OWN_PROCESS = CLAIM_SECONDS + 15.0
 def missing_trials(
     client: MlflowClient, study_run: StudyRun, trials: Iterable[FrozenTrial]
 ) -> Iterator[FrozenTrial]:
-    """Ended trials that have no run, or one that does not say how they ended.
+    """Yield the ended trials that have no run, or whose run does not say how they ended.
 
     Raises:
-        MlflowException: MLflow cannot be asked.
+        MlflowException: the runs in MLflow cannot be read.
     """
     found = _runs_by_trial(client, study_run)
     for trial in trials:
@@ -38,7 +38,7 @@ def missing_trials(
 
 
 def own_process_until(trial: FrozenTrial) -> float:
-    """Return until when a trial's own process may create its run, in seconds since 1970."""
+    """Return the time until which a trial's own process creates its run, in seconds since 1970."""
     return (to_ms(trial.datetime_complete) or 0) / 1000 + _SECONDS_FOR_OWN_PROCESS
 
 

@@ -1,4 +1,4 @@
-"""``mlflow-iap status`` and ``sync`` on journals that this process left, without a server."""
+"""``mlflow-iap status`` and ``sync`` with journals of this process, without a server."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def server() -> FakeMlflow:
 
 @pytest.fixture
 def leave(server: FakeMlflow) -> Callable[..., str]:
-    """Leaves the journal of a process that ended while its server was away; returns a run's key."""
+    """Leaves the journal of a process that ended while its server was down; returns a run's key."""
 
     def leave(uri: str = _URI, *, is_refused: bool = False) -> str:
         away = server if uri == _URI else FakeMlflow(uri)
@@ -50,7 +50,7 @@ def _run(*arguments: str) -> Result:
 # --- status ----------------------------------------------------------------------------------
 
 
-def test_status_says_that_nothing_waits_and_where_it_looked(
+def test_status_says_that_nothing_is_waiting_and_where_it_looked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("MLFLOW_IAP_OUTBOX", "/nowhere")
@@ -58,7 +58,7 @@ def test_status_says_that_nothing_waits_and_where_it_looked(
     assert (shown.exit_code, shown.output) == (0, "Nothing waits in /nowhere.\n")
 
 
-def test_status_shows_what_a_dead_process_left_and_why(leave: Callable[..., str]) -> None:
+def test_status_shows_what_a_dead_process_left_behind_and_why(leave: Callable[..., str]) -> None:
     leave()
     shown = _run("status").output
     assert re.search(r"process +\d+ on \S+ \(dead\), started \d:\d\d:\d\d ago", shown)
@@ -78,7 +78,7 @@ def test_status_shows_what_mlflow_refused(leave: Callable[..., str]) -> None:
     assert "mlflow-iap sync" not in shown
 
 
-def test_status_leaves_a_living_process_to_itself() -> None:
+def test_status_does_not_disturb_a_live_process() -> None:
     outbox = new_outbox(_URI)
     run = outbox.begin("key", "name:experiment")
     outbox.intake.append(run.number, "metrics", (0, 0, {"loss": 0.5}))
@@ -120,14 +120,14 @@ def test_a_dry_run_says_for_each_server_what_would_be_sent_and_sends_nothing(
     assert server.calls == calls
 
 
-def test_what_was_refused_waits_only_where_it_is_asked_for(leave: Callable[..., str]) -> None:
+def test_refused_records_count_as_waiting_only_on_request(leave: Callable[..., str]) -> None:
     leave(is_refused=True)
     assert _run("sync", "--dry-run").output.startswith("Nothing waits")
     asked = _run("sync", "--dry-run", "--refused").output
     assert asked == f"would send 2 records of 0 runs for {_URI}\n"
 
 
-def test_a_server_that_cannot_work_is_an_error_and_does_not_keep_the_others_from_theirs(
+def test_an_invalid_server_is_an_error_and_the_others_still_get_their_records(
     leave: Callable[..., str],
 ) -> None:
     leave("http://first.example")
@@ -144,7 +144,7 @@ def test_a_server_that_cannot_work_is_an_error_and_does_not_keep_the_others_from
     ]
 
 
-def test_sending_delivers_what_is_left_and_leaves_nothing_on_disk(
+def test_sending_delivers_everything_and_leaves_nothing_on_disk(
     leave: Callable[..., str], server: FakeMlflow
 ) -> None:
     keys = [leave(), leave()]
@@ -155,7 +155,7 @@ def test_sending_delivers_what_is_left_and_leaves_nothing_on_disk(
     assert survey() == []
 
 
-def test_sending_to_a_server_that_is_away_keeps_everything(
+def test_sending_to_an_unreachable_server_keeps_everything(
     leave: Callable[..., str], server: FakeMlflow
 ) -> None:
     key = leave()
@@ -168,7 +168,7 @@ def test_sending_to_a_server_that_is_away_keeps_everything(
     assert server.run(key).status == "FINISHED"
 
 
-def test_what_was_refused_is_sent_again_where_it_is_asked_for(
+def test_refused_records_are_sent_again_on_request(
     leave: Callable[..., str], server: FakeMlflow
 ) -> None:
     key = leave(is_refused=True)
