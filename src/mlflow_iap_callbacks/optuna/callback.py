@@ -26,7 +26,7 @@ from .reporter import reporter
 from .study_key import study_key
 from .study_run import StudyRun
 from .summary_table import Summary, summary_of
-from .sync import Lacking, compare, own_process_until
+from .sync import Lacking, compare, has_begun, own_process_until
 from .track_in_mlflow import tracked
 from .trial_run import STATUS, log_results, tags_of, to_ms
 
@@ -218,9 +218,7 @@ class IAPMLflowCallback:
         Raises:
             MlflowException: MLflow cannot be asked which runs it has.
         """
-        trials = study.get_trials(deepcopy=False)
-        # Before its first trial starts, a study has no key.
-        if not trials or trials[0].datetime_start is None:
+        if not has_begun(study.get_trials(deepcopy=False)):
             return 0
         study_run = self._run_of_study(study, is_joined=False)
         found = compare(self._client, study_run.experiment, study_run.key, study_run.unlogged())

@@ -19,7 +19,6 @@ from weakref import WeakKeyDictionary, WeakMethod
 from ..delivery.clock import Clock
 from ..delivery.closing import Deadline
 from ..delivery.lifecycle import LOCK, draw_at_exit, sender_for
-from ..delivery.run_creation import CLAIM_SECONDS
 from .background_thread import BackgroundThread
 from .study_run import StudyRun
 from .sync import SECONDS_FOR_OWN_PROCESS, Lacking, compare, own_process_until
@@ -35,6 +34,7 @@ _MOST_PAGES = 10  # of 1,000 runs, newest first
 # each of its workers would log all of them.
 MOST_TRIALS = 1000
 _SECONDS_AFTER_AN_ERROR = 60.0
+_LONGEST_PAUSE = 4.0
 
 # Logs a trial that MLflow lacks, but not before a time in seconds since 1970.
 Log = Callable[[StudyRun, Lacking, float], None]
@@ -158,9 +158,6 @@ class Comparer(BackgroundThread):
             # A living process may have ended them, or one that died before this one began.
             others = fresh - (joined.before or {}).keys()
             trials = [trial for trial in trials if trial.number not in others]
-            if fresh - others:
-                # Their processes may be delivering them right now.
-                self._pause(min(joined.since + CLAIM_SECONDS - self._now(), time_left()))
         self._compare(study_run, joined, trials, time_left)
         joined.before, joined.due = {}, math.inf
 
@@ -173,34 +170,47 @@ class Comparer(BackgroundThread):
     ) -> None:
         log = joined.log()
         trials = [trial for trial in trials if trial.number not in study_run.logged]
-        if not trials or log is None or joined.is_too_old or time_left() <= 0:
-            return
-        found = compare(
-            joined.client,
-            study_run.experiment,
-            study_run.key,
-            trials,
-            is_enough=lambda pages: pages >= _MOST_PAGES or time_left() <= 0,
-        )
-        study_run.logged |= found.logged
-        joined.is_too_old = len(found.lacking) > MOST_TRIALS
-        if joined.is_too_old:
-            _logger.warning(
-                "MLflow lacks %d ended trials of study %r. `callback.sync(study)` or `mlflow-iap "
-                "sync --storage URL` logs them.",
-                len(found.lacking),
-                study_run.study.study_name,
+        pause = 1.0
+        while trials and log is not None and not joined.is_too_old and time_left() > 0:
+            found = compare(
+                joined.client,
+                study_run.experiment,
+                study_run.key,
+                trials,
+                is_enough=lambda pages: pages >= _MOST_PAGES or time_left() <= 0,
             )
-            return
-        now = self._clock.time()
-        # It has seen those trials for so long, whatever the clocks of their machines say.
-        at_most = now + max(0.0, joined.since + SECONDS_FOR_OWN_PROCESS - self._now())
-        for lacking in found.lacking:
-            until = min(own_process_until(lacking.trial, now), at_most)
-            log(study_run, lacking, until if study_run.is_shared else 0.0)
+            study_run.logged |= found.logged
+            joined.is_too_old = len(found.lacking) > MOST_TRIALS
+            if joined.is_too_old:
+                _warn_of_too_many(study_run, len(found.lacking))
+                return
+            now = self._clock.time()
+            # It has seen those trials for so long, whatever the clocks of their machines say.
+            at_most = now + joined.since + SECONDS_FOR_OWN_PROCESS - self._now()
+            trials = []
+            for lacking in found.lacking:
+                until = min(own_process_until(lacking.trial, now), at_most)
+                if not study_run.is_shared or until <= now:
+                    log(study_run, lacking, 0.0)
+                elif time_left() <= pause:
+                    log(study_run, lacking, until)
+                else:
+                    trials.append(lacking.trial)
+            if trials:  # living processes may be delivering them right now
+                self._pause(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
 
     def _pause(self, seconds: float) -> None:
-        threading.Event().wait(max(0.0, seconds))
+        threading.Event().wait(seconds)
+
+
+def _warn_of_too_many(study_run: StudyRun, count: int) -> None:
+    _logger.warning(
+        "MLflow lacks %d ended trials of study %r. `callback.sync(study)` or `mlflow-iap sync "
+        "--storage URL` logs them.",
+        count,
+        study_run.study.study_name,
+    )
 
 
 def _quietly(study_run: StudyRun, work: Callable[[], None]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -114,6 +114,11 @@ def pages_of_runs(
         token = page.token
         if not token:
             return
+
+
+def has_begun(trials: Sequence[FrozenTrial]) -> bool:
+    """Whether a trial of the study has started; before that, the study has no key."""
+    return bool(trials) and trials[0].datetime_start is not None
 
 
 def own_process_until(trial: FrozenTrial, now: float) -> float:

@@ -40,7 +40,7 @@ class _Comparer(Comparer):
         work()
 
     def _pause(self, seconds: float) -> None:
-        self._clock.advance(max(0.0, seconds))  # type: ignore[attr-defined]
+        self._clock.advance(seconds)  # type: ignore[attr-defined]
 
 
 class _Worker(VirtualProcess):
