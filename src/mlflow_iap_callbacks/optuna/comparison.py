@@ -21,7 +21,7 @@ from ..delivery.closing import Deadline
 from ..delivery.lifecycle import LOCK, draw_at_exit, sender_for
 from .background_thread import BackgroundThread
 from .study_run import StudyRun
-from .sync import SECONDS_FOR_OWN_PROCESS, Lacking, compare, own_process_until
+from .sync import SECONDS_FOR_OWN_PROCESS, Lacking, compare, has_old_run, own_process_until
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -50,6 +50,7 @@ class _Joined:
         since: when its storage was read first.
         before: trials by other processes that had ended by then; None if it has not been read.
         due: when these are compared.
+        has_old: whether another callback has logged its first trials; None if not looked up.
         is_too_old: whether so much is lacking that it is left to ``sync``.
     """
 
@@ -58,6 +59,7 @@ class _Joined:
     since: float = 0.0
     before: dict[int, FrozenTrial] | None = None
     due: float = -math.inf
+    has_old: bool | None = None
     is_too_old: bool = False
 
 
@@ -180,15 +182,16 @@ class Comparer(BackgroundThread):
                 is_enough=lambda pages: pages >= _MOST_PAGES or time_left() <= 0,
             )
             study_run.logged |= found.logged
-            joined.is_too_old = len(found.lacking) > MOST_TRIALS
+            lacking_trials = _without_old(study_run, joined, found.lacking)
+            joined.is_too_old = len(lacking_trials) > MOST_TRIALS
             if joined.is_too_old:
-                _warn_of_too_many(study_run, len(found.lacking))
+                _warn_of_too_many(study_run, len(lacking_trials))
                 return
             now = self._clock.time()
             # It has seen those trials for so long, whatever the clocks of their machines say.
             at_most = now + joined.since + SECONDS_FOR_OWN_PROCESS - self._now()
             trials = []
-            for lacking in found.lacking:
+            for lacking in lacking_trials:
                 until = min(own_process_until(lacking.trial, now), at_most)
                 if not study_run.is_shared or until <= now:
                     log(study_run, lacking, 0.0)
@@ -202,6 +205,17 @@ class Comparer(BackgroundThread):
 
     def _pause(self, seconds: float) -> None:
         threading.Event().wait(seconds)
+
+
+def _without_old(
+    study_run: StudyRun, joined: _Joined, found: Sequence[Lacking]
+) -> Sequence[Lacking]:
+    """Leave out what another callback has logged, before this one took its place."""
+    if joined.has_old is None and found:
+        oldest = min((lacking.trial for lacking in found), key=lambda trial: trial.number)
+        joined.has_old = has_old_run(joined.client, study_run.experiment, oldest)
+    first = min(study_run.logged, default=math.inf) if joined.has_old else 0
+    return [lacking for lacking in found if lacking.trial.number >= first]
 
 
 def _warn_of_too_many(study_run: StudyRun, count: int) -> None:

@@ -88,6 +88,21 @@ def compare(
     return Comparison(lacking, logged)
 
 
+def has_old_run(client: MlflowClient, experiment: str, trial: FrozenTrial) -> bool:
+    """Whether ``optuna_integration.MLflowCallback`` has logged the trial to the experiment.
+
+    Raises:
+        MlflowException: MLflow cannot be asked.
+    """
+    experiment_id = _experiment_id(client, experiment)
+    if experiment_id is None:
+        return False
+    tags = {"number": trial.number, "datetime_start": trial.datetime_start}
+    query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
+    found = _RETRY(partial(client.search_runs, [experiment_id], query, ViewType.ALL))
+    return any(STUDY_TAG not in run.data.tags for run in found)
+
+
 def pages_of_runs(
     client: MlflowClient, experiment_ids: list[str], key: str
 ) -> Iterator[PagedList[Run]]:

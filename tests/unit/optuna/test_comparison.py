@@ -236,6 +236,32 @@ def test_a_study_that_lacks_very_much_is_left_to_sync_with_one_warning(
     assert worker.callback.sync(worker.study) == 3
 
 
+def test_what_the_old_callback_logged_is_left_to_sync_and_what_is_lacking_after_it_is_not(
+    world: _World,
+) -> None:
+    old = [world.unseen() for _ in range(2)]
+    experiment_id = world.server.add_experiment("mine")
+    client = FakeClient(world.server)
+    for trial in world.study().trials:  # as optuna_integration.MLflowCallback does
+        tags = {"number": str(trial.number), "datetime_start": str(trial.datetime_start)}
+        run_id = client.create_run(experiment_id, 0, tags, str(trial.number)).info.run_id
+        world.server.runs[run_id].tags[TRIAL_TAG] = f"{trial.number}000"  # for ``runs``
+    first = world.worker()
+    asked = first.study.ask()
+    first.callback.run(asked)
+    first.comparer.tick()
+    first.go_on(30.0)
+    first.callback.log_trial(first.study, first.study.tell(asked, 1.0))
+    assert first.exit()
+    unseen = world.unseen()
+    second = world.worker()
+    second.run()
+    second.go_on(30.0)
+    assert second.exit()
+    assert world.runs().keys() == {0, 1000, 2, unseen, 4}
+    assert second.callback.sync(second.study) == len(old)
+
+
 def test_a_large_study_is_compared_as_far_back_as_ten_pages_reach(world: _World) -> None:
     older, newer = world.unseen(seconds_ago=9000), world.unseen(seconds_ago=10)
     first = world.worker()
