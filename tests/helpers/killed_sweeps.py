@@ -4,7 +4,7 @@ from __future__ import annotations
 
 # A trial is in the storage for a while before the callback hears of it, as with other callbacks.
 IMPORTS = """
-import inspect, multiprocessing, os, random, signal, sys, threading
+import inspect, multiprocessing, os, random, signal, sys, threading, time
 import optuna
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from mlflow_iap_callbacks import IAPMLflowCallback
@@ -44,11 +44,10 @@ def objective(trial, callback, begun):
         raise ValueError("odd")
     return x * x
 
-def work(before_callback, trials=None, begun=threading.Event()):
+def work(before_callback, begun):
     callback = IAPMLflowCallback()
     load().optimize(
         lambda trial: objective(trial, callback, begun),
-        trials,
         callbacks=[lambda study, trial: before_callback(trial), callback],
         catch=ValueError,
     )
@@ -62,7 +61,7 @@ load()
 two = threading.Semaphore(2)
 
 def sweep(begun):
-    work(lambda trial: pause(0.05), begun=begun)
+    work(lambda trial: pause(0.05), begun)
 
 def kill(moment):
     begun = fork.Event()
@@ -90,11 +89,23 @@ def die(trial):
 
 load()
 for _ in range(int(sys.argv[3])):
-    process = fork.Process(target=work, args=(die,))
+    process = fork.Process(target=work, args=(die, threading.Event()))
     process.start()
     process.join()
 """
 
+# It may end soon, before it compares what was there when it began, or not.
 ORDINARY = """
-work(lambda trial: None, 3)
+ends = time.monotonic() + float(sys.argv[3])
+
+def stop_in_time(study, trial):
+    if time.monotonic() > ends:
+        study.stop()
+
+callback = IAPMLflowCallback()
+load().optimize(
+    lambda trial: objective(trial, callback, threading.Event()),
+    callbacks=[callback, stop_in_time],
+    catch=ValueError,
+)
 """

@@ -58,7 +58,7 @@ def test_after_kills_one_ordinary_process_makes_mlflow_equal_to_the_storage(
         ended = {t.number for t in _load(name, storage).trials if t.state.is_finished()}
         tags = [run.data.tags for run in runs_in(name)]
         logged = {int(each[TRIAL_TAG]) for each in tags if STATE_TAG in each}
-        ordinary = start(killed_sweeps.ORDINARY, name, storage)
+        ordinary = start(killed_sweeps.ORDINARY, name, storage, "30")
         assert ordinary.end(120.0) == 0, f"seed {SEED}: {ordinary.err}"
     print(f"\n  seed: {SEED}\n  kills: {kills}\n  trials that had ended: {len(ended)}")
     print(f"  trials that MLflow lacked before the ordinary process: {len(ended - logged)}")

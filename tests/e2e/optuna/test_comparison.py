@@ -39,7 +39,7 @@ def test_after_kills_one_ordinary_process_makes_mlflow_equal_to_the_storage(
     cloud: LocalCloud, start: Start, study: optuna.Study, tmp_path: Path
 ) -> None:
     storage = f"sqlite:///{tmp_path / 'study.db'}"
-    ordinary = start(killed_sweeps.ORDINARY, study.study_name, storage)
+    ordinary = start(killed_sweeps.ORDINARY, study.study_name, storage, "0")
     assert ordinary.end(DEADLINE) == 0, ordinary.err
     assert_mlflow_equals_storage(study, has_killed=True)
 

@@ -262,7 +262,7 @@ def test_what_the_old_callback_logged_is_left_to_sync_and_what_is_lacking_after_
     assert second.callback.sync(second.study) == len(old)
 
 
-def test_a_large_study_is_compared_as_far_back_as_ten_pages_reach(world: _World) -> None:
+def test_a_large_study_is_compared_as_far_back_as_three_pages_reach(world: _World) -> None:
     older, newer = world.unseen(seconds_ago=9000), world.unseen(seconds_ago=10)
     first = world.worker()
     first.run(30)
@@ -274,7 +274,7 @@ def test_a_large_study_is_compared_as_far_back_as_ten_pages_reach(world: _World)
     second = world.worker()
     second.run()
     second.go_on(30.0)
-    assert world.searches - searches == 10
+    assert world.searches - searches == 3
     assert len(world.runs()) == 31
     assert second.callback.sync(second.study) == 2
 
