@@ -88,8 +88,10 @@ def _no_sender_and_no_token_outlives_its_test(_clean_environment: None) -> Itera
 
     from mlflow_iap_callbacks.delivery import lifecycle
     from mlflow_iap_callbacks.iap import mlflow_plugin
+    from mlflow_iap_callbacks.optuna.comparison import comparer
 
     lifecycle.exit_process(0.0)
+    comparer._reset()
     # A later cloud may be on a port that is free again, with other accounts.
     mlflow_plugin._auths.clear()
     mlflow_plugin._prefixes.clear()

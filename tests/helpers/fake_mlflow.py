@@ -266,6 +266,10 @@ class _Requests(MlflowClient):
         return next((each for each in experiments if each.name == name), None)
 
     @_request
+    def search_experiments(self, *_: Any, **__: Any) -> PagedList[Experiment]:
+        return PagedList(list(self.server.experiments.values()), None)
+
+    @_request
     def create_experiment(self, name: str, *_: Any, **__: Any) -> str:
         if any(each.name == name for each in self.server.experiments.values()):
             raise _error(f"Experiment '{name}' already exists.", "RESOURCE_ALREADY_EXISTS")

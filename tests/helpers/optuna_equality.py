@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from datetime import datetime
 from typing import Any
 
@@ -13,6 +14,7 @@ from mlflow.entities import Run, ViewType
 from mlflow_iap_callbacks import IAPMlflowClient
 
 _STUDY, _TRIAL, _PARENT = "mlflow_iap.study", "mlflow_iap.trial", "mlflow.parentRunId"
+_ENDED = "mlflow_iap.ended"
 _STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 
 
@@ -22,9 +24,16 @@ def runs_in(experiment: str, view: int = ViewType.ACTIVE_ONLY) -> list[Run]:
     found = client.get_experiment_by_name(experiment)
     if found is None:
         return []
-    runs = client.search_runs([found.experiment_id], run_view_type=view, max_results=1000)
-    assert runs.token is None
-    return list(runs)
+    runs: list[Run] = []
+    token = None
+    while True:
+        page = client.search_runs(
+            [found.experiment_id], run_view_type=view, max_results=1000, page_token=token
+        )
+        runs += page
+        token = page.token
+        if not token:
+            return runs
 
 
 def is_of_a_study(run: Run) -> bool:
@@ -32,11 +41,20 @@ def is_of_a_study(run: Run) -> bool:
     return _STUDY in run.data.tags and _TRIAL not in run.data.tags
 
 
-def assert_mlflow_equals_storage(study: optuna.Study) -> None:
+def assert_mlflow_equals_storage(study: optuna.Study, *, has_killed: bool = False) -> Counter[str]:
     """Check that MLflow has the same trials as the storage.
 
     Each ended trial has exactly one run, with what the storage says, below the study's only run.
     The study's experiment has no other runs.
+
+    Args:
+        study: the study.
+        has_killed: whether trials of killed processes are RUNNING in the storage for ever. Their
+            runs, if they have any, are failed.
+
+    Returns:
+        What was compared.
+
     """
     if study._storage.__class__.__name__ != "InMemoryStorage":
         # As it is stored: some databases keep only whole seconds.
@@ -47,9 +65,15 @@ def assert_mlflow_equals_storage(study: optuna.Study) -> None:
     parents = [run for run in runs if is_of_a_study(run)]
     assert len(parents) == 1, _summary(parents)
     others = [run for run in runs if run is not parents[0]]
+    if has_killed:
+        running = {str(trial.number) for trial in study.get_trials() if trial not in trials}
+        killed = [run for run in others if run.data.tags[_TRIAL] in running]
+        assert all(run.info.status == "FAILED" and _ENDED in run.data.tags for run in killed)
+        others = [run for run in others if run not in killed]
     by_number = {int(run.data.tags[_TRIAL]): run for run in others}
     assert sorted(int(run.data.tags[_TRIAL]) for run in others) == [t.number for t in trials]
     client = IAPMlflowClient()
+    compared = Counter({"trials": len(trials)})
     for trial in trials:
         seen = _seen(client, by_number[trial.number], trial)
         stored = _stored(trial, str(parents[0].info.run_id))
@@ -57,6 +81,9 @@ def assert_mlflow_equals_storage(study: optuna.Study) -> None:
             what: (seen[what], stored[what]) for what in stored if seen[what] != stored[what]
         }
         assert not differences, f"trial {trial.number}: {differences}"
+        compared["points"] += sum(map(len, seen["metrics"].values()))
+        compared["params"] += len(seen["params"])
+    return compared
 
 
 def _reopened(storage: Any) -> Any:

@@ -19,7 +19,7 @@ _NAME = _PACKAGE.name
 # Which others each folder, or file beside the folders, may import.
 _MAY_IMPORT: dict[str, set[str]] = {
     "__init__": {"delivery", "errors", "iap", "lightgbm", "optuna"},
-    "cli": {"delivery", "errors", "iap", "local", "outbox"},
+    "cli": {"delivery", "errors", "iap", "local", "optuna", "outbox"},
     "optuna": {"delivery", "iap", "tags"},
     "lightgbm": {"delivery", "iap", "outbox"},
     "delivery": {"errors", "iap", "limits", "outbox", "tags"},
@@ -41,7 +41,9 @@ _OWNERS = {
         for name in ("adoption", "database", "format_1", "journal_content", "journal_folder")
     },
     "tenacity": {"iap.retry_policy"},
-    "optuna": {"optuna.plots", "optuna.study_run", "optuna.track_in_mlflow"},
+    "optuna": {
+        *("optuna.plots", "optuna.storage", "optuna.study_run", "optuna.track_in_mlflow"),
+    },
     "lightgbm": {"lightgbm.finished_model", "lightgbm.params"},
     "matplotlib": {"lightgbm.plots", "optuna.plots"},
     "aiohttp": set(),

@@ -17,13 +17,29 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--dry-run", is_flag=True, help="Show what would be sent, but do not send it.")
 @click.option("--refused", is_flag=True, help="Also send again what MLflow refused.")
-def sync(dry_run: bool, refused: bool) -> None:
+@click.option(
+    "--storage", metavar="URL", help="Log the trials in this Optuna storage that MLflow lacks."
+)
+@click.option("--study", metavar="NAME", help="Only this study of the storage.")
+def sync(dry_run: bool, refused: bool, storage: str | None, study: str | None) -> None:
     """Send what dead processes left on this machine.
 
     These are processes that were killed, or that exited while MLflow was unreachable. Each record
     is sent to the server it was logged for, with the credentials found now. It is safe to run this
     command twice, and while other processes log.
+
+    With --storage, it also logs to MLFLOW_TRACKING_URI the trials that ended in an Optuna storage
+    and that no callback saw, because their processes died first. URL is a URL of a database or of
+    Redis, or the path of a file of JournalStorage. The exit status is 1 if anything is left.
     """
+    if study is not None and storage is None:
+        raise click.UsageError("--study needs --storage.")
+    if refused and storage is not None:
+        raise click.UsageError("--refused is for journals. Use it without --storage.")
+    if storage is not None:
+        from .storage import sync_storage
+
+        sys.exit(1 if sync_storage(storage, study, dry_run=dry_run) else 0)
     from ..outbox import journal_folder
 
     dead = [journal for journal in journal_folder.survey() if not journal.is_live]

@@ -32,7 +32,8 @@ _exit_deadline: Deadline | None = None
 # A forked child keeps its parent's senders: it must not even close their SQLite connections.
 _left_to_parent: list[Sender] = []
 _is_set_up = False
-# What the callbacks do when the process exits: end runs, and then draw.
+# What the callbacks do when the process exits: end runs; then, once all is delivered, log what is
+# lacking and draw.
 end_at_exit: list[Work] = []
 draw_at_exit: list[Work] = []
 

@@ -21,11 +21,12 @@ from ..iap.client import IAPMlflowClient
 from ..tags import STUDY_TAG, TRIAL_TAG
 from . import failures
 from .best_artifacts import HeldArtifact, is_best
+from .comparison import comparer
 from .reporter import reporter
 from .study_key import study_key
 from .study_run import StudyRun
 from .summary_table import Summary, summary_of
-from .sync import missing_trials, own_process_until
+from .sync import Lacking, compare, has_begun, own_process_until
 from .track_in_mlflow import tracked
 from .trial_run import STATUS, log_results, tags_of, to_ms
 
@@ -134,6 +135,7 @@ class IAPMLflowCallback:
             is_fresh = ended is None or time.time() - ended.timestamp() < CLAIM_SECONDS
             study_run = self._run_of_study(study)
             self._log(study_run, trial, study_run.claim if is_fresh else Mode.LOGGED)
+            reporter.changed(study_run)
 
     def run(
         self,
@@ -193,7 +195,9 @@ class IAPMLflowCallback:
             trial: a COMPLETE, PRUNED or FAIL trial, such as the one that ``study.tell`` returns.
         """
         with never_raising(f"trial {trial.number}"):
-            self._log(self._run_of_study(study), trial, Mode.LOGGED)
+            study_run = self._run_of_study(study)
+            self._log(study_run, trial, Mode.LOGGED)
+            reporter.changed(study_run)
 
     def sync(self, study: optuna.Study) -> int:
         """Log the trials that the callback missed.
@@ -212,19 +216,17 @@ class IAPMLflowCallback:
         Raises:
             MlflowException: the runs in MLflow cannot be read.
         """
-        trials = study.get_trials(deepcopy=False)
-        # Before its first trial starts, a study has no key.
-        if not trials or trials[0].datetime_start is None:
+        if not has_begun(study.get_trials(deepcopy=False)):
             return 0
-        study_run = self._run_of_study(study)
-        count = 0
-        for trial in missing_trials(self._client, study_run, trials):
-            with never_raising(f"trial {trial.number}"):
-                not_before = own_process_until(trial) if study_run.is_shared else 0.0
-                self._log(study_run, trial, Mode.LOGGED, not_before=not_before)
-            count += 1
+        study_run = self._run_of_study(study, is_joined=False)
+        found = compare(self._client, study_run.experiment, study_run.key, study_run.unlogged())
+        study_run.logged |= found.logged
+        now = sender_for(self._client).clock.time()
+        for lacking in found.lacking:
+            not_before = own_process_until(lacking.trial, now) if study_run.is_shared else 0.0
+            self._log_lacking(study_run, lacking, not_before)
         reporter.changed(study_run)
-        return count
+        return len(found.lacking)
 
     def summary(self) -> Summary:
         """Summarize the studies and the delivery in a table, for ``print`` and for notebooks."""
@@ -260,6 +262,7 @@ class IAPMLflowCallback:
                 study_run.close()
 
         def draw(deadline: Deadline) -> None:
+            comparer.compare_in_time(deadline, study_runs)
             reporter.draw_in_time(deadline, study_runs)
 
         is_done = close(self._client, _SECONDS_TO_CLOSE, end=end, draw=draw)
@@ -282,7 +285,7 @@ class IAPMLflowCallback:
             return f"name:{study.study_name}"
         return active_experiment() if given is None else f"id:{given}"
 
-    def _run_of_study(self, study: optuna.Study) -> StudyRun:
+    def _run_of_study(self, study: optuna.Study, *, is_joined: bool = True) -> StudyRun:
         with LOCK:
             key = self._keys.get(study)
             if key is None:
@@ -300,6 +303,8 @@ class IAPMLflowCallback:
                     has_run=self._study_run and self._given_parent() is None,
                 )
             study_run.study = study
+            if is_joined:
+                comparer.joined(study_run, self._client, self._log_lacking)
             return study_run
 
     def _given_parent(self) -> str | None:
@@ -374,7 +379,13 @@ class IAPMLflowCallback:
             self._runs.pop(key, None)
             self._failed.discard(run.key)
             study_run.logged.add(trial.number)
-        reporter.changed(study_run)
+
+    def _log_lacking(self, study_run: StudyRun, lacking: Lacking, not_before: float) -> None:
+        # Several processes may find out at once that a trial has no run.
+        is_anyones = study_run.is_shared and not lacking.has_run
+        mode = Mode.SHARED if is_anyones else Mode.LOGGED
+        with never_raising(f"trial {lacking.trial.number}"):
+            self._log(study_run, lacking.trial, mode, not_before=not_before)
 
     def _log_uncaught(self, run: RunWriter, error: BaseException) -> None:
         failures.log_failure(run, failures.traceback_of(error))

@@ -6,15 +6,14 @@ import logging
 import math
 import multiprocessing
 import os
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 
 from ..delivery.closing import Deadline
 from ..delivery.lifecycle import LOCK, draw_at_exit, end_at_exit
 from ..delivery.never_raising import never_raising
+from .background_thread import BackgroundThread
 from .plots import OutOfTime, PlotProcess
 from .study_run import StudyRun
 
@@ -22,23 +21,14 @@ _logger = logging.getLogger("mlflow_iap_callbacks")
 
 # Seconds between two reports, and between two sets of plots.
 REPORT_EVERY, DRAW_EVERY = 30.0, 600.0
-_TICK = 0.5  # seconds; a link is shown this soon
-# Largest share of time that either may take, no matter how many trials a study has.
+# Largest share of the time that either may take, no matter how many trials a study has.
 MOST_SHARE = 0.02
 # Drawing and sending plots takes some seconds; if less time is left, none are drawn.
 _SECONDS_TO_DRAW, _SECONDS_TO_SEND_PLOTS = 7.0, 3.0
 _MOST_SECONDS_TO_DRAW = 300.0
 
 
-class _Request:
-    """Work that another thread waits for."""
-
-    def __init__(self, work: Callable[[], None]) -> None:
-        self.work = work
-        self.is_done = threading.Event()
-
-
-class Reporter:
+class Reporter(BackgroundThread):
     """Reports on the studies that have changed, in a thread that the first change starts.
 
     Args:
@@ -46,9 +36,8 @@ class Reporter:
     """
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
-        self._now = now
         self._report_at = self._draw_at = 0.0
-        self._reset()
+        super().__init__("mlflow-iap-study", now)
 
     def changed(self, study_run: StudyRun) -> None:
         """Note that a trial of the study has ended."""
@@ -117,13 +106,10 @@ class Reporter:
         self._reset()
 
     def _reset(self) -> None:
-        self._pid = os.getpid()
-        self._thread: threading.Thread | None = None
+        super()._reset()
         # In the order of their last changes.
         self._unreported: dict[StudyRun, None] = {}
         self._undrawn: dict[StudyRun, None] = {}
-        self._requests: deque[_Request] = deque()
-        self._wake = threading.Event()
 
     def _draw(
         self,
@@ -150,38 +136,11 @@ class Reporter:
                 self._undrawn.pop(study_run, None)
                 _write(study_run, partial(draw, study_run))
 
-    def _let_thread(self, work: Callable[[], None], deadline: Deadline, seconds: float) -> None:
-        """Let the thread do some work, and wait until it is done or only `seconds` are left.
-
-        A storage may not respond for a long time, but the caller must go on.
-        """
-        request = _Request(work)
-        self._requests.append(request)
-        self._wake.set()
-        while deadline.left > seconds and not request.is_done.wait(
-            min(deadline.left - seconds, _TICK)
-        ):
-            pass
-
     def _next_time(self, work: Callable[[], None], every: float) -> float:
         began = self._now()
         work()
         now = self._now()
         return now + max(every, (now - began) / MOST_SHARE)
-
-    def _start(self) -> None:
-        self._thread = threading.Thread(target=self._work, name="mlflow-iap-study", daemon=True)
-        self._thread.start()
-
-    def _work(self) -> None:
-        while threading.current_thread() is self._thread:
-            self._wake.wait(_TICK)
-            self._wake.clear()
-            while self._requests:
-                request = self._requests.popleft()
-                request.work()
-                request.is_done.set()
-            self.tick()
 
 
 def _chosen(

@@ -15,7 +15,7 @@ from typing import Any, cast
 import pytest
 
 from mlflow_iap_callbacks.delivery.closing import Deadline
-from mlflow_iap_callbacks.optuna import reporter as reporter_module
+from mlflow_iap_callbacks.optuna import background_thread
 from mlflow_iap_callbacks.optuna.plots import OutOfTime, PlotProcess
 from mlflow_iap_callbacks.optuna.reporter import DRAW_EVERY, MOST_SHARE, REPORT_EVERY, Reporter
 from mlflow_iap_callbacks.optuna.study_run import StudyRun
@@ -283,7 +283,7 @@ def test_a_full_disk_is_a_warning_if_there_is_no_room_for_plots(
 def test_plots_in_progress_are_abandoned_when_the_process_exits_and_drawn_last(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(reporter_module, "_TICK", 0.01)
+    monkeypatch.setattr(background_thread, "_TICK", 0.01)
     clock, drawings = _Clock(), []
     reporter = Reporter(clock)
 
@@ -308,7 +308,7 @@ def test_plots_in_progress_are_abandoned_when_the_process_exits_and_drawn_last(
 def test_a_storage_that_does_not_respond_delays_the_exit_by_at_most_half_of_its_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(reporter_module, "_TICK", 0.01)
+    monkeypatch.setattr(background_thread, "_TICK", 0.01)
     answers = threading.Event()
 
     class _Hanging(_Study):
@@ -380,7 +380,7 @@ def test_a_forked_process_leaves_its_parents_studies_to_the_parent(
 def test_the_first_change_starts_a_thread_that_ends_with_the_process(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(reporter_module, "_TICK", 0.01)
+    monkeypatch.setattr(background_thread, "_TICK", 0.01)
     clock = _Clock()
     reporter = Reporter(clock)
     study = _Study(clock)
