@@ -273,6 +273,7 @@ class RunCreation:
 
     def _is_now(self, run: QueuedRun, found: Run) -> None:
         run.run_id = self._made[run.place] = str(found.info.run_id)
+        run.experiment_id = str(found.info.experiment_id)
         if len(self._made) > _MOST_REMEMBERED:
             del self._made[next(iter(self._made))]
         run.outbox.save(run)

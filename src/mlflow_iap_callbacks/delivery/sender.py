@@ -28,7 +28,7 @@ _logger = logging.getLogger("mlflow_iap_callbacks")
 _MAX_THREADS = 8
 # Two, so that one can look for due runs while the other is delivering.
 _MAX_IDLE_THREADS = 2
-# For one request, retries included; a server that does not answer for so long counts as away.
+# For one request: no retry begins later. What is under way has MLflow's own timeout.
 _RETRY = RetryPolicy(deadline=20.0)
 # An append wakes no thread: that would cost a training more than the append.
 _SECONDS_BETWEEN_LOOKS = 0.5
@@ -103,7 +103,7 @@ class Sender:
 
     @property
     def is_away(self) -> bool:
-        """Whether the server could not be written to at the last try."""
+        """Whether the server could not be written to at the last try, or does not answer."""
         return self._schedule.away_since is not None
 
     @property
@@ -313,6 +313,8 @@ class Sender:
         run = turn.run
         # If the run is rejected, its records are rejected without a request.
         is_request = run.refused is None
+        asked_at = self.clock.monotonic()
+        turn.asked_at = math.inf if records[0].has_files else asked_at
         if records[0].has_files and is_request:
             sent = self._send_files(turn, records)
         else:
@@ -323,7 +325,10 @@ class Sender:
         run.outbox.settle(run, done, refused)
         with self._changed:
             self.delivered += max(0, len(done) - len(refused))
-            seconds = self._schedule.succeeded(self.clock.monotonic()) if is_request else None
+            now, seconds = self.clock.monotonic(), None
+            if is_request:
+                took = 0.0 if records[0].has_files else now - asked_at
+                seconds = self._schedule.succeeded(now, took)
             if seconds is not None:
                 _logger.warning(
                     "%s accepts records again after %.0f s. Nothing was lost.", self.server, seconds
@@ -422,6 +427,14 @@ class Sender:
         if self._is_closed or self._opening.locked():  # an adoption may bring older records
             return None
         now = self.clock.monotonic()
+        silence = self._schedule.silence(now)
+        if silence is not None:
+            _logger.warning(
+                "%s has not answered for %.0f s; records are kept in %s and sent later.",
+                self.server,
+                silence,
+                (self._own or self.outboxes[0]).path or "memory",
+            )
         self._schedule.load(self.outboxes, now)
         return self._schedule.take(now)
 

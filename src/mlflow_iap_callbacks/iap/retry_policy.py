@@ -42,7 +42,8 @@ class TryAgain(Exception, Generic[T]):
 class RetryPolicy:
     """Number of attempts, and the time for all of them.
 
-    A policy that runs inside another one's attempt ends with it, so deadlines never add up.
+    A policy that runs inside another one's attempt ends with it, so deadlines never add up. No
+    deadline cuts an attempt short: a slow server is waited for.
 
     Args:
         max_attempts: at least 1. The default is enough for the whole deadline, unless the server
@@ -88,11 +89,6 @@ class RetryPolicy:
             return retrying(attempt)
         finally:
             _ends.reset(mark)
-
-
-def seconds_left() -> float:
-    """Seconds until the deadline of the running policy; infinite if none is running."""
-    return _ends.get() - time.monotonic()
 
 
 def _wait(state: tenacity.RetryCallState) -> float:

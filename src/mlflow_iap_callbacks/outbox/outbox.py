@@ -64,6 +64,7 @@ class QueuedRun:
         skipped: number of points that were not logged because they are NaN.
         is_urgent: whether others wait for its creation.
         at_exit: status that the run gets if it is still open when its process exits normally.
+        experiment_id: MLflow's id of the experiment, once known; not stored.
         is_begun: whether its first record has come to the outbox.
         is_stored: whether the journal knows all this.
     """
@@ -81,6 +82,7 @@ class QueuedRun:
     skipped: int = 0
     is_urgent: bool = False
     at_exit: str | None = None
+    experiment_id: str | None = None
     is_begun: bool = False
     is_stored: bool = False
 

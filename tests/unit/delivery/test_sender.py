@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import threading
 from collections.abc import Callable
@@ -630,6 +631,39 @@ def test_threads_deliver_in_the_background_and_several_runs_at_once(
     for number in range(8):
         _begin(sender, str(number))
     assert sender.flush(20.0)
+    assert {run.status for run in server.runs.values()} == {"FINISHED"}
+    sender.close()
+
+
+class _ClockOfThreads(VirtualClock):
+    """A virtual clock that lets other threads work while one waits."""
+
+    def wait(self, condition: threading.Condition, seconds: float) -> None:
+        if not condition.wait(0.001):
+            self.advance(min(seconds, 0.5))
+
+
+def test_a_silent_server_is_waited_for_and_asked_once_though_an_exit_gives_it_up(
+    server: FakeMlflow, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = _ClockOfThreads()
+    answered = threading.Event()
+
+    def leave_unanswered(method: str) -> None:
+        answered.wait(30.0)
+
+    server.on_request = leave_unanswered
+    sender = Sender(FakeClient(server), server.uri, clock=clock)
+    _begin(sender, "a")
+    _begin(sender, "b")
+    wait_until(lambda: sender.is_away, "the server counts as away")
+    no_limit = closing.Deadline(clock.monotonic, math.inf)
+    assert not closing.close([sender], no_limit, end=[], draw=[])
+    (silent,) = said_by_us(caplog)
+    assert "has not answered for" in silent
+    answered.set()
+    assert sender.flush(None)
+    assert server.calls.count("create_run") == 2
     assert {run.status for run in server.runs.values()} == {"FINISHED"}
     sender.close()
 
