@@ -28,6 +28,8 @@ from .refusals import NotYet, refusal
 _PATIENCE = 30.0
 # Seconds in which those who make a shared run at once find each other.
 _TO_AGREE = 2.0
+# Seconds for which the run of a process is left to it, at most.
+_SECONDS_LEFT_TO_OTHERS = 20.0
 _MOST_REMEMBERED = 10_000  # runs
 # Seconds after logging during which a claimed run is created without looking for an existing one.
 CLAIM_SECONDS = 5.0
@@ -135,9 +137,11 @@ class RunCreation:
 
     def _start(self, run: QueuedRun, content: Mapping[str, Any]) -> None:
         mode = Mode(content["mode"])
-        now, not_before = self._clock.time(), content.get("not_before", 0.0)
+        now, logged_at = self._clock.time(), content.get("logged_at", 0.0)
+        # The time comes from another machine's clock, or is a local time of an unknown zone.
+        not_before = min(content.get("not_before", 0.0), logged_at + _SECONDS_LEFT_TO_OTHERS)
         # A wall clock that was set back meanwhile does not hold up the run.
-        if content.get("logged_at", 0.0) <= now < not_before:
+        if logged_at <= now < not_before:
             raise NotYet("Another process may be about to log it.", not_before - now)
         experiment_id = self._experiment_id(run.experiment)
         was_lost = run.tried is not None

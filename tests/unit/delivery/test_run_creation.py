@@ -124,6 +124,18 @@ def test_a_run_that_others_log_is_left_to_its_owner_for_a_while(
     assert server.run(_KEY).run_id == run.run_id
 
 
+def test_a_time_in_the_future_holds_up_no_run_for_more_than_twenty_seconds(
+    server: FakeMlflow, process: _Process, clock: VirtualClock
+) -> None:
+    content = process.content(Mode.LOGGED, not_before=clock.time() + 3600.0)
+    run = process.run()
+    with pytest.raises(NotYet) as error:
+        process.creation.start(run, content)
+    assert _wait(clock, error) == pytest.approx(20.0)
+    process.creation.start(run, content)
+    assert run.run_id == server.run(_KEY).run_id
+
+
 def test_a_wall_clock_that_was_set_back_holds_up_no_run(
     process: _Process, clock: VirtualClock
 ) -> None:
