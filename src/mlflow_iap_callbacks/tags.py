@@ -8,6 +8,8 @@ RUN_KEY_TAG = "mlflow_iap.run_key"
 ASKED_TWICE_TAG = "mlflow_iap.asked_twice"
 # The journal that writes to the run now.
 JOURNAL_TAG = "mlflow_iap.journal"
+# What a run lacks that was created again, because the server no longer had it.
+AGAIN_TAG = "mlflow_iap.created_again"
 # Why a run ended that its own process did not end.
 ENDED_TAG = "mlflow_iap.ended"
 # The one run of several that all who share it agreed on.

@@ -64,6 +64,7 @@ class MlflowCalls:
             MlflowException, requests.RequestException: the server cannot be written to; nothing
                 is lost if the same records are sent again.
         """
+        run_id = run.run_id
         try:
             if run.refused is None:
                 return self._send(run, records)
@@ -71,8 +72,14 @@ class MlflowCalls:
             reason = refusal(error)
             if reason is None:
                 raise
-            if run.run_id is not None:
-                return records[:1], [_refused(records[0], reason)]
+            if run_id is not None:
+                stage = self._creation.stage(run_id)
+                if stage == LifecycleStage.ACTIVE:
+                    return records[:1], [_refused(records[0], reason)]
+                if stage is None and self._creation.can_create_again(run, run_id):
+                    raise NotYet(
+                        "The server no longer has it, so it is created again.", 0.0
+                    ) from None
             run.refused = reason
             self._creation.refuse(run)
             run.outbox.save(run)
@@ -131,21 +138,11 @@ class MlflowCalls:
         except Exception as error:
             if refusal(error) is None:
                 raise
-            if self._is_gone(run_id):
-                run.run_id = None
+            if self._creation.stage(run_id) != LifecycleStage.ACTIVE:
                 raise
             refused += self._log_halves(run_id, entities, batch.other_names, error)
         run.skipped = batch.skipped
         return batch.records, refused
-
-    def _is_gone(self, run_id: str) -> bool:
-        """Return whether MLflow refuses the run itself, and with it all that is logged to it."""
-        try:
-            return bool(self.client.get_run(run_id).info.lifecycle_stage != LifecycleStage.ACTIVE)
-        except Exception as error:
-            if refusal(error) is None:
-                raise
-            return True
 
     def _log_halves(
         self,
@@ -195,6 +192,8 @@ class MlflowCalls:
             if reason is None:
                 raise
             if len(records) == 1:
+                if self._creation.stage(run_id) != LifecycleStage.ACTIVE:
+                    raise
                 return [_refused(records[0], reason)]
             return [found for record in records for found in self._log_inputs(run_id, [record])]
         return []

@@ -65,6 +65,7 @@ class QueuedRun:
         is_urgent: whether others wait for its creation.
         at_exit: status that the run gets if it is still open when its process exits normally.
         experiment_id: MLflow's id of the experiment, once known; not stored.
+        start: content of its ``start`` record, as MessagePack; None for a run that was joined.
         is_begun: whether its first record has come to the outbox.
         is_stored: whether the journal knows all this.
     """
@@ -83,6 +84,7 @@ class QueuedRun:
     is_urgent: bool = False
     at_exit: str | None = None
     experiment_id: str | None = None
+    start: bytes | None = None
     is_begun: bool = False
     is_stored: bool = False
 
@@ -278,6 +280,7 @@ class Outbox:
             journal cannot be written to.
         """
         aside = QueuedRun(self, next(self._numbers), *run.place[::-1], False, True, run.run_id)
+        aside.start = run.start
         ids = (record_id(aside.number, record.seq), record_id(run.number, record.seq))
         with self._lock:
             if not self._write(
@@ -451,7 +454,9 @@ class Outbox:
             run.is_owned |= kind == "start"  # of a run that was begun while its outbox was closed
             run.is_ended |= kind in ("finish", "abandon")
             if kind != "join":
-                records.append((number, Record(self._stored_seq, kind, msgpack.packb(content))))
+                body = msgpack.packb(content)
+                records.append((number, Record(self._stored_seq, kind, body)))
+                run.start = body if kind == "start" else run.start
                 values = content[2] if kind in ("metrics", "curve") else content
                 entities[run] = entities.get(run, 0) + len(values)
         self._stored += len(records)

@@ -24,6 +24,7 @@ from mlflow_iap_callbacks.delivery.run_writer import RunWriter
 from mlflow_iap_callbacks.delivery.schedule import Schedule
 from mlflow_iap_callbacks.delivery.sender import Sender
 from mlflow_iap_callbacks.outbox import Outbox, QueuedRun, journal_folder
+from mlflow_iap_callbacks.tags import AGAIN_TAG
 from own_log import said_by_us
 from virtual_process import VirtualClock, VirtualProcess
 from waiting import wait_until
@@ -335,6 +336,90 @@ def test_a_run_that_was_deleted_in_mlflow_is_set_aside_in_few_requests(
     assert len(server.calls) < 6
     assert process.sender.outbox.refusals() == 1001
     assert server.run(other.key).status == "FINISHED"
+
+
+def _log_one_of(kind: str, run: RunWriter, tmp_path: Path) -> None:
+    if kind == "metrics":
+        _log(run, range(3))
+    elif kind == "input":
+        run.log_input(_dataset("a"))
+    elif kind == "artifact":
+        run.log_artifact(_file(tmp_path))
+    elif kind == "reopen":
+        run.reopen()
+
+
+@pytest.mark.parametrize("kind", ["metrics", "input", "artifact", "reopen", "finish"])
+def test_a_run_that_a_restored_server_no_longer_has_is_created_again_and_goes_on(
+    kind: str,
+    server: FakeMlflow,
+    process: VirtualProcess,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    run = process.begin(run_name="mine", tags={"a": "b"}, start_time=7)
+    run.log_params({"before": 1})
+    process.deliver_for(10.0)
+    server.runs.clear()
+    _log_one_of(kind, run, tmp_path)
+    run.log_params({"after": 1})
+    run.finish()
+    process.deliver_for(6.0)
+    found = server.run(run.key)
+    assert (found.name, found.tags["a"], found.start_time) == ("mine", "b", 7)
+    assert (found.status, found.params) == ("FINISHED", {"after": "1"})
+    assert AGAIN_TAG in found.tags
+    assert len(found.points) == (3 if kind == "metrics" else 0)
+    assert bool(found.inputs) == (kind == "input")
+    assert bool(found.artifacts) == (kind == "artifact")
+    assert process.sender.waiting == process.sender.outbox.refusals() == 0
+    (text,) = said_by_us(caplog)
+    assert "no longer has the run" in text
+
+
+def test_what_was_rejected_with_a_lost_run_is_sent_again_with_its_name_and_tags(
+    server: FakeMlflow, process: VirtualProcess
+) -> None:
+    run = process.begin(run_name="mine", tags={"a": "b"})
+    process.deliver_for(10.0)
+    for _ in range(2):  # the server loses it at once again
+        server.runs.clear()
+        _log(run, range(3))
+        server.on_request = lambda method: server.runs.clear() if method == "log_batch" else None
+    run.finish()
+    process.deliver_for(6.0)
+    assert server.runs == {}
+    assert process.sender.outbox.refusals() == 7
+    assert server.calls.count("create_run") == 2
+    server.on_request = lambda method: None
+    process.sender.outbox.requeue_refused()
+    process.sender._calls = MlflowCalls(process.client, process.clock)  # as of a later process
+    (queued,) = process.sender.outbox.runs()
+    queued.refused = None
+    process.sender._schedule.has_more = True
+    process.deliver_for(6.0)
+    found = server.run(run.key)
+    assert (found.name, found.tags["a"], found.curve("m")) == ("mine", "b", _line(range(3)))
+    assert found.status == "FINISHED"
+
+
+def test_an_experiment_that_was_created_again_takes_the_runs_that_follow_and_those_that_go_on(
+    server: FakeMlflow, process: VirtualProcess
+) -> None:
+    process.begin().finish()
+    goes_on = process.begin()
+    process.deliver_for(10.0)
+    server.runs.clear()
+    server.experiments.clear()
+    server.add_experiment("experiment", "77")
+    follows = process.begin(parent=goes_on)
+    for run in (follows, goes_on):
+        _log(run, range(3))
+        run.finish()
+    process.deliver_for(6.0)
+    assert {run.experiment_id for run in server.runs.values()} == {"77"}
+    assert server.run(follows.key).tags["mlflow.parentRunId"] == server.run(goes_on.key).run_id
+    assert process.sender.outbox.refusals() == 0
 
 
 def test_an_outage_is_reported_once_at_its_start_and_once_at_its_end(
