@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from enum import Enum
 from typing import Any
 
-import msgpack
 from mlflow import MlflowClient
 from mlflow.entities import Run, RunStatus, RunTag
 from mlflow.exceptions import MlflowException
@@ -21,6 +20,7 @@ from ..iap.run_lookup import find_run, find_runs
 from ..iap.unwrapping import unwrapped_errors
 from ..limits import MAX_TAGS
 from ..outbox import QueuedRun
+from ..outbox.records import unpacked
 from ..tags import AGAIN_TAG, AGREED_TAG, ASKED_TWICE_TAG, ENDED_TAG, JOURNAL_TAG, RUN_KEY_TAG
 from .clock import Clock
 from .names import with_names_that_mlflow_takes
@@ -391,7 +391,7 @@ def _start_again(run: QueuedRun) -> dict[str, Any]:
     if run.start is None:
         nothing: dict[str, Any] = {"mode": Mode.RESUMED, "time_ms": None, "tags": {}, "name": None}
         return {**nothing, "is_again": True}
-    content = msgpack.unpackb(run.start)
+    content = unpacked(run.start)
     mode = Mode.LOGGED if content["mode"] in (Mode.NEW, Mode.CLAIMED) else content["mode"]
     return {**content, "mode": mode, "not_before": 0.0, "is_again": True}
 

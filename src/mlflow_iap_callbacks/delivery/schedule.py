@@ -130,6 +130,14 @@ class Schedule:
             if not turn.is_aside:
                 turn.not_before = 0.0
 
+    def others(self, run: QueuedRun) -> list[Turn]:
+        """Return the turns of the same run of MLflow, in the same outbox."""
+        return [
+            turn
+            for turn in self._turns.values()
+            if turn.run is not run and turn.run.place == run.place and turn.run.outbox is run.outbox
+        ]
+
     def add_aside(self, run: QueuedRun, now: float) -> None:
         """Note that a record was set aside, and is tried again later."""
         self._turns[run] = Turn(run, now, due=now, failures=1, tried_at=now, is_aside=True)
@@ -142,12 +150,21 @@ class Schedule:
         is_tried = self.away_since is not None and any(turn.is_busy for turn in turns)
         if now < self._away_until or is_tried:
             return None
+        busy = [turn for turn in turns if turn.is_busy]
+        written = {(turn.run.outbox, turn.run.place) for turn in busy}
+        # Nobody waits for an upload that was set aside.
+        blocked = {
+            (turn.run.outbox, turn.run.place)
+            for turn in busy
+            if not turn.is_aside or turn.asked_at < math.inf
+        }
         adopted = {(turn.run.place, turn.run.is_owned) for turn in turns if turn.run.is_adopted}
         ready = [
             turn
             for turn in turns
             if max(turn.due, turn.not_before) <= now
             and not turn.is_busy
+            and (turn.run.outbox, turn.run.place) not in (written if turn.is_aside else blocked)
             # What a dead process logged to a run goes before what this one logs to it, unless it
             # is this one that creates the run.
             and (
@@ -159,6 +176,7 @@ class Schedule:
         taken = min(ready, key=lambda turn: (turn.not_before, turn.due), default=None)
         if taken is not None:
             taken.is_busy, taken.due, taken.entities, taken.tried_at = True, math.inf, 0, now
+            taken.asked_at = now
         return taken
 
     def seconds_to_next(self, now: float) -> float:

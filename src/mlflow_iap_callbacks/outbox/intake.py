@@ -29,7 +29,7 @@ _MOST_IN_MEMORY_BYTES = 16_000_000
 HEADER = "journal"  # the kind of a file's first message, which names the server
 _KINDS = frozenset(
     [
-        *(HEADER, "start", "join", "metrics", "curve", "params", "suggestions", "tags"),
+        *(HEADER, "start", "join", "metrics", "curve", "params", "suggestions", "tags", "aside"),
         *("artifact", "model", "input", "reopen", "finish", "abandon"),
     ]
 )

@@ -7,13 +7,23 @@ from typing import Any, NamedTuple
 import msgpack
 
 
+def packed(value: object) -> bytes:
+    """Return plain data as bytes (MessagePack)."""
+    return bytes(msgpack.packb(value))
+
+
+def unpacked(data: bytes) -> Any:
+    """Return the plain data that bytes hold."""
+    return msgpack.unpackb(data)
+
+
 class Record(NamedTuple):
     """One operation on a run.
 
     Args:
         seq: sequence number in the journal.
         kind: ``start``, ``metrics``, ``curve``, ``params``, ``suggestions``, ``tags``,
-            ``artifact``, ``model``, ``input``, ``reopen``, ``finish`` or ``abandon``.
+            ``artifact``, ``model``, ``input``, ``reopen``, ``finish``, ``abandon`` or ``aside``.
         body: content, as MessagePack.
     """
 
