@@ -30,6 +30,7 @@ from .refusals import NotYet, first_line, refusal
 from .run_creation import RunCreation
 
 _MAX_INPUTS = 10  # each with a schema of up to 100 kB
+_LOCKED = "database is locked"  # what SQLite says after having waited for some seconds
 
 
 class Failing(list[Refusal]):
@@ -89,6 +90,8 @@ class MlflowCalls:
             if run.refused is None:
                 return self._send(run, records)
         except Exception as error:
+            if _LOCKED in str(error) and run.outbox.server.startswith("sqlite:"):
+                raise NotYet("Another process is writing to the database.") from None
             reason = refusal(error)
             if reason is None:
                 raise

@@ -78,7 +78,8 @@ class Sender:
         # By experiment and key.
         self._open: WeakValueDictionary[tuple[str, str], QueuedRun] = WeakValueDictionary()
         self._changed = threading.Condition()
-        self._max_threads = max_threads
+        # A file of SQLite takes one writer at a time.
+        self._max_threads = min(max_threads, 1) if server.startswith("sqlite:") else max_threads
         self._threads = 0
         self._idle = 0
         self._is_closed = False

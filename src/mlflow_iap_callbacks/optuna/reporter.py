@@ -16,6 +16,7 @@ from ..delivery.closing import Deadline
 from ..delivery.lifecycle import LOCK, draw_at_exit, end_at_exit
 from ..delivery.never_raising import never_raising
 from .plots import OutOfTime, PlotProcess
+from .storage_errors import reading
 from .study_run import StudyRun
 
 _logger = logging.getLogger("mlflow_iap_callbacks")
@@ -192,13 +193,8 @@ def _chosen(
 
 
 def _write(study_run: StudyRun, write: Callable[[], None]) -> None:
-    study = study_run.study
-    with never_raising(f"the state of study {study.study_name!r}"):
-        try:
-            write()
-        finally:
-            # This thread may have opened a connection of its own to the storage.
-            getattr(study, "_storage").remove_session()  # noqa: B009
+    with reading(study_run.study):
+        write()
 
 
 reporter = Reporter()

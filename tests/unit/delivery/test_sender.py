@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from mlflow.exceptions import MlflowException, RestException
+from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 
 from fake_mlflow import FakeClient, FakeMlflow
 from mlflow_iap_callbacks.delivery import closing
@@ -674,6 +675,45 @@ def test_an_experiment_that_was_created_again_takes_the_runs_that_follow_and_tho
     assert {run.experiment_id for run in server.runs.values()} == {"77"}
     assert server.run(follows.key).tags["mlflow.parentRunId"] == server.run(goes_on.key).run_id
     assert process.sender.outbox.refusals() == 0
+
+
+def test_a_file_of_sqlite_that_is_locked_is_waited_for_in_silence(
+    clock: VirtualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = FakeMlflow("sqlite:////tmp/mlflow.db")
+    process = VirtualProcess(server, clock)
+    locked = MlflowException(
+        "(sqlite3.OperationalError) database is locked", TEMPORARILY_UNAVAILABLE
+    )
+    server.drop("log_batch", locked, times=5)
+    run = process.begin()
+    _log(run, range(3))
+    run.finish()
+    process.deliver_for(100.0)
+    assert server.run(run.key).status == "FINISHED"
+    assert not said_by_us(caplog)
+    process.close()
+
+
+def test_a_file_of_sqlite_has_one_writer() -> None:
+    server = FakeMlflow("sqlite:////tmp/mlflow.db")
+    sender = Sender(FakeClient(server), server.uri)
+    writing: list[str] = []
+    at_once: list[int] = []
+
+    def write(method: str) -> None:
+        writing.append(method)
+        tick.wait(0.01)  # others may come meanwhile
+        at_once.append(len(writing))
+        writing.remove(method)
+
+    tick = threading.Event()
+    server.on_request = write
+    for number in range(8):
+        _begin(sender, str(number))
+    assert sender.flush(20.0)
+    assert max(at_once) == 1
+    sender.close()
 
 
 def test_an_outage_is_reported_once_at_its_start_and_once_at_its_end(
