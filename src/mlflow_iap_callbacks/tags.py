@@ -8,7 +8,9 @@ RUN_KEY_TAG = "mlflow_iap.run_key"
 ASKED_TWICE_TAG = "mlflow_iap.asked_twice"
 # The journal that writes to the run now.
 JOURNAL_TAG = "mlflow_iap.journal"
-# Why another process ended the run.
+# What a run lacks that was created again, because the server no longer had it.
+AGAIN_TAG = "mlflow_iap.created_again"
+# Why a run ended that its own process did not end.
 ENDED_TAG = "mlflow_iap.ended"
 # On the run that all processes agreed to share, if several created one.
 AGREED_TAG = "mlflow_iap.agreed"

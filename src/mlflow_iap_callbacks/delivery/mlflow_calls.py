@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
@@ -17,18 +17,39 @@ from mlflow.entities import (
     RunTag,
 )
 from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME
 
 from ..limits import MAX_ENTITIES, MAX_PARAMS, MAX_TAGS
 from ..outbox import QueuedRun, Record, Refusal
-from ..tags import ENDED_TAG, JOURNAL_TAG
+from ..tags import ENDED_TAG, JOURNAL_TAG, RUN_KEY_TAG
 from .clock import Clock
 from .log_batch import JOINABLE, Batch, Entity, refused_entity
 from .models import log_model
-from .names import mlflow_name
-from .refusals import NotYet, refusal
+from .names import mlflow_name, with_names_that_mlflow_takes
+from .refusals import NotYet, first_line, refusal
 from .run_creation import RunCreation
 
 _MAX_INPUTS = 10  # each with a schema of up to 100 kB
+_LOCKED = "database is locked"  # what SQLite says after having waited for some seconds
+
+
+class Failing(list[Refusal]):
+    """Parts of records that the server fails on, though it takes others; with its answers.
+
+    Args:
+        most: how many there may be.
+    """
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self._most = most
+
+    def add(self, part: Entity | Record, error: Exception) -> None:
+        """Add a part, or raise the error if there are too many."""
+        if len(self) == self._most:
+            raise error
+        why = first_line(error)
+        self.append(_refused(part, why) if isinstance(part, Record) else refused_entity(part, why))
 
 
 class MlflowCalls:
@@ -64,15 +85,24 @@ class MlflowCalls:
             MlflowException, requests.RequestException: the server cannot be written to; nothing
                 is lost if the same records are sent again.
         """
+        run_id = run.run_id
         try:
             if run.refused is None:
                 return self._send(run, records)
         except Exception as error:
+            if _LOCKED in str(error) and run.outbox.server.startswith("sqlite:"):
+                raise NotYet("Another process is writing to the database.") from None
             reason = refusal(error)
             if reason is None:
                 raise
-            if run.run_id is not None:
-                return records[:1], [_refused(records[0], reason)]
+            if run_id is not None:
+                stage = self._creation.stage(run_id)
+                if stage == LifecycleStage.ACTIVE:
+                    return records[:1], [_refused(records[0], reason)]
+                if stage is None and self._creation.can_create_again(run, run_id):
+                    raise NotYet(
+                        "The server no longer has it, so it is created again.", 0.0
+                    ) from None
             run.refused = reason
             self._creation.refuse(run)
             run.outbox.save(run)
@@ -80,16 +110,52 @@ class MlflowCalls:
             self._creation.refuse(run)  # ``run.refused`` may come from an earlier process
         return records, [_refused(record, str(run.refused)) for record in records]
 
-    def has_answer(self, run: QueuedRun) -> bool:
+    def send_in_parts(
+        self, run: QueuedRun, records: Sequence[Record], most: int
+    ) -> tuple[Sequence[Record], Sequence[Refusal], Sequence[Refusal]]:
+        """Deliver some of the run's oldest records though the server fails on a part of them.
+
+        Args:
+            run: the run that the records belong to.
+            records: at least one record.
+            most: how many parts may be found, unless they are of one record.
+
+        Returns:
+            As ``send``, and the parts that the server fails on, with its answer.
+        """
+        if len(records) == 1:
+            most = MAX_ENTITIES
+        if records[0].kind == "start":
+            failing = Failing(most)
+            self._start_in_parts(run, records[0].content, failing)
+            return records[:1], (), failing
+        while True:
+            failing = Failing(most)
+            try:
+                done, refused = self._send(run, records, failing)
+                return done, refused, failing
+            except Exception as error:
+                if refusal(error) is not None or len(failing) < most or len(records) == 1:
+                    raise
+            records = records[: min(len(records) // 2, max(1, most // 2))]
+
+    def answers(self, run: QueuedRun) -> bool:
         """Return whether the server answers a simple question about the run."""
+        return self._works(lambda: self.client.get_run(str(run.run_id)))
+
+    def takes_writes(self, run: QueuedRun) -> bool:
+        """Return whether the server can write something to the run."""
+        return self._works(lambda: self.client.set_tag(str(run.run_id), RUN_KEY_TAG, run.key))
+
+    def _works(self, request: Callable[[], object]) -> bool:
         try:
-            self.client.get_run(str(run.run_id))
+            request()
         except Exception as error:  # noqa: BLE001 - whatever keeps the server from answering
             return refusal(error) is not None
         return True
 
     def _send(
-        self, run: QueuedRun, records: Sequence[Record]
+        self, run: QueuedRun, records: Sequence[Record], failing: Failing | None = None
     ) -> tuple[Sequence[Record], Sequence[Refusal]]:
         kind, content = records[0].kind, records[0].content
         if kind == "start":
@@ -97,7 +163,7 @@ class MlflowCalls:
             return records[:1], ()
         run_id = self._creation.known(run)
         if kind in JOINABLE:
-            return self._log(run, run_id, records)
+            return self._log(run, run_id, records, failing)
         if kind == "artifact":
             path = run.outbox.artifact(content["path"], is_copied=content["is_copied"])
             self.client.log_artifact(run_id, path, content["to"])
@@ -106,7 +172,7 @@ class MlflowCalls:
             log_model(self.client, run_id, path, content)
         elif kind == "input":
             inputs = [*takewhile(lambda record: record.kind == "input", records)][:_MAX_INPUTS]
-            return inputs, self._log_inputs(run_id, inputs)
+            return inputs, self._log_inputs(run_id, inputs, failing)
         elif kind == "reopen":
             found = self.client.get_run(run_id)
             if found.info.status != "RUNNING" or ENDED_TAG in found.data.tags:
@@ -117,8 +183,25 @@ class MlflowCalls:
             self._abandon(run, run_id, **content)
         return records[:1], ()
 
+    def _start_in_parts(self, run: QueuedRun, content: Mapping[str, Any], failing: Failing) -> None:
+        """Create a run without its name and tags, and then set each that the server takes."""
+        self._creation.start(run, {**content, "name": None, "tags": {}})
+        tags = with_names_that_mlflow_takes(content["tags"])
+        if content["name"] is not None:
+            tags[MLFLOW_RUN_NAME] = content["name"]
+        entities = [RunTag(*tag) for tag in tags.items()]
+        for entity in entities:
+            try:
+                self._log_entities(str(run.run_id), [entity])
+            except Exception as error:  # noqa: BLE001 - it is tried again later
+                failing.add(entity, error)
+
     def _log(
-        self, run: QueuedRun, run_id: str, records: Sequence[Record]
+        self,
+        run: QueuedRun,
+        run_id: str,
+        records: Sequence[Record],
+        failing: Failing | None,
     ) -> tuple[Sequence[Record], Sequence[Refusal]]:
         batch = Batch(run.skipped)
         for record in records:
@@ -129,34 +212,28 @@ class MlflowCalls:
             if entities:
                 self._log_entities(run_id, entities)
         except Exception as error:
-            if refusal(error) is None:
+            if refusal(error) is None and failing is None:
                 raise
-            if self._is_gone(run_id):
-                run.run_id = None
+            if self._creation.stage(run_id) != LifecycleStage.ACTIVE:
                 raise
-            refused += self._log_halves(run_id, entities, batch.other_names, error)
+            refused += self._log_halves(run_id, entities, batch.other_names, failing, error)
         run.skipped = batch.skipped
         return batch.records, refused
-
-    def _is_gone(self, run_id: str) -> bool:
-        """Return whether MLflow refuses the run itself, and with it all that is logged to it."""
-        try:
-            return bool(self.client.get_run(run_id).info.lifecycle_stage != LifecycleStage.ACTIVE)
-        except Exception as error:
-            if refusal(error) is None:
-                raise
-            return True
 
     def _log_halves(
         self,
         run_id: str,
         entities: Sequence[Entity],
         other_names: Mapping[str, str],
+        failing: Failing | None,
         error: Exception,
     ) -> Iterable[Refusal]:
-        """Log the entities by halving them repeatedly, until each rejected one is found."""
+        """Log the entities by halving them repeatedly, until each one at fault is found."""
         if len(entities) == 1:
             entity = entities[0]
+            if failing is not None and refusal(error) is None:
+                failing.add(entity, error)
+                return
             if isinstance(entity, Param) and entity.key in other_names:
                 middle, entities = 0, [Param(mlflow_name(other_names[entity.key]), entity.value)]
             else:
@@ -168,9 +245,9 @@ class MlflowCalls:
             try:
                 self._log_entities(run_id, half)
             except Exception as half_error:
-                if refusal(half_error) is None:
+                if refusal(half_error) is None and failing is None:
                     raise
-                yield from self._log_halves(run_id, half, other_names, half_error)
+                yield from self._log_halves(run_id, half, other_names, failing, half_error)
 
     def _log_entities(self, run_id: str, entities: Sequence[Entity]) -> None:
         metrics = [entity for entity in entities if isinstance(entity, Metric)]
@@ -183,7 +260,9 @@ class MlflowCalls:
             self.client.log_batch(run_id, metrics[:room], some_params, some_tags)
             del metrics[:room], params[:MAX_PARAMS], tags[:MAX_TAGS]
 
-    def _log_inputs(self, run_id: str, records: Sequence[Record]) -> list[Refusal]:
+    def _log_inputs(
+        self, run_id: str, records: Sequence[Record], failing: Failing | None
+    ) -> list[Refusal]:
         """Log data sets, one by one if MLflow rejects them together; return those it rejects."""
         try:
             self.client.log_inputs(run_id, [_input(record.content) for record in records])
@@ -192,11 +271,20 @@ class MlflowCalls:
             if isinstance(error, MlflowException) and "IntegrityError" in str(error):
                 raise NotYet("Another run is logging the same data set.", 0.2) from None
             reason = refusal(error)
-            if reason is None:
+            if reason is None and failing is None:
                 raise
-            if len(records) == 1:
+            if len(records) > 1:
+                return [
+                    found
+                    for record in records
+                    for found in self._log_inputs(run_id, [record], failing)
+                ]
+            if self._creation.stage(run_id) != LifecycleStage.ACTIVE:
+                raise
+            if reason is not None:
                 return [_refused(records[0], reason)]
-            return [found for record in records for found in self._log_inputs(run_id, [record])]
+            assert failing is not None  # noqa: S101
+            failing.add(records[0], error)
         return []
 
     def _abandon(self, run: QueuedRun, run_id: str, *, time_ms: int, text: str) -> None:

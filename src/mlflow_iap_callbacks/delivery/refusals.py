@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import requests
 from mlflow.exceptions import MlflowException, RestException
@@ -37,6 +38,11 @@ class NotYet(Exception):
     def __init__(self, why: str, after: float | None = None) -> None:
         super().__init__(why)
         self.after = after
+
+
+def first_line(error: Exception) -> str:
+    """Return what an error says, without passwords and without the pages that MLflow quotes."""
+    return re.split(r"\. Response body:|\n", without_passwords(str(error)))[0]
 
 
 def refusal(error: Exception) -> str | None:

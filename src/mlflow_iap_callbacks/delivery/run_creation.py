@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,15 +20,22 @@ from ..iap.run_lookup import find_run, find_runs
 from ..iap.unwrapping import unwrapped_errors
 from ..limits import MAX_TAGS
 from ..outbox import QueuedRun
-from ..tags import AGREED_TAG, ASKED_TWICE_TAG, ENDED_TAG, JOURNAL_TAG, RUN_KEY_TAG
+from ..tags import AGAIN_TAG, AGREED_TAG, ASKED_TWICE_TAG, ENDED_TAG, JOURNAL_TAG, RUN_KEY_TAG
 from .clock import Clock
 from .names import with_names_that_mlflow_takes
 from .refusals import NotYet, refusal
+from .server_uri import server_uri
+
+_logger = logging.getLogger("mlflow_iap_callbacks")
 
 # A server may yet make a run that it was asked for by a process that died, or gave up waiting.
 _PATIENCE = 30.0
 # Seconds in which those who make a shared run at once find each other.
 _TO_AGREE = 2.0
+# Seconds for which a run waits for a parent that is nowhere to be found.
+_SECONDS_FOR_A_PARENT = 60.0
+# Seconds for which the run of a process is left to it, at most.
+_SECONDS_LEFT_TO_OTHERS = 20.0
 _MOST_REMEMBERED = 10_000  # runs
 # Seconds after logging during which a claimed run is created without looking for an existing one.
 CLAIM_SECONDS = 5.0
@@ -61,6 +69,8 @@ class RunCreation:
         self._parents: dict[_Place, str | None] = {}
         self._awaited: set[_Place] = set()  # of shared runs that are not agreed on yet
         self._first_seen: dict[_Place, float] = {}
+        self._missed: dict[_Place, float] = {}  # parents, since when they were looked for in vain
+        self._again: set[str] = set()  # ids of runs that were created again
         self._made: dict[_Place, str] = {}  # ids of the last runs, for one that logs them again
         # Runs that the server may make a second time, late; until they end.
         self._doubtful: dict[_Place, Run] = {}
@@ -87,14 +97,44 @@ class RunCreation:
         Raises:
             NotYet: the run has not been created yet.
         """
-        if run.run_id is None and run.is_owned:  # its start was lost: no room, or damage
-            self.start(run, {"mode": Mode.RESUMED, "time_ms": None, "tags": {}, "name": None})
+        if run.run_id is None and (run.is_owned or run.start is not None):
+            self.start(run, _start_again(run))
         if run.run_id is None:
             found = find_run(self.client, self._experiment_id(run.experiment), run.key)
             if found is None:
                 raise NotYet("It is created by another process, which has not done so yet.")
             self._is_now(run, found)
         return str(run.run_id)
+
+    def stage(self, run_id: str) -> str | None:
+        """Return the lifecycle stage of a run; None if the server does not know the run."""
+        try:
+            return str(self.client.get_run(run_id).info.lifecycle_stage)
+        except Exception as error:
+            if refusal(error) is None:
+                raise
+            return None
+
+    def can_create_again(self, run: QueuedRun, run_id: str) -> bool:
+        """Forget the id of a run that the server no longer knows, as after the restore of a backup.
+
+        Returns:
+            Whether the run will be found by its key, or created again. It is not if that happened
+            before and the server has lost it at once, nor if other processes are to create it.
+        """
+        if run_id in self._again or (run.start is None and not run.is_owned):
+            return False
+        if run.run_id == run_id:
+            _logger.warning(
+                "%s no longer has the run %s. It is created again, without what was delivered "
+                "before.",
+                server_uri(self.client.tracking_uri),
+                run_id,
+            )
+            self._forget(run.experiment)
+            run.run_id = None
+            run.outbox.save(run)
+        return True
 
     def refuse(self, run: QueuedRun) -> None:
         """Note that the run will never be created, so that its child runs get no parent."""
@@ -135,9 +175,11 @@ class RunCreation:
 
     def _start(self, run: QueuedRun, content: Mapping[str, Any]) -> None:
         mode = Mode(content["mode"])
-        now, not_before = self._clock.time(), content.get("not_before", 0.0)
+        now, logged_at = self._clock.time(), content.get("logged_at", 0.0)
+        # The time comes from another machine's clock, or is a local time of an unknown zone.
+        not_before = min(content.get("not_before", 0.0), logged_at + _SECONDS_LEFT_TO_OTHERS)
         # A wall clock that was set back meanwhile does not hold up the run.
-        if content.get("logged_at", 0.0) <= now < not_before:
+        if logged_at <= now < not_before:
             raise NotYet("Another process may be about to log it.", not_before - now)
         experiment_id = self._experiment_id(run.experiment)
         was_lost = run.tried is not None
@@ -239,6 +281,8 @@ class RunCreation:
         parent = content.get("parent_id") or self._parent(run, content.get("parent"), experiment_id)
         if parent is not None:
             tags[MLFLOW_PARENT_RUN_ID] = parent
+        if "is_again" in content:
+            tags[AGAIN_TAG] = _what_is_missing(content, parent)
         if run.tried is not None:
             tags[ASKED_TWICE_TAG] = "true"
         run.tried = self._clock.time()
@@ -251,10 +295,12 @@ class RunCreation:
             is_unknown |= not isinstance(self.client, IAPMlflowClient)
             run.tried = self._clock.time() if is_unknown else None
             run.outbox.save(run)
-            if refusal(error) is not None:
-                self._experiments.pop(run.experiment, None)
+            if refusal(error) is not None and self._is_replaced(run.experiment, experiment_id):
+                raise NotYet("Its experiment was created again.", 0.0) from None
             raise
         run.tried = None
+        if AGAIN_TAG in tags:
+            self._again.add(str(made.info.run_id))
         return made
 
     def _parent(self, run: QueuedRun, key: str | None, experiment_id: str) -> str | None:
@@ -269,10 +315,27 @@ class RunCreation:
             if agreed:
                 self._parents[place] = str(agreed[0].info.run_id)
                 return self._parents[place]
+            queued = next((each for each in run.outbox.runs() if each.place == place), None)
+            if queued is None or queued.run_id is not None:
+                return self._missing_parent(place, queued)
         raise NotYet("Its parent is not there yet.", 0.5)
+
+    def _missing_parent(self, place: _Place, queued: QueuedRun | None) -> str | None:
+        """Return the id of a parent that was created once, and that the server does not find."""
+        if queued is not None:
+            run_id = str(queued.run_id)
+            if self.stage(run_id) is None and self.can_create_again(queued, run_id):
+                return self.known(queued)
+        now = self._clock.monotonic()
+        wait = self._missed.setdefault(place, now) + _SECONDS_FOR_A_PARENT - now
+        if wait > 0:
+            raise NotYet("Its parent is not there.", min(wait, 5.0))
+        self._parents[place] = None
+        return None
 
     def _is_now(self, run: QueuedRun, found: Run) -> None:
         run.run_id = self._made[run.place] = str(found.info.run_id)
+        run.experiment_id = str(found.info.experiment_id)
         if len(self._made) > _MOST_REMEMBERED:
             del self._made[next(iter(self._made))]
         run.outbox.save(run)
@@ -291,6 +354,23 @@ class RunCreation:
                 self._experiments[experiment] = self._find_experiment(text) or self._make(text)
             return self._experiments[experiment]
 
+    def _is_replaced(self, experiment: str, experiment_id: str) -> bool:
+        """Return whether the server knows another experiment, or none, by the name; forget it."""
+        kind, _, name = experiment.partition(":")
+        if kind == "id" or self._find_experiment(name) == experiment_id:
+            return False
+        self._forget(experiment)
+        return True
+
+    def _forget(self, experiment: str) -> None:
+        """Forget an experiment and its runs, which the server may have lost."""
+        with self._lock:
+            self._experiments.pop(experiment, None)
+        for known in (self._parents, self._made):
+            for place in [*known]:
+                if place[0] == experiment and known[place] is not None:
+                    known.pop(place, None)
+
     def _find_experiment(self, name: str) -> str | None:
         found = self.client.get_experiment_by_name(name)
         return None if found is None else str(found.experiment_id)
@@ -303,6 +383,24 @@ class RunCreation:
             if found is None:
                 raise
             return found
+
+
+def _start_again(run: QueuedRun) -> dict[str, Any]:
+    """Return the start of a run that was started before; what it was may be lost."""
+    if run.start is None:
+        nothing: dict[str, Any] = {"mode": Mode.RESUMED, "time_ms": None, "tags": {}, "name": None}
+        return {**nothing, "is_again": True}
+    content = run.start
+    mode = Mode.LOGGED if content["mode"] in (Mode.NEW, Mode.CLAIMED) else content["mode"]
+    return {**content, "mode": mode, "not_before": 0.0, "is_again": True}
+
+
+def _what_is_missing(content: Mapping[str, Any], parent: str | None) -> str:
+    text = "MLflow no longer had the run. What was delivered before is missing."
+    if "key" not in content:
+        return f"{text} So are its name, tags and parent."
+    has_lost_parent = parent is None and content.get("parent") is not None
+    return f"{text} So is its parent." if has_lost_parent else text
 
 
 def _is_agreed(run: Run) -> bool:

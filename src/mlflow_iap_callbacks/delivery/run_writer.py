@@ -326,6 +326,11 @@ class RunWriter:
         return None if self._run is None else self._run.run_id
 
     @property
+    def known_experiment_id(self) -> str | None:
+        """MLflow's id of the run's experiment; None if it is not known yet."""
+        return None if self._run is None else self._run.experiment_id
+
+    @property
     def client(self) -> MlflowClient:
         """The client that delivers the run."""
         return self._client

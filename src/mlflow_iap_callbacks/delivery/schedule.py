@@ -18,6 +18,8 @@ from .refusals import NotYet
 # bounds. Short enough to watch a training, long enough for a server of many trainings.
 _MIN_WAIT, _MAX_WAIT = 5.0, 60.0
 _MAX_PAUSE = 30.0
+# Seconds without an answer after which a server counts as away, if it usually answers sooner.
+_SILENCE = 20.0
 # Ended runs above this number stay on disk only, until there is room.
 _MAX_TURNS = 1000
 
@@ -34,6 +36,8 @@ class Turn:
         entities: metrics, params and tags that wait.
         is_busy: whether it is being delivered.
         failures: how often its delivery has failed since it last succeeded.
+        asked_at: when the request that is under way was sent; infinite for an upload, which takes
+            as long as it takes.
         is_aside: whether it has only a record that the rest of its run does not wait for.
     """
 
@@ -46,6 +50,7 @@ class Turn:
     failures: int = 0
     tried_at: float = 0.0
     failed_at: float = 0.0
+    asked_at: float = math.inf
     is_refusal_reported: bool = False
     is_aside: bool = False
 
@@ -65,6 +70,7 @@ class Schedule:
         self._away_until = 0.0
         self._failures = 0
         self._last_success = 0.0
+        self._slowest = 0.0  # answer of late, in seconds
 
     @property
     def is_stuck(self) -> bool:
@@ -124,6 +130,14 @@ class Schedule:
             if not turn.is_aside:
                 turn.not_before = 0.0
 
+    def others(self, run: QueuedRun) -> list[Turn]:
+        """Return the turns of the same run of MLflow, in the same outbox."""
+        return [
+            turn
+            for turn in self._turns.values()
+            if turn.run is not run and turn.run.place == run.place and turn.run.outbox is run.outbox
+        ]
+
     def add_aside(self, run: QueuedRun, now: float) -> None:
         """Note that a record was set aside, and is tried again later."""
         self._turns[run] = Turn(run, now, due=now, failures=1, tried_at=now, is_aside=True)
@@ -136,12 +150,21 @@ class Schedule:
         is_tried = self.away_since is not None and any(turn.is_busy for turn in turns)
         if now < self._away_until or is_tried:
             return None
+        busy = [turn for turn in turns if turn.is_busy]
+        written = {(turn.run.outbox, turn.run.place) for turn in busy}
+        # Nobody waits for an upload that was set aside.
+        blocked = {
+            (turn.run.outbox, turn.run.place)
+            for turn in busy
+            if not turn.is_aside or turn.asked_at < math.inf
+        }
         adopted = {(turn.run.place, turn.run.is_owned) for turn in turns if turn.run.is_adopted}
         ready = [
             turn
             for turn in turns
             if max(turn.due, turn.not_before) <= now
             and not turn.is_busy
+            and (turn.run.outbox, turn.run.place) not in (written if turn.is_aside else blocked)
             # What a dead process logged to a run goes before what this one logs to it, unless it
             # is this one that creates the run.
             and (
@@ -153,6 +176,7 @@ class Schedule:
         taken = min(ready, key=lambda turn: (turn.not_before, turn.due), default=None)
         if taken is not None:
             taken.is_busy, taken.due, taken.entities, taken.tried_at = True, math.inf, 0, now
+            taken.asked_at = now
         return taken
 
     def seconds_to_next(self, now: float) -> float:
@@ -163,8 +187,29 @@ class Schedule:
         # Turns that are already due are left to other threads.
         return min((moment - now for moment in moments if moment > now), default=math.inf)
 
-    def succeeded(self, now: float) -> float | None:
-        """Note a success; return for how many seconds the server was away, None if it was not."""
+    def silence(self, now: float) -> float | None:
+        """Return for how many seconds the server has not answered, if it newly counts as away.
+
+        The request goes on. Meanwhile no other is sent, and nobody who can stop waiting waits.
+        """
+        asked_at = [turn.asked_at for turn in self._turns.values() if turn.is_busy]
+        seconds = now - max(min(asked_at, default=math.inf), self._last_success)
+        if self.away_since is not None or seconds < max(_SILENCE, 2 * self._slowest):
+            return None
+        self.away_since = now - seconds
+        return seconds
+
+    def succeeded(self, now: float, seconds: float = 0.0) -> float | None:
+        """Note a success.
+
+        Args:
+            now: monotonic seconds.
+            seconds: how long the answer took.
+
+        Returns:
+            For how many seconds the server was away; None if it was not.
+        """
+        self._slowest = max(seconds, 0.9 * self._slowest)
         away_since, self.away_since = self.away_since, None
         self._last_success, self._failures, self._away_until = now, 0, 0.0
         return None if away_since is None else now - away_since

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 import threading
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
@@ -17,11 +16,11 @@ from ..iap.retry_policy import RetryPolicy
 from ..outbox import Outbox, QueuedRun, Record, Refusal
 from ..outbox.adoption import Untaken, orphans
 from ..outbox.journal_folder import new_outbox
+from .asides import is_divisible, original, places, set_aside
 from .clock import Clock
 from .mlflow_calls import MlflowCalls
-from .refusals import NotYet
+from .refusals import NotYet, first_line
 from .schedule import Schedule, Turn, seconds_aside
-from .server_uri import without_passwords
 
 _logger = logging.getLogger("mlflow_iap_callbacks")
 
@@ -29,7 +28,7 @@ _logger = logging.getLogger("mlflow_iap_callbacks")
 _MAX_THREADS = 8
 # Two, so that one can look for due runs while the other is delivering.
 _MAX_IDLE_THREADS = 2
-# For one request, retries included; a server that does not answer for so long counts as away.
+# For one request: no retry begins later. What is under way has MLflow's own timeout.
 _RETRY = RetryPolicy(deadline=20.0)
 # An append wakes no thread: that would cost a training more than the append.
 _SECONDS_BETWEEN_LOOKS = 0.5
@@ -38,8 +37,15 @@ _SECONDS_BETWEEN_BEATS = 20.0
 # How long this process's records wait for older ones, which an adoption may bring.
 _SECONDS_FOR_OLDER_RECORDS = 5.0
 _SECONDS_AFTER_A_FAULT = 30.0
-# Of an artifact, in about half an hour, while the server answers other requests.
+# Of what is set aside, in about half an hour, while the server answers other requests.
 _MOST_TRIES = 8
+# After so many failures a run is created without its tags, which are set one by one.
+_TRIES_OF_A_START = 2
+# Of one run's parts: more, and the server is at fault.
+_MOST_ASIDE = 20
+_SECONDS_WITHOUT_ROOM = 60.0
+# For requests whose failure is expected.
+_ONCE = RetryPolicy(deadline=1.0)
 
 Marks = list[tuple[Outbox, int]]  # with sequence numbers
 
@@ -80,12 +86,11 @@ class Sender:
         # By experiment and key.
         self._open: WeakValueDictionary[tuple[str, str], QueuedRun] = WeakValueDictionary()
         self._changed = threading.Condition()
-        self._max_threads = max_threads
+        # A file of SQLite takes one writer at a time.
+        self._max_threads = min(max_threads, 1) if server.startswith("sqlite:") else max_threads
         self._threads = 0
         self._idle = 0
         self._is_closed = False
-        # By run, with artifacts that were set aside: the last one that was sent to each place.
-        self._last_sent: dict[tuple[str, str], dict[tuple[str, str], int]] = {}
 
     def use(self, client: MlflowClient) -> None:
         """Send all further requests with this client."""
@@ -111,7 +116,7 @@ class Sender:
 
     @property
     def is_away(self) -> bool:
-        """Whether the server could not be written to at the last try."""
+        """Whether the server could not be written to at the last try, or does not answer."""
         return self._schedule.away_since is not None
 
     @property
@@ -357,17 +362,24 @@ class Sender:
         run = turn.run
         # If the run is rejected, its records are rejected without a request.
         is_request = run.refused is None
+        asked_at = self.clock.monotonic()
+        turn.asked_at = math.inf if records[0].has_files else asked_at
         if records[0].has_files and is_request:
             sent = self._send_files(turn, records)
         else:
-            sent = _RETRY(partial(self._calls.send, run, records))
+            sent = self._send_records(turn, records)
         if sent is None:
             return
         done, refused = sent
         run.outbox.settle(run, done, refused)
         with self._changed:
+            turn.is_aside = False
+            self._drop_replaced(run, done)
             self.delivered += max(0, len(done) - len(refused))
-            seconds = self._schedule.succeeded(self.clock.monotonic()) if is_request else None
+            now, seconds = self.clock.monotonic(), None
+            if is_request:
+                took = 0.0 if records[0].has_files else now - asked_at
+                seconds = self._schedule.succeeded(now, took)
             if seconds is not None:
                 _logger.warning(
                     "%s accepts records again after %.0f s. Nothing was lost.", self.server, seconds
@@ -386,41 +398,100 @@ class Sender:
         aside, and None is returned.
         """
         run, record = turn.run, records[0]
-        last_sent = self._last_sent.get(run.place, {})
-        if turn.is_aside and last_sent.get(_destination(record), 0) > record.seq:
-            return [record], ()  # a newer one has replaced it
+        with self._changed:
+            others = self._schedule.others(run)
+        for other in others if not turn.is_aside else ():
+            uploading = run.outbox.read(other.run, record.seq)[:1] if other.is_busy else ()
+            if any(places(record) & places(older) for older in uploading):
+                raise NotYet("An older file for the same place is being uploaded.", 1.0)
         try:
-            sent = self._calls.send(run, records)
+            return self._calls.send(run, records)
         except NotYet:
             raise
         except Exception as error:
-            if not self._calls.has_answer(run):
+            if not _RETRY(partial(self._calls.answers, run)):
                 raise
-            if turn.is_aside and turn.failures >= _MOST_TRIES:
-                return [record], [Refusal(record.kind, record.content, _first_line(error))]
             if turn.is_aside:
-                turn.failures += 1
-                raise NotYet(_first_line(error), seconds_aside(turn.failures)) from error
+                return self._after_another_try(turn, record, error)
             aside = run.outbox.set_aside(run, record)
             if aside is None:
                 raise
-            self._after_set_aside(aside, record, error)
+            name = Path(record.content["path"]).name
+            _log_aside(f"{record.kind} {name}", first_line(error))
+            self._add_aside(aside, first_line(error))
             return None
-        if run.place in self._last_sent:
-            last_sent[_destination(record)] = record.seq
-        return sent
 
-    def _after_set_aside(self, aside: QueuedRun, record: Record, error: Exception) -> None:
-        aside.trouble = _first_line(error)
-        aside.outbox.save(aside)
-        _logger.warning(
-            "%s cannot be logged for now and is tried again later. The rest of its run goes on. %s",
-            f"The {record.kind} {Path(record.content['path']).name}",
-            aside.trouble,
-        )
+    def _send_records(
+        self, turn: Turn, records: Sequence[Record]
+    ) -> tuple[Sequence[Record], Sequence[Refusal]]:
+        """Send records that have no files, in one request.
+
+        If it fails though the server can write to the run, the parts at fault are set aside.
+        """
+        run, record = turn.run, records[0]
+        if record.kind == "start" and run.run_id is None and turn.failures >= _TRIES_OF_A_START:
+            return self._send_parts(run, records, NotYet("The server fails on its tags."))
+        some = records if is_divisible(record) else [original(record)]
+        try:
+            done, refused = _RETRY(partial(self._calls.send, run, some))
+        except NotYet:
+            raise
+        except Exception as error:
+            if run.run_id is None or not _RETRY(partial(self._calls.takes_writes, run)):
+                raise
+            if is_divisible(record):
+                return self._send_parts(run, records, error)
+            return self._after_another_try(turn, record, error)
+        return records[: len(done)], refused
+
+    def _send_parts(
+        self, run: QueuedRun, records: Sequence[Record], error: Exception
+    ) -> tuple[Sequence[Record], Sequence[Refusal]]:
         with self._changed:
-            self._last_sent.setdefault(aside.place, {})
+            others = self._schedule.others(run)
+        room = _MOST_ASIDE - sum(other.is_aside for other in others)
+        if room <= 0:
+            raise NotYet(first_line(error), _SECONDS_WITHOUT_ROOM)
+        done, refused, failing = _ONCE(partial(self._calls.send_in_parts, run, records, room))
+        if failing and not _RETRY(partial(self._calls.takes_writes, run)):
+            raise error  # an outage began
+        for part in failing:
+            self._append_aside(run, part, done[-1].seq)
+        if failing:
+            kind, content, why = failing[0]
+            more = f" and {len(failing) - 1} more" if len(failing) > 1 else ""
+            _log_aside(f"{kind} {content!r:.200}{more}", why)
+        return done, refused
+
+    def _append_aside(self, run: QueuedRun, part: Refusal, seq: int) -> None:
+        outbox = run.outbox
+        aside = outbox.begin(run.key, run.experiment, is_owned=False, run_id=run.run_id)
+        aside.is_ended = True
+        self._begun.append(aside)
+        content = {"key": run.key, "experiment": run.experiment, "run_id": run.run_id}
+        content["start"] = run.start
+        outbox.intake.append(aside.number, "join", content)
+        if not outbox.intake.append(aside.number, *set_aside(part, seq)):
+            raise OSError("the journal is closed")
+        self._add_aside(aside, part.reason)
+
+    def _after_another_try(
+        self, turn: Turn, record: Record, error: Exception
+    ) -> tuple[Sequence[Record], Sequence[Refusal]]:
+        """Let a record wait for longer each time, and refuse it after many tries."""
+        if turn.is_aside and turn.failures >= _MOST_TRIES:
+            shown = original(record)
+            return [record], [Refusal(shown.kind, shown.content, first_line(error))]
+        turn.is_aside = True
+        turn.failures += 1
+        raise NotYet(first_line(error), seconds_aside(turn.failures)) from error
+
+    def _add_aside(self, aside: QueuedRun, why: str) -> None:
+        with self._changed:
+            self._collect()
             self._schedule.add_aside(aside, self.clock.monotonic())
+        aside.trouble = why
+        aside.outbox.save(aside)
 
     def _close_delivered(self) -> None:
         for outbox in self._adopted.copy():
@@ -460,6 +531,17 @@ class Sender:
                 return
             self._threads += 1
 
+    def _drop_replaced(self, run: QueuedRun, done: Sequence[Record]) -> None:
+        """Forget what was set aside if a newer record, delivered now, has replaced it."""
+        newest = {place: record.seq for record in done for place in places(record)}
+        for turn in self._schedule.others(run) if newest else ():
+            aside = turn.run
+            oldest = () if turn.is_busy else aside.outbox.read(aside, aside.outbox.last_seq)[:1]
+            for record in oldest:
+                seq, replaced = original(record).seq, places(record)
+                if replaced and all(newest.get(place, 0) > seq for place in replaced):
+                    aside.outbox.settle(aside, [record])
+
     def _collect(self) -> None:
         """Schedule the runs that were written to."""
         now = self.clock.monotonic()
@@ -473,6 +555,14 @@ class Sender:
         now, since = self.clock.monotonic(), self._adopting_since
         if self._is_closed or (since is not None and now - since < _SECONDS_FOR_OLDER_RECORDS):
             return None
+        silence = self._schedule.silence(now)
+        if silence is not None:
+            _logger.warning(
+                "%s has not answered for %.0f s; records are kept in %s and sent later.",
+                self.server,
+                silence,
+                (self._own or self.outboxes[0]).path or "memory",
+            )
         self._schedule.load(self.outboxes, now)
         return self._schedule.take(now)
 
@@ -481,7 +571,7 @@ class Sender:
         in_trouble = self._schedule.failed(turn, error, self.clock.monotonic())
         if self._is_closed:
             return  # what stays is reported already
-        why = _first_line(error)
+        why = first_line(error)
         if run.trouble != why:
             run.trouble = why
             run.outbox.save(run)
@@ -496,15 +586,10 @@ class Sender:
             )
 
 
-def _first_line(error: Exception) -> str:
-    # MLflow's own errors quote whole pages that the server sent.
-    return re.split(r"\. Response body:|\n", without_passwords(str(error)))[0]
-
-
-def _destination(record: Record) -> tuple[str, str]:
-    """Where an artifact is uploaded to; a place of its own for a model."""
-    content = record.content
-    return content.get("to") or content.get("key") or "", Path(content["path"]).name
+def _log_aside(what: str, why: str) -> None:
+    _logger.warning(
+        "MLflow fails on %s, which is tried again later. The rest of its run goes on. %s", what, why
+    )
 
 
 def _log_refusal(refused: Sequence[Refusal]) -> None:

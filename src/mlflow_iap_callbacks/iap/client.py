@@ -51,7 +51,7 @@ class IAPMlflowClient(MlflowClient):
         max_attempts: maximum number of times that a request is sent, at least 1. Default: 12, which
             is enough for the whole deadline.
         deadline: seconds after which a request is not sent again. Default: 120, longer than an App
-            Engine instance takes to restart. The first attempt may take longer, up to
+            Engine instance takes to restart. A request that is under way may take longer, up to
             MLFLOW_HTTP_REQUEST_TIMEOUT.
 
     Raises:

@@ -42,8 +42,8 @@ class TryAgain(Exception, Generic[T]):
 class RetryPolicy:
     """The number of attempts, and the time for all of them.
 
-    A policy that runs inside another one's attempt ends at its deadline too, so that deadlines
-    never add up.
+    A policy that runs inside another one's attempt ends with it, so deadlines never add up. No
+    deadline cuts an attempt short: a slow server is waited for.
 
     Args:
         max_attempts: at least 1. The default is enough for the whole deadline, unless the server
@@ -90,11 +90,6 @@ class RetryPolicy:
             return retrying(attempt)
         finally:
             _ends.reset(mark)
-
-
-def seconds_left() -> float:
-    """Seconds until the running policy's deadline; infinite if none is running."""
-    return _ends.get() - time.monotonic()
 
 
 def _wait(state: tenacity.RetryCallState) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +9,9 @@ import requests
 from urllib3.util import Retry
 
 from .retried_request import Send
-from .retry_policy import seconds_left
+
+# A server that takes longer to accept a connection, or to agree on its encryption, is away.
+_SECONDS_TO_CONNECT = 10.0
 
 
 class IAPTransport(requests.adapters.BaseAdapter):
@@ -33,16 +34,13 @@ class IAPTransport(requests.adapters.BaseAdapter):
         timeout: Any = None,
         **kwargs: Any,
     ) -> requests.Response:
-        # The deadline limits retries, not the server's work: the first attempt has all the time
-        # that MLflow, or a policy around this call, allows.
-        around, is_first = seconds_left(), True
+        # A retry policy limits when attempts begin, not the server's work: a request that is under
+        # way has all the time that MLflow allows.
+        within = timeout
+        if timeout is None or isinstance(timeout, (int, float)):
+            within = (min(timeout or _SECONDS_TO_CONNECT, _SECONDS_TO_CONNECT), timeout)
 
         def once() -> requests.Response:
-            nonlocal is_first
-            seconds, is_first = around if is_first else seconds_left(), False
-            within = timeout
-            if seconds != math.inf:
-                within = max(1.0, min(seconds, timeout or math.inf))
             response = self._inner.send(request, stream=stream, timeout=within, **kwargs)
             response.connection = self  # type: ignore[assignment]
             if not stream:

@@ -15,6 +15,7 @@ from ..delivery.lifecycle import LOCK, draw_at_exit, end_at_exit
 from ..delivery.never_raising import never_raising
 from .background_thread import BackgroundThread
 from .plots import OutOfTime, PlotProcess
+from .storage_errors import reading
 from .study_run import StudyRun
 
 _logger = logging.getLogger("mlflow_iap_callbacks")
@@ -151,13 +152,8 @@ def _chosen(
 
 
 def _write(study_run: StudyRun, write: Callable[[], None]) -> None:
-    study = study_run.study
-    with never_raising(f"the state of study {study.study_name!r}"):
-        try:
-            write()
-        finally:
-            # This thread may have opened its own connection to the storage.
-            getattr(study, "_storage").remove_session()  # noqa: B009
+    with reading(study_run.study):
+        write()
 
 
 reporter = Reporter()

@@ -8,8 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import requests
-from mlflow.exceptions import MlflowException
 from tqdm import tqdm
 
 from ..delivery.run_creation import Mode
@@ -139,12 +137,9 @@ class StudyRun:
         if self.writer is None or self.link is not None:
             return
         uri, run_id = self.writer.client.tracking_uri, self.writer.known_id
-        if run_id is None or not uri.startswith("http"):
+        experiment = self.writer.known_experiment_id
+        if run_id is None or experiment is None or not uri.startswith("http"):
             return
-        try:
-            experiment = self.writer.client.get_run(run_id).info.experiment_id
-        except (MlflowException, requests.RequestException):
-            return  # the sender warns about it
         self.link = f"{server_uri(uri)}/#/experiments/{experiment}/runs/{run_id}"
         # Above the progress bar that Optuna may show.
         tqdm.write(f"Study {self.study.study_name}: {self.link}", file=sys.stderr)

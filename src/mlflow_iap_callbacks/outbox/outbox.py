@@ -80,6 +80,7 @@ class QueuedRun:
         saves: how often its state was stored.
         is_urgent: whether others wait for its creation.
         at_exit: status that the run gets if it is still open when its process exits normally.
+        experiment_id: MLflow's id of the experiment, once known; not stored.
         is_begun: whether its first record has come to the outbox.
         is_stored: whether the journal knows all this.
     """
@@ -99,6 +100,7 @@ class QueuedRun:
     saves: int = 0
     is_urgent: bool = False
     at_exit: str | None = None
+    experiment_id: str | None = None
     is_begun: bool = False
     is_stored: bool = False
 
@@ -106,6 +108,11 @@ class QueuedRun:
     def place(self) -> tuple[str, str]:
         """Tells runs apart; one key may be used in several experiments."""
         return self.experiment, self.key
+
+    @property
+    def start(self) -> Any:
+        """Content of its ``start`` record; None for a run that was joined, or if it is lost."""
+        return self.outbox.start_of(self.number)
 
     @property
     def is_adopted(self) -> bool:
@@ -148,6 +155,7 @@ class Outbox:
         self._memory: dict[int, deque[tuple[int, bytes]]] = {}
         self._memory_bytes = 0
         self._volatile: set[int] = set()  # sequence numbers of records that are in no file
+        self._unstored_starts: dict[int, Any] = {}
         self._undeleted: dict[int, int] = {}  # by run: last settled record that is still there
         self._is_damage_reported = False
         self._stored = self._stored_seq = 0
@@ -318,6 +326,7 @@ class Outbox:
             if moved is None or not self._write(
                 (_PUT_RUN, [_row(aside)]),
                 (_INSERT_RECORD, [_record_row(aside.number, record.seq, moved)]),
+                (_INSERT_START, self._starts(run.number, aside.number)),
                 (_DELETE_RECORDS, [(old, old)]),
             ):
                 return None
@@ -329,6 +338,15 @@ class Outbox:
             aside.is_begun = aside.is_stored = True
             self._runs[aside.number] = aside
         return aside
+
+    def start_of(self, number: int) -> Any:
+        """Return the content of the ``start`` record of a run; None if it has none."""
+        with self._lock:
+            for _, payload in self._rows("starts", number, number + 1):
+                if payload is not None:
+                    _, kind, content = unpacked(payload)
+                    return content if kind == "start" else content.get("start")
+            return self._unstored_starts.get(number)
 
     def save(self, run: QueuedRun) -> None:
         """Store the state of the run in the journal."""
@@ -344,6 +362,7 @@ class Outbox:
                 ("DELETE FROM starts WHERE id = ?", [(run.number,)]),
             ):
                 self._undeleted.pop(run.number, None)
+                self._unstored_starts.pop(run.number, None)
             run.is_stored = is_needed
 
     def runs(self, most: float = math.inf) -> list[QueuedRun]:
@@ -535,11 +554,18 @@ class Outbox:
                 run.is_stored = True
             self._start_new_file()
             return
+        for _, number, kind, content, _ in messages:
+            if kind == "start":
+                self._unstored_starts[number] = content
         for number, seq, payload in records:
             self._memory.setdefault(number, deque()).append((seq, payload))
             self._memory_bytes += len(payload)
             if is_volatile:
                 self._volatile.add(seq)
+
+    def _starts(self, number: int, other: int) -> list[Row]:
+        rows = self._rows("starts", number, number + 1)
+        return [packed_row("starts", other, payload) for _, payload in rows if payload is not None]
 
     def _moved_head(self) -> Row:
         self._head.seq = self._stored_seq

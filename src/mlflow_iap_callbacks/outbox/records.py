@@ -23,7 +23,7 @@ class Record(NamedTuple):
     Args:
         seq: sequence number in the journal.
         kind: ``start``, ``metrics``, ``curve``, ``params``, ``suggestions``, ``tags``,
-            ``artifact``, ``model``, ``input``, ``reopen``, ``finish`` or ``abandon``.
+            ``artifact``, ``model``, ``input``, ``reopen``, ``finish``, ``abandon`` or ``aside``.
         content: what the operation needs.
         size: bytes on disk.
     """

@@ -14,6 +14,7 @@ from mlflow_iap_callbacks import IAPUnavailableError, IAPUnknownOutcomeError
 from mlflow_iap_callbacks.delivery.refusals import NotYet
 from mlflow_iap_callbacks.delivery.run_creation import CLAIM_SECONDS, Mode, RunCreation
 from mlflow_iap_callbacks.outbox import Outbox, QueuedRun
+from mlflow_iap_callbacks.tags import AGAIN_TAG
 from virtual_process import VirtualClock
 
 _KEY = "the key"
@@ -34,6 +35,18 @@ class _Process:
     def content(self, mode: Mode, **given: Any) -> dict[str, Any]:
         content: dict[str, Any] = {"mode": mode.value, "time_ms": 7, "tags": {}, "name": "name"}
         return {**content, "logged_at": self._clock.time(), "not_before": 0.0, **given}
+
+    def begin(self, run: QueuedRun, mode: Mode, **given: Any) -> None:
+        """Append the run's start to the outbox."""
+        content = {"key": run.key, "experiment": run.experiment, **self.content(mode, **given)}
+        self.outbox.intake.append(run.number, "start", content)
+        self.outbox.collect()
+
+    def started(self, mode: Mode, run: QueuedRun | None = None, **given: Any) -> QueuedRun:
+        """Begin a run and create it."""
+        run = run or self.run()
+        self.begin(run, mode, **given)
+        return self.start(mode, run, **given)
 
     def start(self, mode: Mode, run: QueuedRun | None = None, **given: Any) -> QueuedRun:
         run = run or self.run()
@@ -122,6 +135,18 @@ def test_a_run_that_others_log_is_left_to_its_owner_for_a_while(
     assert _wait(clock, error) == 20.0
     process.creation.start(run, content)
     assert server.run(_KEY).run_id == run.run_id
+
+
+def test_a_time_in_the_future_holds_up_no_run_for_more_than_twenty_seconds(
+    server: FakeMlflow, process: _Process, clock: VirtualClock
+) -> None:
+    content = process.content(Mode.LOGGED, not_before=clock.time() + 3600.0)
+    run = process.run()
+    with pytest.raises(NotYet) as error:
+        process.creation.start(run, content)
+    assert _wait(clock, error) == pytest.approx(20.0)
+    process.creation.start(run, content)
+    assert run.run_id == server.run(_KEY).run_id
 
 
 def test_a_wall_clock_that_was_set_back_holds_up_no_run(
@@ -499,14 +524,169 @@ def test_an_experiment_that_cannot_be_made_is_tried_again_later(
     assert _names(server) == ["Default", "new"]
 
 
-def test_an_experiment_that_was_replaced_by_one_of_its_name_is_looked_for_again(
+def _replace(server: FakeMlflow, how: str) -> None:
+    """Let the experiment 1 be gone for good, and perhaps created again under its name."""
+    del server.experiments["1"]
+    server.runs.clear()
+    if how == "created again":
+        server.add_experiment("new", "2")
+
+
+@pytest.mark.parametrize("how", ["created again", "gone"])
+def test_an_experiment_that_is_gone_is_looked_for_by_its_name(
+    how: str, server: FakeMlflow, process: _Process
+) -> None:
+    process.start(Mode.NEW, process.run("first", "name:new"))
+    _replace(server, how)
+    run = process.run("second", "name:new")
+    with pytest.raises(NotYet) as error:
+        process.start(Mode.NEW, run)
+    assert _wait(process._clock, error) == 0.0
+    process.start(Mode.NEW, run)
+    assert _names(server) == ["Default", "new"]
+    assert server.experiments[server.run("second").experiment_id].name == "new"
+
+
+def test_the_runs_of_an_experiment_that_is_gone_are_forgotten(
+    server: FakeMlflow, process: _Process
+) -> None:
+    parent = process.start(Mode.RESUMED, process.run("parent", "name:new"))
+    process.start(Mode.CLAIMED, process.run("again", "name:new"))
+    _replace(server, "created again")
+    child = process.run("child", "name:new")
+    with pytest.raises(NotYet, match="experiment"):
+        process.start(Mode.NEW, child, parent="parent")
+    process.start(Mode.CLAIMED, process.run("again", "name:new"))
+    assert server.run("again").experiment_id == "2"
+    parent = process.start(Mode.RESUMED, process.run("parent", "name:new"))
+    process.start(Mode.NEW, child, parent="parent")
+    assert server.run("child").tags["mlflow.parentRunId"] == parent.run_id
+
+
+def test_an_experiment_that_its_user_deleted_is_not_created_again(
     server: FakeMlflow, process: _Process
 ) -> None:
     process.start(Mode.NEW, process.run("first", "name:new"))
-    old = server.experiments.pop("1")
-    assert old.lifecycle_stage == LifecycleStage.ACTIVE
-    server.add_experiment("new", "2")
-    with pytest.raises(MlflowException, match="No Experiment"):
+    experiment = server.experiments["1"]
+    experiment._lifecycle_stage = LifecycleStage.DELETED
+    with pytest.raises(MlflowException, match="must be in the 'active' state"):
         process.start(Mode.NEW, process.run("second", "name:new"))
-    run = process.start(Mode.NEW, process.run("third", "name:new"))
-    assert server.runs[str(run.run_id)].experiment_id == "2"
+    experiment._lifecycle_stage = LifecycleStage.ACTIVE  # restored
+    process.start(Mode.NEW, process.run("third", "name:new"))
+    assert server.run("third").experiment_id == "1"
+
+
+def test_a_renamed_experiment_keeps_the_runs_of_its_process_together(
+    server: FakeMlflow, process: _Process
+) -> None:
+    process.start(Mode.NEW, process.run("first", "name:new"))
+    server.experiments["1"]._set_name("renamed")
+    process.start(Mode.NEW, process.run("second", "name:new"))
+    assert {run.experiment_id for run in server.runs.values()} == {"1"}
+    assert _names(server) == ["Default", "renamed"]
+
+
+# --- servers that lose runs --------------------------------------------------------------------
+
+
+def _lose(server: FakeMlflow, *keys: str) -> None:
+    """Restore a backup that is older than the runs."""
+    for key in keys:
+        del server.runs[server.run(key).run_id]
+
+
+def _create_again(process: _Process, run: QueuedRun) -> None:
+    run_id = str(run.run_id)
+    assert process.creation.stage(run_id) is None
+    assert process.creation.can_create_again(run, run_id)
+    process.creation.known(run)
+
+
+@pytest.mark.parametrize("mode", [Mode.NEW, Mode.CLAIMED, Mode.LOGGED, Mode.RESUMED])
+def test_a_run_that_the_server_lost_is_created_again_as_it_was_started(
+    mode: Mode, server: FakeMlflow, process: _Process
+) -> None:
+    run = process.started(mode, tags={"a": "b"}, parent_id="p")
+    _lose(server, _KEY)
+    _create_again(process, run)
+    found = server.run(_KEY)
+    assert (run.run_id, found.name, found.start_time) == (found.run_id, "name", 7)
+    assert (found.tags["a"], found.tags["mlflow.parentRunId"]) == ("b", "p")
+    assert "What was delivered before is missing" in found.tags[AGAIN_TAG]
+
+
+def test_a_shared_run_that_the_server_lost_is_agreed_on_again(
+    server: FakeMlflow, process: _Process, clock: VirtualClock
+) -> None:
+    run = process.run()
+    with pytest.raises(NotYet) as error:
+        process.started(Mode.SHARED, run)
+    _wait(clock, error)
+    process.start(Mode.SHARED, run)
+    _lose(server, _KEY)
+    with pytest.raises(NotYet) as error:
+        _create_again(process, run)
+    _wait(clock, error)
+    process.creation.known(run)
+    found = server.run(_KEY)
+    assert run.run_id == found.run_id
+    assert {AGAIN_TAG, "mlflow_iap.agreed"} <= found.tags.keys()
+
+
+def test_a_lost_run_that_another_process_has_created_again_is_found(
+    server: FakeMlflow, new_process: NewProcess
+) -> None:
+    one, two = new_process(), new_process()
+    run = one.started(Mode.RESUMED)
+    other = two.started(Mode.RESUMED)
+    _lose(server, _KEY)
+    _create_again(one, run)
+    _create_again(two, other)
+    assert run.run_id == other.run_id == server.run(_KEY).run_id
+
+
+def test_a_server_that_loses_a_run_at_once_again_is_not_asked_for_more(
+    server: FakeMlflow, process: _Process
+) -> None:
+    run = process.started(Mode.NEW)
+    _lose(server, _KEY)
+    _create_again(process, run)
+    _lose(server, _KEY)
+    assert not process.creation.can_create_again(run, str(run.run_id))
+
+
+def test_a_lost_run_that_another_process_began_is_not_created_again(
+    server: FakeMlflow, process: _Process
+) -> None:
+    run = process.run(is_owned=False, run_id="lost")
+    assert not process.creation.can_create_again(run, "lost")
+
+
+def test_a_child_creates_the_parent_again_that_the_server_lost(
+    server: FakeMlflow, process: _Process
+) -> None:
+    parent = process.started(Mode.RESUMED, process.run("parent"), tags={"a": "b"})
+    child = process.started(Mode.NEW, parent="parent")
+    _lose(server, "parent", _KEY)
+    _create_again(process, child)
+    found = server.run("parent")
+    assert (found.tags["a"], found.run_id) == ("b", parent.run_id)
+    assert server.run(_KEY).tags["mlflow.parentRunId"] == parent.run_id
+
+
+def test_a_run_waits_a_minute_for_a_parent_that_is_nowhere_and_says_that_it_lacks_it(
+    server: FakeMlflow, process: _Process, clock: VirtualClock
+) -> None:
+    child = process.run()
+    process.begin(child, Mode.NEW, parent="not here")
+    child.run_id = "lost"
+    assert process.creation.can_create_again(child, "lost")
+    began = clock.monotonic()
+    while child.run_id is None:
+        try:
+            process.creation.known(child)
+        except NotYet as error:
+            clock.advance(error.after or 0.0)
+    assert clock.monotonic() - began == pytest.approx(60.0)
+    assert server.calls.count(_LOOK) < 40
+    assert server.run(_KEY).tags[AGAIN_TAG].endswith("So is its parent.")

@@ -221,6 +221,56 @@ def test_a_run_that_fails_while_others_are_delivered_holds_up_no_other(
     assert _take(schedule, 9.0).run is not bad
 
 
+def _ask(schedule: Schedule, run: QueuedRun, now: float) -> Turn:
+    schedule.add(run, 1, now)
+    turn = _take(schedule, now)
+    turn.asked_at = now
+    return turn
+
+
+def test_a_server_that_does_not_answer_is_away_after_twenty_seconds(
+    schedule: Schedule, new_run: NewRun
+) -> None:
+    turn = _ask(schedule, new_run(is_ended=True), 0.0)
+    assert schedule.silence(19.0) is None
+    assert schedule.silence(20.0) == 20.0
+    assert schedule.away_since == 0.0
+    assert schedule.silence(21.0) is None  # it is known already
+    schedule.add(new_run(is_ended=True), 1, 21.0)
+    assert schedule.take(21.0) is None
+    assert schedule.succeeded(25.0, 25.0) == 25.0
+    schedule.ended(turn)
+    assert schedule.take(25.0) is not None
+
+
+def test_a_server_that_is_known_to_be_slow_is_not_away(schedule: Schedule, new_run: NewRun) -> None:
+    schedule.ended(_ask(schedule, new_run(is_ended=True), 0.0))
+    schedule.succeeded(25.0, 25.0)
+    turn = _ask(schedule, new_run(is_ended=True), 25.0)
+    assert schedule.silence(74.0) is None
+    assert schedule.silence(75.0) == 50.0
+    schedule.ended(turn)
+    for _ in range(30):  # it is quick again
+        schedule.succeeded(80.0, 0.1)
+    _ask(schedule, new_run(is_ended=True), 80.0)
+    assert schedule.silence(100.0) == 20.0
+
+
+def test_a_server_that_answers_other_requests_is_not_away(
+    schedule: Schedule, new_run: NewRun
+) -> None:
+    _ask(schedule, new_run(is_ended=True), 0.0)
+    schedule.succeeded(15.0)
+    assert schedule.silence(30.0) is None
+    assert schedule.silence(35.0) == 20.0
+
+
+def test_an_upload_takes_as_long_as_it_takes(schedule: Schedule, new_run: NewRun) -> None:
+    turn = _ask(schedule, new_run(is_ended=True), 0.0)
+    turn.asked_at = float("inf")
+    assert schedule.silence(5000.0) is None
+
+
 def test_hurrying_ends_all_pauses(schedule: Schedule, new_run: NewRun) -> None:
     schedule.add(new_run(), 1, 0.0)
     schedule.hurry()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 from mlflow.exceptions import MlflowException, RestException
+from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 
 from fake_mlflow import FakeClient, FakeMlflow
 from mlflow_iap_callbacks.delivery import closing
@@ -23,6 +25,7 @@ from mlflow_iap_callbacks.delivery.run_writer import RunWriter
 from mlflow_iap_callbacks.delivery.schedule import Schedule
 from mlflow_iap_callbacks.delivery.sender import Sender
 from mlflow_iap_callbacks.outbox import Outbox, QueuedRun, journal_folder
+from mlflow_iap_callbacks.tags import AGAIN_TAG
 from own_log import said_by_us
 from virtual_process import VirtualClock, VirtualProcess
 from waiting import wait_until
@@ -155,7 +158,7 @@ def test_an_upload_that_fails_steps_aside_and_the_rest_of_its_run_goes_on(
     assert process.sender.waiting == 1
     assert not process.sender.is_away
     (text,) = said_by_us(caplog)
-    assert "cannot be logged for now and is tried again later" in text
+    assert "which is tried again later" in text
     (report,) = journal_folder.survey()
     assert (report.records(), report.runs, report.trouble is None) == (1, 1, False)
     server.clear_faults()
@@ -196,8 +199,13 @@ def test_an_upload_that_keeps_failing_is_tried_at_growing_intervals_and_then_kep
     assert _files() == []
 
 
+@pytest.mark.parametrize("is_killed", [False, True])
 def test_an_upload_that_stepped_aside_replaces_no_newer_file(
-    server: FakeMlflow, process: VirtualProcess, tmp_path: Path
+    is_killed: bool,
+    server: FakeMlflow,
+    process: VirtualProcess,
+    new_process: NewProcess,
+    tmp_path: Path,
 ) -> None:
     server.drop("log_artifact", _UPLOAD_FAILS)
     run = process.begin()
@@ -205,6 +213,11 @@ def test_an_upload_that_stepped_aside_replaces_no_newer_file(
         run.log_artifact(_file(tmp_path, text=text), "notes")
         run.log_artifact(_file(tmp_path, f"{text}.txt", text), "notes")
     run.finish()
+    if is_killed:
+        process.deliver_for(6.0)
+        process.die()
+        process = new_process()
+        process.sender.adopt()
     process.deliver_for(100.0)
     assert process.sender.waiting == 0
     assert server.run(run.key).artifacts == {
@@ -262,6 +275,250 @@ def test_an_upload_that_stepped_aside_does_not_hold_up_an_exit(
     assert clock.monotonic() - began < 10.0
     assert server.calls.count("log_artifact") == 1
     assert {run.status for run in server.runs.values()} == {"FINISHED"}
+
+
+_POISON = "poison"
+
+
+class _FailingOnPoison(FakeClient):
+    """A client of a server that answers each request with certain data by an error of its own."""
+
+    error: Exception = RestException({"error_code": "INTERNAL_ERROR", "message": "500"})
+    is_healed = False
+    server: FakeMlflow
+
+    def _check(self, *parts: Any) -> None:
+        if not self.is_healed and any(_POISON in str(vars(part)) for part in parts):
+            self.server.calls.append("failed")
+            raise self.error
+
+    def create_run(
+        self, experiment_id: str, start_time: Any = None, tags: Any = None, run_name: Any = None
+    ) -> Any:
+        if not self.is_healed and _POISON in f"{tags}{run_name}":
+            raise self.error
+        return super().create_run(experiment_id, start_time, tags, run_name)
+
+    def log_batch(  # type: ignore[override]
+        self, run_id: str, metrics: Any = (), params: Any = (), tags: Any = (), **_: Any
+    ) -> None:
+        self._check(*metrics, *params, *tags)
+        super().log_batch(run_id, metrics, params, tags)
+
+    def log_inputs(self, run_id: str, datasets: Any = None, models: Any = None) -> None:
+        self._check(*(given.dataset for given in datasets))
+        super().log_inputs(run_id, datasets, models)
+
+
+@pytest.fixture
+def failing(server: FakeMlflow, process: VirtualProcess) -> _FailingOnPoison:
+    client = process.client = _FailingOnPoison(server)
+    process.sender.use(client)
+    return client
+
+
+def _log_poison(run: RunWriter, kind: str) -> None:
+    if kind == "metrics":
+        run.log_metrics({"fine": 1.0, _POISON: 2.0, "fine too": 3.0}, step=5)
+    elif kind == "params":
+        run.log_params({"fine": 1, "p": _POISON, "fine too": 3})
+    elif kind == "tags":
+        run.set_tags({"fine": 1, "p": _POISON, "fine too": 3})
+    else:
+        for name in ("fine", _POISON, "fine too"):
+            run.log_input(_dataset(name))
+
+
+def _values(server: FakeMlflow, run: RunWriter, kind: str) -> int:
+    found = server.run(run.key)
+    given: dict[str, Iterable[object]] = {
+        **{"metrics": found.points, "params": found.params, "tags": found.tags},
+        "input": found.inputs,
+    }
+    names = [str(name) for name in given[kind]]
+    return sum("fine" in name or name == "p" or _POISON in name for name in names)
+
+
+@pytest.mark.parametrize("kind", ["metrics", "params", "tags", "input"])
+def test_what_makes_the_server_fail_steps_aside_alone_and_the_rest_of_its_run_goes_on(
+    kind: str,
+    server: FakeMlflow,
+    process: VirtualProcess,
+    failing: _FailingOnPoison,
+    clock: VirtualClock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    run = process.begin()
+    _log(run, range(400))
+    _log_poison(run, kind)
+    _log(run, range(400, 900))
+    run.finish()
+    process.deliver_for(6.0)
+    found = server.run(run.key)
+    assert (found.curve("m"), found.status) == (_line(range(900)), "FINISHED")
+    assert _values(server, run, kind) == 2
+    assert process.sender.waiting == 1
+    assert not process.sender.is_away
+    assert server.calls.count("failed") <= 15
+    (text,) = said_by_us(caplog)
+    assert _POISON in text
+    assert "fine" not in text
+    failing.is_healed = True
+    process.deliver_for(30.0)
+    assert process.sender.waiting == 0
+    assert _values(server, run, kind) == 3
+    assert found.status == "FINISHED"
+    process.close()
+    assert _files() == []
+
+
+@pytest.mark.parametrize("kind", ["metrics", "params", "tags", "input"])
+def test_what_makes_the_server_fail_for_ever_is_refused_in_the_end_and_no_other(
+    kind: str, server: FakeMlflow, process: VirtualProcess, failing: _FailingOnPoison
+) -> None:
+    run = process.begin()
+    _log_poison(run, kind)
+    run.finish()
+    process.deliver_for(7200.0)
+    assert process.sender.waiting == 0
+    assert process.sender.outbox.refusals() == 1
+    (report,) = journal_folder.survey()
+    (reason,) = report.refused
+    assert "500" in reason
+    assert _values(server, run, kind) == 2
+    assert server.calls.count("failed") <= 30
+
+
+def test_a_run_whose_tags_make_the_server_fail_is_created_without_them(
+    server: FakeMlflow, process: VirtualProcess, failing: _FailingOnPoison
+) -> None:
+    run = process.begin(run_name="mine", tags={"p": _POISON, "fine": 1})
+    _log(run, range(5))
+    run.finish()
+    process.deliver_for(120.0)
+    found = server.run(run.key)
+    assert (found.curve("m"), found.status) == (_line(range(5)), "FINISHED")
+    assert (found.tags["fine"], found.tags["mlflow.runName"]) == ("1", "mine")
+    assert process.sender.waiting == 1
+    failing.is_healed = True
+    process.deliver_for(700.0)
+    assert found.tags["p"] == _POISON
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+@pytest.mark.parametrize("between", ["nothing", "a delivery", "more than a request takes"])
+def test_a_tag_that_was_set_aside_replaces_no_newer_one(
+    is_killed: bool,
+    between: str,
+    server: FakeMlflow,
+    process: VirtualProcess,
+    new_process: NewProcess,
+    failing: _FailingOnPoison,
+) -> None:
+    run = process.begin()
+    process.deliver_for(6.0)
+    run.set_tags({"a": f"{_POISON} 1", "b": f"{_POISON} 1"})
+    if between == "a delivery":
+        process.deliver_for(6.0)
+    elif between == "more than a request takes":
+        _log(run, range(1500))
+    run.set_tags({"a": "2"})
+    process.deliver_for(6.0)
+    assert server.run(run.key).tags["a"] == "2"
+    assert process.sender.waiting == 1
+    failing.is_healed = True
+    if is_killed:
+        process.die()
+        process = new_process()
+        process.sender.adopt()
+    process.deliver_for(60.0)
+    found = server.run(run.key)
+    assert (found.tags["a"], found.tags["b"]) == ("2", f"{_POISON} 1")
+    assert process.sender.waiting == 0
+
+
+def test_a_tag_that_was_set_aside_replaces_no_newer_one_that_waits_beside_it(
+    server: FakeMlflow,
+    process: VirtualProcess,
+    new_process: NewProcess,
+    failing: _FailingOnPoison,
+) -> None:
+    run = process.begin()
+    run.set_tags({"a": _POISON})
+    process.deliver_for(6.0)
+    run.set_tags({"a": "2"})
+    process.die()
+    failing.is_healed = True
+    after = new_process()
+    after.sender.adopt()
+    after.deliver_for(60.0)
+    assert server.run(run.key).tags["a"] == "2"
+    assert after.sender.waiting == 0
+
+
+def test_what_a_dead_process_left_steps_aside_as_well(
+    server: FakeMlflow, process: VirtualProcess, clock: VirtualClock
+) -> None:
+    run = process.begin()
+    for kind in ("metrics", "tags"):
+        _log_poison(run, kind)
+    run.finish()
+    process.die()
+    after = VirtualProcess(server, clock, _FailingOnPoison)
+    after.sender.adopt()
+    after.deliver_for(6.0)
+    found = server.run(run.key)
+    assert (len(found.points), found.tags["fine too"], found.status) == (2, "3", "FINISHED")
+    after.deliver_for(7200.0)
+    assert after.sender.waiting == 0
+    (report,) = journal_folder.survey()
+    assert report.refused.total() == 2
+    after.close()
+
+
+def test_a_finish_that_makes_the_server_fail_is_refused_in_the_end(
+    server: FakeMlflow, process: VirtualProcess
+) -> None:
+    server.drop("update_run_info", _FailingOnPoison.error, times=math.inf)
+    run = process.begin()
+    run.finish()
+    process.deliver_for(7200.0)
+    assert process.sender.waiting == 0
+    assert process.sender.outbox.refusals() == 1
+    assert server.calls.count("update_run_info") == 9
+
+
+def test_an_outage_of_writing_alone_sets_nothing_aside(
+    server: FakeMlflow, process: VirtualProcess
+) -> None:
+    run = process.begin()
+    process.deliver_for(6.0)
+    for method in ("log_batch", "set_tag"):
+        server.drop(method, _FailingOnPoison.error, times=math.inf)
+    _log(run, range(500))
+    process.deliver_for(600.0)
+    assert process.sender.is_away
+    assert process.sender.waiting == 500
+    assert len(list(process.sender.outbox.runs())) == 1
+    server.clear_faults()
+    process.deliver_for(60.0)
+    assert server.run(run.key).curve("m") == _line(range(500))
+
+
+def test_a_server_that_takes_no_data_but_a_tag_is_not_flooded(
+    server: FakeMlflow, process: VirtualProcess
+) -> None:
+    run = process.begin()
+    process.deliver_for(6.0)
+    server.drop("log_batch", _FailingOnPoison.error, times=math.inf)
+    del server.calls[:]
+    _log(run, range(3000))
+    process.deliver_for(600.0)
+    assert len(server.calls) < 500
+    assert process.sender.waiting == 3000
+    server.clear_faults()
+    process.deliver_for(700.0)
+    assert sorted(server.run(run.key).curve("m")) == _line(range(3000))
 
 
 def test_a_data_set_that_mlflow_rejects_takes_no_other_with_it(
@@ -334,6 +591,129 @@ def test_a_run_that_was_deleted_in_mlflow_is_set_aside_in_few_requests(
     assert len(server.calls) < 6
     assert process.sender.outbox.refusals() == 1001
     assert server.run(other.key).status == "FINISHED"
+
+
+def _log_one_of(kind: str, run: RunWriter, tmp_path: Path) -> None:
+    if kind == "metrics":
+        _log(run, range(3))
+    elif kind == "input":
+        run.log_input(_dataset("a"))
+    elif kind == "artifact":
+        run.log_artifact(_file(tmp_path))
+    elif kind == "reopen":
+        run.reopen()
+
+
+@pytest.mark.parametrize("kind", ["metrics", "input", "artifact", "reopen", "finish"])
+def test_a_run_that_a_restored_server_no_longer_has_is_created_again_and_goes_on(
+    kind: str,
+    server: FakeMlflow,
+    process: VirtualProcess,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    run = process.begin(run_name="mine", tags={"a": "b"}, start_time=7)
+    run.log_params({"before": 1})
+    process.deliver_for(10.0)
+    server.runs.clear()
+    _log_one_of(kind, run, tmp_path)
+    run.log_params({"after": 1})
+    run.finish()
+    process.deliver_for(6.0)
+    found = server.run(run.key)
+    assert (found.name, found.tags["a"], found.start_time) == ("mine", "b", 7)
+    assert (found.status, found.params) == ("FINISHED", {"after": "1"})
+    assert AGAIN_TAG in found.tags
+    assert len(found.points) == (3 if kind == "metrics" else 0)
+    assert bool(found.inputs) == (kind == "input")
+    assert bool(found.artifacts) == (kind == "artifact")
+    assert process.sender.waiting == process.sender.outbox.refusals() == 0
+    (text,) = said_by_us(caplog)
+    assert "no longer has the run" in text
+
+
+def test_what_was_rejected_with_a_lost_run_is_sent_again_with_its_name_and_tags(
+    server: FakeMlflow, process: VirtualProcess
+) -> None:
+    run = process.begin(run_name="mine", tags={"a": "b"})
+    process.deliver_for(10.0)
+    for _ in range(2):  # the server loses it at once again
+        server.runs.clear()
+        _log(run, range(3))
+        server.on_request = lambda method: server.runs.clear() if method == "log_batch" else None
+    run.finish()
+    process.deliver_for(6.0)
+    assert server.runs == {}
+    assert process.sender.outbox.refusals() == 7
+    assert server.calls.count("create_run") == 2
+    server.on_request = lambda method: None
+    process.sender.outbox.requeue_refused()
+    process.sender._calls = MlflowCalls(process.client, process.clock)  # as of a later process
+    (queued,) = process.sender.outbox.runs()
+    queued.refused = None
+    process.sender._schedule.has_more = True
+    process.deliver_for(6.0)
+    found = server.run(run.key)
+    assert (found.name, found.tags["a"], found.curve("m")) == ("mine", "b", _line(range(3)))
+    assert found.status == "FINISHED"
+
+
+def test_an_experiment_that_was_created_again_takes_the_runs_that_follow_and_those_that_go_on(
+    server: FakeMlflow, process: VirtualProcess
+) -> None:
+    process.begin().finish()
+    goes_on = process.begin()
+    process.deliver_for(10.0)
+    server.runs.clear()
+    server.experiments.clear()
+    server.add_experiment("experiment", "77")
+    follows = process.begin(parent=goes_on)
+    for run in (follows, goes_on):
+        _log(run, range(3))
+        run.finish()
+    process.deliver_for(6.0)
+    assert {run.experiment_id for run in server.runs.values()} == {"77"}
+    assert server.run(follows.key).tags["mlflow.parentRunId"] == server.run(goes_on.key).run_id
+    assert process.sender.outbox.refusals() == 0
+
+
+def test_a_file_of_sqlite_that_is_locked_is_waited_for_in_silence(
+    clock: VirtualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = FakeMlflow("sqlite:////tmp/mlflow.db")
+    process = VirtualProcess(server, clock)
+    locked = MlflowException(
+        "(sqlite3.OperationalError) database is locked", TEMPORARILY_UNAVAILABLE
+    )
+    server.drop("log_batch", locked, times=5)
+    run = process.begin()
+    _log(run, range(3))
+    run.finish()
+    process.deliver_for(100.0)
+    assert server.run(run.key).status == "FINISHED"
+    assert not said_by_us(caplog)
+    process.close()
+
+
+def test_a_file_of_sqlite_has_one_writer() -> None:
+    server = FakeMlflow("sqlite:////tmp/mlflow.db")
+    sender = Sender(FakeClient(server), server.uri)
+    writing: list[str] = []
+    at_once: list[int] = []
+
+    def write(method: str) -> None:
+        writing.append(method)
+        tick.wait(0.01)  # others may come meanwhile
+        at_once.append(len(writing))
+        writing.remove(method)
+
+    tick = threading.Event()
+    server.on_request = write
+    for number in range(8):
+        _begin(sender, str(number))
+    assert sender.flush(20.0)
+    assert max(at_once) == 1
+    sender.close()
 
 
 def test_an_outage_is_reported_once_at_its_start_and_once_at_its_end(
@@ -630,6 +1010,39 @@ def test_threads_deliver_in_the_background_and_several_runs_at_once(
     for number in range(8):
         _begin(sender, str(number))
     assert sender.flush(20.0)
+    assert {run.status for run in server.runs.values()} == {"FINISHED"}
+    sender.close()
+
+
+class _ClockOfThreads(VirtualClock):
+    """A virtual clock that lets other threads work while one waits."""
+
+    def wait(self, condition: threading.Condition, seconds: float) -> None:
+        if not condition.wait(0.001):
+            self.advance(min(seconds, 0.5))
+
+
+def test_a_silent_server_is_waited_for_and_asked_once_though_an_exit_gives_it_up(
+    server: FakeMlflow, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = _ClockOfThreads()
+    answered = threading.Event()
+
+    def leave_unanswered(method: str) -> None:
+        answered.wait(30.0)
+
+    server.on_request = leave_unanswered
+    sender = Sender(FakeClient(server), server.uri, clock=clock)
+    _begin(sender, "a")
+    _begin(sender, "b")
+    wait_until(lambda: sender.is_away, "the server counts as away")
+    no_limit = closing.Deadline(clock.monotonic, math.inf)
+    assert not closing.close([sender], no_limit, end=[], draw=[])
+    (silent,) = said_by_us(caplog)
+    assert "has not answered for" in silent
+    answered.set()
+    assert sender.flush(None)
+    assert server.calls.count("create_run") == 2
     assert {run.status for run in server.runs.values()} == {"FINISHED"}
     sender.close()
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -24,6 +25,7 @@ from mlflow_iap_callbacks import (
 )
 from mlflow_iap_callbacks.iap.auth import IAPAuth, origin_of
 from mlflow_iap_callbacks.iap.retry_policy import RetryPolicy
+from mlflow_iap_callbacks.iap.transport import IAPTransport
 from mlflow_iap_callbacks.local import LocalCloud
 from variables import set_all
 
@@ -451,15 +453,33 @@ def test_a_create_request_is_retried_if_it_certainly_had_no_effect(
     assert http_session.post(echo.url + "/runs/create", json={}).status_code == 200
 
 
-def test_a_deadline_around_a_call_also_ends_its_first_attempt(
+def test_a_request_under_way_is_waited_for_though_the_deadline_is_over(
     echo: LocalCloud, session: Sessions
 ) -> None:
     http_session = session(IAPAuth(echo.url))
     http_session.get(echo.url + "/a")
-    echo.delay = 3.0
-    assert http_session.get(echo.url + "/b", timeout=10).status_code == 200
-    with pytest.raises(requests.Timeout):
-        RetryPolicy(deadline=1.0)(lambda: http_session.get(echo.url + "/c", timeout=10))
+    echo.delay = 1.5
+    response = RetryPolicy(deadline=1.0)(lambda: http_session.get(echo.url + "/b", timeout=10))
+    assert response.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [(120.0, (10.0, 120.0)), (5.0, (5.0, 5.0)), (None, (10.0, None)), ((1.0, 2.0), (1.0, 2.0))],
+)
+def test_a_connection_is_waited_for_no_longer_than_ten_seconds(given: Any, used: Any) -> None:
+    seen: list[Any] = []
+
+    class _Inner(requests.adapters.HTTPAdapter):
+        def send(self, *_: Any, timeout: Any = None, **__: Any) -> requests.Response:
+            seen.append(timeout)
+            return requests.Response()
+
+    transport = IAPTransport(lambda _, once: [once(), once()][-1], _Inner())
+    RetryPolicy(deadline=1.0)(
+        lambda: transport.send(requests.PreparedRequest(), stream=True, timeout=given)
+    )
+    assert seen == [used, used]
 
 
 def test_an_unreachable_server_raises_its_own_error_at_the_deadline(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mlflow_iap_callbacks import IAPConfigurationError
-from mlflow_iap_callbacks.iap.retry_policy import RetryPolicy, TryAgain, seconds_left
+from mlflow_iap_callbacks.iap.retry_policy import RetryPolicy, TryAgain
 from virtual_time import VirtualTime
 
 
@@ -115,12 +115,6 @@ def test_a_policy_inside_another_one_ends_at_its_deadline(time: VirtualTime) -> 
 
     time.policy(100, deadline=30.0)(outer)
     assert inner.times[-1] < ends
-
-
-def test_the_seconds_left_are_those_of_the_running_policy() -> None:
-    assert seconds_left() == float("inf")
-    assert 0.0 < RetryPolicy(deadline=100.0)(seconds_left) <= 100.0
-    assert seconds_left() == float("inf")
 
 
 @pytest.mark.parametrize("settings", [{"max_attempts": 0}, {"deadline": 0.0}, {"deadline": -1.0}])

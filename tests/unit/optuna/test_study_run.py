@@ -306,16 +306,15 @@ def test_the_link_is_shown_once_as_soon_as_the_run_is_known(
     assert study_run.link == _link(delivery)
 
 
-def test_a_link_that_is_not_known_yet_is_shown_later(
+def test_the_link_takes_no_request_which_a_silent_server_would_not_answer(
     delivery: InlineDelivery, capsys: pytest.CaptureFixture[str]
 ) -> None:
     study_run = _study_run(_study_of(_trial(1.0)), delivery)
     link = _link(delivery)
-    delivery.server.drop("get_run")
-    study_run.show_link()
-    assert (capsys.readouterr().err, study_run.link) == ("", None)
+    del delivery.server.calls[:]
     study_run.show_link()
     assert link in capsys.readouterr().err
+    assert delivery.server.calls == []
 
 
 # storages

@@ -176,6 +176,23 @@ def test_a_new_trial_of_a_shared_study_is_left_to_its_own_process_for_20_seconds
     assert 15.0 < delivery.clock.monotonic() - began < 25.0
 
 
+@pytest.mark.parametrize("hours", [1, 9])
+def test_a_trial_whose_end_lies_in_the_future_is_logged_after_20_seconds(
+    hours: int, delivery: InlineDelivery, tmp_path: Path
+) -> None:
+    """Its worker's clock is wrong, or a database holds the local times of another time zone."""
+    study = _shared_study(tmp_path)
+    trial = create_trial(value=1.0)
+    assert trial.datetime_start is not None
+    trial.datetime_start += timedelta(hours=hours)
+    trial.datetime_complete = trial.datetime_start
+    study.add_trial(trial)
+    began = delivery.clock.monotonic()
+    assert _callback(delivery).sync(study) == 1
+    assert _trial_runs(delivery).keys() == {0}
+    assert delivery.clock.monotonic() - began < 25.0
+
+
 def test_an_old_trial_of_a_shared_study_is_logged_at_once(
     delivery: InlineDelivery, tmp_path: Path
 ) -> None:

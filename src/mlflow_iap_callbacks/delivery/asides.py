@@ -1,0 +1,48 @@
+"""Records that the rest of their run does not wait for, because the server fails on them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..outbox import Record, Refusal
+from .names import mlflow_name
+
+_KIND = "aside"
+# A run without its first record is nothing, and nothing may overtake a change of its status.
+_KEPT_IN_ORDER = ("start", "reopen", "finish", "abandon")
+
+Place = tuple[str, str]
+
+
+def set_aside(part: Refusal, seq: int) -> tuple[str, Any]:
+    """Return kind and content of a record for a part that is appended again.
+
+    Args:
+        part: what is set aside.
+        seq: sequence number of the record that it was a part of.
+    """
+    return _KIND, {"kind": part.kind, "content": part.content, "seq": seq}
+
+
+def original(record: Record) -> Record:
+    """Return the record that a record set aside stands for; any other as it is."""
+    if record.kind != _KIND:
+        return record
+    content = record.content
+    return Record(content["seq"], content["kind"], content["content"], record.size)
+
+
+def is_divisible(record: Record) -> bool:
+    """Return whether what is at fault in the record may be set aside."""
+    return record.kind != _KIND and record.kind not in _KEPT_IN_ORDER
+
+
+def places(record: Record) -> set[Place]:
+    """Return what a newer record for the same place replaces: a file, or tags of a run."""
+    record = original(record)
+    if record.kind == "artifact":
+        return {(record.content["to"] or "", Path(record.content["path"]).name)}
+    if record.kind == "tags":
+        return {("tag", mlflow_name(name)) for name in record.content}
+    return set()
