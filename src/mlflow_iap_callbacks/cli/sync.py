@@ -28,9 +28,10 @@ def sync(dry_run: bool, refused: bool, storage: str | None, study: str | None) -
     is sent to the server it was logged for, with the credentials found now. It is safe to run this
     command twice, and while other processes log.
 
-    With --storage, it also logs to MLFLOW_TRACKING_URI the trials that ended in an Optuna storage
-    and that no callback saw, because their processes died first. URL is a URL of a database or of
-    Redis, or the path of a file of JournalStorage. The exit status is 1 if anything is left.
+    With --storage, it does so for MLFLOW_TRACKING_URI only, and then logs the trials that ended in
+    an Optuna storage but that no callback saw, because their processes died first. URL is the URL
+    of a database or of Redis, or the path of a file of JournalStorage. The exit status is 1 if
+    anything is left.
     """
     if study is not None and storage is None:
         raise click.UsageError("--study needs --storage.")
