@@ -154,7 +154,7 @@ class RunCreation:
         found = self._doubtful.get(run.place)
         if found is not None:
             self._delete_late_ones(found, run.key)
-            del self._doubtful[run.place]
+            self._doubtful.pop(run.place, None)  # another queued run of the same may end, too
 
     def update(self, run_id: str, status: str, time_ms: int | None) -> None:
         """Set a run's status, and its end in milliseconds since 1970."""

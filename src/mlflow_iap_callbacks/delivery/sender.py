@@ -71,7 +71,7 @@ class Sender:
     ) -> None:
         self.server = server
         self.clock = clock or Clock()
-        self.delivered = 0  # records
+        self.delivered = self.refused = 0  # records
         self._calls = MlflowCalls(client, self.clock)
         self._schedule = Schedule()
         self._own: Outbox | None = None
@@ -376,6 +376,7 @@ class Sender:
             turn.is_aside = False
             self._drop_replaced(run, done)
             self.delivered += max(0, len(done) - len(refused))
+            self.refused += len(refused)
             now, seconds = self.clock.monotonic(), None
             if is_request:
                 took = 0.0 if records[0].has_files else now - asked_at

@@ -131,6 +131,11 @@ def new_outbox(server: str, *, name: str | None = None) -> Outbox:
         return Outbox(None, server)
 
 
+def is_for(server: str, journal: Path) -> bool:
+    """Return whether a journal is for a server, by its name."""
+    return journal.name.startswith(f"{_mark(server)}-")
+
+
 def journals(server: str | None = None) -> list[Path]:
     """Return the paths of the journals, for one server or for all; some may be deleted any time."""
     mark = _mark(server) if server else "[0-9a-f]" * 8  # without damaged-*

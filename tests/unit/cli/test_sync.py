@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from fake_mlflow import FakeClient, FakeMlflow
+from mlflow_iap_callbacks.cli import other_hosts
 from mlflow_iap_callbacks.cli.commands import main
 from mlflow_iap_callbacks.cli.sync import send
 from mlflow_iap_callbacks.delivery import lifecycle
 from mlflow_iap_callbacks.delivery.run_writer import RunWriter
+from mlflow_iap_callbacks.outbox import owner
+from mlflow_iap_callbacks.outbox.file_lock import FileLock
 from mlflow_iap_callbacks.outbox.journal_folder import new_outbox, survey
 
 _URI = "https://mlflow.example"
@@ -148,7 +153,7 @@ def test_sending_delivers_everything_and_leaves_nothing_on_disk(
     leave: Callable[..., str], server: FakeMlflow
 ) -> None:
     keys = [leave(), leave()]
-    assert send(FakeClient(server), _URI, refused=False) == 0
+    assert send(FakeClient(server), _URI, refused=False).waiting == 0
     for key in keys:
         assert server.run(key).curve("loss") == [(1, 0.5), (2, 0.25)]
         assert server.run(key).status == "FINISHED"
@@ -160,11 +165,11 @@ def test_sending_to_an_unreachable_server_keeps_everything(
 ) -> None:
     key = leave()
     server.is_away = True
-    assert send(FakeClient(server), _URI, refused=False) == 4
+    assert send(FakeClient(server), _URI, refused=False).waiting == 4
     (journal,) = survey()
     assert (journal.records(), journal.trouble) == (4, "The server is away.")
     server.is_away = False
-    assert send(FakeClient(server), _URI, refused=False) == 0
+    assert send(FakeClient(server), _URI, refused=False).waiting == 0
     assert server.run(key).status == "FINISHED"
 
 
@@ -172,8 +177,161 @@ def test_refused_records_are_sent_again_on_request(
     leave: Callable[..., str], server: FakeMlflow
 ) -> None:
     key = leave(is_refused=True)
-    assert send(FakeClient(server), _URI, refused=False) == 0
+    assert send(FakeClient(server), _URI, refused=False).waiting == 0
     assert server.run(key).curve("loss") == []
-    assert send(FakeClient(server), _URI, refused=True) == 0
+    assert send(FakeClient(server), _URI, refused=True).waiting == 0
     assert server.run(key).curve("loss") == [(1, 0.5), (2, 0.25)]
     assert survey() == []
+
+
+# --- what it says ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sync(server: FakeMlflow, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """The command, with a client of the server in memory."""
+    monkeypatch.setattr("mlflow_iap_callbacks.cli.sync._client", lambda _: FakeClient(server))
+    return lambda *arguments: _run("sync", *arguments)
+
+
+def test_it_says_what_mlflow_took(leave: Callable[..., str], sync: Callable[..., Result]) -> None:
+    leave()
+    leave()
+    done = sync()
+    assert (done.exit_code, done.output) == (0, f"sent 8 records to {_URI}\n")
+
+
+def test_what_mlflow_refuses_is_not_counted_as_sent(
+    leave: Callable[..., str], server: FakeMlflow, sync: Callable[..., Result]
+) -> None:
+    leave()
+    server.refuse("log_batch", "no room", times=100)
+    done = sync()
+    assert (done.exit_code, done.output.splitlines()) == (
+        0,
+        [
+            f"sent 2 records to {_URI}",
+            "MLflow refused 2 records; `mlflow-iap status` lists them.",
+        ],
+    )
+
+
+def test_what_still_waits_is_said_with_the_reason_and_the_status(
+    leave: Callable[..., str], server: FakeMlflow, sync: Callable[..., Result]
+) -> None:
+    leave()
+    server.is_away = True
+    done = sync()
+    assert done.exit_code == 1
+    assert f"sent 0 records to {_URI}" in done.output
+    assert f"4 records wait for {_URI}: The server is away." in done.output
+
+
+def test_a_journal_that_cannot_be_taken_over_is_named_with_the_reason(
+    leave: Callable[..., str], sync: Callable[..., Result]
+) -> None:
+    leave()
+    path = survey()[0].path
+    path.chmod(0o666)
+    leave()
+    done = sync()
+    assert done.exit_code == 1
+    assert f"sent 4 records to {_URI}" in done.output
+    assert f"{path} cannot be sent: {path} can be written to by other users" in done.output
+
+
+def test_damage_is_told_and_only_what_is_whole_counts_as_sent(
+    leave: Callable[..., str], server: FakeMlflow, sync: Callable[..., Result]
+) -> None:
+    key = leave()
+    (journal,) = survey()
+    content = bytearray(journal.path.read_bytes())
+    for file in journal.path.parent.glob(f"{journal.path.stem}.*.intake"):
+        file.unlink()
+    content[content.index(b"loss") + 1] ^= 4
+    journal.path.write_bytes(content)
+    done = sync()
+    assert (done.exit_code, done.output) == (0, f"sent 3 records to {_URI}\n")
+    assert len(server.run(key).curve("loss")) == 1
+
+
+def test_a_damaged_journal_of_an_unknown_server_is_sent_once_its_server_is_named(
+    leave: Callable[..., str],
+    server: FakeMlflow,
+    sync: Callable[..., Result],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    key = leave()
+    (journal,) = survey()
+    for file in [journal.path, *journal.path.parent.glob(f"{journal.path.stem}.*.intake")]:
+        file.write_bytes(file.read_bytes().replace(_URI.encode(), b"x" * len(_URI)))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    done = sync()
+    assert done.exit_code == 1
+    assert f"{journal.path} is damaged, and its server is unknown" in done.output
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", _URI)
+    done = sync()
+    assert (done.exit_code, done.output) == (0, f"sent 4 records to {_URI}\n")
+    assert server.run(key).status == "FINISHED"
+
+
+def test_a_journal_in_use_is_named_with_its_process(sync: Callable[..., Result]) -> None:
+    outbox = new_outbox(_URI)
+    run = outbox.begin("key", "name:experiment")
+    outbox.intake.append(run.number, "metrics", (0, 0, {"loss": 0.5}))
+    try:
+        done = sync()
+        assert done.exit_code == 0
+        assert f"{outbox.path} is in use by process {os.getpid()} on " in done.output
+    finally:
+        outbox.close()
+
+
+# --- other hosts -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def left_elsewhere(leave: Callable[..., str]) -> Path:
+    """The journal of a process that ended on another host."""
+    leave()
+    path = survey()[0].path
+    for file in path.parent.glob(f"{path.stem}*"):
+        file.rename(file.with_name(file.name.replace(owner.host(), "another-host")))
+    return path.with_name(path.name.replace(owner.host(), "another-host"))
+
+
+def test_a_journal_of_another_host_is_left_alone_and_named(
+    left_elsewhere: Path, sync: Callable[..., Result], server: FakeMlflow
+) -> None:
+    done = sync()
+    assert done.exit_code == 0
+    assert f"{left_elsewhere} is from another host" in done.output
+    assert "`mlflow-iap sync --other-hosts` sends it" in done.output
+    assert server.runs == {}
+    assert "(of another host)" in _run("status").output
+
+
+def test_a_process_of_another_host_that_does_not_stir_has_its_journal_sent(
+    left_elsewhere: Path,
+    sync: Callable[..., Result],
+    server: FakeMlflow,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(other_hosts, "SECONDS_TO_WATCH", 0.0)
+    done = sync("--other-hosts")
+    assert done.exit_code == 0
+    assert f"sent 4 records to {_URI}" in done.output
+    assert len(server.runs) == 1
+    assert survey() == []
+
+
+def test_a_process_of_another_host_that_notes_that_it_is_alive_keeps_its_journal(
+    left_elsewhere: Path,
+) -> None:
+    def stir(_: float) -> None:
+        lock = FileLock(left_elsewhere.with_suffix(".lock"))
+        owner.beat(lock)
+        lock.release()
+
+    assert other_hosts.unmoved(survey(), sleep=stir) == []
+    assert other_hosts.unmoved(survey(), sleep=lambda _: None) == [left_elsewhere]
