@@ -217,6 +217,7 @@ class Sender:
             return untaken  # another thread is at it
         try:
             since = self._adopting_since = self.clock.monotonic()
+            self._next_adoption = since + _SECONDS_BETWEEN_ADOPTIONS
             journals = orphans(self.server, other_hosts=other_hosts)
             while self.clock.monotonic() - since < seconds:
                 with self._taking_over:

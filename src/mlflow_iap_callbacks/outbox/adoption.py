@@ -150,8 +150,7 @@ def _rescued(path: Path, version: int | None, server: str | None) -> Outbox | Un
     if outbox is None:
         return Untaken(path, _NO_ROOM)
     _logger.warning(
-        "%s is damaged: %d records can be read and will be sent, the rest is lost. The journal "
-        "is kept as damaged-%s.",
+        "%s is damaged. Its %d whole records will be sent; it is kept as damaged-%s.",
         path,
         outbox.waiting,
         path.name,

@@ -10,6 +10,7 @@ import sqlite3
 import tempfile
 import uuid
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -78,10 +79,11 @@ def folder() -> Path:
     """
     given = os.environ.get(VARIABLE)
     candidates = [_absolute(given)] if given else []
-    candidates.append(platformdirs.user_state_path("mlflow-iap") / "outbox")
+    with suppress(RuntimeError):  # there may be no home directory
+        candidates.append(platformdirs.user_state_path("mlflow-iap") / "outbox")
     for candidate in candidates:
         why = objection(candidate) if candidate.exists() else None
-        if why is None and candidate.is_absolute():  # there may be no home directory
+        if why is None and candidate.is_absolute():
             return candidate
         if why is not None:
             _warn_once(why)

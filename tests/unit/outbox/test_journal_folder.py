@@ -289,7 +289,7 @@ def test_all_that_is_left_of_a_journal_that_was_cut_short_is_rescued(
         assert steps[-5:] == list(range(400, 405))
     assert (outbox.waiting, outbox.holds(outbox.last_seq)) == (0, False)
     (told,) = said_by_us(caplog)
-    assert f"{waiting} records can be read" in told
+    assert f"Its {waiting} whole records" in told
     assert path.with_name(f"damaged-{path.name}").read_bytes() == damaged
     outbox.close()
 
@@ -305,7 +305,7 @@ def test_a_journal_whose_database_is_gone_is_rescued_from_its_intake(
     assert _settle_all(outbox) == {"key": list(range(30))}
     assert (outbox.waiting, outbox.holds(outbox.last_seq)) == (0, False)
     (told,) = said_by_us(caplog)
-    assert "31 records can be read" in told
+    assert "Its 31 whole records" in told
     outbox.close()
     assert path.with_name(f"damaged-{path.name}").read_bytes() == damage
     (again,) = _adopted()
@@ -391,7 +391,7 @@ def test_a_journal_that_cannot_be_read_at_all_is_reported_and_kept_and_stops_no_
     assert "server is unknown" in untaken.why
     outboxes = _adopted(_SERVER)
     (told,) = said_by_us(caplog)
-    assert "0 records can be read" in told
+    assert "Its 0 whole records" in told
     assert folder().joinpath(f"damaged-{broken.name}").read_bytes() == b"\xc1 no journal"
     for outbox in (first, last, *outboxes):
         assert isinstance(outbox, Outbox)

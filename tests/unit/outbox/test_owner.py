@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -120,11 +121,16 @@ def test_a_relative_folder_stays_where_it_was_when_the_process_moves(
     assert folder() == tmp_path / "relative-outbox"
 
 
+def _no_home(name: str) -> Path:
+    raise RuntimeError("could not determine the home directory")
+
+
+@pytest.mark.parametrize("state_path", [_no_home, lambda name: Path("~/.local/state", name)])
 def test_a_user_without_a_home_gets_a_private_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state_path: Callable[[str], Path]
 ) -> None:
     monkeypatch.delenv("MLFLOW_IAP_OUTBOX", raising=False)
-    monkeypatch.setattr("platformdirs.user_state_path", lambda name: Path("~/.local/state", name))
+    monkeypatch.setattr("platformdirs.user_state_path", state_path)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     assert folder() == tmp_path / f"mlflow-iap-{os.getuid()}" / "outbox"
 
