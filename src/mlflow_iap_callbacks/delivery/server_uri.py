@@ -10,12 +10,12 @@ _PASSWORD = re.compile(r"(?<=://)[^/\s?#]+@")
 
 
 def without_passwords(text: str) -> str:
-    """Return a text with user and password left out of each URI."""
+    """Return the text without the user and password of each URI."""
     return _PASSWORD.sub("", text)
 
 
 def server_uri(uri: str) -> str:
-    """Return a tracking URI as journals store it: without password, and with an absolute path."""
+    """Return a tracking URI as journals store it: without a password, and with an absolute path."""
     parts = urlsplit(uri)
     if parts.scheme in ("http", "https"):
         return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])).rstrip("/")
