@@ -63,9 +63,11 @@ _MOVED = {
 
 def _says_who_speaks(record: logging.LogRecord) -> bool:
     """Let a message begin with the command's name, and leave passwords out of it."""
-    from .delivery.server_uri import without_passwords
+    from .iap.passwords import without_passwords
 
     record.msg, record.args = f"mlflow-iap: {without_passwords(record.getMessage())}", None
+    if record.exc_info:
+        record.exc_text = without_passwords(logging.Formatter().formatException(record.exc_info))
     return True
 
 
