@@ -1,4 +1,4 @@
-"""Runs workers, one after the other, against a server behind a local IAP."""
+"""Runs workers, one after the other, with a server behind a local IAP."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from mlflow_iap_callbacks.local import LocalCloud, MlflowServer
 
 DOWN = -1.0  # in place of a delay
 _WORKER = Path(__file__).with_name("worker.py")
-_LONGEST = 1800.0  # seconds for a worker that hangs
+_LONGEST = 1800.0  # seconds until a worker counts as hanging
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """The result of a worker's training.
+    """The result of a worker.
 
     Attributes:
         delay: seconds added to each request; `DOWN` if the server is unavailable during training.
@@ -33,7 +33,7 @@ class Measurement:
         cpu: the worker's processor time in both, in seconds.
         peak_mb: the worker's peak memory.
         requests: how many IAP received in both.
-        points: how many metric points the server has of it.
+        points: number of its metric points on the server.
         events: how long each call of the callback took, in seconds.
     """
 
@@ -51,7 +51,7 @@ class Measurement:
 
     @property
     def total(self) -> float:
-        """Seconds from the start of the training until the server had everything."""
+        """Seconds from the start of training until the server had everything."""
         return self.train + self.deliver
 
 
@@ -73,7 +73,7 @@ class Bench:
             yield cls(Path(name), cloud)
 
     def measure(self, case: str, name: str, *, delay: float, round: int, size: int) -> Measurement:
-        """Run a worker's training.
+        """Run a worker.
 
         Raises:
             RuntimeError: if it fails; the message has the end of its output.
@@ -92,7 +92,7 @@ class Bench:
             _go_on(worker)
             result = json.loads(_read(worker))
             requests = len(cloud.requests)
-            # Before the worker exits, when it may deliver more: it claims to have delivered all.
+            # Before the worker exits, which may deliver more: it says that everything is delivered.
             points = self._points(experiment, since=result.pop("began"))
             _go_on(worker)
         return Measurement(

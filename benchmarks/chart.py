@@ -1,4 +1,4 @@
-"""Draws measurements as one picture: what a callback costs, by the server's delay."""
+"""Draws what a callback costs, by the server's delay, as one picture."""
 
 from __future__ import annotations
 

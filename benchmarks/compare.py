@@ -1,7 +1,7 @@
-"""Compare the callbacks with their peers, against a real MLflow server behind a local IAP.
+"""Compare the callbacks with other integrations, with a real MLflow server behind a local IAP.
 
     python benchmarks/compare.py            # results.md beside this file, and docs/
-    python benchmarks/compare.py --quick    # does it run? Small sizes, writes nothing
+    python benchmarks/compare.py --quick    # a quick check with small sizes; writes nothing
 
 Exits with 1 if the server lacks points that were reported as delivered.
 """
@@ -33,13 +33,13 @@ from rich.console import Console
 from sweeps import PAIRED_TRIALS
 from trainings import PAIRED_ROUNDS
 
-_HEADLINE_DELAY = 0.06  # the one that the documentation shows
+_HEADLINE_DELAY = 0.06  # shown in the documentation
 _LONG_TRAININGS = ("1,000 rounds", "10,000 rounds")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured: the seconds added to each request, and the size of each training."""
+    """What is measured: the seconds added to each request, and the size of each run."""
 
     delays: tuple[float, ...] = (0.0, 0.06, 0.25)
     trials: int = 20
@@ -50,14 +50,14 @@ class Plan:
     long_rounds: tuple[int, int] = (1_000, 10_000)
 
     def steps(self, number: int) -> Iterator[tuple[str, str, float]]:
-        """Yield case, contender and delay, in the order of a round. The peers, which take minutes,
-        are in the first round only."""
+        """Yield case, contender and delay, in the order of a round. The other integrations, which
+        take minutes, are only in the first round."""
         for case in ("Optuna", "LightGBM"):
             names = CASES[case] if number == 0 else ("none", "ours")
             for delay in self.delays:
                 yield from ((case, name, delay) for name in names)
             yield from ((f"{case}, pairs", "ours", delay) for delay in (*self.delays, DOWN))
-            # Without a server, MLflow's own retries block a peer for minutes.
+            # Without a server, MLflow's own retries block other integrations for minutes.
             yield from ((case, name, DOWN) for name in ("none", "ours"))
         if number == 0:
             for case in ("8 at once", "long"):
@@ -69,16 +69,16 @@ class Plan:
             yield from (("throughput", name, delay) for name in CASES["throughput"])
 
     def size(self, case: str, delay: float) -> int:
-        """Return how many trials, rounds or points a training has."""
+        """Return the number of trials, rounds or points of a run."""
         sizes = {"Optuna": self.trials, "LightGBM": self.boosting_rounds, "throughput": self.points}
         sizes |= {"8 at once": 16, "long": self.long_trials}
         sizes |= dict(zip(_LONG_TRAININGS, self.long_rounds, strict=True))
-        # Long enough that some requests are sent, and fail, before the training ends.
+        # Long enough that some requests are sent, and fail, before training ends.
         longer = 4 if (case, delay) == ("LightGBM", DOWN) else 1
         return sizes.get(case, self.pairs) * longer
 
     def points_of(self, case: str, delay: float) -> int:
-        """Return how many points the server must have of a training."""
+        """Return the number of points that the server must have."""
         each = {
             "LightGBM": 4,  # 2 sets, 2 metrics
             **dict.fromkeys(_LONG_TRAININGS, 12),  # 3 sets, 4 metrics
@@ -107,9 +107,9 @@ def main() -> None:
     cases = ("Optuna", "LightGBM", "8 at once", "long", *_LONG_TRAININGS)
     rows = {case: summaries(measurements, case) for case in cases}
     titles = {
-        "Optuna": f"Optuna: {plan.trials} trials, each asleep for 0.1 s; 8 params",
-        "8 at once": "Optuna, n_jobs=8: 16 trials, each asleep for 1 s",
-        "long": f"Optuna: {plan.long_trials} trials, each asleep for 0.01 s",
+        "Optuna": f"Optuna: {plan.trials} trials, each sleeping for 0.1 s; 8 params",
+        "8 at once": "Optuna, n_jobs=8: 16 trials, each sleeping for 1 s",
+        "long": f"Optuna: {plan.long_trials} trials, each sleeping for 0.01 s",
         "LightGBM": f"LightGBM: {plan.boosting_rounds} rounds (down: {plan.boosting_rounds * 4}), "
         "2 sets with 2 metrics, 1 thread",
         **{
@@ -117,7 +117,7 @@ def main() -> None:
             for case in _LONG_TRAININGS
         },
     }
-    title = f"Throughput: {plan.points:,} points into one run, and a bare loop of log_batch"
+    title = f"Throughput: {plan.points:,} points to one run, and a loop of log_batch"
     tables = [
         *(case_table(titles[case], rows[case]) for case in rows),
         growth_table(rows["long"]),
@@ -140,7 +140,7 @@ def main() -> None:
         if m.name != "none" and m.points != plan.points_of(m.case, m.delay)
     ]
     if lost:
-        raise SystemExit("\n".join(["Not as many points on the server as logged:", *lost]))
+        raise SystemExit("\n".join(["Fewer points on the server than were logged:", *lost]))
 
 
 def _measure(plan: Plan, rounds: int, console: Console) -> list[Measurement]:

@@ -1,4 +1,4 @@
-"""A contender: its training, the wait for its delivery, and the time in its callback."""
+"""A contender: its training, the wait for delivery, and the time in its callback."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass
 class Contender:
-    """A training, and what is timed of it.
+    """A contender, and the times that are measured.
 
     Attributes:
         run: trains for a number of trials, rounds or points.
@@ -24,7 +24,7 @@ class Contender:
 
 
 def paired(plain: Contender, ours: Contender, size: int) -> Contender:
-    """Return a contender of two trainings in turn, whose events are the ratios of their times.
+    """Return a contender that alternates two others; its events are the ratios of their times.
 
     Both are in one process, because two processes differ by more than a callback costs.
     """

@@ -1,4 +1,4 @@
-"""The parts of the documentation that programs here write."""
+"""The parts of the documentation that the benchmarks write."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ IMAGES = _DOCS / "images"
 
 
 def put_into(page: Path, mark: str, text: str) -> None:
-    """Replace what stands between ``<!-- by MARK -->`` and the next ``<!-- end -->``."""
+    """Replace the text between ``<!-- by MARK -->`` and the next ``<!-- end -->``."""
     before, start, rest = page.read_text(encoding="utf-8").partition(f"<!-- by {mark} -->\n")
     _, end, after = rest.partition("<!-- end -->\n")
     if not end:

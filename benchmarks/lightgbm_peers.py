@@ -1,7 +1,7 @@
-"""Run each tracker's LightGBM integration through the same trainings, and report what it stored.
+"""Run the same training with each tracker's LightGBM integration, and report what it stored.
 
     python benchmarks/lightgbm_peers.py                     # writes lightgbm_peers.md and docs/
-    python benchmarks/lightgbm_peers.py --only ours :lgb_cv # the others as last measured
+    python benchmarks/lightgbm_peers.py --only ours :lgb_cv # keeps the other results
 
 Each peer has its own environment under build/peers, which is created if it is missing.
 """
@@ -36,7 +36,7 @@ _HERE = Path(__file__).parent
 _ENVIRONMENTS = _HERE.parent / "build" / "peers"
 _ANSWERS = _ENVIRONMENTS / "answers.json"
 _AT_ONCE = 2
-# Packages that the trainings themselves need.
+# Packages that training itself needs.
 _SHARED = ["lightgbm", "scikit-learn", "scipy", "pandas", "optuna", "optuna-integration"]
 _SHARED += ["dask[distributed]", "matplotlib", "graphviz"]
 
@@ -49,9 +49,9 @@ class Peer:
     """A column of the table.
 
     Attributes:
-        title: of the column; the version replaces the braces.
+        title: title of the column; the version replaces the braces.
         environment: name of its folder in build/peers; columns may share one.
-        packages: to install in addition to the shared ones; the first one's version is shown.
+        packages: packages to install besides the shared ones; the first one's version is shown.
         note: text below the table.
     """
 
@@ -92,7 +92,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument(
-        "--only", nargs="*", metavar="[PEER][:PROBE]", help="the rest as it was last seen"
+        "--only", nargs="*", metavar="[PEER][:PROBE]", help="keep the other results"
     )
     arguments = parser.parse_args()
     # Exit by an exception on SIGTERM, so that the server is stopped too.
@@ -125,7 +125,7 @@ def _last_seen() -> dict[str, Answer]:
 
 def _wanted(only: Sequence[str] | None) -> list[tuple[str, Probe]]:
     every = [(name, probe) for probe in PROBES.values() for name in _PEERS]
-    # The longest first, because the end waits for them.
+    # The longest ones first, because the end must wait for them.
     every.sort(key=lambda each: -each[1].timeout)
     if not only:
         return every
@@ -210,7 +210,7 @@ def _ask(name: str, probe: Probe, variables: Mapping[str, str], server: str) -> 
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
-            start_new_session=True,  # ended with all that it started
+            start_new_session=True,  # killed with all processes that it started
         )
         _running.add(process)
         try:

@@ -1,4 +1,4 @@
-"""Put load on a server: reads what to send from stdin, writes the outcome to stdout.
+"""Put load on a server: read what to send from stdin, write the outcome to stdout.
 
 Both are JSON. A separate process on plain sockets, because it competes with the server for the
 processors.
@@ -21,19 +21,19 @@ import uvloop
 _API = "/api/2.0/mlflow/runs"
 _CURVES = 4
 _WARM_UP = 0.5  # seconds
-_LONGEST = 60.0  # seconds for one answer
+_LONGEST = 60.0  # seconds for one response
 
 
 @dataclass(frozen=True)
 class Load:
-    """What is sent.
+    """The load.
 
     Attributes:
-        clients: how many send at the same time, each on its own connection.
-        points: in each log-batch.
+        clients: number of concurrent clients, each with its own connection.
+        points: number of points in each log-batch.
         seconds: how long it is measured, after half a second of warm-up.
         period: seconds between two batches of a trainer; None to send the next one as soon as the
-            last one has been answered.
+            last one has got a response.
     """
 
     clients: int
@@ -48,7 +48,7 @@ class Outcome:
 
     Attributes:
         latencies: seconds that each request in the measured time took; for a trainer, from the
-            moment when it was due until all that was due then had been answered.
+            moment when it was due until everything due then had got a response.
         requests: how many were answered with 200 in the measured time.
         answered: how many were answered with 200, also before and after it.
         acknowledged: points of all batches that were answered with 200, also in the warm-up.
@@ -72,7 +72,7 @@ class _Clients:
         self._begins = self._ends = float("inf")
 
     async def run(self) -> Outcome:
-        # At intervals, as connections arrive.
+        # At intervals, as real connections arrive.
         for client in self._all:
             await self._is_answered("create", client.create_run())
         now = time.perf_counter()
@@ -184,7 +184,7 @@ def _now_ms() -> int:
 
 
 if __name__ == "__main__":
-    # Not in the command, which every user of the machine can read.
+    # Not in the command line, which every user of the machine can read.
     given = json.load(sys.stdin)
     clients = _Clients(Load(**given["load"]), given["port"], given["headers"])
     json.dump(vars(uvloop.run(clients.run())), sys.stdout)

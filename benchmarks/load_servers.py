@@ -43,7 +43,7 @@ class Change:
     Attributes:
         name: shown in the table.
         variables: environment variables of the server.
-        arguments: of `changed_server.py`.
+        arguments: arguments of `changed_server.py`.
         is_gated: whether the server requires IAP's assertion.
     """
 
@@ -55,7 +55,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Cell:
-    """A load of a server.
+    """The result of putting load on a server.
 
     Attributes:
         server: name of the server.
@@ -150,7 +150,7 @@ def _memory(process: int) -> tuple[int, int]:
 
 
 class Stage:
-    """The environment of servers: a database configured like Cloud SQL, and Google's side."""
+    """The environment of servers: a database configured like Cloud SQL, and the local cloud."""
 
     def __init__(self, folder: Path, database: MariaDB, cloud: LocalCloud) -> None:
         self._folder = folder
@@ -171,7 +171,7 @@ class Stage:
             set_up(database)
             # Commits survive a crash of the machine.
             database.query("SET GLOBAL sync_binlog = 1")
-            # For many servers at the same time, each with up to 121 for each worker.
+            # For many servers at the same time, each with up to 121 connections per worker.
             database.query("SET GLOBAL max_connections = 2000")
             yield cls(Path(name), database, cloud)
 
@@ -197,7 +197,7 @@ class Stage:
             "MLFLOW_BACKEND_STORE_URI": url.render_as_string(hide_password=False),
             "MLFLOW_SERVER_ALLOWED_HOSTS": HOST,
             "MLFLOW_UVICORN_OPTS": _WITHOUT_UVLOOP,
-            # Benchmarks are not reported.
+            # No telemetry from benchmarks.
             "MLFLOW_DISABLE_TELEMETRY": "true",
         }
         change = Change("MLflow's defaults")
@@ -205,7 +205,7 @@ class Stage:
             yield server
 
     def lost(self, cells: Sequence[Cell]) -> list[str]:
-        """Return a line about each database that has other points than were sent to it."""
+        """Return a line about each database whose points differ from those that were sent."""
         lines = []
         for database in (self._chosen, self._defaults):
             outcomes = [cell.outcome for cell in cells if cell.database == database]

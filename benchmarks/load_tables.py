@@ -19,26 +19,26 @@ _Key = TypeVar("_Key")
 
 _FIGURES = ("requests/s", "p50 ms", "p99 ms", "CPU ms", "MiB", "errors")
 _NOTE = """\
-Server, database and load share the machine, so that an instance with two processors of its own \
-and a database elsewhere answers more: what counts is one row beside another. All of a table in \
-one run, interleaved, the rounds to and fro. The database is MariaDB over a socket, with the \
-binary log on and each commit on disk, as Cloud SQL has them. A client keeps its connection and \
-sends `runs/log-batch` with 10 points to a run of its own; the load comes from one process on \
-plain sockets, which takes its processor time from the server. *Chosen* is `python -m \
-mlflow_iap_callbacks.server serve` with a valid assertion on each request and no proxy in front; \
-*MLflow's defaults* is `mlflow server` as `pip install mlflow pymysql` has it: 4 workers, \
-asyncio's loop and h11, access log, job execution, no gate. *CPU ms* is the processor time of all \
-of a server's processes for a request, *MiB* their memory afterwards (what they share counted \
-once), *errors* all that was not answered with 200. At the end the database had every point that \
-was acknowledged, and no other."""
+The server, the database and the clients share the machine, so an instance with two processors \
+of its own and a separate database handles more. Compare the rows with each other. All rows of a \
+table were measured in one run, in alternating order. The database is MariaDB over a socket, \
+with the binary log on and each commit on disk, as on Cloud SQL. A client keeps its connection \
+and sends `runs/log-batch` with 10 points to its own run. All clients are in one process on \
+plain sockets, which takes processor time from the server. *Chosen* is `python -m \
+mlflow_iap_callbacks.server serve`, with a valid assertion on each request and no proxy in \
+front. *MLflow's defaults* is `mlflow server` after `pip install mlflow pymysql`: 4 workers, \
+asyncio's loop and h11, access log, job execution, no gate. *CPU ms* is the processor time of \
+all of a server's processes per request, *MiB* their memory afterwards (shared memory is counted \
+once), *errors* the number of responses other than 200. At the end, the database had exactly the \
+points that were acknowledged."""
 _TRAINERS = """\
-A trainer here is a sweep of LightGBM trainings of 10 s: every {period:.0f} s, the shortest time \
-for which the sender joins records, it sends one batch of {points} points (4 curves, 10 rounds a \
-second), and every other time ends the run and begins the next. Its p50 and p99 are from when it \
-was due until all of that was answered. A server carries so many where that is within \
-{latest:.0f} s for 99 of 100. Longer trainings send less often, one older than ten minutes once a \
-minute."""
-# Seconds within which a server must answer what a trainer sends.
+A trainer is a sweep of LightGBM training runs that take 10 s. Every {period:.0f} s, the \
+shortest interval at which the sender combines records, it sends a batch of {points} points (4 \
+curves, 10 rounds a second); every second time, it also ends the run and begins the next one. \
+Its p50 and p99 are measured from the moment when this was due until all of it had a response. A \
+server handles a number of trainers if this takes at most {latest:.0f} s in 99 of 100 cases. \
+Longer training runs send less often: once a minute after ten minutes."""
+# Seconds within which a server must respond to a trainer.
 _LATEST = 1.0
 
 
@@ -74,7 +74,7 @@ class Summary:
 
     @property
     def errors(self) -> str:
-        """How often the result was not 200."""
+        """Number of responses other than 200."""
         errors = sum((Counter(outcome.errors) for outcome in self._outcomes), Counter[str]())
         return ", ".join(f"{count} {name}" for name, count in errors.items()) or "0"
 
@@ -89,7 +89,7 @@ def clients_table(cells: Iterable[Cell]) -> Table:
         [str(clients), server, *_figures(summary)]
         for (clients, server), summary in _by_clients(cells).items()
     ]
-    title = "Clients at once, each sending again as soon as it is answered"
+    title = "Concurrent clients, each sending the next request after each response"
     return Table(title, ["clients", "server", *_FIGURES], rows)
 
 
@@ -102,7 +102,7 @@ def settings_table(cells: Iterable[Cell], clients: int) -> Table:
         pairs = zip(group, chosen, strict=True)
         ratio = median(cell.outcome.requests / beside.outcome.requests for cell, beside in pairs)
         rows.append([name, f"{ratio:.2f}", *_figures(Summary(group))])
-    title = f"The chosen settings with one of them changed, {clients} clients"
+    title = f"The chosen settings, each with one change, {clients} clients"
     return Table(title, ["server", "times the chosen", *_FIGURES], rows, names=1)
 
 
@@ -111,7 +111,7 @@ def trainers_table(cells: Iterable[Cell]) -> Table:
         [str(trainers), server, *_figures(summary)]
         for (trainers, server), summary in _by_clients(cells).items()
     ]
-    return Table("Trainers at once", ["trainers", "server", *_FIGURES], rows)
+    return Table("Concurrent trainers", ["trainers", "server", *_FIGURES], rows)
 
 
 def carried(cells: Sequence[Cell]) -> dict[str, int]:
@@ -139,7 +139,7 @@ def markdown(tables: Sequence[Table], trainers: Sequence[Cell]) -> str:
     most = ", ".join(f"{name}: **{number}**" for name, number in carried(trainers).items())
     parts += [
         _TRAINERS.format(points=load.points, period=load.period, latest=_LATEST),
-        f"Carried by one instance, of the numbers tried: {most}.",
+        f"Largest number of trainers that one instance handles, of those tried: {most}.",
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -9,25 +9,25 @@ from dataclasses import dataclass
 from peers.rows import Probe
 
 _HEAD = """\
-# LightGBM integrations, probed
+# LightGBM integrations compared
 
-Each cell is what a probe saw (`make peers`): a small training with each integration, and what its \
-tracker really holds then, read back from the server or from its files. Curves are compared with \
-`lgb.record_evaluation`'s, value by value and step by step. *part* says what of it is there; \
-*fails* is what was raised into the training, or into the call at its end. What an integration \
-offers for the end of a training is called with all its options on \
-(`IAPLightGBMCallback.finish`, wandb's `log_summary`, Neptune's `create_booster_summary`). wandb, \
-Neptune and SwanLab run offline; a run is opened around the training as their documentation does, \
-autolog opens its own. *not run*: there is no server in that probe. LightGBM {lightgbm}, on Python \
-{python}."""
+Each cell is the result of a probe (`make peers`): a small training run with each integration, \
+and then what its tracker has stored, read back from the server or from its files. Curves are \
+compared with those of `lgb.record_evaluation`, value by value and step by step. *part* says \
+which part is stored; *fails* shows the exception that was raised during training, or in the \
+call at its end. The function that an integration offers for the end of training is called with \
+all of its options on (`IAPLightGBMCallback.finish`, wandb's `log_summary`, Neptune's \
+`create_booster_summary`). wandb, Neptune and SwanLab run offline. A run is opened around \
+training, as in their documentation; autolog opens its own. *not run*: this probe has no server. \
+LightGBM {lightgbm}, on Python {python}."""
 
 _SECTIONS = (
     "Curve",
-    "End of a training",
-    "Around it",
+    "End of training",
+    "Other behaviour",
     "Params",
     "Data set",
-    "What only the finished model knows",
+    "Finished model",
 )
 NOT_RUN = "not run"
 _DASH = "\N{EN DASH}"
@@ -35,10 +35,10 @@ _DASH = "\N{EN DASH}"
 # Labels, and the rows that each summarizes, as PROBE.ROW.
 _SHORT: tuple[tuple[str, str], ...] = (
     (
-        "`lgb.train`: every data set and metric, custom ones too",
+        "`lgb.train`: every data set and metric, including custom ones",
         "lgb_train.curve custom_metric.custom",
     ),
-    ("any metric name; no two merged into one", "at_names.at odd_names.odd names_apart.apart"),
+    ("any metric name; no two names merged", "at_names.at odd_names.odd names_apart.apart"),
     ("`lgb.cv`: mean and standard deviation", "lgb_cv.mean lgb_cv.deviation"),
     ("`lgb.cv`: each fold", "lgb_cv.folds"),
     ("`LGBMClassifier.fit`, with feature importance", "classifier.fit classifier.end"),
@@ -58,9 +58,9 @@ _SHORT: tuple[tuple[str, str], ...] = (
         "early_stopping.finished raising.failed continued.finished",
     ),
     ("`init_model` with early stopping: steps continue", "continued.steps"),
-    ("12 trainings in 4 threads: one run each", "threads.threads"),
-    ("your callbacks and the model are left unchanged", "unchanged.callbacks unchanged.model"),
-    ("server down: trains on, delivers later", "server_away.goes_on server_away.kept"),
+    ("12 models in 4 threads: one run each", "threads.threads"),
+    ("your callbacks and the model are unchanged", "unchanged.callbacks unchanged.model"),
+    ("server down: training continues, data arrives later", "server_away.goes_on server_away.kept"),
     ("params as given", "params.given"),
     ("params as LightGBM used them", "params.resolved"),
     ("learning rate, seconds per iteration", "learning_rate.rate params.seconds"),
@@ -71,7 +71,7 @@ _SHORT: tuple[tuple[str, str], ...] = (
     ("sparse data stays sparse", "sparse_data.sparse"),
     ("feature importance as tables", "finished_model.gain finished_model.split"),
     (
-        "feature importance as a plot, of 2,000 features too",
+        "feature importance as a plot, even of 2,000 features",
         "finished_model.importance wide_data.wide",
     ),
     (
@@ -94,9 +94,9 @@ class Column:
     """The results of an integration.
 
     Attributes:
-        versions: of the packages that it ran with.
-        cells: by the names of probe and row.
-        unimportable: why it cannot be imported, if so.
+        versions: versions of the packages that it ran with.
+        cells: cells by name of probe and row.
+        unimportable: why it cannot be imported; None if it can.
         note: text below the table.
     """
 

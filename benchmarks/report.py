@@ -16,13 +16,14 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 _NOTE = """\
-Medians of {rounds} rounds (the peers: one), contenders interleaved, each in a process of its own \
-and after a warm-up; server, IAP and trainer share the machine. In brackets: times the training \
-without a callback of the same round. *Delivered* is when the server has everything, *blocked* the \
-time inside one call of the callback (median, 99th percentile; autolog's cannot be seen from \
-outside), *requests* what IAP saw. *Down* is a server that answers 503 while the training lasts \
-and is back after it. The peers know no IAP: they run on this package's transport \
-(MLFLOW_TRACKING_AUTH=iap). autolog logs the data set and the feature importances, too."""
+Medians of {rounds} rounds (other integrations: one), in alternating order, each in a separate \
+process and after a warm-up. The server, IAP and training share the machine. In brackets: the \
+time relative to training without a callback in the same round. *Delivered* is the time until \
+the server has everything, *blocked* the time inside one call of the callback (median and 99th \
+percentile; not visible for autolog), *requests* the number that IAP received. *Down* is a \
+server that responds with 503 during training and works again afterwards. The other integrations \
+do not support IAP, so they use this package's transport (MLFLOW_TRACKING_AUTH=iap). autolog \
+also logs the data set and the feature importance."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Summary:
-    """The rounds of a contender at a delay, each with the round without a callback."""
+    """The rounds of a contender with a delay, each with the round without a callback."""
 
     name: str
     delay: float
@@ -53,8 +54,8 @@ class Summary:
         return float(median(map(of, self.rounds)))
 
     def ratio(self, of: Callable[[Measurement], float]) -> float:
-        """Return the median of the ratios to the training without a callback."""
-        pairs = zip(self.rounds, self.none, strict=False)  # the peers have one round
+        """Return the median of the ratios to training without a callback."""
+        pairs = zip(self.rounds, self.none, strict=False)  # other integrations have one round
         return float(median(of(m) / none.train for m, none in pairs))
 
     def blocked_ms(self, share: float) -> float | None:
@@ -119,7 +120,7 @@ _CALLED = {
 def headline_table(
     cases: Mapping[str, Iterable[Summary]], sizes: Mapping[str, int], delay: float
 ) -> Table:
-    """Return the table of all cases at one delay, which readers look for first."""
+    """Return the table of all cases with one delay, for the documentation."""
     found = {(case, row.name): row for case in cases for row in cases[case] if row.delay == delay}
     rows = []
     for place, called in _CALLED.items():
@@ -149,7 +150,7 @@ def growth_table(rows: Iterable[Summary]) -> Table:
 
 
 def pairs_table(measurements: Iterable[Measurement]) -> Table:
-    """Return the table of how many times longer a training takes with the callback."""
+    """Return the table of how many times longer training takes with the callback."""
     heads = ["training", "delay", "pairs", "10 %", "median", "90 %"]
     groups: dict[tuple[str, float], list[float]] = {}
     for m in measurements:
@@ -160,7 +161,7 @@ def pairs_table(measurements: Iterable[Measurement]) -> Table:
         tenths = quantiles(ratios, n=10)
         cells = [f"{ratio:.3f}" for ratio in (tenths[0], median(ratios), tenths[-1])]
         rows.append([case.partition(",")[0], delay_label(delay), str(len(ratios)), *cells])
-    return Table("Training time with the callback, in times of that without", heads, rows)
+    return Table("Training time relative to training without the callback", heads, rows)
 
 
 def throughput_table(title: str, measurements: Iterable[Measurement]) -> Table:
@@ -201,7 +202,7 @@ def markdown(tables: Iterable[Table], rounds: int) -> str:
     machine = f"{os.cpu_count()} CPUs, {platform.system()} {platform.machine()}"
     day = datetime.now(timezone.utc).date()
     parts = [
-        "# Beside its peers",
+        "# What the callbacks cost, compared with others",
         _NOTE.format(rounds=rounds),
         f"{day}; {machine}, Python {platform.python_version()}, {versions}.",
         "![What a callback costs](../docs/images/costs.svg)",

@@ -1,11 +1,11 @@
-"""Measure the deployed server, beside MLflow's defaults and with single settings changed.
+"""Measure the deployed server, with single settings changed, and MLflow's defaults.
 
     PYTHONPATH=tests/helpers python benchmarks/server_load.py          # writes server_load.md
-    PYTHONPATH=tests/helpers python benchmarks/server_load.py --quick  # does it run? Writes nothing
+    PYTHONPATH=tests/helpers python benchmarks/server_load.py --quick  # quick check; writes nothing
 
 Needs Debian's mariadb-server, and 8 GB of memory for ten servers at the same time. The row of
-mysqlclient is included if that is installed. Exits with 1 if the database has other points than
-were acknowledged.
+mysqlclient is included if that is installed. Exits with 1 if the database does not have
+exactly the points that were acknowledged.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ _CHANGES = [
     Change("no gate", is_gated=False),
 ]
 _STARTED_AT_ONCE = 2
-_POINTS = 10  # of a client's batch
-# What the sender joins in 5 seconds, its shortest interval: 4 curves with 10 rounds a second.
+_POINTS = 10  # points in a client's batch
+# What the sender combines in 5 s, its shortest interval: 4 curves with 10 rounds a second.
 _TRAINER_POINTS, _PERIOD = 200, 5.0
 
 

@@ -24,12 +24,12 @@ def _sweep(
     jobs: int = 1,
     decorator: Decorator = lambda objective: objective,
 ) -> Contender:
-    """Run trials that sleep, because server and trainer share the machine: what a sweep loses is
-    then the time it waited."""
+    """Run trials that sleep, because the server and the sweep share the machine. So the time that a
+    sweep loses is the time that it waited."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    # Random, because a sampler that learns takes longer with each trial.
+    # Random, because other samplers take longer with each trial.
     study = optuna.create_study(study_name=experiment, sampler=optuna.samplers.RandomSampler(0))
 
     @decorator
@@ -59,7 +59,7 @@ def _ours(experiment: str, *, is_tracked: bool = False, **sweep: Any) -> Contend
 
 
 def _drawing(experiment: str, **sweep: Any) -> Contender:
-    """This package's callback, drawing plots of the study all the time, not every ten minutes."""
+    """This package's callback, drawing plots of the study continuously, not every ten minutes."""
     from mlflow_iap_callbacks.optuna import reporter
 
     reporter.REPORT_EVERY = reporter.DRAW_EVERY = 0.1

@@ -1,4 +1,4 @@
-"""Many points for one run: four metrics per append, or a bare loop of full requests."""
+"""Many points for one run: four metrics per append, or a simple loop of full requests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contender import Contender, flush
 
 _KEYS = ("a", "b", "c", "d")
-_BATCH = 1_000  # the most metrics that MLflow takes in one request
+_BATCH = 1_000  # MLflow's limit for metrics in one request
 
 
 def _ours(experiment: str) -> Contender:

@@ -1,4 +1,4 @@
-"""LightGBM trainings. Libraries are imported where they are used, to compare memory."""
+"""LightGBM training. Libraries are imported where they are used, to compare memory."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _autolog(experiment: str) -> Contender:
 
 
 def _log_metric(experiment: str, *, synchronous: bool) -> Contender:
-    """A callback as many users write it: one call for each value."""
+    """A callback as many users write it: one request per value."""
     from mlflow_iap_callbacks import IAPMlflowClient
 
     client = IAPMlflowClient()

@@ -1,4 +1,4 @@
-"""The process of a contender: warms up, trains, delivers; waits for its parent before each.
+"""The process of a contender: warms up, trains, delivers; waits for its parent before each step.
 
     python worker.py CASE CONTENDER EXPERIMENT SIZE
 
@@ -31,7 +31,7 @@ def main() -> None:
         sys.stdin.readline()
 
     contender = CASES[case][name](experiment)
-    # Imports, connections, tokens and the experiment are needed once, not for each training.
+    # Imports, connections, tokens and the experiment are needed only once.
     contender.run(_WARM_UP)
     contender.deliver()
     contender.events.clear()

@@ -1,7 +1,7 @@
-"""A Markdown extension: what the site's pages take from elsewhere in the repository.
+"""A Markdown extension that inserts text from elsewhere in the repository into the site's pages.
 
-<!-- file: CHANGELOG.md -->    the file, its relative links made to fit
-<!-- IAP's answers -->         what IAP answers and what helps, from the package itself
+<!-- file: CHANGELOG.md -->    the file, with its relative links adapted
+<!-- IAP's answers -->         IAP's messages with their remedies, from the package itself
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A real MLflow server behind a local IAP, and an application that tells what arrived."""
+"""A real MLflow server behind a local IAP, and an application that shows what it received."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _OURS = (
 )
 
 
-_KEYS = 24  # more than one test needs
+_KEYS = 24  # more than any test needs
 
 settings.register_profile("thorough", max_examples=250)
 
@@ -88,8 +88,10 @@ def _no_sender_and_no_token_outlives_its_test(_clean_environment: None) -> Itera
 
     from mlflow_iap_callbacks.delivery import lifecycle
     from mlflow_iap_callbacks.iap import mlflow_plugin
+    from mlflow_iap_callbacks.optuna.comparison import comparer
 
     lifecycle.exit_process(0.0)
+    comparer._reset()
     # A later cloud may be on a port that is free again, with other accounts.
     mlflow_plugin._auths.clear()
     mlflow_plugin._prefixes.clear()
@@ -98,12 +100,12 @@ def _no_sender_and_no_token_outlives_its_test(_clean_environment: None) -> Itera
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Nothing of the developer's own settings reaches a test, and none of a test's the next."""
+    """Isolate each test from the developer's own settings and from those of other tests."""
     for name in _OURS:
-        # Set first, so that what the code under test sets is undone as well.
+        # Set first, so that what the code under test sets is undone too.
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)  # MLflow leaves folders where it runs
+    monkeypatch.chdir(tmp_path)  # MLflow leaves folders in its working directory
     monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path / "no-gcloud"))
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     monkeypatch.setenv("MLFLOW_IAP_OUTBOX", str(tmp_path / "outbox"))
@@ -113,7 +115,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def mlflow_server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[MlflowServer | Deployment]:
-    """A real server; one for all tests of a worker, which use experiments of their own."""
+    """A real server, shared by all tests of a worker, each of which uses its own experiment."""
     folder = tmp_path_factory.mktemp("mlflow")
     python = request.config.getoption("--deployed")
     if python is None:
@@ -136,7 +138,7 @@ def bare_server(mlflow_server: MlflowServer | Deployment) -> MlflowServer:
 
 @pytest.fixture(scope="session")
 def new_cloud(mlflow_server: MlflowServer | Deployment) -> Callable[..., LocalCloud]:
-    """Makes IAPs in front of the real server, which are yet to be started."""
+    """Creates IAPs in front of the real server, which are not started yet."""
     if isinstance(mlflow_server, MlflowServer):
         return partial(LocalCloud, mlflow_server.url)
     return mlflow_server.new_cloud
@@ -146,7 +148,7 @@ def new_cloud(mlflow_server: MlflowServer | Deployment) -> Callable[..., LocalCl
 def cloud(
     new_cloud: Callable[..., LocalCloud], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[LocalCloud]:
-    """IAP in front of the real server, and the variables of its user set."""
+    """IAP in front of the real server, with the variables of its user set."""
     with new_cloud() as cloud:
         set_all(monkeypatch, cloud.environment())
         yield cloud
@@ -154,7 +156,7 @@ def cloud(
 
 @pytest.fixture
 def echo(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalCloud]:
-    """IAP in front of an application that answers with what it got."""
+    """IAP in front of an application that responds with what it received."""
     with LocalCloud() as cloud:
         set_all(monkeypatch, cloud.environment())
         yield cloud
@@ -162,7 +164,7 @@ def echo(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalCloud]:
 
 @pytest.fixture
 def google_cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalCloud]:
-    """IAP as ``echo``'s, where Google's host names lead to this machine and no variable is set."""
+    """Like ``echo``, but Google's host names lead to this machine and no variable is set."""
     with LocalCloud() as cloud:
         set_all(monkeypatch, cloud.google_environment())
         yield cloud
@@ -170,6 +172,6 @@ def google_cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalCloud]:
 
 @pytest.fixture
 def session() -> Iterator[Callable[[IAPAuth], requests.Session]]:
-    """Makes sessions that send as MLflow's does: by our transport."""
+    """Creates sessions that send requests like MLflow's: with this package's transport."""
     with ExitStack() as opened:
         yield lambda auth: opened.enter_context(auth.session())

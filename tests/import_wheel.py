@@ -1,4 +1,4 @@
-"""Run in an environment that holds the built wheel alone: what it has must import, cheaply."""
+"""Checks, in an environment with only the built wheel, that imports work and are cheap."""
 
 import importlib.metadata
 import sys

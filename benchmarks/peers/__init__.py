@@ -1,1 +1,1 @@
-"""Probes that run every tracker's LightGBM integration through the same trainings."""
+"""Probes that run the same training with every tracker's LightGBM integration."""

@@ -56,7 +56,7 @@ def main() -> None:
         answers.cells.setdefault(row, f"fails: {error_name}")
     channel.write(json.dumps({"cells": answers.cells, "seen": answers.seen}) + "\n")
     channel.flush()
-    # Without waiting for what a library does at exit.
+    # Do not wait for what a library does at exit.
     os._exit(0)
 
 

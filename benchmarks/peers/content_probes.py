@@ -51,7 +51,7 @@ def _one(peer: Peer) -> StoredRun:
     return runs[0] if runs else StoredRun()
 
 
-@probe("Params", rate="the learning rate where it changes (`reset_parameter`)")
+@probe("Params", rate="the learning rate when it changes (`reset_parameter`)")
 def learning_rate(peer: Peer, answers: Answers) -> None:
     rates = [0.1 * 0.9**number for number in range(12)]
     with peer.run() as session:
@@ -70,7 +70,7 @@ def learning_rate(peer: Peer, answers: Answers) -> None:
     shape="rows and features",
     names="feature names",
     categorical="which features are categorical",
-    digest="a digest that tells one data set from another",
+    digest="a digest that identifies the data set",
 )
 def data_set(peer: Peer, answers: Answers) -> None:
     import pandas as pd
@@ -163,18 +163,18 @@ def _noting(
 
 
 @probe(
-    "What only the finished model knows",
+    "Finished model",
     gain="importance by gain, as a table",
     split="importance by split, as a table",
-    importance="importance as a picture",
-    curves="learning curves as a picture",
-    confusion="confusion matrix from data that you hand over",
+    importance="importance as a plot",
+    curves="learning curves as a plot",
+    confusion="confusion matrix for data that you pass",
     trees="trees, drawn or as a table",
-    model="the model, and it loads",
+    model="the model, which can be loaded again",
     signature="its signature",
     example="its input example",
     requirements="pinned requirements",
-    registered="registered on demand",
+    registered="registered on request",
 )
 def finished_model(peer: Peer, answers: Answers) -> None:
     x, y = points(5)
@@ -221,7 +221,7 @@ def _is_model(path: Path, booster: lgb.Booster, x: Any) -> bool:
     return bool(np.array_equal(loaded.predict(x), booster.predict(x)))
 
 
-@probe("What only the finished model knows", residuals="residuals of a regression")
+@probe("Finished model", residuals="residuals of a regression")
 def regression(peer: Peer, answers: Answers) -> None:
     x, _ = points(5)
     y = x[:, 0] * 2 + np.sin(x[:, 1])
@@ -240,7 +240,7 @@ def regression(peer: Peer, answers: Answers) -> None:
     answers.put("residuals", judge.yes_if(pictures), sorted(run.files))
 
 
-@probe("What only the finished model knows", wide="2,000 features: the picture shows the first few")
+@probe("Finished model", wide="2,000 features: the plot shows only the first ones")
 def wide_data(peer: Peer, answers: Answers) -> None:
     x, y = points(rows=150, features=2000)
     with _bars() as bars:

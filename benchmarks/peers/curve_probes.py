@@ -1,4 +1,4 @@
-"""Probes of what is stored of the learning curve, by form of training."""
+"""Probes of what is stored of the learning curve, for each way to train."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def lgb_train(peer: Peer, answers: Answers) -> None:
     answers.put("curve", judge.curves(expected, runs), [sorted(run.curves) for run in runs])
 
 
-@probe(_SECTION, custom="a metric of your own (`feval`)")
+@probe(_SECTION, custom="a custom metric (`feval`)")
 def custom_metric(peer: Peer, answers: Answers) -> None:
     with peer.run() as session:
         _, expected = train(session.callbacks, feval=error_rate("mine"))
@@ -92,7 +92,7 @@ def lgb_cv(peer: Peer, answers: Answers) -> None:
 @probe(
     _SECTION,
     fit="`LGBMClassifier.fit`",
-    end="... and its importance, at the end",
+    end="... and its feature importance, at the end",
 )
 def classifier(peer: Peer, answers: Answers) -> None:
     x, y = points()
@@ -100,7 +100,7 @@ def classifier(peer: Peer, answers: Answers) -> None:
         fitted = _classifier().fit(x, y, eval_set=[points(5)], callbacks=session.callbacks)
         try:
             session.finish(fitted, *points(5))
-        except Exception as error:  # noqa: BLE001 - whatever it raises is the answer
+        except Exception as error:  # noqa: BLE001 - any exception is a result
             answers.put("end", f"fails: {type(error).__name__}", error)
     runs = peer.stored()
     answers.put("fit", judge.curves(curves_of(fitted.evals_result_), runs))
@@ -151,17 +151,17 @@ def _cross_validate(peer: Peer, n_jobs: int) -> str:
     return judge.one_run_each(expected, peer.stored())
 
 
-@probe(_SECTION, one="`cross_val_score`, `n_jobs=1`: one run each")
+@probe(_SECTION, one="`cross_val_score`, `n_jobs=1`: one run per fit")
 def cross_validation(peer: Peer, answers: Answers) -> None:
     answers.put("one", _cross_validate(peer, 1))
 
 
-@probe(_SECTION, two="`cross_val_score`, `n_jobs=2`: one run each")
+@probe(_SECTION, two="`cross_val_score`, `n_jobs=2`: one run per fit")
 def cross_validation_in_processes(peer: Peer, answers: Answers) -> None:
     answers.put("two", _cross_validate(peer, 2))
 
 
-@probe(_SECTION, grid="`GridSearchCV`: one run each")
+@probe(_SECTION, grid="`GridSearchCV`: one run per fit")
 def grid_search(peer: Peer, answers: Answers) -> None:
     from sklearn.model_selection import GridSearchCV, StratifiedKFold
 

@@ -1,4 +1,4 @@
-"""Small data sets, and reproducible trainings with them."""
+"""Small data sets, and reproducible training with them."""
 
 from __future__ import annotations
 

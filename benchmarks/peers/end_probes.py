@@ -1,4 +1,4 @@
-"""Probes of what is stored by how a training ends."""
+"""Probes of what is stored, for each way in which training ends."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _status(runs: list[StoredRun], *wanted: str) -> str:
 
 
 @probe(
-    "End of a training",
+    "End of training",
     last="early stopping: the curve has its last iteration",
     apart="... and no further points after it",
     iteration="... best iteration",
@@ -63,7 +63,7 @@ def _share(kept: int, wanted: int) -> str:
     return judge.part(f"{kept} of {wanted}") if kept else judge.NO
 
 
-@probe("End of a training", pruned="pruned by `LightGBMPruningCallback`: all 18 reported points")
+@probe("End of training", pruned="pruned by `LightGBMPruningCallback`: all 18 reported points")
 def pruned_trial(peer: Peer, answers: Answers) -> None:
     import optuna
     from optuna_integration import LightGBMPruningCallback
@@ -93,8 +93,8 @@ def pruned_trial(peer: Peer, answers: Answers) -> None:
 
 
 @probe(
-    "End of a training",
-    kept="the training raises: its curve is kept",
+    "End of training",
+    kept="training raises an exception: the curve is kept",
     failed="... the run is marked failed",
 )
 def raising(peer: Peer, answers: Answers) -> None:
@@ -104,7 +104,7 @@ def raising(peer: Peer, answers: Answers) -> None:
     def metric(predicted: Any, data: Any) -> tuple[str, float, bool]:
         nonlocal calls
         calls += 1
-        if calls > 16:  # two sets, so in the ninth iteration
+        if calls > 16:  # two data sets, so this is the ninth iteration
             raise RuntimeError("the metric of the ninth iteration")
         return error_rate("mine")(predicted, data)
 
@@ -117,8 +117,8 @@ def raising(peer: Peer, answers: Answers) -> None:
 
 
 @probe(
-    "End of a training",
-    steps="`init_model` with early stopping: steps go on",
+    "End of training",
+    steps="`init_model` with early stopping: steps continue",
     finished="... the run is marked finished",
 )
 def continued(peer: Peer, answers: Answers) -> None:
@@ -134,7 +134,7 @@ def continued(peer: Peer, answers: Answers) -> None:
     answers.put("finished", _status(runs, "finished"))
 
 
-@probe("Around it", threads="12 trainings in 4 threads: a run with the full curve each")
+@probe("Other behaviour", threads="12 models in 4 threads: each has a run with the full curve")
 def threads(peer: Peer, answers: Answers) -> None:
     expected = [train([], seed=seed)[1] for seed in range(12)]
     errors: list[BaseException] = []
@@ -155,9 +155,9 @@ def threads(peer: Peer, answers: Answers) -> None:
 
 
 @probe(
-    "Around it",
-    callbacks="your list of callbacks stays as it is",
-    model="the same model as without it",
+    "Other behaviour",
+    callbacks="your list of callbacks is unchanged",
+    model="the model is the same as without the callback",
 )
 def unchanged(peer: Peer, answers: Answers) -> None:
     plain, _ = train([])
@@ -182,10 +182,10 @@ def unchanged(peer: Peer, answers: Answers) -> None:
 
 
 @probe(
-    "Around it",
+    "Other behaviour",
     timeout=600.0,
-    goes_on="the server is away: the training goes on, and is not held up",
-    kept="... and its curve arrives when it is back",
+    goes_on="the server is down: training continues without delay",
+    kept="... and the curve arrives when the server is back",
 )
 def server_away(peer: Peer, answers: Answers) -> None:
     if not peer.has_server:
@@ -207,7 +207,7 @@ def server_away(peer: Peer, answers: Answers) -> None:
     answers.put("kept", judge.curves(expected, peer.stored()))
 
 
-@probe("Around it", thin="a curve thinned to N points that keeps the best and the last")
+@probe("Other behaviour", thin="a curve thinned to N points that keeps the best and the last")
 def thinned(peer: Peer, answers: Answers) -> None:
     options = {each for each in peer.options() if _is_for_thinning(each)}
     if not options:

@@ -52,7 +52,7 @@ def _curves(expected: Curves, run: StoredRun) -> str:
 
 
 def holds(expected: Curves, run: StoredRun) -> bool:
-    """Whether each expected curve equals a stored one, and no two the same one."""
+    """Whether each expected curve equals a different stored one."""
     left = [list(curve) for curve in run.curves.values()]
     for curve in expected.values():
         if curve not in left:
@@ -62,7 +62,7 @@ def holds(expected: Curves, run: StoredRun) -> bool:
 
 
 def one_run_each(expected: Sequence[Curves], runs: Sequence[StoredRun]) -> str:
-    """Whether each training has a run with its curves, and there is no other run."""
+    """Whether each model has a run with its curves, and there is no other run."""
     full = sum(any(holds(curves, run) for run in runs) for curves in expected)
     if full == len(expected) == len(runs):
         return YES
@@ -79,7 +79,7 @@ def texts(run: StoredRun) -> Iterator[tuple[str, str]]:
     for name, path in run.files.items():
         if path.suffix in _TEXTS:
             text = path.read_text(errors="replace")
-            # A model's text has all of it, but for LightGBM to read.
+            # A model's text contains everything, but only for LightGBM.
             if "tree_sizes=" not in text:
                 yield name, text
 

@@ -41,7 +41,7 @@ class Ours(Peer):
             yield session
 
     def stored(self) -> list[StoredRun]:
-        # The next process, or this one, sends what killed workers of a pool have left.
+        # The next process, or this one, sends what killed workers of a pool left behind.
         command = [str(Path(sys.executable).with_name("mlflow-iap")), "sync"]
         subprocess.run(command, check=False, capture_output=True, timeout=60)
         return stored_runs(IAPMlflowClient(), self._experiment, self.folder / "read")

@@ -1,4 +1,4 @@
-"""The interface of a tracker's integration for probes, and of what it has stored."""
+"""The interface of a tracker's integration for probes, and of its stored data."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ ENDED = ("finished", "failed", "killed")
 
 @dataclass
 class Session:
-    """A run that is open around a training, as the tracker's documentation shows it.
+    """A run that is open during training, as in the tracker's documentation.
 
     Attributes:
-        callbacks: for the training.
+        callbacks: callbacks for training.
         finish: called with the trained model and unseen data.
     """
 
@@ -33,7 +33,7 @@ class StoredRun:
     Attributes:
         status: ``running`` or one of `ENDED`; None if the tracker stores none.
         values: single values: summary, tags, and configuration except params.
-        files: by their names in the run.
+        files: files by name in the run.
         charts: names of charts that the tracker draws itself.
         inputs: descriptions of data sets.
         registered: names of models in a registry.

@@ -23,11 +23,11 @@ class Answers:
 
 @dataclass(frozen=True)
 class Probe:
-    """One or more trainings, and the rows that they fill.
+    """One or more training runs, and the rows that they fill.
 
     Attributes:
         rows: labels by their keys.
-        timeout: seconds after which the cells say that it did not end.
+        timeout: seconds after which the cells show that it did not end.
     """
 
     name: str

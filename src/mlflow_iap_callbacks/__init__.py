@@ -61,8 +61,8 @@ _MOVED = {
 }
 
 
-def _says_who_speaks(record: logging.LogRecord) -> bool:
-    """Let a message begin with the command's name, and leave passwords out of it."""
+def _mark_as_ours(record: logging.LogRecord) -> bool:
+    """Prefix a message with `mlflow-iap:`, and remove passwords from it."""
     from .iap.passwords import without_passwords
 
     record.msg, record.args = f"mlflow-iap: {without_passwords(record.getMessage())}", None
@@ -71,8 +71,8 @@ def _says_who_speaks(record: logging.LogRecord) -> bool:
     return True
 
 
-# The only logger of client, delivery and callbacks.
-logging.getLogger(__name__).addFilter(_says_who_speaks)
+# The client, the delivery and the callbacks all use this logger.
+logging.getLogger(__name__).addFilter(_mark_as_ours)
 
 
 # MLflow loads the entry points while it is being imported, so nothing here may import MLflow.

@@ -1,9 +1,9 @@
-"""Errors between this machine and an MLflow server behind IAP.
+"""The exceptions of this package.
 
 mlflow.exceptions.MlflowException
 └── IAPError
     ├── IAPConfigurationError     the settings cannot work: no URI, or http to another machine
-    ├── IAPCredentialsError       Google gave no token: no identity, the wrong kind, rejected
+    ├── IAPCredentialsError       no token: no identity, the wrong kind, or rejected by Google
     ├── IAPRefusedError           IAP rejected the request; ``reason`` says why
     ├── IAPUnavailableError       the server could not be reached behind Google's front end
     └── IAPUnknownOutcomeError    the response to a request that cannot be repeated was lost
@@ -41,7 +41,7 @@ class IAPConfigurationError(IAPError):
 
 
 class IAPCredentialsError(IAPError):
-    """Google gave no token.
+    """Google issued no token.
 
     Attributes:
         transient: True if a later attempt may succeed, as after an outage of Google's endpoints.

@@ -1,10 +1,10 @@
-"""Tags and attributes that this package sets, each with what it says."""
+"""Tags and attributes that this package sets, and what they mean."""
 
 from __future__ import annotations
 
 # The key by which a run is looked up, so that it is never created twice.
 RUN_KEY_TAG = "mlflow_iap.run_key"
-# A run that was requested twice, because no such run showed up after the first answer was lost.
+# On a run that was requested twice: the first response was lost, and no run showed up.
 ASKED_TWICE_TAG = "mlflow_iap.asked_twice"
 # The journal that writes to the run now.
 JOURNAL_TAG = "mlflow_iap.journal"
@@ -12,11 +12,11 @@ JOURNAL_TAG = "mlflow_iap.journal"
 AGAIN_TAG = "mlflow_iap.created_again"
 # Why a run ended that its own process did not end.
 ENDED_TAG = "mlflow_iap.ended"
-# The one run of several that all who share it agreed on.
+# On the run that all processes agreed to share, if several created one.
 AGREED_TAG = "mlflow_iap.agreed"
 # The number of points left out because they are NaN.
 SKIPPED_TAG = "mlflow_iap.skipped_nan_points"
-# With the name MLflow stores behind it: the original name, which MLflow does not accept.
+# Followed by the name that MLflow stores: the original name, which MLflow does not accept.
 NAME_TAG = "mlflow_iap.name"
 # The key by which a logged model is looked up.
 MODEL_KEY_TAG = "mlflow_iap.model_key"
@@ -24,7 +24,7 @@ MODEL_KEY_TAG = "mlflow_iap.model_key"
 STUDY_TAG = "mlflow_iap.study"
 TRIAL_TAG = "mlflow_iap.trial"
 STATE_TAG = "mlflow_iap.trial_state"
-# A system attribute of a study in memory, which tells it from others of its name.
+# A system attribute of a study in memory that distinguishes it from others with the same name.
 STUDY_MARK = "mlflow_iap:mark"
-# The user that a client claimed to be; the server puts the verified one in its place.
+# The user that a client claimed to be; the server replaces it by the verified user.
 CLAIM_TAG = "mlflow_iap.claimed_user"

@@ -1,4 +1,4 @@
-"""What the documentation names exists: commands, options, targets, files, links and variables."""
+"""Everything that the documentation names exists: commands, options, files, links, variables."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _HERE = re.compile(
 
 
 def parse(words: list[str]) -> None:
-    """Let click read a command's words, and carry nothing out.
+    """Let click parse a command's words without running it.
 
     Raises:
         click.UsageError: there is no such command, or it has no such option.
@@ -30,13 +30,13 @@ def parse(words: list[str]) -> None:
         name, command, rest = main.resolve_command(context, words)
         assert command is not None
         parsed = command.make_context(name, rest, parent=context)
-    # `local` hands on to its command whatever it does not know itself.
+    # `local` passes everything that it does not know on to its command.
     given: tuple[str, ...] = parsed.params.get("command", ())
     if given and given[0].startswith("-"):
         raise click.NoSuchOption(given[0])
 
 
-def test_an_option_that_does_not_exist_is_found() -> None:
+def test_an_option_that_does_not_exist_is_detected() -> None:
     parse(shlex.split("local --token-lifetime 2 -- python --version"))
     for wrong in ("nothing", "sync --everything", "local --lifetime 2 -- python"):
         with pytest.raises(click.UsageError):
@@ -44,7 +44,7 @@ def test_an_option_that_does_not_exist_is_found() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_each_command_of_a_page_can_be_given_as_it_stands(page: Path) -> None:
+def test_each_command_on_a_page_is_valid(page: Path) -> None:
     for command in commands(page):
         for found in re.findall(r"(?<![\w./-])mlflow-iap ([^$|;)&]+)", command):
             parse(shlex.split(found, comments=True))
@@ -53,16 +53,16 @@ def test_each_command_of_a_page_can_be_given_as_it_stands(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_each_target_of_make_that_a_page_names_exists(page: Path) -> None:
+def test_each_make_target_on_a_page_exists(page: Path) -> None:
     targets = re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     named = {name for command in commands(page) for name in re.findall(r"^make ([\w-]+)", command)}
     assert named <= set(targets)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_each_variable_that_a_page_names_is_read_somewhere(page: Path) -> None:
+def test_each_variable_on_a_page_is_used_in_the_code(page: Path) -> None:
     named = set(re.findall(r"\bMLFLOW_(?:IAP|SERVER)_[A-Z_]*[A-Z]\b", page.read_text()))
-    # The tests too: some names are put together from parts.
+    # The tests too, because the code builds some names from parts.
     folders = (ROOT / "src", ROOT / "tests")
     code = "\n".join(path.read_text() for each in folders for path in each.rglob("*.py"))
     assert {name for name in named if name not in code} == set()
@@ -78,11 +78,11 @@ def test_each_link_into_the_repository_leads_to_a_file(page: Path) -> None:
             assert (page.parent / target).exists(), link
 
 
-def test_the_links_of_the_readme_work_on_pypi_as_well() -> None:
+def test_the_links_of_the_readme_also_work_on_pypi() -> None:
     assert [link for link in links(ROOT / "README.md") if "://" not in link] == []
 
 
-def test_the_site_has_each_page_and_no_other() -> None:
+def test_the_site_has_exactly_the_pages_in_docs() -> None:
     settings = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
     assert sorted(pages_of(settings["nav"])) == sorted(
         path.name for path in (ROOT / "docs").glob("*.md")

@@ -1,4 +1,4 @@
-"""Each piece of Python in the documentation runs, against a real server behind a local IAP."""
+"""All Python code in the documentation runs, against a real server behind a local IAP."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_the_python_of_a_page_runs_from_top_to_bottom_and_all_of_it_is_delivered
             function(cloud)
             cloud.members.add(cloud.trainer)
     assert IAPMLflowCallback().flush(120.0)
-    # The callbacks warn, and raise nothing, where something cannot be logged.
+    # The callbacks warn instead of raising if something cannot be logged.
     told = [record for record in caplog.records if record.name.startswith("mlflow_iap_callbacks")]
     assert [record.getMessage() for record in told] == []
 

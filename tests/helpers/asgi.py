@@ -1,4 +1,4 @@
-"""A request to an ASGI application, in this process."""
+"""Sends requests to an ASGI application in this process."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def call(
     body: bytes | list[bytes] = b"",
     **scope: Any,
 ) -> Answer:
-    """Send a request whose body comes in one piece, or in those given."""
+    """Send a request, with its body in one piece or in the given pieces."""
     pairs = headers.items() if isinstance(headers, Mapping) else headers
     pieces = list(body) if isinstance(body, list) else [body]
     messages = [
@@ -45,7 +45,7 @@ async def call(
         elif message["type"] == "http.response.body":
             answer.body += message.get("body", b"")
         elif message["type"] == "websocket.close":
-            answer.status = 403  # what uvicorn makes of it
+            answer.status = 403  # as uvicorn passes it on
 
     await app(
         {
@@ -70,7 +70,7 @@ async def call(
 
 
 class Recorder:
-    """An application that keeps the last request that it got."""
+    """An application that keeps the last request."""
 
     def __init__(self) -> None:
         self.calls = 0

@@ -1,4 +1,4 @@
-"""A server without IAP, on a thread of the test's."""
+"""A server without IAP, on a thread of the test process."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import threading
 
 
 class BareServer:
-    """Answers each GET with "hello", or with a redirect.
+    """Responds to each GET with "hello", or with a redirect.
 
     Attributes:
         url: its origin.
         seen: headers of the requests.
-        location: where it redirects to; empty for nowhere.
+        location: target of the redirect; empty for no redirect.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Google Cloud Storage on this machine, as a child process that keeps its objects in a folder."""
+"""Emulates Google Cloud Storage in a child process that keeps its objects in a folder."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from waiting import answers, wait_until
 
 
 class BucketEmulator(Restartable):
-    """One bucket, by `gcp-storage-emulator`.
+    """One bucket of `gcp-storage-emulator`.
 
     Args:
-        folder: for the objects and the log; kept at the end.
+        folder: where the objects and the log are stored; they remain at the end.
         bucket: its name.
     """
 
@@ -29,7 +29,7 @@ class BucketEmulator(Restartable):
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables of what is to use it."""
+        """The environment variables of a program that uses it."""
         return {"STORAGE_EMULATOR_HOST": self.url}
 
     def __enter__(self) -> BucketEmulator:
@@ -52,7 +52,7 @@ class BucketEmulator(Restartable):
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # Ctrl-C is not for it
+                start_new_session=True,  # Ctrl-C must not reach it
             )
         try:
             wait_until(lambda: answers(f"{self.url}/storage/v1/b/{self.bucket}"), "the bucket")

@@ -1,4 +1,4 @@
-"""What can go wrong around a sweep, going wrong at random moments."""
+"""Faults around a sweep, at random moments."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from mlflow_iap_callbacks.local import LocalCloud
 from mlflow_iap_callbacks.local.faults import FaultKind
 
-# An answer is lost before or behind the server's work, cut, or another.
+# A response is lost before or after the server's work, is cut, or has another status.
 _FAULTS: Mapping[FaultKind, tuple[int, ...]] = {
     "answer": (503, 500),
     "answer_after": (502, 504),
@@ -23,7 +23,7 @@ _FAULTS: Mapping[FaultKind, tuple[int, ...]] = {
 
 
 class Killable(Protocol):
-    """A server that keeps its port and what it stored."""
+    """A server that keeps its port and its data."""
 
     def kill(self) -> None: ...
 
@@ -31,12 +31,12 @@ class Killable(Protocol):
 
 
 class Chaos:
-    """Threads that do harm until their block ends; nothing is wrong behind it.
+    """Threads that cause faults until their block ends, and none afterwards.
 
     Args:
-        cloud: in front of the server.
-        seed: of the moments.
-        lost: share of the answers.
+        cloud: the cloud in front of the server.
+        seed: seed of the random moments.
+        lost: share of responses that are lost.
     """
 
     def __init__(self, cloud: LocalCloud, seed: int, *, lost: float = 0.2) -> None:
@@ -52,7 +52,7 @@ class Chaos:
 
     def __enter__(self) -> Chaos:
         kinds = [(kind, status) for kind, numbers in _FAULTS.items() for status in numbers]
-        # Each strikes what those before it have let pass.
+        # Each affects requests that the earlier ones have let pass.
         rate = 1 - (1 - self._lost) ** (1 / len(kinds))
         for number, (kind, status) in enumerate(kinds):
             self._cloud.fault_rate(kind, rate, seed=self._seed + number, status=status or 503)
@@ -66,11 +66,11 @@ class Chaos:
 
     @property
     def has_failed(self) -> bool:
-        """Whether one of its threads has, so that the others are in vain."""
+        """Whether one of its threads has failed, so that the others can stop."""
         return bool(self._errors)
 
     def start(self, target: Callable[..., None], *arguments: Any) -> threading.Thread:
-        """Run it in a thread, which is joined at the end of the block at the latest."""
+        """Run a function in a thread, which is joined at the end of the block at the latest."""
 
         def run() -> None:
             try:
@@ -85,7 +85,7 @@ class Chaos:
         return thread
 
     def wait(self, seconds: float) -> bool:
-        """Wait; False if it is over."""
+        """Wait; return False if the block has ended."""
         return not self._over.wait(seconds)
 
     def revoke_tokens_every_second(self) -> None:
@@ -94,11 +94,11 @@ class Chaos:
             self.revocations += 1
 
     def kill(self, times: int, *victims: Killable) -> None:
-        """Kill some of them, each time after a while of service, and for a while.
+        """Repeatedly kill some of the servers for a while, after they have run for a while.
 
         Args:
             times: how often.
-            victims: each needs those before it to start.
+            victims: the servers; each needs the earlier ones to start.
         """
         rng = random.Random(f"{self._seed} kills")
         while self.kills < times and self.wait(rng.uniform(1.0, 8.0)):

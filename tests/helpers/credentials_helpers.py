@@ -1,4 +1,4 @@
-"""What the tests of credentials share: a request through IAP, and processes of their own."""
+"""Shared by the tests of credentials: a request through IAP, and separate processes."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def get(
 
 
 def run(script: str, home: Path, *environments: dict[str, str]) -> str:
-    """Run Python code in a process with nothing of this one's settings; return what it prints.
+    """Run Python code in a process without this one's settings; return what it prints.
 
-    google-auth reads where the metadata server is when it is imported, which is there.
+    google-auth reads the address of the metadata server when it is imported, so in that process.
     """
     kept = {name: os.environ[name] for name in ("PATH", "TMPDIR") if name in os.environ}
     environment = {

@@ -1,4 +1,4 @@
-"""MySQL's kind of server as a child process: for shared studies, and for MLflow's server."""
+"""A MySQL-like server as a child process, for shared studies and for MLflow's server."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ DEADLINE = 60.0
 
 
 def is_installed() -> bool:
-    """Whether Debian's ``mariadb-server`` is there."""
+    """Whether Debian's ``mariadb-server`` is installed."""
     return all(shutil.which(name, path=path()) for name in ("mariadbd", "mariadb-install-db"))
 
 
 class DatabaseServer(Restartable):
-    """A server with its data in one folder, reached by a socket in a folder that only we can enter.
+    """A server with its data in one folder, and a socket in a folder that only this user can enter.
 
     Args:
-        folder: for the data and the log; kept at the end.
+        folder: where the data and the log are stored; they remain at the end.
 
     Attributes:
-        collation: to which all names differ that do, as Cloud SQL's database has it.
-        socket: its path, named as Cloud SQL names it; known once it runs.
+        collation: a collation that distinguishes all names, as on Cloud SQL.
+        socket: path of the socket, named as on Cloud SQL; known once the server runs.
     """
 
     collation: str
@@ -48,7 +48,7 @@ class DatabaseServer(Restartable):
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
-            # Not in the folder given: the path of a socket has to be short.
+            # Not in the given folder, because the path of a socket must be short.
             short = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mlflow-iap-db-")))
             (short / "cloudsql").mkdir()
             self.socket = f"{short}/cloudsql/my-project:europe-west4:mlflow"
@@ -72,14 +72,14 @@ class DatabaseServer(Restartable):
 
     @abstractmethod
     def preparation(self) -> list[str]:
-        """The command that makes its data folder, with an administrator without a password."""
+        """The command that creates the data folder, with an administrator without a password."""
 
     @abstractmethod
     def command(self) -> list[str]:
-        """The command that it runs by."""
+        """The command that starts it."""
 
     def kill(self) -> None:
-        """Kill it, as a crash would."""
+        """Kill it, like a crash."""
         self._process.kill()
         self._process.wait()
 
@@ -97,13 +97,13 @@ class DatabaseServer(Restartable):
             stdout=self._log,
             stderr=self._log,
             env=_environment(),
-            start_new_session=True,  # Ctrl-C is not for it
+            start_new_session=True,  # Ctrl-C must not reach it
         )
         wait_until(lambda: self._has_ended or self._answers(), "the database", DEADLINE)
         assert not self._has_ended, Path(self._log.name).read_text()
 
     def new_database(self) -> str:
-        """Make an empty database; return its URL for SQLAlchemy."""
+        """Create an empty database; return its URL for SQLAlchemy."""
         name = self.new_database_for("optuna")
         return (
             f"mysql+pymysql://optuna:{self._password}@localhost/{name}"
@@ -111,24 +111,24 @@ class DatabaseServer(Restartable):
         )
 
     def new_user(self, name: str, password: str) -> None:
-        """Make a user without rights."""
+        """Create a user without rights."""
         self.query(f"CREATE USER {name}@localhost IDENTIFIED BY %s", password)
 
     def new_database_for(self, user: str, collation: str = "") -> str:
-        """Make an empty database that a user may do all in; return its name."""
+        """Create an empty database in which a user has all rights; return its name."""
         name = f"study_{next(self._numbers)}"
         self.query(f"CREATE DATABASE {name} COLLATE {collation or self.collation}")
         self.query(f"GRANT ALL ON {name}.* TO {user}@localhost")
         return name
 
     def query(self, query: str, *values: object) -> list[tuple[Any, ...]]:
-        """Carry out a statement as the server's administrator; return its rows."""
+        """Execute a statement as the server's administrator; return its rows."""
         with self.connect() as connection, connection.cursor() as cursor:
             cursor.execute(query, values or None)
             return list(cursor.fetchall())
 
     def connect(self) -> pymysql.connections.Connection[Any]:
-        """A connection as its administrator, for what lasts as long as that does."""
+        """A connection as administrator, for what lasts as long as the connection."""
         return pymysql.connect(user="root", unix_socket=self.socket, autocommit=True)
 
     @property
@@ -150,7 +150,7 @@ class MariaDB(DatabaseServer):
             optuna.create_study(storage=server.new_database())
 
     Args:
-        folder: as of `DatabaseServer`.
+        folder: as for `DatabaseServer`.
         is_logged: whether binary logging is on, as with Cloud SQL's point-in-time recovery.
         is_durable: whether commits survive a kill, as on Cloud SQL; they take longer then.
     """
@@ -177,11 +177,11 @@ class MariaDB(DatabaseServer):
         ]
 
     def dump(self, database: str) -> str:
-        """Back a database up, by what its own tools are for that."""
+        """Back up a database with the server's own tools."""
         return self._tool("mariadb-dump", "--routines", "--triggers", database)
 
     def restore(self, database: str, dump: str) -> None:
-        """Bring a database back to what it was."""
+        """Restore a database from a backup."""
         self.query(f"DROP DATABASE {database}")
         self.query(f"CREATE DATABASE {database} COLLATE {self.collation}")
         self._tool("mariadb", database, given=dump)
@@ -203,12 +203,12 @@ class MariaDB(DatabaseServer):
 
 
 def as_root() -> list[str]:
-    """What such a server wants to be told before it runs as root."""
+    """The options with which such a server runs as root."""
     return ["--user=root"] if os.geteuid() == 0 else []
 
 
 def path() -> str:
-    """With what Debian puts outside of a user's."""
+    """The search path, with the folders that Debian leaves out for users."""
     return f"{os.environ.get('PATH', os.defpath)}:/usr/sbin"
 
 

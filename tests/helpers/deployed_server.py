@@ -22,11 +22,11 @@ from restartable import Restartable
 from tracking_server import SERVE, forked_server
 from waiting import answers, wait_until
 
-# One that has to be written differently in a URL, in SQL and in a shell.
+# A password that must be written differently in a URL, in SQL and in a shell.
 PASSWORD = "p@ss/w0rd:x'"
 HOST = "mlflow-dot-my-project.ew.r.appspot.com"
 _COMMAND = (sys.executable, "-m", "mlflow_iap_callbacks.server")
-FORKED = ("forked",)  # the same in a fork, which becomes the server where `serve` would
+FORKED = ("forked",)  # the same in a fork, which becomes the server as `serve` would
 _FORKED = f"""
 import os, sys
 from mlflow_iap_callbacks.server.__main__ import main
@@ -43,7 +43,7 @@ main()
 
 
 def settings(server: DatabaseServer, database: str, artifacts: str) -> dict[str, str]:
-    """The variables of a server on App Engine whose database is here."""
+    """The environment variables of a server on App Engine with a database on this machine."""
     return {
         "GOOGLE_CLOUD_PROJECT": "my-project",
         "GAE_SERVICE": "mlflow",
@@ -59,13 +59,13 @@ def settings(server: DatabaseServer, database: str, artifacts: str) -> dict[str,
 
 
 def set_up(server: DatabaseServer) -> None:
-    """As appengine/README.md says for Cloud SQL."""
+    """Create a database as appengine/README.md does on Cloud SQL."""
     server.query("SET GLOBAL log_bin_trust_function_creators = 1")
     server.new_user("mlflow", PASSWORD)
 
 
 def run(command: str, variables: Mapping[str, str]) -> Result:
-    """A command to its end, in this process: an import of MLflow takes seconds."""
+    """Run a command in this process, because importing MLflow again takes seconds."""
     return CliRunner(env=variables).invoke(main, [command])
 
 
@@ -75,7 +75,7 @@ def begin(
     log: Path | None = None,
     program: Sequence[str] = _COMMAND,
 ) -> ForkedProcess | subprocess.Popen[bytes]:
-    """A command that is not waited for, in a process group of its own."""
+    """Start a command in its own process group, without waiting for it."""
     if program is FORKED and not python_process.forks():
         program = _COMMAND
     with (log or Path(os.devnull)).open("ab") as output:
@@ -92,14 +92,14 @@ def begin(
 
 
 class DeployedServer(Restartable):
-    """`serve`, until it is healthy.
+    """A server started with `serve`.
 
     Args:
-        folder: for its log; kept at the end.
-        variables: as of `settings`.
-        program: what is given the command `serve`.
-        gated_port: where it listens behind its gate; None for a free one and no gate, for tests
-            that send without IAP's assertion.
+        folder: where its log is stored; it remains at the end.
+        variables: environment variables, as from `settings`.
+        program: the program that gets the command `serve`.
+        gated_port: port on which it listens behind its gate; None for a free port and no gate, for
+            tests that send requests without IAP's assertion.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class DeployedServer(Restartable):
         self.kill()
 
     def kill(self) -> None:
-        """Kill it and all that it started, as a crash of the machine would."""
+        """Kill it and all processes that it started, like a crash of the machine."""
         if not self.has_ended:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -137,7 +137,7 @@ class DeployedServer(Restartable):
         """Start it on its port, and return when it is healthy."""
         variables = {**self._variables, "PORT": str(self._port)}
         if self._gated_port is None:
-            # MLflow's own application in the gate's place.
+            # MLflow's own application in place of the gate.
             path = application_folder(self._folder, "mlflow.server.fastapi_app:app")
             others = variables.get("PYTHONPATH") or os.environ.get("PYTHONPATH")
             variables["PYTHONPATH"] = os.pathsep.join(filter(None, (str(path), others)))
@@ -155,7 +155,7 @@ class DeployedServer(Restartable):
 
     @property
     def processes(self) -> list[int]:
-        """Ids of the server's process and of all that it started."""
+        """Ids of the server's process and of all processes that it started."""
         listed = subprocess.run(
             ["ps", "-o", "pid=", "-g", str(self.process.pid)], capture_output=True, text=True
         )
@@ -166,7 +166,7 @@ class DeployedServer(Restartable):
 def behind_iap(
     folder: Path, variables: Mapping[str, str]
 ) -> Iterator[tuple[LocalCloud, DeployedServer]]:
-    """The server with its gate, and IAP in front of it; arguments as of `DeployedServer`."""
+    """The server with its gate, and IAP in front of it; arguments as for `DeployedServer`."""
     port = free_port()
     with LocalCloud(f"http://127.0.0.1:{port}") as cloud:
         name = {"MLFLOW_SERVER_HOSTS": cloud.url.removeprefix("http://")}
@@ -185,7 +185,7 @@ def _environment(variables: Mapping[str, str]) -> dict[str, str]:
 
 
 def application_folder(folder: Path, application: str) -> Path:
-    """A folder that, first in Python's path, makes `application` MLflow's app `iap`."""
+    """A folder that makes `application` MLflow's app `iap`, if it is first in Python's path."""
     metadata = folder / "application" / "application-1.dist-info"
     metadata.mkdir(parents=True, exist_ok=True)
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: application\nVersion: 1\n")

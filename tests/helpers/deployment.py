@@ -1,4 +1,4 @@
-"""The whole of `appengine/README.md` on this machine; as a program, what `make server` starts."""
+"""The deployment of `appengine/README.md` on this machine, which `make server` starts."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ _LONGEST_MIGRATION = 120.0
 
 
 class Deployment:
-    """MariaDB as Cloud SQL, a bucket, Google's side, and behind its IAP the image's entrypoint.
+    """MariaDB in place of Cloud SQL, a bucket, the local cloud, and the server behind its IAP.
 
         with Deployment(tmp_path) as deployment:
             os.environ.update(deployment.cloud.environment())
 
-    The server has nothing of the cloud but what its service account gets: the database's password
+    The server gets from the cloud only what its service account may have: the database's password
     from Secret Manager, and the keys of IAP's assertions.
 
     Args:
-        folder: for all data and logs; kept at the end.
-        python: of the environment that serves. Default: this one.
-        program: what is given the commands of the server; the image's entrypoint.
-        is_durable: whether the database's commits survive its kill; they take longer then.
+        folder: where all data and logs are stored; they remain at the end.
+        python: Python of the environment that serves. Default: this one.
+        program: the program that gets the server's commands. Default: the image's entrypoint.
+        is_durable: whether commits survive a kill of the database; they then take longer.
 
     Attributes:
-        mariadb: where MLflow's tables are, in `database`.
-        bucket: where the artifacts are.
-        cloud: Google's side, with IAP in front of the server.
-        server: behind its gate.
-        url: the server's own, past IAP.
+        mariadb: the server with MLflow's tables, in `database`.
+        bucket: the bucket for the artifacts.
+        cloud: the local cloud, with IAP in front of the server.
+        server: the server behind its gate.
+        url: the server's own URL, which bypasses IAP.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Deployment:
     ) -> None:
         self._folder = folder
         self._program = program
-        # Not resolved: an environment's Python is a link to one that is not in it.
+        # Not resolved, because an environment's Python is a link to one outside of it.
         self._python = python.absolute()
         self.mariadb = MariaDB(folder, is_logged=True, is_durable=is_durable)
         self.bucket = BucketEmulator(folder)
@@ -93,7 +93,7 @@ class Deployment:
         self._stack.close()
 
     def new_cloud(self, **options: Any) -> LocalCloud:
-        """Make another IAP in front of the server, by `LocalCloud`'s options; not started yet."""
+        """Return another IAP in front of the server, not started, with `LocalCloud`'s options."""
         cloud = LocalCloud(self.url, **options)
         cloud.assertion_keys = self.cloud.assertion_keys
         return cloud
@@ -108,9 +108,9 @@ class Deployment:
             **self.cloud.google_environment(),
             "GOOGLE_APPLICATION_CREDENTIALS": str(self.cloud.key_file(SERVER_ACCOUNT)),
             "MLFLOW_SERVER_DATABASE_PASSWORD_SECRET": f"{_SECRET}/versions/latest",
-            # The keys come from Google's own address, which leads here too.
+            # The keys come from Google's own address, which is redirected to this machine too.
             "MLFLOW_IAP_AUDIENCE": self.cloud.server_environment()["MLFLOW_IAP_AUDIENCE"],
-            # Each test may have an IAP of its own.
+            # Each test may have its own IAP.
             "MLFLOW_SERVER_HOSTS": "127.0.0.1:*,localhost:*",
             "PATH": f"{self._python.parent}:{os.defpath}",
             **({"PYTHONPATH": ""} if is_another else {}),
@@ -128,15 +128,15 @@ class Deployment:
 def main(python: Path, command: Sequence[str]) -> None:
     """Start MLflow as it is deployed: MariaDB, a bucket, the gate, and IAP with its 32 MB limit.
 
-    Prints the variables to export and stays until Ctrl-C. With -- COMMAND runs it under them and
-    ends with its status. Listens on loopback only, and keeps nothing.
+    Print the variables to export and serve until Ctrl-C. With -- COMMAND, run it with these
+    variables and exit with its status. Listen only on loopback addresses, and keep no data.
     """
     if not database_server.is_installed():
         raise click.ClickException(
             "The deployment's database is MariaDB, which is not installed here: install it by "
             "`apt-get install mariadb-server`."
         )
-    # SIGTERM as Ctrl-C, so that all is ended whichever comes.
+    # SIGTERM acts like Ctrl-C, so that everything always ends.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console(highlight=False)
     with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""What can happen to files: a disk that gets full, and bytes that nobody wrote."""
+"""Problems with files: a full disk, and damaged bytes."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ JUNK = {
 
 
 def limit_files(size: int) -> None:
-    """Let this process write no file beyond this size; for a test marked ``forked``."""
+    """Limit the size of files that this process writes; only in a test marked ``forked``."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, _LIMITS[1]))
 
 
 def free_files() -> None:
-    """Take the limit back."""
+    """Remove the limit."""
     resource.setrlimit(resource.RLIMIT_FSIZE, _LIMITS)
 
 
 class Disk:
-    """One that gets full: a small one of its own where this user may mount one, or a limit.
+    """A disk that gets full: a small one if this user may mount it, otherwise a limit.
 
-    The limit is the process's, so its tests run in a child: the runner writes too.
+    The limit applies to the process, so such tests run in a child, because the runner writes too.
     """
 
     KINDS = ("small", pytest.param("limited", marks=pytest.mark.forked))

@@ -1,8 +1,8 @@
-"""An MLflow server in memory and its client: no network, and faults that a test asks for.
+"""An MLflow server in memory and its client, without a network, and with faults on request.
 
 server = FakeMlflow()
 client = FakeClient(server)              # an IAPMlflowClient, so RunWriter and callbacks take it
-server.lose_answer("create_run")         # carried out once, and the answer is lost
+server.lose_answer("create_run")         # processed once, and the response is lost
 server.is_away = True                    # every request fails
 server.run("key").points                 # what MLflow holds
 """
@@ -56,7 +56,7 @@ _servers: WeakValueDictionary[str, FakeMlflow] = WeakValueDictionary()
 
 @dataclass
 class FakeRun:
-    """What MLflow holds of a run.
+    """A run in MLflow.
 
     Attributes:
         points: name, step, timestamp and value of each, in the order of their arrival.
@@ -78,11 +78,11 @@ class FakeRun:
     outputs: list[LoggedModelOutput] = field(default_factory=list)
 
     def curve(self, metric: str) -> list[tuple[int, float]]:
-        """Step and value of a metric's points, in the order of their arrival."""
+        """Step and value of a metric's points, in order of arrival."""
         return [(step, value) for name, step, _, value in self.points if name == metric]
 
     def entity(self) -> Run:
-        """The run as a client gets it."""
+        """The run as a client sees it."""
         stage = LifecycleStage.DELETED if self.is_deleted else LifecycleStage.ACTIVE
         latest: dict[str, Metric] = {}
         for name, step, timestamp, value in self.points:
@@ -120,12 +120,12 @@ class _Fault:
 
 
 class FakeMlflow:
-    """The server: what it holds, what was asked of it, and what goes wrong.
+    """The server: its data, the requests it got, and its faults.
 
     Attributes:
         calls: names of the client's methods that were called, in order.
         is_away: whether every request fails.
-        on_request: called with the method's name before each request, by the thread that makes it.
+        on_request: called with the method's name before each request, in the thread that sends it.
     """
 
     def __init__(self, uri: str = "https://mlflow.example") -> None:
@@ -148,26 +148,26 @@ class FakeMlflow:
     def lose_answer(
         self, method: str, error: BaseException | None = None, *, times: float = 1
     ) -> None:
-        """Carry out the next calls of a method, and let their answers be lost."""
+        """Process the next calls of a method, and lose their responses."""
         self._add_fault(method, error, times, is_carried_out=True)
 
     def drop(self, method: str, error: BaseException | None = None, *, times: float = 1) -> None:
-        """Let the next calls of a method fail before they are carried out."""
+        """Let the next calls of a method fail before they are processed."""
         self._add_fault(method, error, times)
 
     def delay(self, method: str, error: BaseException | None = None, *, times: float = 1) -> None:
-        """Let the next calls of a method fail, and carry them out at ``catch_up``."""
+        """Let the next calls of a method fail, and process them in ``catch_up``."""
         self._add_fault(method, error, times, is_late=True)
 
     def refuse(self, method: str, message: str = "refused", *, times: float = 1) -> None:
-        """Let the next calls of a method be rejected for good."""
+        """Reject the next calls of a method permanently."""
         self.drop(method, _invalid(message), times=times)
 
     def catch_up(self) -> None:
-        """Carry out the requests whose answers were not waited for."""
+        """Process the delayed requests."""
         with self.lock:
             while self._late:
-                with suppress(MlflowException):  # nobody hears of it
+                with suppress(MlflowException):  # nobody gets its response
                     self._late.popleft()()
 
     def clear_faults(self) -> None:
@@ -203,11 +203,11 @@ class FakeMlflow:
         return self.runs[run_id]
 
     def new_id(self) -> str:
-        """As MLflow's: 32 digits, without order, and the same ones in each test."""
+        """An id like MLflow's: 32 digits, without order, and the same ones in each test."""
         return f"{self._random.getrandbits(128):032x}"
 
     def serve(self, method: str, carry_out: Callable[[], Any]) -> Any:
-        """Answer one request, or let it fail as was asked for."""
+        """Process one request, or let it fail as requested."""
         self.on_request(method)
         with self.lock:
             self.calls.append(method)
@@ -254,7 +254,7 @@ def _request(method: _Method) -> _Method:
 class _Requests(MlflowClient):
     def __init__(self, server: FakeMlflow) -> None:
         self.server = server
-        # Where the public client has no method for what is needed.
+        # For what has no method in the public client.
         self._tracking_client: Any = SimpleNamespace(store=self, tracking_uri=server.uri)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -264,6 +264,10 @@ class _Requests(MlflowClient):
     def get_experiment_by_name(self, name: str) -> Experiment | None:
         experiments = self.server.experiments.values()
         return next((each for each in experiments if each.name == name), None)
+
+    @_request
+    def search_experiments(self, *_: Any, **__: Any) -> PagedList[Experiment]:
+        return PagedList(list(self.server.experiments.values()), None)
 
     @_request
     def create_experiment(self, name: str, *_: Any, **__: Any) -> str:
@@ -460,11 +464,11 @@ class _Requests(MlflowClient):
 
 
 class FakeClient(_Requests, IAPMlflowClient):
-    """This package's client of a fake server; a pickled one is another of the same server."""
+    """This package's client for a fake server; a pickled copy uses the same server."""
 
 
 class FakePlainClient(_Requests):
-    """MLflow's own client of a fake server, whose errors do not say what became of a request."""
+    """MLflow's own client for a fake server; its errors do not say if a request took effect."""
 
 
 def _client_of(kind: type[_Requests], uri: str) -> _Requests:

@@ -1,9 +1,9 @@
-"""A process that has imported what takes seconds, and forks into each program it is asked to run.
+"""A process that has imported slow modules, and forks for each program that it is asked to run.
 
-Only third-party modules are imported here, and no thread is started: a program begins as in an
+Only third-party modules are imported here, and no thread is started, so a program begins as in an
 interpreter that has just imported them. Modules that read environment variables when they are
-imported (google-auth) are left to the program. Run by `python_process`, as a file, with the number
-of the socket that requests come by, and the modules.
+imported (google-auth) are left to the program. `python_process` runs this file, with the number of
+the socket for requests, and the modules.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import types
 from pathlib import Path
 from typing import Any
 
-# Those of this package and of the programs, but what reads the environment.
+# Modules of this package and of the programs, except those that read the environment.
 FOR_PROGRAMS = (
     *("mlflow", "mlflow.pyfunc", "optuna", "lightgbm", "numpy", "pandas", "sklearn"),
     *("joblib", "sqlite3", "sqlalchemy", "alembic", "cryptography.x509", "requests", "urllib3"),
@@ -42,14 +42,14 @@ LARGEST = 200_000  # bytes of a request
 
 def _import_modules(names: list[str]) -> None:
     for name in names:
-        with contextlib.suppress(ImportError):  # of another version
+        with contextlib.suppress(ImportError):  # of another Python version
             importlib.import_module(name)
     gc.collect()
-    gc.freeze()  # what all programs share is not searched for garbage in each
+    gc.freeze()  # the garbage collector skips what all programs share
 
 
 class _Children:
-    """The programs that run, each with the socket that its end is told by."""
+    """The running programs, each with the socket on which its end is reported."""
 
     def __init__(self, requests: socket.socket) -> None:
         self._requests = requests
@@ -58,13 +58,13 @@ class _Children:
         self._running: dict[int, tuple[int, socket.socket]] = {}
 
     def next_program(self) -> dict[str, Any] | None:
-        """In a new child: what it is to run. In this process, at its end: None."""
+        """Return the program to run, in a new child; or None, in this process, at its end."""
         while True:
             for key, _ in self._selector.select():
                 if key.fileobj is not self._requests:
                     self._tell_end(key.data)
                     continue
-                # At most: the standard streams, and the socket that answers go to.
+                # At most: the standard streams, and the socket for responses.
                 request, handed, _, _ = socket.recv_fds(self._requests, LARGEST, 4)
                 if not request:
                     self._kill_all()
@@ -98,7 +98,7 @@ class _Children:
         self._selector.unregister(end)
         os.close(end)
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        with answer_to, contextlib.suppress(OSError):  # who asked may not want to know
+        with answer_to, contextlib.suppress(OSError):  # the requester may have closed its socket
             answer_to.send(str(status).encode())
 
     def _kill_all(self) -> None:
@@ -114,10 +114,10 @@ class _Children:
 
 
 def _become(program: dict[str, Any], installed: list[str]) -> None:
-    """Take on what an interpreter takes from its environment and its command line, and run it.
+    """Set what an interpreter reads from its environment and command line, and run a program.
 
     Args:
-        program: as it was asked for.
+        program: the requested program.
         installed: where an interpreter finds modules without PYTHONPATH.
     """
     arguments, environment = program["arguments"], program["environment"]

@@ -1,4 +1,4 @@
-"""A test that runs in a forked child, for what it does to its process must not reach the runner."""
+"""Runs a test in a forked child, because its effects on the process must not reach the runner."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 
 def in_forked_child(test: Callable[..., object], arguments: dict[str, Any]) -> None:
-    """Call a test in a child of this process, and fail as it fails there."""
+    """Call a test in a child of this process, and fail if it fails there."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -22,7 +22,7 @@ def in_forked_child(test: Callable[..., object], arguments: dict[str, Any]) -> N
             test(**arguments)
         except BaseException:  # noqa: BLE001 - raised again in the parent
             said = traceback.format_exc().encode()
-        os.write(writing, said[-60_000:])  # what a pipe holds at least
+        os.write(writing, said[-60_000:])  # the minimum that a pipe can hold
         os._exit(1 if said else 0)
     os.close(writing)
     try:

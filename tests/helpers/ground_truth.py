@@ -1,4 +1,4 @@
-"""What a sweep logged, noted beside it, and compared point by point with what MLflow has."""
+"""Notes what a sweep logs, and compares it point by point with what MLflow has."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Run, ViewType
 
 _KEY, _ENDED = "mlflow_iap.run_key", "mlflow_iap.ended"
-# A dead run ends when its journal was written to last, by a clock of the file system's.
+# A dead run ends when its journal was last written to, by the file system's clock.
 _CLOCK_TICK_MS, _MOST_MS_LATE = 50, 2000
-# What LightGBM's callback adds to its curves, beside the best of each.
+# What LightGBM's callback adds to its curves, apart from the best values.
 _OWN = {"seconds_per_iteration", "stopped_iteration"}
 _STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 
 
 class Notes:
-    """Written by a sweep: that a call is about to be made, and that it has returned.
+    """A sweep's notes: a call is about to be made, a call has returned.
 
-    Each line is one system call, so that a kill leaves it whole or not at all.
+    Each line is one system call, so that after a kill it is complete or missing.
     """
 
     def __init__(self, path: Path) -> None:
@@ -51,11 +51,11 @@ class Notes:
         self.done(number)
 
     def begun(self, key: str, start_ms: int) -> None:
-        """Note that a run was begun; its key is known only then."""
+        """Note that a run was started; its key is known only now."""
         self.done(self.about("run", key, start_ms))
 
     def killed(self) -> None:
-        """Note, from outside, that the sweep was killed."""
+        """Note that the sweep was killed; called from outside."""
         self._write("killed", 0)
 
     def _write(self, kind: str, number: int, *more: Any) -> None:
@@ -65,7 +65,7 @@ class Notes:
 
 @dataclass
 class Call:
-    """One that was about to be made at ``earliest``, and had returned by ``latest`` if at all."""
+    """A call that began after ``earliest`` and, if it returned, returned before ``latest``."""
 
     content: Any
     earliest: int
@@ -74,7 +74,7 @@ class Call:
 
 @dataclass
 class Noted:
-    """A run as its sweep noted it."""
+    """A run, as noted by its sweep."""
 
     start_ms: int
     points: dict[tuple[str, int], Call] = field(default_factory=dict)
@@ -83,7 +83,7 @@ class Noted:
 
 
 def read(paths: Iterable[Path]) -> dict[str, Noted]:
-    """What was noted, by the runs' keys."""
+    """What was noted, by run key."""
     noted: dict[str, Noted] = {}
     for path in paths:
         calls: dict[int, list[Call]] = {}
@@ -116,19 +116,19 @@ def read(paths: Iterable[Path]) -> dict[str, Noted]:
 
 @dataclass
 class Comparison:
-    """What is wrong, and the figures of what was compared."""
+    """The differences, and the numbers of what was compared."""
 
     wrong: list[str] = field(default_factory=list)
     figures: Counter[str] = field(default_factory=Counter)
 
 
 def compare(store: MlflowClient, noted: Mapping[str, Noted], *, most_unknown: int) -> Comparison:
-    """Hold what MLflow has against what was noted, both ways.
+    """Compare what MLflow has with what was noted, in both directions.
 
     Args:
-        store: where MLflow's runs are.
-        noted: by the runs' keys.
-        most_unknown: runs that a kill may have left between their begin and its note.
+        store: the store with MLflow's runs.
+        noted: the notes, by run key.
+        most_unknown: number of runs that a kill may have left between their start and its note.
     """
     result = Comparison()
     ids = [experiment.experiment_id for experiment in store.search_experiments(max_results=1000)]
@@ -159,7 +159,7 @@ def compare(store: MlflowClient, noted: Mapping[str, Noted], *, most_unknown: in
 
 
 def _is_of_curves(point: Metric, curves: Mapping[tuple[str, int], Call]) -> bool:
-    """Whether what LightGBM's callback adds says what the noted curves do."""
+    """Whether what LightGBM's callback adds agrees with the noted curves."""
     if point.key.startswith("best-"):
         call = curves.get((point.key.removeprefix("best-"), point.step))
         return call is not None and point.value == call.content
@@ -174,7 +174,7 @@ def _is_of_a_study(run: Run) -> bool:
 
 
 def _compare_study(store: MlflowClient, run: Run, result: Comparison) -> None:
-    """The run of a study is ended, and has each point of its curve once."""
+    """Check that a study's run has ended, and has each point of its curve once."""
     is_cut = _ENDED in run.data.tags
     if run.info.status != ("FAILED" if is_cut else "FINISHED"):
         result.wrong.append(f"the study's run {run.info.run_id} is {run.info.status}, {is_cut=}")

@@ -1,4 +1,4 @@
-"""Delivery to an MLflow server in memory, by the thread that waits for it: no thread, no pause."""
+"""Delivers to an MLflow server in memory in the thread that waits, without threads or pauses."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from virtual_process import VirtualClock, VirtualProcess
 
 
 class InlineDelivery(VirtualProcess):
-    """What is logged with ``client`` reaches ``server`` when it is waited for, by ``flush`` say.
+    """What is logged with ``client`` reaches ``server`` during a wait for it, such as ``flush``.
 
     Args:
-        has_files: whether the journal is on disk, as artifacts need it.
+        has_files: whether the journal is on disk, which artifacts need.
     """
 
     def __init__(self, *, has_files: bool = False) -> None:
@@ -25,7 +25,7 @@ class InlineDelivery(VirtualProcess):
             self.sender._own = Outbox(None, self.server.uri)
 
     def runs(self) -> list[FakeRun]:
-        """What MLflow holds once all is delivered, in the order of creation."""
+        """The runs in MLflow once everything is delivered, in order of creation."""
         assert self.sender.flush(60.0)
         return [run for run in self.server.runs.values() if not run.is_deleted]
 

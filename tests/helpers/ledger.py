@@ -1,4 +1,4 @@
-"""Clients that log numbered points and params, and what was acknowledged held against MLflow."""
+"""Clients that log numbered points and params, and a comparison of what was acknowledged."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _BATCHES = 20  # of a run
 
 
 class Ledger:
-    """Threads that log in small batches, each to one run after the other, until their block ends.
+    """Threads that log small batches, each to one run after the other, until their block ends.
 
     Args:
-        clients: how many.
+        clients: number of threads.
     """
 
     def __init__(self, clients: int) -> None:
@@ -31,7 +31,7 @@ class Ledger:
         self._over = threading.Event()
         self._pool = ThreadPoolExecutor(clients)
         self._begun: list[str] = []  # names of runs
-        self._runs: dict[str, str] = {}  # their ids, by name, as they were told
+        self._runs: dict[str, str] = {}  # their ids by name, as the server returned them
         self._batches: Counter[str] = Counter()  # acknowledged, by run id
         self._ended: set[str] = set()
         self._logging = [self._pool.submit(self._log, number) for number in range(clients)]
@@ -45,11 +45,11 @@ class Ledger:
 
     @property
     def figures(self) -> dict[str, int]:
-        """How much was acknowledged."""
+        """Number of acknowledged batches."""
         return {"runs": len(self._runs), "batches": self._batches.total()}
 
     def wait_for_more(self, batches: int) -> None:
-        """Return when each client has had so many more acknowledged."""
+        """Return when each client has had this many more batches acknowledged."""
         before = [self._of(number) for number in range(len(self._logging))]
 
         def is_there() -> bool:
@@ -60,9 +60,9 @@ class Ledger:
         wait_until(is_there, f"{batches} more batches of each client", 120)
 
     def wrong(self, server: DatabaseServer, database: str) -> list[str]:
-        """What a client was told, and is not so in the database; and what is there twice."""
+        """The differences between acknowledgements and the database, and what is there twice."""
         for logging in self._logging:
-            logging.result()  # raises what a client was not to see
+            logging.result()  # raises an error that no client should see
         said = _Said(server, database, self._experiment_id)
         found = [f"run {name} is there twice" for name in _repeated(said.names)]
         found += [f"run {name} is not there" for name in self._begun if name not in said.names]
@@ -85,7 +85,7 @@ class Ledger:
         return found
 
     def _of(self, number: int) -> int:
-        """Batches of one client that were acknowledged."""
+        """The acknowledged batches of one client."""
         runs = list(self._runs.items())
         return sum(self._batches[run_id] for name, run_id in runs if name.startswith(f"{number}-"))
 
@@ -108,7 +108,7 @@ class Ledger:
 
 
 class _Said:
-    """What a database says of an experiment's runs."""
+    """An experiment's runs in a database."""
 
     def __init__(self, server: DatabaseServer, database: str, experiment_id: str) -> None:
         runs = server.query(

@@ -1,4 +1,4 @@
-"""What MLflow has of a LightGBM training, asked through IAP once all of it is delivered."""
+"""Reads what MLflow has of LightGBM runs through IAP, once everything is delivered."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OWN = ("best-", "best_", "stopped_", "seconds_", "learning_rate")
 
 
 def arrays(rows: int = 200, features: int = 4) -> tuple[np.ndarray, np.ndarray]:
-    """Data that something can be learned from, and stops being so before long."""
+    """Data from which a model learns something, but not for long."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(rows, features))
     return x, (x[:, 0] + rng.normal(size=rows) > 0).astype(int)
@@ -37,7 +37,7 @@ def sets() -> tuple[lgb.Dataset, lgb.Dataset]:
 
 
 def runs(experiment: str) -> list[Run]:
-    """All in the experiment, the first one first."""
+    """All runs in the experiment, oldest first."""
     client = IAPMlflowClient()
     assert lifecycle.sender_for(client).flush(60.0)
     found = client.get_experiment_by_name(experiment)
@@ -49,39 +49,39 @@ def runs(experiment: str) -> list[Run]:
 
 
 def the_run(experiment: str) -> Run:
-    """The only one in the experiment."""
+    """The only run in the experiment."""
     (run,) = runs(experiment)
     return run
 
 
 def points(run: Run, metric: str) -> list[tuple[int, float]]:
-    """Step and value of each, by time."""
+    """Step and value of each point, by time."""
     history = IAPMlflowClient().get_metric_history(run.info.run_id, metric)
     assert [point.timestamp for point in history] == sorted(p.timestamp for p in history)
     return [(point.step, point.value) for point in history]
 
 
 def models(run: Run) -> list[LoggedModelOutput]:
-    """The models among its outputs."""
+    """The models among the run's outputs."""
     assert run.outputs is not None
     return list(run.outputs.model_outputs)
 
 
 def inputs(run: Run) -> list[DatasetInput]:
-    """The data sets among its inputs."""
+    """The data sets among the run's inputs."""
     assert run.inputs is not None
     return list(run.inputs.dataset_inputs)
 
 
 def curves(run: Run) -> dict[str, list[tuple[int, float]]]:
-    """Those of the evaluations, by metric."""
+    """The curves of the evaluations, by metric."""
     return {name: points(run, name) for name in run.data.metrics if not name.startswith(OWN)}
 
 
 def expected(
     record: Mapping[str, Mapping[str, Sequence[float]]], first: int = 0
 ) -> dict[str, list[tuple[int, float]]]:
-    """The same, of what ``lgb.record_evaluation`` kept."""
+    """The same curves, from what ``lgb.record_evaluation`` kept."""
     return {
         f"{data}-{metric}": list(enumerate(values, start=first))
         for data, metrics in record.items()
@@ -90,10 +90,10 @@ def expected(
 
 
 class Recorder:
-    """As ``lgb.record_evaluation``, for trainings in whatever process.
+    """Like ``lgb.record_evaluation``, but for training in any process.
 
     Args:
-        folder: gets a file of each training.
+        folder: gets one file per training run.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -109,7 +109,7 @@ class Recorder:
             file.write(json.dumps([env.iteration, values]) + "\n")
 
     def curves(self) -> list[dict[str, list[tuple[int, float]]]]:
-        """Of each training."""
+        """The records, one per training run."""
         found = []
         for file in self.folder.glob("*.jsonl"):
             curves: dict[str, list[tuple[int, float]]] = {}
@@ -122,11 +122,11 @@ class Recorder:
 
 
 def expected_of_cv(result: Mapping[str, Any]) -> dict[str, list[tuple[int, float]]]:
-    """The same, of what ``lgb.cv`` returned."""
+    """The same curves, from what ``lgb.cv`` returned."""
     found = {}
     for name, values in result.items():
         data, _, metric = name.partition(" ")
-        # Up to LightGBM 4.5 there is no data set in the names without eval_train_metric.
+        # Up to LightGBM 4.5, names have no data set without eval_train_metric.
         full = f"{data}-{metric}".removesuffix("-mean")
         found[full] = list(enumerate(values))
     return found

@@ -1,4 +1,4 @@
-"""MySQL itself as a child process: this machine's, or Debian sid's, unpacked into a folder."""
+"""Runs MySQL itself as a child process: this machine's, or Debian sid's, unpacked into a folder."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ _HERE = ("mysqld", "--no-defaults")
 
 
 def is_installed() -> bool:
-    """Whether this machine has MySQL of the versions that Cloud SQL offers."""
+    """Whether this machine has a version of MySQL that Cloud SQL offers."""
     mysqld = shutil.which("mysqld", path=path())
     if mysqld is None:
         return False
     told = subprocess.run([mysqld, "--version"], capture_output=True, text=True)
-    version = re.search(r"Ver (\d+)[\d.]+ ", told.stdout)  # MariaDB's goes on behind the number
+    version = re.search(
+        r"Ver (\d+)[\d.]+ ", told.stdout
+    )  # MariaDB's output continues after the number
     return version is not None and int(version[1]) >= _OLDEST
 
 
@@ -54,11 +56,11 @@ def mysql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MySQL]:
 
 
 class MySQL(DatabaseServer):
-    """MySQL with binary logging and durable commits, as is its default.
+    """MySQL with binary logging and durable commits, which are its defaults.
 
     Args:
-        folder: as of `DatabaseServer`.
-        program: what it is started by, with its first options.
+        folder: as for `DatabaseServer`.
+        program: the command that starts it, with its first options.
     """
 
     collation = "utf8mb4_0900_bin"
@@ -75,17 +77,17 @@ class MySQL(DatabaseServer):
         return [*self._program, *self._options(), *only_socket]
 
     def _options(self) -> list[str]:
-        # The folder that it would import files from is not there.
+        # The folder from which it would import files does not exist.
         return [f"--datadir={self.folder / 'data'}", "--secure-file-priv=NULL", *as_root()]
 
 
 def fetch(folder: Path) -> list[str]:
-    """Unpack Debian sid's packages into a folder; return what it is started by there."""
+    """Unpack Debian sid's packages into a folder; return the command that starts the server."""
     packages = folder / "packages.tar"
     subprocess.run(
         [
             *("mmdebstrap", "--quiet", "--mode=root", "--variant=extract"),
-            # A mirror may be more than the week behind for which sid's lists are valid.
+            # A mirror may be more than a week old, for which sid's lists are valid.
             '--aptopt=Acquire::Check-Valid-Until "false"',
             *("--include=mysql-server-core", "sid", str(packages)),
         ],

@@ -1,8 +1,9 @@
-"""Whether MLflow has of a study what the study's storage has: trial by trial, nothing else."""
+"""Compares a study in MLflow with its storage, trial by trial."""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from datetime import datetime
 from typing import Any
 
@@ -13,30 +14,50 @@ from mlflow.entities import Run, ViewType
 from mlflow_iap_callbacks import IAPMlflowClient
 
 _STUDY, _TRIAL, _PARENT = "mlflow_iap.study", "mlflow_iap.trial", "mlflow.parentRunId"
+_ENDED = "mlflow_iap.ended"
 _STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 
 
 def runs_in(experiment: str, view: int = ViewType.ACTIVE_ONLY) -> list[Run]:
-    """All of an experiment; none where it does not exist."""
+    """All runs of an experiment; none if it does not exist."""
     client = IAPMlflowClient()
     found = client.get_experiment_by_name(experiment)
     if found is None:
         return []
-    runs = client.search_runs([found.experiment_id], run_view_type=view, max_results=1000)
-    assert runs.token is None
-    return list(runs)
+    runs: list[Run] = []
+    token = None
+    while True:
+        page = client.search_runs(
+            [found.experiment_id], run_view_type=view, max_results=1000, page_token=token
+        )
+        runs += page
+        token = page.token
+        if not token:
+            return runs
 
 
 def is_of_a_study(run: Run) -> bool:
-    """Whether it is a study's own run, the parent of its trials'."""
+    """Whether it is a study's own run, the parent of its trials' runs."""
     return _STUDY in run.data.tags and _TRIAL not in run.data.tags
 
 
-def assert_mlflow_equals_storage(study: optuna.Study) -> None:
-    """Each trial that has ended is one run as the storage says, under the one run of the study;
-    the experiment that is called as the study has no other."""
+def assert_mlflow_equals_storage(study: optuna.Study, *, has_killed: bool = False) -> Counter[str]:
+    """Check that MLflow has the same trials as the storage.
+
+    Each ended trial has exactly one run, with what the storage says, below the study's only run.
+    The study's experiment has no other runs.
+
+    Args:
+        study: the study.
+        has_killed: whether trials of killed processes are RUNNING in the storage for ever. Their
+            runs, if they have any, are failed.
+
+    Returns:
+        What was compared.
+
+    """
     if study._storage.__class__.__name__ != "InMemoryStorage":
-        # As it is stored: some databases keep whole seconds only.
+        # As it is stored: some databases keep only whole seconds.
         study = optuna.load_study(study_name=study.study_name, storage=_reopened(study._storage))
     trials = [trial for trial in study.get_trials() if trial.state.is_finished()]
     runs = runs_in(study.study_name)
@@ -44,9 +65,15 @@ def assert_mlflow_equals_storage(study: optuna.Study) -> None:
     parents = [run for run in runs if is_of_a_study(run)]
     assert len(parents) == 1, _summary(parents)
     others = [run for run in runs if run is not parents[0]]
+    if has_killed:
+        running = {str(trial.number) for trial in study.get_trials() if trial not in trials}
+        killed = [run for run in others if run.data.tags[_TRIAL] in running]
+        assert all(run.info.status == "FAILED" and _ENDED in run.data.tags for run in killed)
+        others = [run for run in others if run not in killed]
     by_number = {int(run.data.tags[_TRIAL]): run for run in others}
     assert sorted(int(run.data.tags[_TRIAL]) for run in others) == [t.number for t in trials]
     client = IAPMlflowClient()
+    compared = Counter({"trials": len(trials)})
     for trial in trials:
         seen = _seen(client, by_number[trial.number], trial)
         stored = _stored(trial, str(parents[0].info.run_id))
@@ -54,10 +81,13 @@ def assert_mlflow_equals_storage(study: optuna.Study) -> None:
             what: (seen[what], stored[what]) for what in stored if seen[what] != stored[what]
         }
         assert not differences, f"trial {trial.number}: {differences}"
+        compared["points"] += sum(map(len, seen["metrics"].values()))
+        compared["params"] += len(seen["params"])
+    return compared
 
 
 def _reopened(storage: Any) -> Any:
-    """Without what it remembers."""
+    """The storage without its cache."""
     backend = getattr(storage, "_backend", storage)
     url = getattr(backend, "url", None)
     return storage if url is None else str(url)

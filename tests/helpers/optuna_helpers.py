@@ -1,4 +1,4 @@
-"""What MLflow has of a study, asked through IAP once all of it is delivered."""
+"""Reads what MLflow has of a study through IAP, once everything is delivered."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def new_study(
     seed: int = 0,
     pruner: optuna.pruners.BasePruner | None = None,
 ) -> optuna.Study:
-    """One in memory, under a name that no other test has."""
+    """A study in memory, with a name that no other test has."""
     return optuna.create_study(
         study_name=uuid.uuid4().hex,
         directions=directions or ["minimize"],
@@ -37,7 +37,7 @@ def new_study(
 
 
 def all_runs(experiment: str) -> list[Run]:
-    """All that is in the experiment with this name; none where there is no such experiment."""
+    """All runs in the experiment with this name; none if it does not exist."""
     client = IAPMlflowClient()
     assert lifecycle.sender_for(client).flush(60.0)
     found = client.get_experiment_by_name(experiment)
@@ -47,7 +47,7 @@ def all_runs(experiment: str) -> list[Run]:
 
 
 def trial_runs(experiment: str) -> dict[int, Run]:
-    """By the trial's number; each trial has one."""
+    """The trials' runs by number, of which each trial has one."""
     found = [run for run in all_runs(experiment) if TRIAL_TAG in run.data.tags]
     by_number = {int(run.data.tags[TRIAL_TAG]): run for run in found}
     assert len(by_number) == len(found)
@@ -55,7 +55,7 @@ def trial_runs(experiment: str) -> dict[int, Run]:
 
 
 def study_run(experiment: str) -> Run:
-    """The one of the study."""
+    """The run of the study."""
     (run,) = [
         run
         for run in all_runs(experiment)
@@ -65,7 +65,7 @@ def study_run(experiment: str) -> Run:
 
 
 def trial_run(study: optuna.Study, number: int = 0) -> Run:
-    """One trial's, in the experiment that is called as the study."""
+    """The run of one trial, in the experiment named after the study."""
     return trial_runs(study.study_name)[number]
 
 
@@ -81,14 +81,14 @@ def artifacts(run: Run, folder: str | None = None) -> list[str]:
 
 
 def text_of(run: Run, artifact: str, folder: Path) -> str:
-    """What a file among the run's artifacts says; ``folder`` is where it is downloaded to."""
+    """The content of a file among the run's artifacts, downloaded to ``folder``."""
     path = IAPMlflowClient().download_artifacts(run.info.run_id, artifact, str(folder))
     return Path(path).read_text(encoding="utf-8")
 
 
 @contextmanager
 def quiet_optuna() -> Iterator[None]:
-    """Its warnings only."""
+    """Only the warnings of this package."""
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     yield
@@ -100,12 +100,12 @@ def fluent_state_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """MLflow keeps the server, the experiment and the runs in use for the whole process."""
     monkeypatch.setattr(fluent, "_active_experiment_id", None)
     for name in ("MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
-        # Set first, so that what MLflow sets is undone as well.
+        # Set first, so that what MLflow sets is undone too.
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     yield
     while mlflow.active_run():
         mlflow.end_run()
-    # While the server is there: or it would be tried, and told as away, during the next tests.
+    # While the server is running. Otherwise the next tests would retry, and log that it is down.
     lifecycle.exit_process(5.0)
     mlflow.set_tracking_uri(None)  # type: ignore[arg-type]

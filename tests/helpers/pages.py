@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-# Pages whose Python runs on this machine, and others.
+# Pages whose Python code runs on this machine, and all pages.
 GUIDE = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 PAGES = (*GUIDE, ROOT / "appengine" / "README.md", ROOT / "CHANGELOG.md")
 
@@ -20,10 +20,10 @@ class Block:
     """A fenced block of code.
 
     Args:
-        page: the file it is in.
+        page: the file that contains it.
         line: number of its first line in the file.
-        language: as the fence names it.
-        text: what is in it, not indented.
+        language: the language that the fence names.
+        text: the code, without indentation.
     """
 
     page: Path
@@ -33,7 +33,7 @@ class Block:
 
 
 def blocks(page: Path, language: str) -> list[Block]:
-    """The blocks of one language, in the order of the page."""
+    """The blocks in one language, in the order of the page."""
     text = page.read_text(encoding="utf-8")
     found = [
         Block(page, text.count("\n", 0, match.start(3)) + 1, match[2], textwrap.dedent(match[3]))
@@ -43,14 +43,14 @@ def blocks(page: Path, language: str) -> list[Block]:
 
 
 def commands(page: Path) -> list[str]:
-    """The shell commands of a page, those in its sentences included, a line each."""
+    """The shell commands of a page, one per line, including those in its sentences."""
     shell = "\n".join(block.text for block in blocks(page, "sh")).replace("\\\n", " ")
     sentences = _FENCED.sub("", page.read_text(encoding="utf-8"))
     return [*shell.splitlines(), *re.findall(r"`([^`\n]+)`", sentences)]
 
 
 def links(page: Path) -> list[str]:
-    """Where the links and images of a page lead to."""
+    """The targets of the links and images on a page."""
     sentences = _FENCED.sub("", page.read_text(encoding="utf-8"))
     return re.findall(r"\]\(([^)\s]+)\)", sentences)
 

@@ -1,4 +1,4 @@
-"""Ports for servers that take none of their own choice."""
+"""Ports for servers that cannot choose one themselves."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import socket
 
 
 def free_port() -> int:
-    """One that nobody listens on at this moment."""
+    """A port on which nobody listens at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -1,8 +1,8 @@
-"""Python programs in processes of their own, most of them forked from one with MLflow imported.
+"""Python programs in separate processes, most of them forked from one that has imported MLflow.
 
 An interpreter takes 5 s to import MLflow, Optuna and LightGBM; see `fork_server`. A program that
-has to import them itself gets an interpreter of its own, as all do where the system has no pidfd
-or where the tests run with ``--fresh-interpreters``.
+must import them itself gets a new interpreter. So do all programs if the system has no pidfd or the
+tests run with ``--fresh-interpreters``.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from typing import IO, Any
 from fork_server import FOR_PROGRAMS, FOR_SERVERS, LARGEST
 
 DEVNULL, PIPE = subprocess.DEVNULL, subprocess.PIPE
-# Catches a process that hangs; each ends within a few seconds on an idle machine.
+# Detects a process that hangs; each ends within a few seconds on an idle machine.
 DEADLINE = 90.0
 
 _Output = int | IO[str] | IO[bytes]
 _FILE = Path(__file__).with_name("fork_server.py")
-# Before any test has set a variable, which the modules could read when they are imported.
+# Before any test has set a variable that modules could read when they are imported.
 _ENVIRONMENT = {
     name: value
     for name, value in os.environ.items()
@@ -43,19 +43,19 @@ def forks() -> bool:
 
 
 def use_fresh_interpreters() -> None:
-    """Give each program an interpreter of its own from now on."""
+    """Give each program a new interpreter from now on."""
     global _forks
     _forks = False
 
 
 class ForkedProcess:
-    """A program forked from a fork server, with what the tests use of `subprocess.Popen`.
+    """A program forked from a fork server, with the part of `subprocess.Popen` that tests use.
 
     Args:
-        arguments, environment, stdin, stdout, stderr: as of `start`.
-        folder: where it runs; this process's where it is None.
-        modules: it is forked from a process that has imported these.
-        starts_session: put it into a session, and so a process group, of its own.
+        arguments, environment, stdin, stdout, stderr: as for `start`.
+        folder: where it runs. Default: this process's folder.
+        modules: modules that the process from which it is forked has imported.
+        starts_session: whether it gets a new session, and so a new process group.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class ForkedProcess:
             return None
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for its end; return its exit status as ``poll``."""
+        """Wait for its end; return its exit status like ``poll``."""
         if self.returncode is None:
             self._answers.settimeout(timeout)
             try:
@@ -150,10 +150,10 @@ def start(
     """Start a program.
 
     Args:
-        arguments: as those of ``python``: a file, ``-c`` and a text, or ``-m`` and a module.
-        environment: of the program; this process's where it is None.
-        stdin, stdout, stderr: as those of `subprocess.Popen`, for text.
-        modules: what it may find imported; () gives it an interpreter of its own.
+        arguments: as for ``python``: a file, ``-c`` and a text, or ``-m`` and a module.
+        environment: environment of the program. Default: this process's environment.
+        stdin, stdout, stderr: as for `subprocess.Popen`, for text.
+        modules: modules that may already be imported; () starts a new interpreter.
     """
     environment = os.environ if environment is None else environment
     if _forks and modules:
@@ -176,7 +176,7 @@ def run(
     seconds: float = DEADLINE,
     modules: tuple[str, ...] = FOR_PROGRAMS,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a program to its end; return its exit status and what it printed."""
+    """Run a program to its end; return its exit status and its output."""
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         process = start(
             *arguments, environment=environment, stdout=out, stderr=err, modules=modules
@@ -192,7 +192,7 @@ def run(
 
 
 def _stream(stream: _Output, mode: str, handed: ExitStack) -> tuple[int, Any]:
-    """The program's end of a stream, and this process's where it has one."""
+    """The program's end of a stream, and this process's end if it has one."""
     if stream == PIPE:
         reading, writing = os.pipe()
         theirs, ours = (reading, writing) if mode == "w" else (writing, reading)
@@ -207,7 +207,7 @@ def _stream(stream: _Output, mode: str, handed: ExitStack) -> tuple[int, Any]:
 
 @functools.cache
 def _fork_server(modules: tuple[str, ...]) -> socket.socket:
-    """The socket of this process's one with these modules, which ends with this process."""
+    """The socket of the fork server with these modules, which ends with this process."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LARGEST)
     with theirs:
@@ -222,6 +222,6 @@ def _fork_server(modules: tuple[str, ...]) -> socket.socket:
                 "PYTHONFAULTHANDLER": "1",
             },
             stdin=DEVNULL,
-            start_new_session=True,  # Ctrl-C is not for it
+            start_new_session=True,  # Ctrl-C must not reach it
         )
     return ours

@@ -1,4 +1,4 @@
-"""A run that keeps what is logged to it, for tests of what logs."""
+"""A run that keeps what is logged to it, to test the code that logs."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from mlflow_iap_callbacks.delivery.run_writer import RunWriter
 
 
 class RecordingRun(RunWriter):
-    """A ``RunWriter`` without client, journal and delivery.
+    """A ``RunWriter`` without a client, a journal or delivery.
 
     Attributes:
         points: name, step, timestamp and value of each.
         artifacts: content by path.
-        models: names of the files of each, with the name it is registered under.
+        models: names of each model's files, and the name under which it is registered.
         inputs: data sets, each with its context.
     """
 

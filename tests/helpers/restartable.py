@@ -1,4 +1,4 @@
-"""Servers that tests take away for a while."""
+"""Servers that tests stop for a while."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from contextlib import contextmanager
 
 
 class Restartable(ABC):
-    """A server that keeps its address and what it stored."""
+    """A server that keeps its address and its data."""
 
     @abstractmethod
     def stop(self) -> None:
-        """End it."""
+        """Stop it."""
 
     @abstractmethod
     def restart(self) -> None:
-        """Start it on what it had stored, and return when it answers."""
+        """Start it with its data, and return when it responds."""
 
     @contextmanager
     def away(self) -> Iterator[None]:
-        """Ended until the block ends."""
+        """Keep it stopped until the block ends."""
         self.stop()
         try:
             yield

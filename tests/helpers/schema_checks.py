@@ -1,4 +1,4 @@
-"""What holds for MLflow's tables on each kind of database server."""
+"""Checks of MLflow's tables for each kind of database server."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from server_database import fill, is_the_run_there, log_a_run, variables
 
 
 def check_three_migrations_at_once(server: DatabaseServer, revision: str | None) -> None:
-    """One does it and the others find it done.
+    """Check that one of several concurrent migrations does the work and the others find it done.
 
     Args:
-        server: which gets a database.
-        revision: of the tables with a run in them that it begins with; None for none.
+        server: the server that gets a database.
+        revision: revision of the initial tables, which contain a run; None for no tables.
     """
     database = server.new_database_for("mlflow")
     if revision:
@@ -20,12 +20,12 @@ def check_three_migrations_at_once(server: DatabaseServer, revision: str | None)
         log_a_run(server, database)
     three = [begin("migrate", variables(server, database), program=FORKED) for _ in range(3)]
     assert [process.wait(120) for process in three] == [0, 0, 0]
-    assert run("migrate", variables(server, database)).stdout == "The schema is current.\n"
+    assert run("migrate", variables(server, database)).stdout == "The schema is up to date.\n"
     assert not revision or is_the_run_there(server, database)
 
 
 def check_binary_logging_without_its_flag(server: DatabaseServer) -> None:
-    """It is told before anything is changed."""
+    """Check that the problem is reported before anything is changed."""
     database = server.new_database_for("mlflow")
     server.query("SET GLOBAL log_bin_trust_function_creators = 0")
     try:

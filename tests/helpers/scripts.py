@@ -1,4 +1,4 @@
-"""Programs that run in processes of their own."""
+"""Programs that run in separate processes."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ COMMAND = str(Path(sysconfig.get_path("scripts")) / "mlflow-iap")
 
 
 class Script:
-    """A Python program that runs in a process of its own.
+    """A Python program that runs in a separate process.
 
     Args:
-        file: holds it.
-        arguments: of the program.
-        folder: where what it prints is kept.
-        variables: of its environment, beside the test's.
+        file: file with the program.
+        arguments: arguments of the program.
+        folder: where its output is stored.
+        variables: environment variables, in addition to the test's.
     """
 
     def __init__(self, file: Path, *arguments: str, folder: Path, **variables: str) -> None:
@@ -53,7 +53,7 @@ class Script:
         return self._err.read_text()
 
     def wait_for(self, text: str) -> None:
-        """Until it has printed ``text``."""
+        """Wait until it has printed ``text``."""
         wait_until(
             lambda: text in self.out + self.err or self._process.poll() is not None, text, DEADLINE
         )
@@ -66,7 +66,7 @@ class Script:
         """Wait for its end; return its exit status.
 
         Raises:
-            AssertionError: it has not come after so many seconds; with where its threads are.
+            AssertionError: it has not ended in time; the message shows where its threads are.
         """
         with suppress(subprocess.TimeoutExpired):
             return self._process.wait(seconds)
@@ -76,7 +76,7 @@ class Script:
         raise AssertionError(f"It has not ended after {seconds:.0f} s.\n{self.err}")
 
     def kill(self) -> None:
-        """As ``kill -9``, where it has not ended."""
+        """Kill it like ``kill -9``, if it has not ended."""
         self._process.kill()
         self._process.wait()
 
@@ -86,11 +86,11 @@ Start = Callable[..., Script]
 
 @contextmanager
 def starting(folder: Path, imports: str) -> Iterator[Start]:
-    """Give what starts programs; those that still run at the end of the block are killed.
+    """Yield a function that starts programs, which are killed at the end of the block.
 
     Args:
-        folder: for the programs and what they print.
-        imports: how each of them begins.
+        folder: where the programs and their output are stored.
+        imports: the first lines of each program.
     """
     with ExitStack() as stack:
 

@@ -1,4 +1,4 @@
-"""What the server's tests share: one MariaDB with binary logging, and databases in it."""
+"""Shared by the server's tests: one MariaDB with binary logging, and databases in it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from database_server import DatabaseServer, MariaDB
 from deployed_server import FORKED, PASSWORD, begin, set_up, settings
 from waiting import wait_until
 
-# Of MLflow 3.5, the oldest that the package supports.
+# The revision of MLflow 3.5, the oldest version that the package supports.
 OLDEST_REVISION = "bf29a5ff90ea"
 
 PINNED = re.findall(
@@ -44,12 +44,12 @@ def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MariaDB]:
 
 
 def variables(server: DatabaseServer, database: str) -> dict[str, str]:
-    """Of a server whose artifacts do not matter."""
+    """The environment variables of a server whose artifacts do not matter."""
     return settings(server, database, "artifacts")
 
 
 def url_of(server: DatabaseServer, database: str) -> sqlalchemy.URL:
-    """For looking into a database as its user does."""
+    """An engine that reads a database as its user."""
     query = {"unix_socket": server.socket, "charset": "utf8mb4"}
     return sqlalchemy.URL.create(
         "mysql+pymysql", "mlflow", PASSWORD, "localhost", None, database, query
@@ -57,12 +57,12 @@ def url_of(server: DatabaseServer, database: str) -> sqlalchemy.URL:
 
 
 def text_of(server: DatabaseServer, database: str) -> str:
-    """As MLflow takes it."""
+    """The URL as MLflow accepts it."""
     return url_of(server, database).render_as_string(hide_password=False)
 
 
 def fill(server: DatabaseServer, database: str, revision: str) -> None:
-    """Make MLflow's tables as they were at a revision."""
+    """Create MLflow's tables as of a revision."""
     engine = sqlalchemy.create_engine(url_of(server, database))
     InitialBase.metadata.create_all(engine)
     config = mlflow_db._get_alembic_config(str(engine.url))
@@ -73,7 +73,7 @@ def fill(server: DatabaseServer, database: str, revision: str) -> None:
 
 
 def log_a_run(server: DatabaseServer, database: str) -> None:
-    """Put an experiment with a run of one metric into a database, of any of MLflow's schemas."""
+    """Insert an experiment with a run with one metric, into any version of MLflow's schema."""
     server.query(
         f"INSERT INTO {database}.experiments (name, lifecycle_stage) VALUES ('kept', 'active')"
     )
@@ -88,12 +88,12 @@ def log_a_run(server: DatabaseServer, database: str) -> None:
 
 
 def is_the_run_there(server: DatabaseServer, database: str) -> bool:
-    """Whether what `log_a_run` logged is as it was."""
+    """Whether what `log_a_run` logged is unchanged."""
     return server.query(f"SELECT run_uuid, value FROM {database}.metrics") == [("r1", 0.5)]
 
 
 def kill_in_the_middle(server: DatabaseServer, database: str, changes: int) -> None:
-    """Migrate, and kill -9 when so many tables were made or altered."""
+    """Migrate, and kill -9 when this many tables were created or altered."""
     before = changes_of(server)
     process = begin("migrate", variables(server, database), program=FORKED)
     wait_until(
@@ -106,6 +106,6 @@ def kill_in_the_middle(server: DatabaseServer, database: str, changes: int) -> N
 
 
 def changes_of(server: DatabaseServer) -> int:
-    """How many tables were made or altered since it started."""
+    """Number of tables that were created or altered since the start."""
     rows = server.query("SHOW GLOBAL STATUS WHERE variable_name IN (%s, %s)", *_CHANGES)
     return sum(int(value) for _, value in rows)

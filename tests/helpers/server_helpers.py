@@ -19,7 +19,7 @@ ASSERTION = "X-Goog-IAP-JWT-Assertion"
 def gated(
     folder: Path, workers: int = 1, **environment: str
 ) -> Iterator[tuple[LocalCloud, MlflowServer]]:
-    """Run both; further variables are for the server."""
+    """Run both, with further environment variables for the server."""
     port = free_port()
     with (
         LocalCloud(f"http://127.0.0.1:{port}") as cloud,

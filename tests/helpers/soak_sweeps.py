@@ -1,4 +1,4 @@
-"""Sweeps in processes of their own, and the comparison of what they noted with what MLflow has."""
+"""Sweeps in separate processes, and the comparison of their notes with what MLflow has."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mlflow_iap_callbacks.local import LocalCloud
 SEED = int(os.environ.get("SOAK_SEED", "20"))
 COMMAND = str(Path(sysconfig.get_path("scripts")) / "mlflow-iap")
 _WORKER = str(Path(__file__).with_name("sweep_worker.py"))
-# What may be said to a training's owner while such things happen.
+# The warnings that are expected during these faults.
 _EXPECTED = re.compile(
     r"(WARNING mlflow_iap_callbacks\.sender )?"
     r"(\S+ (cannot be written to|accepts records again)|A run waits, and is tried again later)"
@@ -27,7 +27,7 @@ _EXPECTED = re.compile(
 
 
 class Worker:
-    """A sweep in a process of its own."""
+    """A sweep in a separate process."""
 
     def __init__(self, folder: Path, mode: str, number: int = 0, **options: float) -> None:
         self.said = folder / f"said-{number}"
@@ -71,8 +71,8 @@ class Soak:
     """Sweeps that log through one IAP, and what they noted.
 
     Args:
-        folder: for what they say and note.
-        cloud: whose variables are set.
+        folder: where their output and notes are stored.
+        cloud: the cloud whose variables are set.
         store: URI of the database behind it.
     """
 
@@ -84,7 +84,7 @@ class Soak:
         self._began = time.monotonic()
 
     def worker(self, mode: str, number: int = 0, **options: float) -> Worker:
-        """A sweep that is ready to begin."""
+        """Return a sweep that is ready to begin."""
         worker = Worker(self.folder, mode, number, **options)
         self._workers.append(worker)
         assert worker.hear() == "ready"
@@ -94,20 +94,20 @@ class Soak:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Leave no sweep behind, whatever became of the test."""
+        """Stop all sweeps, no matter how the test ended."""
         for worker in self._workers:
             worker.process.kill()
             worker.process.communicate()
 
     def warnings(self) -> list[str]:
-        """All that the sweeps said to their owners, but where their studies are."""
+        """All warnings of the sweeps, without the links to their studies."""
         said = "".join(path.read_text() for path in sorted(self.folder.glob("said-*")))
-        # A warning may quote the page that a front end answered with, over several lines.
+        # A warning may quote a front end's error page over several lines.
         lines = re.sub(r"\n(?=[<'])", " ", said).splitlines()
         return [line for line in lines if not line.startswith("Study sweep: http")]
 
     def check(self, figures: dict[str, object], *, most_unknown: int = 0) -> None:
-        """Hold all that was noted against MLflow, and print the figures."""
+        """Compare all notes with MLflow, and print the numbers."""
         noted = read(sorted(self.folder.glob("notes-*")))
         result = compare(MlflowClient(self._store), noted, most_unknown=most_unknown)
         status = subprocess.run([COMMAND, "status"], capture_output=True, text=True, check=True)

@@ -1,6 +1,6 @@
-"""An Optuna sweep that notes what it logs; a process of its own, so that it can be killed.
+"""An Optuna sweep that notes what it logs, in a separate process that can be killed.
 
-It says on its output how far it is: ``ready`` when all is imported, and what its mode adds.
+It prints its progress: ``ready`` when everything is imported, and more in some modes.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ def _resident_megabytes() -> float:
 
 
 class Sweep:
-    """Trials with curves, some trained by LightGBM, and what they log noted beside it.
+    """Trials with curves, some of them from LightGBM, and notes of what they log.
 
     Args:
-        name: of the study, and so of the experiment.
-        notes: where to.
-        seed: of the curves.
+        name: name of the study, and so of the experiment.
+        notes: where the notes are written.
+        seed: seed of the curves.
         pause: seconds that an iteration takes.
-        iterations: fewest and most of a trial.
+        iterations: minimum and maximum number of iterations in a trial.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Sweep:
         self._tick = threading.Event()
         self._keys: dict[int, str] = {}
         self._ends: dict[int, int] = {}
-        self._trained: dict[int, dict[str, Any]] = {}  # params of trainings by their trials
+        self._trained: dict[int, dict[str, Any]] = {}  # params of the models, by trial
 
     def run(self, trials: int | None, *, jobs: int = 1, seconds: float | None = None) -> None:
         self.study.optimize(
@@ -140,7 +140,7 @@ def steady(sweep: Sweep, seconds: float) -> None:
 
 
 def outage(sweep: Sweep, trials: int, seconds: float) -> None:
-    """Begins while the server is there, goes on while it is away, waits until it is back."""
+    """Start while the server is running, go on while it is down, and wait until it is back."""
     sweep.run(20)
     assert sweep.callback.flush(60.0)
     _wait_after("warm")
@@ -149,7 +149,7 @@ def outage(sweep: Sweep, trials: int, seconds: float) -> None:
     megabytes = []
     for number in range(trials):
         sweep.run(1)
-        # Spread over the time, for the sender is to try, and to fail, as often as it would.
+        # Spread over the time, so that the sender tries and fails as often as it normally would.
         pace.wait(max(0.0, began + (number + 1) * seconds / trials - time.monotonic()))
         megabytes.append(_resident_megabytes())
     figures = {
@@ -164,7 +164,7 @@ def outage(sweep: Sweep, trials: int, seconds: float) -> None:
 
 
 def _wait_after(word: str) -> None:
-    """Say it, and go on when told to."""
+    """Print a line, and wait for the signal to go on."""
     _say(word)
     sys.stdin.readline()
 

@@ -1,4 +1,4 @@
-"""The MLflow server of the tests, forked from a process that has imported what it needs."""
+"""The tests' MLflow server, forked from a process that has imported what it needs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ cli()
 
 
 class TrackingServer(MlflowServer):
-    """`MlflowServer`, started by a fork, and on a copy of the tables that the first one made."""
+    """`MlflowServer`, started by a fork, with a copy of the tables that the first one created."""
 
     _tables: bytes | None = None
 
@@ -56,7 +56,7 @@ def forked_server(
     log: IO[bytes],
     folder: Path | None = None,
 ) -> ForkedProcess:
-    """Fork a program that has imported what MLflow's server needs, in a session of its own."""
+    """Fork a program that has imported what MLflow's server needs, in a new session."""
     return ForkedProcess(
         *(arguments, environment, DEVNULL, log, log, folder),
         modules=FOR_SERVERS,
@@ -67,7 +67,7 @@ def forked_server(
 def begin(
     arguments: Sequence[str], environment: Mapping[str, str], log: IO[bytes], folder: Path
 ) -> python_process.Process:
-    """Begin what ``python -m mlflow`` does with the arguments of ``server``, in a session."""
+    """Start what ``python -m mlflow`` does with the arguments of ``server``, in a session."""
     if python_process.forks():
         given = ["-c", SERVE, *arguments]
         return forked_server(given, environment, log, folder)

@@ -1,4 +1,4 @@
-"""Processes whose deliveries happen when a test says so, in time that it moves."""
+"""Processes that deliver when a test says so, on a clock that the test moves."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from mlflow_iap_callbacks.delivery.sender import Sender
 
 
 class VirtualClock(Clock):
-    """A clock that stands still until it is moved, or somebody waits.
+    """A clock that stands still until it is moved or somebody waits.
 
     Attributes:
-        meanwhile: called by who waits; True if something happened, so that no time is waited.
+        meanwhile: called instead of waiting; returns True if something happened, so that no time
+            passes.
     """
 
     def __init__(self) -> None:
@@ -46,7 +47,7 @@ class VirtualClock(Clock):
 
 
 class VirtualProcess:
-    """What a process has of its own: a sender, which delivers in this thread when it is asked to.
+    """A process's own sender, which delivers in this thread when it is asked to.
 
     ``RunWriter`` and the callbacks use the sender of the process that was entered last.
     """
@@ -63,25 +64,25 @@ class VirtualProcess:
         self.enter()
 
     def enter(self) -> None:
-        """Go on as this process."""
+        """Continue as this process."""
         lifecycle._senders.clear()
         lifecycle._senders[self.sender.server] = self.sender
         self.clock.meanwhile = self.sender.deliver_next
 
     def begin(self, experiment: str = "experiment", **given: Any) -> RunWriter:
-        """Begin a run of this process."""
+        """Start a run of this process."""
         self.enter()
         return RunWriter(self.client, experiment, **given)
 
     def deliver(self) -> int:
-        """Deliver all that is due; return how many turns that took."""
+        """Deliver everything that is due; return how many turns that took."""
         turns = 0
         while self.sender.deliver_next():
             turns += 1
         return turns
 
     def deliver_for(self, seconds: float) -> None:
-        """Deliver what becomes due in so many seconds."""
+        """Deliver what becomes due within this many seconds."""
         ends = self.clock.monotonic() + seconds
         self.deliver()
         while self.clock.monotonic() < ends:
@@ -89,7 +90,7 @@ class VirtualProcess:
             self.deliver()
 
     def die(self) -> None:
-        """End as by ``kill -9``: nothing more is written, and what was held is free."""
+        """End as with ``kill -9``: nothing more is written, and locks are released."""
         for outbox in self.sender.outboxes:
             outbox.intake.close()
             if outbox._db is not None:
@@ -100,6 +101,6 @@ class VirtualProcess:
         self.close()
 
     def close(self) -> None:
-        """End in order, without a further delivery."""
+        """Exit normally, without delivering more."""
         self.sender.close()
         lifecycle._senders.clear()

@@ -6,11 +6,11 @@ from mlflow_iap_callbacks.iap.retry_policy import RetryPolicy
 
 
 class VirtualTime:
-    """A clock whose waiting takes no time.
+    """A clock on which waiting takes no time.
 
     Attributes:
-        now: what it shows, in seconds.
-        waits: how long it was waited, each time.
+        now: the time that it shows, in seconds.
+        waits: length of each wait.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class VirtualTime:
         self.now += seconds
 
     def policy(self, max_attempts: int = 12, deadline: float = 120.0) -> RetryPolicy:
-        """A retry policy by this clock."""
+        """A retry policy with this clock."""
         functions = {"clock": staticmethod(self.clock), "sleep": staticmethod(self.sleep)}
         policy: RetryPolicy = type("VirtualPolicy", (RetryPolicy,), functions)(
             max_attempts, deadline

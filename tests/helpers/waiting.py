@@ -1,4 +1,4 @@
-"""Waiting for an event, such as a server's first answer, for as long as one may wait."""
+"""Waits for an event, such as a server's first response, up to a time limit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = 30.0) 
     """Return as soon as ``condition`` holds.
 
     Raises:
-        TimeoutError: ``what`` has not come after ``seconds``.
+        TimeoutError: ``what`` has not happened after ``seconds``.
     """
     ends = time.monotonic() + seconds
     tick = threading.Event()
@@ -24,7 +24,7 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = 30.0) 
 
 
 def answers(url: str) -> bool:
-    """Whether a server on this machine answers that all is well, whatever proxy is set."""
+    """Whether a server on this machine responds that it is healthy, without using a proxy."""
     with requests.Session() as session:
         session.trust_env = False
         try:

@@ -1,6 +1,6 @@
-"""Kills of the deployed server and of its database at random moments of load.
+"""Kills the deployed server and its database at random moments under load.
 
-Run by ``python -m pytest -m soak -s tests/soak``; SOAK_SEED picks other moments.
+Run with ``python -m pytest -m soak -s tests/soak``; SOAK_SEED chooses other moments.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from variables import set_all
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(900), needs_mariadb]
 _CLIENTS, _KILLS = 6, 8
-_LONGEST_OUTAGE = 5.0  # seconds, before what was killed is started again
+_LONGEST_OUTAGE = 5.0  # seconds until a killed server is restarted
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def deployment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Depl
 
 
 @pytest.mark.parametrize("killed", [("server",), ("mariadb",), ("mariadb", "server")])
-def test_what_was_acknowledged_is_there_once_whatever_is_killed(
+def test_everything_acknowledged_is_stored_exactly_once_no_matter_what_is_killed(
     deployment: Deployment, killed: tuple[str, ...]
 ) -> None:
     rng = random.Random(f"{SEED} {killed}")
@@ -53,7 +53,7 @@ def test_what_was_acknowledged_is_there_once_whatever_is_killed(
     assert ledger.wrong(deployment.mariadb, deployment.database) == []
 
 
-def test_a_sweep_with_both_callbacks_is_in_mlflow_exactly_once_whatever_is_killed(
+def test_a_sweep_with_both_callbacks_is_in_mlflow_exactly_once_no_matter_what_is_killed(
     deployment: Deployment, tmp_path: Path
 ) -> None:
     store = text_of(deployment.mariadb, deployment.database)

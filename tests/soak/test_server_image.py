@@ -1,4 +1,4 @@
-"""The image, built by its Dockerfile on a stand-in for its base, and run as App Engine does."""
+"""The image, built with its Dockerfile on a stand-in for its base, and run as on App Engine."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ _BASE = "localhost/python-stand-in"
 
 
 class Buildah:
-    """Images and containers in a folder of their own.
+    """Images and containers in a separate folder.
 
     Args:
-        folder: for them.
+        folder: where they are stored.
     """
 
     def __init__(self, folder: Path) -> None:
         policy = folder / "policy.json"
         policy.write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
-        # The other driver leaves a mount behind.
+        # The other storage driver leaves a mount behind.
         self._places = ["--storage-driver", "vfs"]
         self._places += ["--root", str(folder / "store"), "--runroot", str(folder / "run")]
         self._unsigned = ["--signature-policy", str(policy)]
@@ -64,7 +64,7 @@ class Buildah:
 
 @pytest.fixture(scope="module")
 def buildah(tmp_path_factory: pytest.TempPathFactory) -> Buildah:
-    """With the image built."""
+    """Podman with the built image."""
     folder = tmp_path_factory.mktemp("buildah")
     made = Buildah(folder)
     debian = ["--variant=minbase", "--include=python3-venv,python-is-python3,ca-certificates"]
@@ -79,7 +79,7 @@ def buildah(tmp_path_factory: pytest.TempPathFactory) -> Buildah:
         check=True,
     )
     context = str(_PREPARE.parents[1] / "build" / "appengine")
-    # This machine's own authorities, as an index of packages here may have a certificate of theirs.
+    # This machine's certificate authorities, because its package index may need them.
     trusted = ["--volume", "/etc/ssl/certs:/etc/ssl/certs:ro"]
     made(
         *("build", "--pull-never", "--format", "docker", "--build-arg", f"PYTHON={_BASE}"),
@@ -95,7 +95,7 @@ def container(buildah: Buildah) -> Iterator[str]:
     buildah("rm", name)
 
 
-def test_it_holds_byte_code_and_nothing_to_build_with_and_runs_as_nobody(
+def test_the_image_has_byte_code_and_no_build_tools_and_runs_without_privileges(
     buildah: Buildah, container: str
 ) -> None:
     assert buildah("run", container, "--", "id", "-u") == "10001"
@@ -105,7 +105,7 @@ def test_it_holds_byte_code_and_nothing_to_build_with_and_runs_as_nobody(
     assert buildah("run", container, "--", "sh", "-c", tools) == ""
 
 
-def test_it_serves_from_a_socket_and_a_bucket(
+def test_the_image_serves_with_a_socket_and_a_bucket(
     buildah: Buildah, container: str, mariadb: MariaDB, tmp_path: Path
 ) -> None:
     port = str(free_port())

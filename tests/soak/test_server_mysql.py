@@ -20,10 +20,10 @@ __all__ = ["mysql"]
 
 _ROCKET = "🚀 größer"
 _LONGEST_PARAM = "ü" * 6000
-_LARGEST = 1.7976931348623157e308  # by which MLflow keeps infinity
+_LARGEST = 1.7976931348623157e308  # the value that MLflow stores for infinity
 
 
-def test_it_is_as_cloud_sql_has_it(mysql: MySQL) -> None:
+def test_it_has_the_settings_of_cloud_sql(mysql: MySQL) -> None:
     ((version, is_logged),) = mysql.query("SELECT @@version, @@log_bin")
     assert int(version.partition(".")[0]) >= 8
     assert is_logged
@@ -32,7 +32,7 @@ def test_it_is_as_cloud_sql_has_it(mysql: MySQL) -> None:
 
 
 @pytest.mark.parametrize("revision", [None, OLDEST_REVISION])
-def test_of_three_migrations_at_once_one_does_it_and_the_others_find_it_done(
+def test_of_three_concurrent_migrations_one_does_the_work(
     mysql: MySQL, revision: str | None
 ) -> None:
     check_three_migrations_at_once(mysql, revision)
@@ -44,7 +44,7 @@ def test_binary_logging_without_its_flag_is_reported_before_anything_is_changed(
     check_binary_logging_without_its_flag(mysql)
 
 
-def test_what_is_hard_to_store_is_read_back_as_it_was(
+def test_text_that_is_hard_to_store_is_read_back_unchanged(
     mysql: MySQL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = settings(mysql, mysql.new_database_for("mlflow"), str(tmp_path / "artifacts"))

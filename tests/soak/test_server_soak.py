@@ -1,4 +1,4 @@
-"""Migrations that are killed, or begin at the oldest MLflow; the chain by what the image holds."""
+"""Migrations that are killed or start from the oldest MLflow; the chain with the image's pins."""
 
 from __future__ import annotations
 
@@ -50,18 +50,18 @@ needs_the_image = pytest.mark.skipif(
 
 
 @pytest.mark.parametrize("changes", range(3, 130, 13))
-def test_a_first_migration_that_was_killed_anywhere_starts_over(
+def test_a_first_migration_starts_over_no_matter_where_it_was_killed(
     mariadb: MariaDB, changes: int
 ) -> None:
     database = mariadb.new_database_for("mlflow")
     kill_in_the_middle(mariadb, database, changes)
     assert run("check", variables(mariadb, database)).exit_code == 1
-    assert run("migrate", variables(mariadb, database)).stdout == "The schema is migrated.\n"
-    assert run("migrate", variables(mariadb, database)).stdout == "The schema is current.\n"
+    assert run("migrate", variables(mariadb, database)).stdout == "The schema has been migrated.\n"
+    assert run("migrate", variables(mariadb, database)).stdout == "The schema is up to date.\n"
 
 
 @pytest.mark.parametrize("changes", range(1, 31, 3))
-def test_a_later_migration_that_was_killed_anywhere_is_undone_by_the_backup(
+def test_a_later_migration_is_undone_by_the_backup_no_matter_where_it_was_killed(
     mariadb: MariaDB, changes: int
 ) -> None:
     database = mariadb.new_database_for("mlflow")
@@ -71,7 +71,7 @@ def test_a_later_migration_that_was_killed_anywhere_is_undone_by_the_backup(
     kill_in_the_middle(mariadb, database, changes)
     assert "Restore the backup" in run("migrate", variables(mariadb, database)).output
     mariadb.restore(database, backup)
-    assert run("migrate", variables(mariadb, database)).stdout == "The schema is migrated.\n"
+    assert run("migrate", variables(mariadb, database)).stdout == "The schema has been migrated.\n"
     assert is_the_run_there(mariadb, database)
 
 
@@ -86,7 +86,7 @@ def test_a_database_of_the_oldest_mlflow_is_served_after_its_migration(
     assert logged.returncode == 0
     given = settings(mariadb, database, str(tmp_path / "artifacts"))
     assert f"has the older schema {OLDEST_REVISION}" in run("check", given).output
-    assert run("migrate", given).stdout == "The schema is migrated.\n"
+    assert run("migrate", given).stdout == "The schema has been migrated.\n"
     with DeployedServer(tmp_path, given) as server:
         found = requests.post(
             f"{server.url}/api/2.0/mlflow/runs/search",
@@ -99,7 +99,7 @@ def test_a_database_of_the_oldest_mlflow_is_served_after_its_migration(
 
 
 @needs_the_image
-def test_what_the_image_holds_is_enough_for_all_of_the_chain(
+def test_the_image_has_everything_that_the_whole_chain_needs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Deployment(tmp_path, _IMAGE) as deployment:
@@ -112,7 +112,7 @@ def test_what_the_image_holds_is_enough_for_all_of_the_chain(
 
 
 @needs_the_image
-def test_the_program_runs_a_command_on_the_deployment_and_ends_with_its_status(
+def test_the_program_runs_a_command_against_the_deployment_and_exits_with_its_status(
     tmp_path: Path,
 ) -> None:
     with begun(tmp_path, "--", sys.executable, "-c", f"{_LOG}\nexit(3)") as program:
@@ -139,7 +139,7 @@ def test_the_program_serves_until_it_is_ended_and_leaves_nothing(tmp_path: Path)
 
 @contextmanager
 def begun(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    """What `make server` starts; what it says goes into a file in the folder."""
+    """Start what `make server` starts, with its output in a file in the folder."""
     command = [sys.executable, PROGRAM, "--python", str(_IMAGE), *arguments]
     with (folder / "said").open("wb") as said:
         program = subprocess.Popen(command, stdout=said, stderr=said)
@@ -160,7 +160,7 @@ def children_of(pid: int) -> list[int]:
 
 
 def venv(folder: Path, python: str, *packages: str) -> str:
-    """An environment with packages; return its Python."""
+    """Create an environment with packages; return its Python."""
     uv = [sys.executable, "-m", "uv"]
     subprocess.run([*uv, "venv", "-q", "--python", python, str(folder)], check=True)
     install(str(folder / "bin" / "python"), *packages)

@@ -1,6 +1,6 @@
-"""Hours of trouble in minutes: what was logged is in MLflow, each point exactly once.
+"""Hours of faults in minutes: everything that was logged is in MLflow exactly once.
 
-Run by ``python -m pytest -m soak -s tests/soak``; SOAK_SEED picks other random moments.
+Run with ``python -m pytest -m soak -s tests/soak``; SOAK_SEED chooses other random moments.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from variables import set_all
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(900)]
 
 _KILLS, _SERVER_KILLS = 50, 20
-_CHAINS, _JOBS = 2, 2  # processes at once, trials at once of each
+_CHAINS, _JOBS = 2, 2  # parallel processes, parallel trials of each
 _WITHOUT_ROLE = 30.0
 _MOST_GROWTH_MEGABYTES = 30.0
 
@@ -42,7 +42,7 @@ def soak(server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             yield soak
 
 
-def test_a_sweep_killed_50_times_amid_all_troubles_at_once_is_in_mlflow_exactly_once(
+def test_a_sweep_killed_50_times_amid_all_kinds_of_faults_is_in_mlflow_exactly_once(
     soak: Soak, server: MlflowServer
 ) -> None:
     kills = itertools.count(1)
@@ -106,10 +106,10 @@ def test_a_sweep_killed_50_times_amid_all_troubles_at_once_is_in_mlflow_exactly_
     assert chaos.kills == _SERVER_KILLS
 
 
-def test_a_server_away_for_ten_minutes_worth_of_sweep_costs_neither_memory_nor_a_point(
+def test_ten_minutes_of_sweep_without_a_server_cost_neither_memory_nor_a_point(
     soak: Soak, server: MlflowServer
 ) -> None:
-    # Ten minutes of trials of half a second; more of them than the sender keeps in memory.
+    # Ten minutes of trials that take half a second: more than the sender keeps in memory.
     worker = soak.worker("outage", trials=1200, seconds=70.0)
     assert worker.hear() == "warm"
     server.kill()
@@ -129,7 +129,7 @@ def test_a_server_away_for_ten_minutes_worth_of_sweep_costs_neither_memory_nor_a
     assert len(soak.warnings()) == 2
 
 
-def test_two_minutes_of_8_trials_at_once_with_every_fifth_answer_lost_are_there_exactly_once(
+def test_two_minutes_of_8_parallel_trials_with_every_fifth_response_lost_arrive_exactly_once(
     soak: Soak,
 ) -> None:
     with Chaos(soak.cloud, SEED) as chaos:

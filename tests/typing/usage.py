@@ -1,4 +1,4 @@
-"""What a type checker makes of the public names; checked, not run."""
+"""Uses of the public names for a type checker; not run."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def stored() -> dict[str, Any]:
     return {name: pickle.loads(base64.b64decode(text)) for name, text in texts.items()}
 
 
-def test_a_stored_client_and_its_credentials_are_what_they_were(stored: dict[str, Any]) -> None:
+def test_a_stored_client_and_its_credentials_are_unchanged(stored: dict[str, Any]) -> None:
     client, credentials, auth = stored["client"], stored["credentials"], stored["auth"]
     assert (type(client), client.tracking_uri) == (IAPMlflowClient, _URI)
     assert client._auth.retry == RetryPolicy(max_attempts=3, deadline=10.0)
@@ -41,7 +41,7 @@ def test_a_stored_client_and_its_credentials_are_what_they_were(stored: dict[str
     assert (type(auth), auth.origin, auth.retry) == (IAPAuth, _URI, client._auth.retry)
 
 
-def test_a_stored_handle_writes_to_its_run(stored: dict[str, Any]) -> None:
+def test_a_stored_handle_logs_to_its_run(stored: dict[str, Any]) -> None:
     run = stored["run"]
     assert (type(run), run.key, run.client.tracking_uri) == (RunWriter, "c" * 32, _URI)
     run.log_metrics({"loss": 1.0})

@@ -1,4 +1,4 @@
-"""The shape of the package: who imports whom, and what an import costs."""
+"""The structure of the package: which module imports which, and what an import costs."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ import python_process
 _PACKAGE = Path(mlflow_iap_callbacks.__file__).parent
 _NAME = _PACKAGE.name
 
-# What each folder, or file beside the folders, may import of the others.
+# Which others each folder, or file beside the folders, may import.
 _MAY_IMPORT: dict[str, set[str]] = {
     "__init__": {"delivery", "errors", "iap", "lightgbm", "optuna"},
-    "cli": {"delivery", "errors", "iap", "local", "outbox"},
+    "cli": {"delivery", "errors", "iap", "local", "optuna", "outbox"},
     "optuna": {"delivery", "iap", "tags"},
     "lightgbm": {"delivery", "iap", "outbox"},
     "delivery": {"errors", "iap", "limits", "outbox", "tags"},
@@ -31,14 +31,19 @@ _MAY_IMPORT: dict[str, set[str]] = {
     "limits": set(),
     "tags": set(),
 }
-# The only modules that know a library.
+# The only modules that may import a library.
 _OWNERS = {
     "google": {"iap.google_errors", "iap.google_identity", "iap.google_tokens"},
-    "msgpack": {"outbox.intake", "outbox.outbox", "outbox.records"},
+    "msgpack": {"outbox.format_1", "outbox.intake", "outbox.records"},
     "platformdirs": {"outbox.journal_folder"},
-    "sqlite3": {"outbox.database", "outbox.journal_folder", "outbox.rescue"},
+    "sqlite3": {
+        f"outbox.{name}"
+        for name in ("adoption", "database", "format_1", "journal_content", "journal_folder")
+    },
     "tenacity": {"iap.retry_policy"},
-    "optuna": {"optuna.plots", "optuna.study_run", "optuna.track_in_mlflow"},
+    "optuna": {
+        *("optuna.plots", "optuna.storage", "optuna.study_run", "optuna.track_in_mlflow"),
+    },
     "lightgbm": {"lightgbm.finished_model", "lightgbm.params"},
     "matplotlib": {"lightgbm.plots", "optuna.plots"},
     "aiohttp": set(),
@@ -54,7 +59,7 @@ def _place(module: str) -> str:
 
 @cache
 def _imports(module: str, *, with_types: bool = True) -> tuple[str, ...]:
-    """Absolute names of what a module imports; those of this package end at the module."""
+    """Absolute names of what a module imports; for this package, names of modules."""
     return tuple(_each_import(module, with_types=with_types))
 
 
@@ -79,7 +84,7 @@ def _each_import(module: str, *, with_types: bool) -> Iterator[str]:
 
 
 def _module_of(name: str) -> str | None:
-    """The package's module of an absolute name; a folder's is its ``__init__``."""
+    """The package's module for an absolute name; for a folder, its ``__init__``."""
     ours = name.removeprefix(_NAME).removeprefix(".")
     names = (ours, f"{ours}.__init__".removeprefix("."))
     return next((each for each in names if _place(name) == _NAME and each in _MODULES), None)
@@ -102,7 +107,7 @@ def test_there_are_at_most_twelve_rules_and_one_for_each_folder() -> None:
     assert len(_MAY_IMPORT) <= 12
 
 
-def test_no_imports_make_a_circle() -> None:
+def test_there_are_no_circular_imports() -> None:
     TopologicalSorter(_MAY_IMPORT).prepare()
     graph: TopologicalSorter[str] = TopologicalSorter()
     for module in _MODULES:
@@ -111,14 +116,14 @@ def test_no_imports_make_a_circle() -> None:
 
 
 @pytest.mark.parametrize("library", sorted(_OWNERS))
-def test_a_library_has_its_owner(library: str) -> None:
+def test_each_library_is_imported_only_by_its_owners(library: str) -> None:
     users = {
         module for module in _MODULES if library in map(_place, _imports(module, with_types=False))
     }
     assert {u for u in users if _place(u) not in ("local", "server")} <= _OWNERS[library]
 
 
-def test_every_tag_stands_in_one_module() -> None:
+def test_every_tag_is_defined_in_one_module() -> None:
     for module in _MODULES:
         tree = ast.parse((_PACKAGE / f"{module.replace('.', '/')}.py").read_text())
         texts = {
@@ -152,7 +157,7 @@ def test_the_local_cloud_does_not_use_the_client_that_it_tests() -> None:
         ("import mlflow_iap_callbacks.cli.commands", {"mlflow", "optuna", "lightgbm"}),
     ],
 )
-def test_an_import_brings_no_more_than_it_needs(statement: str, absent: set[str]) -> None:
+def test_an_import_loads_no_more_than_it_needs(statement: str, absent: set[str]) -> None:
     script = f"{statement}; import sys; print(sorted({absent!r} & set(sys.modules)))"
     modules = ("mlflow",) if statement.startswith("from mlflow_iap_callbacks import") else ()
     done = python_process.run("-c", script, modules=modules)
@@ -160,7 +165,7 @@ def test_an_import_brings_no_more_than_it_needs(statement: str, absent: set[str]
     assert done.stdout.strip() == "[]"
 
 
-def test_the_public_names_are_sorted_and_all_there() -> None:
+def test_the_public_names_are_complete_and_sorted() -> None:
     assert sorted(mlflow_iap_callbacks.__all__) == mlflow_iap_callbacks.__all__
     for name in mlflow_iap_callbacks.__all__:
         assert getattr(mlflow_iap_callbacks, name).__doc__

@@ -14,7 +14,7 @@ from .token import token
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="mlflow-iap-callbacks")
 def main() -> None:
-    """MLflow behind Google's Identity-Aware Proxy (IAP)."""
+    """Work with MLflow behind Google's Identity-Aware Proxy (IAP)."""
 
 
 for command in (token, doctor, status, sync, local):

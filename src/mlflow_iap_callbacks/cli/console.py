@@ -11,6 +11,11 @@ from rich.table import Table
 console = Console(highlight=False)
 
 
+def print_line(text: str) -> None:
+    """Print a line as it is, however long."""
+    console.print(text, markup=False, soft_wrap=True)
+
+
 def print_rows(rows: Mapping[str, str], mark: str = "") -> None:
     """Print names and their values, each after ``mark``; values may have several lines."""
     table = Table(box=None, show_header=False)

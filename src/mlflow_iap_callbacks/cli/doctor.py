@@ -1,4 +1,4 @@
-"""``mlflow-iap doctor``: what stops requests to MLflow, and how to solve it."""
+"""``mlflow-iap doctor``: finds out why requests to MLflow fail, and what to do."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from .console import print_rows
 def doctor() -> None:
     """Check the connection to MLFLOW_TRACKING_URI step by step.
 
-    Starts with the environment variables and ends with a request to MLflow's API. Stops at the
-    first problem and says how to solve it.
+    Start with the environment variables and end with a request to MLflow's API. Stop at the first
+    problem and say how to solve it.
     """
     from .doctor_steps import examine
 

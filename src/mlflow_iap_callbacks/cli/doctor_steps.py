@@ -1,4 +1,4 @@
-"""The steps of ``mlflow-iap doctor``, from the environment variables to a call of MLflow's API."""
+"""The steps of ``mlflow-iap doctor``, from the environment variables to a request to MLflow."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TIMEOUT = 10.0  # seconds, of one request
 
 
 class Finding(NamedTuple):
-    """What one step found. A step that is not good stops requests to MLflow."""
+    """What one step found. If it is not good, requests to MLflow fail."""
 
     step: str
     saw: str
@@ -31,7 +31,7 @@ class Finding(NamedTuple):
 
 
 def examine(uri: str) -> Iterator[Finding]:
-    """Yield the findings for a tracking URI, up to the first that is not good."""
+    """Yield the findings for a tracking URI, up to the first problem."""
     yield _environment()
     try:
         auth = IAPAuth(uri, retry=_RETRY)
@@ -68,7 +68,7 @@ def _environment() -> Finding:
 
 
 def _server(auth: IAPAuth, uri: str) -> str:
-    """Find out whether IAP answers, and which OAuth client it sends people to."""
+    """Find out whether there is an IAP, and which OAuth client it uses for people."""
     response = requests.get(uri, allow_redirects=False, timeout=_TIMEOUT)
     if not responses.is_from_iap(response):
         return f"no IAP ({response.status_code} without a token)"
@@ -79,7 +79,7 @@ def _server(auth: IAPAuth, uri: str) -> str:
 
 
 def _owner(auth: IAPAuth, uri: str, client_id: str) -> str:
-    """Find out who manages an OAuth client: IAP accepts ID tokens only for a project's own one."""
+    """Find out who manages an OAuth client: IAP accepts no ID tokens for Google-managed ones."""
     try:
         trial = IAPAuth(auth.origin, IAPCredentials(client_id, kind="id_token"), _RETRY)
         _get(trial, f"{uri}/version")
@@ -100,7 +100,7 @@ def _credentials(auth: IAPAuth, _: str) -> str:
 
 
 def _token(auth: IAPAuth, uri: str) -> str:
-    """Find out whether IAP accepts the token, and the account has the role."""
+    """Find out whether IAP accepts the token and the account has the role."""
     _get(auth, f"{uri}/version")
     if not auth.is_asked:
         return "not needed here"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..local import LocalCloud
     from ..local.request_log import SeenRequest
 
-# Settings for another server, which would mislead a command at the local one.
+# Settings for another server, which would be wrong for the local one.
 _IN_THE_WAY = (
     *("MLFLOW_IAP_CLIENT_ID", "MLFLOW_OAUTH2_CLIENT_ID", "MLFLOW_IAP_IMPERSONATE"),
     *("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"),
@@ -53,10 +53,10 @@ def local(
     stay: bool,
     command: Sequence[str],
 ) -> None:
-    """Run MLflow behind a local IAP, on this machine only.
+    """Run MLflow behind a local IAP, reachable only from this machine.
 
     Without COMMAND, print the environment variables to export and serve until Ctrl-C. With
-    COMMAND, run it with these variables, show the requests that IAP received, and exit with
+    COMMAND, run it with these variables, show how many requests IAP received, and exit with
     COMMAND's status:
 
         mlflow-iap local -- python train.py
@@ -65,7 +65,7 @@ def local(
 
     if command and shutil.which(command[0]) is None:
         raise _cannot_run(command[0], "there is no such program")
-    # SIGTERM acts as Ctrl-C, so that COMMAND and the servers end in either case.
+    # SIGTERM acts like Ctrl-C, so that COMMAND and the servers always end.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with ExitStack() as stack:
         if folder is None:
@@ -116,7 +116,7 @@ def use(cloud: LocalCloud, command: Sequence[str], *, stay: bool = False) -> int
 
 
 def _around_proxies() -> dict[str, str]:
-    """Variables that let requests to this machine bypass a proxy; empty if none is set."""
+    """Variables with which requests to this machine bypass a proxy; empty if no proxy is set."""
     if not any(name.lower() in ("http_proxy", "all_proxy") for name in os.environ):
         return {}
     others = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
@@ -129,7 +129,7 @@ def _cannot_run(program: str, why: str) -> click.ClickException:
 
 
 def _summary(requests: Sequence[SeenRequest]) -> dict[str, str]:
-    """Count requests, tokens and rejected tokens; a 401 is healed if the request later passed."""
+    """Count requests, tokens and rejected tokens; a token was replaced if a retry succeeded."""
     good = {_bearer(seen) for seen in requests if seen.token_kind}
     rejected = [
         seen
@@ -137,13 +137,15 @@ def _summary(requests: Sequence[SeenRequest]) -> dict[str, str]:
         if _bearer(seen) in good and seen.iap_answer and seen.status == 401
     ]
     passed = {_same(seen): seen.time for seen in requests if seen.reached_upstream}
-    healed = [seen for seen in rejected if passed.get(_same(seen), 0.0) > seen.time]
-    answers = Counter(seen.status for seen in requests)
+    replaced = [seen for seen in rejected if passed.get(_same(seen), 0.0) > seen.time]
+    statuses = Counter(seen.status for seen in requests)
     return {
         "requests": str(len(requests)),
         "tokens fetched or signed": str(len(good)),
-        "401s healed": f"{len(healed)} of {len(rejected)}",
-        "answers by status": ", ".join(f"{n} x {status}" for status, n in sorted(answers.items())),
+        "rejected tokens replaced": f"{len(replaced)} of {len(rejected)}",
+        "responses by status": ", ".join(
+            f"{n} x {status}" for status, n in sorted(statuses.items())
+        ),
     }
 
 

@@ -29,17 +29,26 @@ def status() -> None:
         console.print(f"Nothing waits in {journal_folder.folder()}.")
     for journal in found:
         print_rows(_described(journal))
-    if any(journal.waiting and not journal.is_live for journal in found):
+    if any(journal.waiting and not journal.is_live and journal.is_from_here for journal in found):
         console.print("`mlflow-iap sync` sends what dead processes left.")
+    if any(not journal.is_live and not journal.is_from_here for journal in found):
+        console.print("`mlflow-iap sync --other-hosts` sends what those of other hosts left.")
+
+
+def _ago(seconds: float | None) -> str | None:
+    if seconds is None:
+        return None
+    return f"{timedelta(seconds=int(time.time() - seconds))} ago, by its own clock"
 
 
 def _described(journal: JournalReport) -> dict[str, str]:
-    life = "alive" if journal.is_live else "dead"
+    life = "alive" if journal.is_live else "dead" if journal.is_from_here else "of another host"
     age = timedelta(seconds=int(time.time() - journal.begun))
     kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(journal.waiting.items()))
     refused = "\n".join(f"{n} x {reason}" for reason, n in journal.refused.items())
     rows = {
         "process": f"{journal.pid} on {journal.host} ({life}), started {age} ago",
+        "last alive": _ago(journal.last_beat) if not journal.is_from_here else None,
         "server": journal.server,
         "waiting": f"{journal.records()} records of {journal.runs} runs"
         + f" ({kinds})" * bool(kinds),

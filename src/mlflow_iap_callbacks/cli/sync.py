@@ -4,60 +4,167 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from .console import console
+from .console import console, print_line
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+    from ..outbox.adoption import Untaken
+    from ..outbox.journal_folder import JournalReport
 
 
 @click.command()
 @click.option("--dry-run", is_flag=True, help="Show what would be sent, but do not send it.")
 @click.option("--refused", is_flag=True, help="Also send again what MLflow refused.")
-def sync(dry_run: bool, refused: bool) -> None:
+@click.option(
+    "--other-hosts",
+    is_flag=True,
+    help="Also send what processes of other hosts left in this folder, if they have ended.",
+)
+@click.option(
+    "--storage", metavar="URL", help="Log the trials in this Optuna storage that MLflow lacks."
+)
+@click.option("--study", metavar="NAME", help="Only this study of the storage.")
+def sync(
+    dry_run: bool, refused: bool, other_hosts: bool, storage: str | None, study: str | None
+) -> None:
     """Send what dead processes left on this machine.
 
     These are processes that were killed, or that exited while MLflow was unreachable. Each record
     is sent to the server it was logged for, with the credentials found now. It is safe to run this
-    command twice, and while other processes log.
+    command twice, and while other processes log. The exit status is 1 if anything is left.
+
+    Journals of other hosts, in a folder that several hosts share, are left alone. With
+    --other-hosts, they are sent too: on a terminal you are asked whether their processes have
+    ended, elsewhere they are watched for 90 seconds.
+
+    With --storage, it does so for MLFLOW_TRACKING_URI only, and then logs the trials that ended in
+    an Optuna storage but that no callback saw, because their processes died first. URL is the URL
+    of a database or of Redis, or the path of a file of JournalStorage.
     """
+    if study is not None and storage is None:
+        raise click.UsageError("--study needs --storage.")
+    if refused and storage is not None:
+        raise click.UsageError("--refused is for journals. Use it without --storage.")
+    if storage is not None:
+        from .storage import sync_storage
+
+        sys.exit(1 if sync_storage(storage, study, dry_run=dry_run) else 0)
     from ..outbox import journal_folder
 
-    dead = [journal for journal in journal_folder.survey() if not journal.is_live]
-    dead = [journal for journal in dead if journal.records(refused=refused) or journal.runs]
+    found = [
+        journal
+        for journal in journal_folder.survey()
+        if journal.records(refused=refused) or journal.runs or journal.error
+    ]
+    there = [journal for journal in found if not (journal.is_from_here or journal.is_live)]
+    taken = _abandoned(there) if other_hosts else []
+    dead = [journal for journal in found if not journal.is_live]
+    dead = [journal for journal in dead if journal not in there or journal.path in taken]
     if not dead:
         console.print(f"Nothing waits in {journal_folder.folder()}.")
-    left = 0
-    for server in sorted({journal.server for journal in dead if journal.server}):
-        found = [journal for journal in dead if journal.server == server]
-        records = sum(journal.records(refused=refused) for journal in found)
-        what = f"{records} records of {sum(journal.runs for journal in found)} runs for {server}"
+    is_left = False
+    for server in sorted({_server_of(journal) for journal in dead}):
+        some = [journal for journal in dead if _server_of(journal) == server]
+        records = sum(journal.records(refused=refused) for journal in some)
+        what = f"{records} records of {sum(journal.runs for journal in some)} runs"
         if dry_run:
-            console.print(f"would send {what}")
-            continue
-        client = _client(server)
-        waiting = send(client, server, refused=refused) if client else records
-        left += waiting
-        console.print(f"{waiting} records wait for {server}" if waiting else f"sent {what}")
-    if left:
-        sys.exit(1)
+            print_line(f"would send {what} for {server or 'an unknown server'}")
+        elif not _is_sent(server, some, refused=refused, other_hosts=taken):
+            is_left = True
+    for journal in found:
+        if journal.is_live:
+            print_line(f"{journal.path} is in use by process {journal.pid} on {journal.host}.")
+        elif journal not in dead:
+            how = "seems to be alive" if other_hosts else "`mlflow-iap sync --other-hosts` sends it"
+            print_line(f"{journal.path} is from another host, {journal.host}: {how}.")
+    sys.exit(1 if is_left else 0)
 
 
-def send(client: MlflowClient, server: str, *, refused: bool) -> int:
-    """Send what dead processes left for a server; return how many records still wait."""
+def _abandoned(journals: Sequence[JournalReport]) -> list[Path]:
+    from .other_hosts import abandoned
+
+    return abandoned(journals)
+
+
+def _server_of(journal: JournalReport) -> str:
+    """Return the server of a journal, even if damage has made that unreadable; or nothing."""
+    from ..delivery.server_uri import server_uri
+    from ..outbox.journal_folder import is_for
+
+    given = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if not journal.server and given and is_for(server_uri(given), journal.path):
+        return server_uri(given)
+    return journal.server
+
+
+def _is_sent(
+    server: str, journals: Sequence[JournalReport], *, refused: bool, other_hosts: Sequence[Path]
+) -> bool:
+    """Send what dead processes left for a server, and say what was sent and what was not."""
+    if not server:
+        for journal in journals:
+            print_line(
+                f"{journal.path} is damaged, and its server is unknown. Set MLFLOW_TRACKING_URI to "
+                "the server, and run this command again."
+            )
+        return False
+    client = _client(server)
+    if client is None:
+        records = sum(journal.records(refused=refused) for journal in journals)
+        print_line(f"{records} records wait for {server}")
+        return False
+    sent = send(client, server, refused=refused, other_hosts=other_hosts)
+    print_line(f"sent {sent.delivered} records to {server}")
+    if sent.refused:
+        print_line(f"MLflow refused {sent.refused} records; `mlflow-iap status` lists them.")
+    if sent.waiting:
+        print_line(f"{sent.waiting} records wait for {server}: {sent.trouble or 'it is busy'}")
+    for untaken in sent.untaken:
+        print_line(f"{untaken.path} cannot be sent: {untaken.why}.")
+    return not (sent.waiting or sent.untaken)
+
+
+class Sent(NamedTuple):
+    """What became of the journals for a server.
+
+    Args:
+        delivered: number of records that MLflow accepted.
+        refused: number of records that MLflow permanently rejects.
+        waiting: number of records that still wait.
+        trouble: why they wait, if known.
+        untaken: the journals that could not be taken over.
+    """
+
+    delivered: int
+    refused: int
+    waiting: int
+    trouble: str | None
+    untaken: list[Untaken]
+
+
+def send(
+    client: MlflowClient, server: str, *, refused: bool = False, other_hosts: Sequence[Path] = ()
+) -> Sent:
+    """Send what dead processes left for a server."""
     from ..delivery.progress import DeliveryBar
     from ..delivery.sender import Sender
 
     sender = Sender(client, server)
-    sender.adopt(refused=refused)
+    untaken = sender.adopt(refused=refused, other_hosts=other_hosts)
     try:
         with DeliveryBar([sender], console) as bar:
             while not sender.flush(0.2) and not sender.is_stuck:
                 bar.update()
-        return sender.waiting
+        troubles = (run.trouble for outbox in sender.outboxes for run in outbox.runs())
+        trouble = next(filter(None, troubles), None)
+        return Sent(sender.delivered, sender.refused, sender.waiting, trouble, untaken)
     finally:
         sender.close()
 
@@ -73,4 +180,6 @@ def _client(server: str) -> MlflowClient | None:
         return IAPMlflowClient(given if given and server_uri(given) == server else server)
     except IAPError as error:
         click.echo(f"Error: {error.message}", err=True)
-        return None
+    except Exception as error:  # noqa: BLE001 - an odd URI must not stop the other servers
+        click.echo(f"Error: {server} cannot be used: {error}", err=True)
+    return None

@@ -1,4 +1,4 @@
-"""``mlflow-iap token``: the credentials in use."""
+"""``mlflow-iap token``: shows the credentials in use."""
 
 from __future__ import annotations
 

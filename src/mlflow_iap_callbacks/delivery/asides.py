@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from ..outbox import Record, Refusal
-from ..outbox.records import packed
 from .names import mlflow_name
 
 _KIND = "aside"
@@ -31,7 +30,7 @@ def original(record: Record) -> Record:
     if record.kind != _KIND:
         return record
     content = record.content
-    return Record(content["seq"], content["kind"], packed(content["content"]))
+    return Record(content["seq"], content["kind"], content["content"], record.size)
 
 
 def is_divisible(record: Record) -> bool:

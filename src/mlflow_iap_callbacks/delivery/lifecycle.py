@@ -23,6 +23,7 @@ from .sender import Sender
 from .server_uri import server_uri
 
 _SECONDS_AT_EXIT = 30.0
+_SECONDS_TO_ADOPT_AT_EXIT = 5.0
 
 _senders: dict[str, Sender] = {}
 LOCK = threading.RLock()  # held wherever a fork must not happen
@@ -31,7 +32,8 @@ _exit_deadline: Deadline | None = None
 # A forked child keeps its parent's senders: it must not even close their SQLite connections.
 _left_to_parent: list[Sender] = []
 _is_set_up = False
-# What the callbacks do when the process exits: end runs, and then draw.
+# What the callbacks do when the process exits: end runs; then, once all is delivered, log what is
+# lacking and draw.
 end_at_exit: list[Work] = []
 draw_at_exit: list[Work] = []
 
@@ -117,10 +119,10 @@ def _end_runs(senders: Sequence[Sender], _: Deadline) -> None:
         sender.end_open_runs()
 
 
-def _adopt(senders: Sequence[Sender], _: Deadline) -> None:
+def _adopt(senders: Sequence[Sender], deadline: Deadline) -> None:
     for sender in senders:
         if sender.outboxes:
-            sender.adopt_safely()
+            sender.adopt_safely(min(deadline.left, _SECONDS_TO_ADOPT_AT_EXIT))
 
 
 def _set_up() -> None:

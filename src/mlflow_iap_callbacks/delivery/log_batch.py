@@ -56,7 +56,7 @@ class Batch:
         params = {names[name]: value for name, value in values.items()} if is_params else {}
         tags = originals if is_points or is_params else with_names_that_mlflow_takes(values)
         around = _BYTES_PER_ENTITY + (len(name) if record.kind == "curve" else 0)
-        size = self._size + len(record.body) + around * (count or len(values))
+        size = self._size + record.size + around * (count or len(values))
         if self.records and not self._has_room(count, params, tags, size):
             return False
         for step, time_ms, values_then in points:

@@ -20,7 +20,6 @@ from ..iap.run_lookup import find_run, find_runs
 from ..iap.unwrapping import unwrapped_errors
 from ..limits import MAX_TAGS
 from ..outbox import QueuedRun
-from ..outbox.records import unpacked
 from ..tags import AGAIN_TAG, AGREED_TAG, ASKED_TWICE_TAG, ENDED_TAG, JOURNAL_TAG, RUN_KEY_TAG
 from .clock import Clock
 from .names import with_names_that_mlflow_takes
@@ -155,7 +154,7 @@ class RunCreation:
         found = self._doubtful.get(run.place)
         if found is not None:
             self._delete_late_ones(found, run.key)
-            del self._doubtful[run.place]
+            self._doubtful.pop(run.place, None)  # another queued run of the same may end, too
 
     def update(self, run_id: str, status: str, time_ms: int | None) -> None:
         """Set a run's status, and its end in milliseconds since 1970."""
@@ -391,7 +390,7 @@ def _start_again(run: QueuedRun) -> dict[str, Any]:
     if run.start is None:
         nothing: dict[str, Any] = {"mode": Mode.RESUMED, "time_ms": None, "tags": {}, "name": None}
         return {**nothing, "is_again": True}
-    content = unpacked(run.start)
+    content = run.start
     mode = Mode.LOGGED if content["mode"] in (Mode.NEW, Mode.CLAIMED) else content["mode"]
     return {**content, "mode": mode, "not_before": 0.0, "is_again": True}
 

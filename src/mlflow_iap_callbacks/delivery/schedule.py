@@ -113,7 +113,7 @@ class Schedule:
         for outbox in outboxes:
             most = len(self._turns) + _MAX_TURNS // 2
             runs = outbox.runs(most)
-            self.has_more |= len(runs) == most
+            self.has_more |= len(runs) >= most
             for run in runs:
                 if run not in self._turns and outbox.has_records(run):
                     self._turns[run] = Turn(run, now, due=0.0)

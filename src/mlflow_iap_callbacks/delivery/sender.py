@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from weakref import WeakValueDictionary
@@ -14,7 +14,8 @@ from mlflow import MlflowClient
 
 from ..iap.retry_policy import RetryPolicy
 from ..outbox import Outbox, QueuedRun, Record, Refusal
-from ..outbox.journal_folder import new_outbox, orphans
+from ..outbox.adoption import Untaken, orphans
+from ..outbox.journal_folder import new_outbox
 from .asides import is_divisible, original, places, set_aside
 from .clock import Clock
 from .mlflow_calls import MlflowCalls
@@ -32,6 +33,9 @@ _RETRY = RetryPolicy(deadline=20.0)
 # An append wakes no thread: that would cost a training more than the append.
 _SECONDS_BETWEEN_LOOKS = 0.5
 _SECONDS_BETWEEN_ADOPTIONS = 60.0
+_SECONDS_BETWEEN_BEATS = 20.0
+# How long this process's records wait for older ones, which an adoption may bring.
+_SECONDS_FOR_OLDER_RECORDS = 5.0
 _SECONDS_AFTER_A_FAULT = 30.0
 # Of what is set aside, in about half an hour, while the server answers other requests.
 _MOST_TRIES = 8
@@ -67,13 +71,17 @@ class Sender:
     ) -> None:
         self.server = server
         self.clock = clock or Clock()
-        self.delivered = 0  # records
+        self.delivered = self.refused = 0  # records
         self._calls = MlflowCalls(client, self.clock)
         self._schedule = Schedule()
         self._own: Outbox | None = None
         self._adopted: list[Outbox] = []
         self._opening = threading.Lock()
-        self._next_adoption = 0.0
+        self._adoption = threading.Lock()
+        self._adopting_since: float | None = None
+        self._taking_over = threading.Lock()  # one journal; a fork waits for it
+        self._reported: set[Path] = set()  # journals that cannot be taken over
+        self._next_adoption = self._next_beat = 0.0
         self._begun: list[QueuedRun] = []
         # By experiment and key.
         self._open: WeakValueDictionary[tuple[str, str], QueuedRun] = WeakValueDictionary()
@@ -187,36 +195,71 @@ class Sender:
                 self._own.end_open_runs(why, self.clock.time())
             self._wake()
 
-    def adopt(self, *, refused: bool = False) -> None:
+    def adopt(
+        self,
+        seconds: float = math.inf,
+        *,
+        refused: bool = False,
+        other_hosts: Collection[Path] = (),
+    ) -> list[Untaken]:
         """Take over what dead processes left for this server; their open runs end as failed.
 
         Args:
+            seconds: no further journal is taken over after that time.
             refused: try again what MLflow rejected.
+            other_hosts: journals of other hosts, to take over as well.
+
+        Returns:
+            The journals that cannot be taken over.
         """
-        with self._opening:
-            for outbox in orphans(self.server):
-                if refused:
-                    outbox.requeue_refused()
-                outbox.end_open_runs("The process that wrote to the run died.", outbox.died)
-                if outbox.waiting:
-                    self._adopted.append(outbox)
-                else:
-                    outbox.close()
+        untaken: list[Untaken] = []
+        if not self._adoption.acquire(timeout=min(seconds, threading.TIMEOUT_MAX)):
+            return untaken  # another thread is at it
+        try:
+            since = self._adopting_since = self.clock.monotonic()
+            self._next_adoption = since + _SECONDS_BETWEEN_ADOPTIONS
+            journals = orphans(self.server, other_hosts=other_hosts)
+            while self.clock.monotonic() - since < seconds:
+                with self._taking_over:
+                    found = None if self._is_closed else next(journals, None)
+                    if isinstance(found, Outbox):
+                        self._add_adopted(found, refused=refused)
+                if found is None:
+                    break
+                if isinstance(found, Untaken):
+                    untaken.append(found)
+        finally:
+            self._adopting_since = None
+            self._adoption.release()
         with self._changed:
             self._schedule.has_more = True
             self._wake()
+        return untaken
 
-    def adopt_safely(self) -> None:
+    def adopt_safely(self, seconds: float = math.inf) -> None:
         """Call ``adopt``, and log what goes wrong: this process's own records must not suffer."""
         try:
-            self.adopt()
+            for journal in self.adopt(seconds):
+                if journal.path not in self._reported:
+                    self._reported.add(journal.path)
+                    _logger.warning("%s cannot be sent: %s.", journal.path, journal.why)
         except Exception as error:  # noqa: BLE001
             _logger.warning("Records of dead processes could not be taken over: %s", error)
+
+    def _add_adopted(self, outbox: Outbox, *, refused: bool) -> None:
+        if refused:
+            outbox.requeue_refused()
+        outbox.end_open_runs("The process that wrote to the run died.", outbox.died)
+        if outbox.waiting:
+            self._adopted.append(outbox)
+        else:
+            outbox.close()
 
     def deliver_next(self) -> bool:
         """Deliver the run that is due, in this thread; return False if there is none."""
         self._adopt_if_due()
         with self._changed:
+            self._beat_if_due()
             self._collect()
             turn = self._next_turn()
             if turn is None:
@@ -231,7 +274,7 @@ class Sender:
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
-        with self._opening:
+        with self._opening, self._taking_over:
             for outbox in self.outboxes:
                 outbox.close()
             self._own, self._adopted = None, []
@@ -239,6 +282,7 @@ class Sender:
     def stop_for_fork(self) -> None:
         """Keep this process's threads out of SQLite, whose locks would stay taken in a child."""
         self._opening.acquire()
+        self._taking_over.acquire()
         for outbox in self.outboxes:
             outbox.stop_for_fork()
 
@@ -246,6 +290,7 @@ class Sender:
         """Undo ``stop_for_fork`` in the parent."""
         for outbox in self.outboxes:
             outbox.go_on_after_fork()
+        self._taking_over.release()
         self._opening.release()
 
     def leave_to_parent(self) -> None:
@@ -327,11 +372,12 @@ class Sender:
         if sent is None:
             return
         done, refused = sent
-        run.outbox.settle(run, done, refused)
-        with self._changed:
+        with self._changed:  # who waits for the records reads the counts next
+            run.outbox.settle(run, done, refused)
             turn.is_aside = False
             self._drop_replaced(run, done)
             self.delivered += max(0, len(done) - len(refused))
+            self.refused += len(refused)
             now, seconds = self.clock.monotonic(), None
             if is_request:
                 took = 0.0 if records[0].has_files else now - asked_at
@@ -422,9 +468,10 @@ class Sender:
     def _append_aside(self, run: QueuedRun, part: Refusal, seq: int) -> None:
         outbox = run.outbox
         aside = outbox.begin(run.key, run.experiment, is_owned=False, run_id=run.run_id)
-        aside.start, aside.is_ended = run.start, True
+        aside.is_ended = True
         self._begun.append(aside)
         content = {"key": run.key, "experiment": run.experiment, "run_id": run.run_id}
+        content["start"] = run.start
         outbox.intake.append(aside.number, "join", content)
         if not outbox.intake.append(aside.number, *set_aside(part, seq)):
             raise OSError("the journal is closed")
@@ -435,8 +482,8 @@ class Sender:
     ) -> tuple[Sequence[Record], Sequence[Refusal]]:
         """Let a record wait for longer each time, and refuse it after many tries."""
         if turn.is_aside and turn.failures >= _MOST_TRIES:
-            _, kind, _ = shown = original(record)
-            return [record], [Refusal(kind, shown.content, first_line(error))]
+            shown = original(record)
+            return [record], [Refusal(shown.kind, shown.content, first_line(error))]
         turn.is_aside = True
         turn.failures += 1
         raise NotYet(first_line(error), seconds_aside(turn.failures)) from error
@@ -451,12 +498,19 @@ class Sender:
     def _close_delivered(self) -> None:
         for outbox in self._adopted.copy():
             if not outbox.waiting:
-                with self._opening:
+                with self._taking_over:
                     if outbox in self._adopted:
                         self._adopted.remove(outbox)
                         outbox.close()
 
     # From here on, self._changed is held.
+
+    def _beat_if_due(self) -> None:
+        now = self.clock.monotonic()
+        if now >= self._next_beat:
+            self._next_beat = now + _SECONDS_BETWEEN_BEATS
+            for outbox in self.outboxes:
+                outbox.beat()
 
     def _wait_until(self, is_over: Callable[[], bool], timeout: float | None) -> bool:
         ends = math.inf if timeout is None else self.clock.monotonic() + timeout
@@ -500,9 +554,9 @@ class Sender:
         begun.clear()
 
     def _next_turn(self) -> Turn | None:
-        if self._is_closed or self._opening.locked():  # an adoption may bring older records
+        now, since = self.clock.monotonic(), self._adopting_since
+        if self._is_closed or (since is not None and now - since < _SECONDS_FOR_OLDER_RECORDS):
             return None
-        now = self.clock.monotonic()
         silence = self._schedule.silence(now)
         if silence is not None:
             _logger.warning(

@@ -1,4 +1,4 @@
-"""``IAPAuth``: IAP's token on the requests to one server, and on no others."""
+"""``IAPAuth``: adds IAP's token to the requests to one server, and to no others."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def origin_of(url: str) -> str:
     """``scheme://host[:port]`` of a URL, in lower case and without a default port.
 
     Raises:
-        IAPConfigurationError: not an http or https URL.
+        IAPConfigurationError: it is not an http or https URL.
     """
     parts = urlsplit(url)
     try:
@@ -47,12 +47,12 @@ def origin_of(url: str) -> str:
 class IAPAuth(AuthBase):
     """``requests`` authentication for one server behind IAP.
 
-    A token is sent only after IAP has asked for one, so a server without IAP never receives it. Its
-    header is ``Authorization``, or ``Proxy-Authorization``, which IAP reads as well, if MLflow's
-    own basic authentication uses the former.
+    A token is sent only after IAP has asked for one, so a server without IAP never receives one. It
+    is in the header ``Authorization``. If MLflow's own basic authentication uses that header, the
+    token is in ``Proxy-Authorization``, which IAP reads as well.
 
     Args:
-        origin: ``https://HOST[:PORT]``; plain http for this machine only.
+        origin: ``https://HOST[:PORT]``; plain http only for this machine.
         credentials: Google identity. Default: ``IAPCredentials()``.
         retry: how often and for how long a request is retried. Default: ``RetryPolicy()``.
     """
@@ -75,14 +75,14 @@ class IAPAuth(AuthBase):
         self.retry = retry or RetryPolicy()
 
     def configure(self, credentials: IAPCredentials | None, retry: RetryPolicy | None) -> None:
-        """Change the settings from the next request on; None keeps those that were given before.
+        """Change the settings from the next request on; None keeps the current ones.
 
         Credentials from the environment are replaced if the environment has changed.
         """
         if credentials is not None or not self._has_own:
             self._has_own = credentials is not None
             credentials = (credentials or IAPCredentials()).for_origin(self.origin)
-            if not self.credentials.is_like(credentials):  # else the token is kept
+            if not self.credentials.is_like(credentials):  # otherwise the token is kept
                 self.credentials = credentials
         self.retry = retry or self.retry
 
@@ -90,7 +90,7 @@ class IAPAuth(AuthBase):
         if origin_of(request.url or "") == self.origin:
             token = None
             if self.is_asked:
-                # The attempt that follows raises what is wrong with the credentials.
+                # The next attempt raises the error of the credentials.
                 with suppress(IAPCredentialsError):
                     token = self.credentials.token()
                     set_bearer(token, request)
@@ -98,7 +98,7 @@ class IAPAuth(AuthBase):
         return request
 
     def session(self) -> requests.Session:
-        """A session that sends requests to the server as MLflow does. To be closed."""
+        """A session that sends requests to the server as MLflow does. The caller closes it."""
         session = requests.Session()
         session.mount(f"{self.origin}/", IAPTransport(self.send, HTTPAdapter()))
         session.auth = self
@@ -107,7 +107,7 @@ class IAPAuth(AuthBase):
     def _settle(
         self, token: str | None, response: requests.Response, **kwargs: Any
     ) -> requests.Response:
-        """Retry the request of a session that has no IAPTransport: its first response is here."""
+        """Retry the request of a session without IAPTransport, given its first response."""
         connection: Any = response.connection
         if isinstance(connection, IAPTransport) or origin_of(response.url) != self.origin:
             return response
@@ -122,16 +122,16 @@ class IAPAuth(AuthBase):
         Args:
             request: a request to the server.
             send: sends it once.
-            first: a response that was received before, and the token that its request carried.
+            first: a response that was already received, and the token that its request carried.
 
         Raises:
             IAPRefusedError: IAP rejects the request.
-            IAPCredentialsError: there is no token.
+            IAPCredentialsError: no token can be obtained.
             IAPUnknownOutcomeError: the response was lost, and repeating the request could do its
                 work twice.
             requests.RequestException: the server could not be reached in time.
         """
-        # MLflow drops what stopped a download and suggests to check the path.
+        # MLflow hides why a download failed, and suggests checking the path.
         is_download = request.method == "GET" and "/mlflow-artifacts/" in (request.url or "")
         try:
             response = self.retry(RetriedRequest(self, request, send, first).attempt)

@@ -1,4 +1,4 @@
-"""``IAPMlflowClient``: MLflow's client, through IAP."""
+"""``IAPMlflowClient``: an MLflow client that works through IAP."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class IAPMlflowClient(MlflowClient):
     """MLflow client for a tracking server behind Google's Identity-Aware Proxy.
 
     Every method of ``mlflow.MlflowClient`` works as it does without IAP. A token is fetched when
-    IAP asks for one, used until shortly before it expires, and replaced when IAP rejects it. With a
-    server without IAP, or the URI of a database or folder, the client behaves like
+    IAP asks for one, used until shortly before it expires, and replaced when IAP rejects it. If the
+    server has no IAP, or the URI names a database or folder, the client behaves like
     ``MlflowClient``.
 
-    Creating a client affects the whole process: it sets the environment variable
-    MLFLOW_TRACKING_AUTH, by which MLflow selects its authentication, to ``iap`` if it is unset.
-    From then on the fluent API, autologging, artifacts and the model registry use IAP as well. All
-    clients of a process share one identity and one retry policy per server: those given last.
+    Creating a client affects the whole process: the environment variable MLFLOW_TRACKING_AUTH,
+    which selects MLflow's authentication, is set to ``iap`` if it is not set. From then on, the
+    fluent API, autologging, artifacts and the model registry use IAP as well. All clients of a
+    process share one identity and one retry policy per server: those given last.
 
     Args:
         tracking_uri: ``https://HOST`` of the tracking server. Default: MLflow's tracking URI
@@ -48,15 +48,16 @@ class IAPMlflowClient(MlflowClient):
         credentials: Google identity. Default: ``IAPCredentials()``.
         audience: OAuth client id that IAP accepts; short for
             ``credentials=IAPCredentials(audience)``.
-        max_attempts: number of times a request is sent, at least 1. Default: 12, which is enough
-            for the whole deadline.
+        max_attempts: maximum number of times that a request is sent, at least 1. Default: 12, which
+            is enough for the whole deadline.
         deadline: seconds after which a request is not sent again. Default: 120, longer than an App
             Engine instance takes to restart. A request that is under way may take longer, up to
             MLFLOW_HTTP_REQUEST_TIMEOUT.
 
     Raises:
-        IAPConfigurationError: there is no URI, it is not a URL, it is plain http to another
-            machine, the audience is empty, or MLFLOW_TRACKING_AUTH names another authentication.
+        IAPConfigurationError: the URI is missing, is not a URL, or is plain http to another
+            machine; the audience is empty; or MLFLOW_TRACKING_AUTH names another authentication
+            method.
 
     All methods raise ``IAPError`` or a subclass of it for errors of IAP and Google, and MLflow's
     exceptions for all others.
@@ -108,10 +109,10 @@ class IAPMlflowClient(MlflowClient):
         tags: dict[str, Any] | None = None,
         run_name: str | None = None,
     ) -> Run:
-        """Create a run, and only one even if responses are lost.
+        """Create exactly one run, even if responses are lost.
 
-        The run has a unique tag ``mlflow_iap.run_key``, from ``tags`` or generated. When a response
-        is lost, the run is looked up by that key before it is created again.
+        The run has a unique tag ``mlflow_iap.run_key``, from ``tags`` or generated. If a response
+        is lost, the run is looked up by that key before the request is repeated.
         """
         if self._auth is None:
             return super().create_run(experiment_id, start_time, tags, run_name)

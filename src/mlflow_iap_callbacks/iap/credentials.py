@@ -25,31 +25,31 @@ from .google_tokens import (
     issuer_for,
 )
 
-# The part of its life that a token is not used for: 72 s of an hour, since a clock may be off and
-# a request takes time to arrive.
+# The last part of a token's life, in which it is not used: 72 s of an hour, because a clock may be
+# off and a request takes time to arrive.
 _EARLY = 0.02
 
 
 class IAPCredentials:
-    """Google identity that IAP accepts, with a token that is always valid.
+    """A Google identity that IAP accepts, with a token that is always valid.
 
     The identity comes from Application Default Credentials: the file that
     GOOGLE_APPLICATION_CREDENTIALS names, then gcloud's own file, then the metadata server of the
     VM, pod or container. Nothing is read or requested before the first token is needed.
 
-    An object can be shared between threads, pickled (the pickle contains the settings, never a
-    token or a key) and used after a fork.
+    An object can be shared between threads, pickled, and used after a fork. A pickle contains the
+    settings, but never a token or a key.
 
     Args:
         audience: OAuth client id that IAP accepts, for an ID token; or ``https://HOST/*``, for a
             signed JWT. Default: MLFLOW_IAP_CLIENT_ID, then MLFLOW_OAUTH2_CLIENT_ID, then the host
-            of the request. The host is right for IAP's Google-managed OAuth client, the default
-            since 2025: IAP rejects ID tokens for that client and accepts signed JWTs.
+            of the request. Use the host for IAP's Google-managed OAuth client, the default since
+            2025: IAP rejects ID tokens for that client, but accepts signed JWTs.
         kind: ``id_token``, ``signed_jwt`` or ``access_token``. Default: the kind that fits
             ``audience``.
         impersonate: e-mail of a service account that the identity acts as. Default:
             MLFLOW_IAP_IMPERSONATE, or no impersonation.
-        key_file: path of a credentials file of any of Google's types, used instead of Application
+        key_file: path of a credentials file of any of Google's types, to use instead of Application
             Default Credentials.
 
     Raises:
@@ -98,10 +98,10 @@ class IAPCredentials:
         self._reset()
 
     def for_origin(self, origin: str) -> IAPCredentials:
-        """The same identity, with tokens for one server.
+        """Return the same identity, with tokens for one server.
 
         Args:
-            origin: ``https://HOST[:PORT]``, for which JWTs are signed if there is no audience.
+            origin: ``https://HOST[:PORT]``, the audience of signed JWTs if no other was given.
         """
         bound = copy(self)  # without the token, as a pickle
         bound._configuration = replace(self._configuration, host=origin.partition("://")[2])
@@ -112,11 +112,11 @@ class IAPCredentials:
         return (self._configuration, self._named) == (other._configuration, other._named)
 
     def token(self, *, rejected: str | None = None) -> str:
-        """A valid token. Fetches or signs one only if there is none.
+        """Return a valid token; fetch or sign one only if there is none.
 
         Args:
-            rejected: a token that IAP rejected. One of the threads that pass it replaces it; the
-                others receive the replacement.
+            rejected: a token that IAP rejected. If several threads pass it, one of them replaces it
+                and the others get the replacement.
 
         Raises:
             IAPCredentialsError: there is no identity, it cannot obtain this kind of token, or
@@ -127,7 +127,7 @@ class IAPCredentials:
         return self._valid_token(rejected)[0].text
 
     def describe(self) -> dict[str, str]:
-        """Source, kind, account, audience and remaining lifetime of the token, but not the token.
+        """Describe the token without showing it: source, kind, account, audience, lifetime left.
 
         Raises the same errors as ``token``.
         """
@@ -177,7 +177,7 @@ _living: weakref.WeakSet[IAPCredentials] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
-    # In the child a lock that another thread held at the fork stays locked forever.
+    # In the child, a lock that another thread held during the fork stays locked forever.
     for each in list(_living):
         each._reset()
 
@@ -197,7 +197,7 @@ class _Token:
         now = time.time()
         if now >= self.ends - _EARLY * (self.ends - self.made):
             return False
-        # Two JWTs that are signed within one second are the same text, so one is enough.
+        # JWTs that are signed within the same second are identical, so one is enough.
         return self.text != rejected or (rejected == self.replaces and int(now) == int(self.made))
 
     @classmethod
@@ -206,7 +206,7 @@ class _Token:
         claims = claims_of(text)
         ends = float(claims.get("exp") or expiry or now + LIFETIME)
         lifetime = ends - float(claims["iat"]) if "iat" in claims else LIFETIME
-        # If this machine's clock is off, a token's lifetime is still right, but not its dates.
+        # If this machine's clock is off, a token's lifetime is still right, but its dates are not.
         ends = min(ends, now + lifetime)
         return cls(text, now, ends if ends > now else now + lifetime, replaces)
 

@@ -1,4 +1,4 @@
-"""Errors of google-auth, as one error that says why Google gave no token and holds no secret."""
+"""Converts google-auth's errors into one that says why there is no token, without secrets."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from .retry_policy import BUSY
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
-# What google-auth, and this package, raise for a response or a file of an unexpected form.
+# What google-auth and this package raise if a response or a file has an unexpected form.
 MALFORMED = (ValueError, LookupError, TypeError, AttributeError)
-# Whatever a response contains by mistake: tokens are long and of mixed case, or begin like this.
+# Tokens in a response by mistake: they are long and of mixed case, or begin like this.
 _SECRET = re.compile(
     r"(?:ya29\.|eyJ|1//)[\w.~+/=-]+|(?=[\w-]*[a-z])(?=[\w-]*[A-Z])[\w-]{30,}", re.ASCII
 )
 
 
 def with_google_errors(function: Callable[_P, _T]) -> Callable[_P, _T]:
-    """Decorator: raise what goes wrong with Google's credentials as an IAPCredentialsError."""
+    """Decorator that turns errors of Google's credentials into an IAPCredentialsError."""
 
     @wraps(function)
     def call(*args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -34,7 +34,7 @@ def with_google_errors(function: Callable[_P, _T]) -> Callable[_P, _T]:
             return function(*args, **kwargs)
         except (exceptions.GoogleAuthError, OSError, *MALFORMED) as error:
             readable = _credentials_error(error)
-        # Raised here it has no context, which may hold a token and which Dask pickles.
+        # Raised here, it has no context, which could contain a token and which Dask pickles.
         raise readable
 
     return call
@@ -56,7 +56,7 @@ def _credentials_error(error: BaseException) -> IAPCredentialsError:
             transient=is_unreachable and not is_tls,
         )
     return IAPCredentialsError(
-        f"Google gave no token: {reason}. {_remedy(reason)}", transient=_is_transient(error)
+        f"Google issued no token: {reason}. {_remedy(reason)}", transient=_is_transient(error)
     )
 
 

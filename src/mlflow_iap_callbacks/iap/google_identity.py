@@ -1,4 +1,4 @@
-"""The Google identity of this process: which one is found, and where.
+"""Finds the Google identity of this process.
 
 The search order is that of Application Default Credentials:
 https://cloud.google.com/docs/authentication/application-default-credentials
@@ -39,8 +39,8 @@ class Identity:
     """A Google identity, found in one of these forms.
 
     ``key``: a service account's key. ``machine``: the metadata server. ``impersonated``: a service
-    account, by means of ``source``. ``user``: a person's refresh token. ``federated``: an identity
-    of another cloud that impersonates no service account.
+    account that ``source`` impersonates. ``user``: a person's refresh token. ``federated``: an
+    identity of another cloud that impersonates no service account.
     """
 
     form: Literal["key", "machine", "impersonated", "user", "federated"]
@@ -82,7 +82,7 @@ class Identity:
 
 
 def find_identity(key_file: Path | None) -> Identity:
-    """Find the identity: in ``key_file`` only if given, otherwise the first of the search order."""
+    """Find the identity, in ``key_file`` if given, otherwise the first one in the search order."""
     variable = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")
     if key_file is not None:
         return _read(key_file, "key_file")
@@ -144,7 +144,7 @@ def _identity_in(info: dict[str, Any], where: str) -> Identity:
         return Identity("impersonated", where, info, source, account, delegates)
     if form == "external_account":
         # Without the impersonation that the file may contain: the federated identity itself calls
-        # generateIdToken and signJwt, since an account that impersonates itself is rejected.
+        # generateIdToken and signJwt, because an account that impersonates itself is rejected.
         url = info.get("service_account_impersonation_url")
         source = _federated({k: info[k] for k in info if not k.startswith("service_account_im")})
         if url is None:

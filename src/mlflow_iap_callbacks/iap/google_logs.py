@@ -11,7 +11,7 @@ _is_fetching: ContextVar[bool] = ContextVar("is_fetching", default=False)
 
 
 def _has_no_contents(record: logging.LogRecord) -> bool:
-    """Whether to keep a record; those of other users of google-auth are kept."""
+    """Whether to keep a log record; records from other uses of google-auth are kept."""
     has_contents = hasattr(record, "httpRequest") or hasattr(record, "httpResponse")
     return not (has_contents and _is_fetching.get())
 
@@ -22,7 +22,7 @@ logging.getLogger("google.auth.transport.requests").addFilter(_has_no_contents)
 
 @contextmanager
 def quiet_google_logs() -> Iterator[None]:
-    """Drop the records of requests and responses that are made within."""
+    """Context manager that drops google-auth's log records of requests and responses."""
     mark = _is_fetching.set(True)
     try:
         yield

@@ -1,4 +1,4 @@
-"""The kinds of token that IAP accepts, and which Google identity can obtain which of them.
+"""The kinds of token that IAP accepts, and which of them a Google identity can obtain.
 
 https://cloud.google.com/iap/docs/authentication-howto describes the kinds.
 """
@@ -34,7 +34,7 @@ KIND_NAMES: dict[Kind, str] = {
 
 CLIENT_ID_VARIABLE = "MLFLOW_IAP_CLIENT_ID"
 IMPERSONATE_VARIABLE = "MLFLOW_IAP_IMPERSONATE"
-LIFETIME = 3600.0  # seconds, of all of Google's tokens by default
+LIFETIME = 3600.0  # seconds, the default for all of Google's tokens
 
 # What IAP requires of an access token.
 _SCOPES = ["openid", "https://www.googleapis.com/auth/userinfo.email"]
@@ -105,7 +105,7 @@ def issuer_for(configuration: Configuration) -> Issuer:
 
 
 def claims_of(token: str | None) -> Mapping[str, Any]:
-    """A JWT's claims, not verified; empty for any other token."""
+    """The claims of a JWT, not verified; empty for any other token."""
     try:
         return cast("Mapping[str, Any]", jwt.decode(token or "", verify=False))
     except ValueError:
@@ -123,7 +123,7 @@ def _kind_and_audience(configuration: Configuration, found: Identity) -> tuple[K
     if kind == "signed_jwt" and not is_url:
         if configuration.host is None:
             raise IAPConfigurationError(
-                "A signed JWT is valid for one server, and none was named. Use the credentials "
+                "A signed JWT is valid for one server, and none was given. Use the credentials "
                 "returned by for_origin('https://HOST'), or pass audience='https://HOST/*'."
             )
         audience = f"https://{configuration.host}/*"
@@ -186,7 +186,7 @@ class _MadeByIam:
     """A JWT for a service account, made by the IAM Credentials API.
 
     google-auth's own classes call the API with an AuthorizedSession, which also sends the caller's
-    access token from a thread of its own, where quiet_google_logs has no effect.
+    access token from another thread, where quiet_google_logs has no effect.
     """
 
     expiry = None
@@ -208,7 +208,7 @@ class _MadeByIam:
         response = request(_IAM.format(account, self._method), "POST", body, headers)
         if response.status != 200:
             raise exceptions.RefreshError(
-                f"{self._method} for {account} was answered {response.status}",
+                f"{self._method} for {account} returned status {response.status}",
                 response.data,
                 retryable=response.status in BUSY,
             )

@@ -1,7 +1,7 @@
 """MLflow's entry point for IAP: a token and retries for the requests of this process.
 
-MLflow loads this module in every process that sends a request, whatever its server is, and while
-MLflow itself is being imported. So everything heavy is imported inside the functions.
+MLflow loads this module while MLflow itself is being imported, in every process that sends a
+request to any server. So everything heavy is imported inside the functions.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class IAPRequestAuthProvider(RequestAuthProvider):
         from ..errors import IAPConfigurationError
 
         for uri in _mlflow_uris():
-            # Requests to a URI that cannot work raise the error; other servers stay usable.
+            # Requests to a URI that cannot work raise the error; others still work.
             with suppress(IAPConfigurationError):
                 auth_for(uri)
         _take_over_transport()
@@ -67,7 +67,7 @@ def choose() -> None:
     """Select IAP as MLflow's authentication in this process.
 
     Raises:
-        IAPConfigurationError: the user selected another one, or MLflow does not find this one.
+        IAPConfigurationError: the user selected another one, or MLflow cannot find this one.
     """
     global _is_chosen_by_user
     from mlflow.environment_variables import MLFLOW_TRACKING_AUTH
@@ -81,12 +81,12 @@ def choose() -> None:
         MLFLOW_TRACKING_AUTH.set(NAME)
     elif chosen != NAME:
         raise IAPConfigurationError(
-            f"MLFLOW_TRACKING_AUTH is {chosen!r}, so MLflow would use another authentication. "
+            f"MLFLOW_TRACKING_AUTH is {chosen!r}, which selects another authentication method. "
             f"Unset it, or set it to {NAME!r}."
         )
     if fetch_auth(NAME) is None:
         raise IAPConfigurationError(
-            f"MLflow does not find the authentication {NAME!r}, so this package can be imported "
+            f"MLflow cannot find the authentication method {NAME!r}: this package can be imported "
             "but is not installed. Install it: `pip install mlflow-iap-callbacks`."
         )
 
@@ -114,7 +114,7 @@ def _mlflow_uris() -> list[str]:
 
 
 def _send_large_files_in_parts() -> None:
-    """Upload large files directly to the bucket, if offered and not disabled by a variable."""
+    """Upload large files directly to the bucket, unless a variable or the server disables it."""
     from mlflow import environment_variables as env
 
     if not env.MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD.is_set():
@@ -127,8 +127,8 @@ def _take_over_transport() -> None:
     """Mount an IAPTransport for each server on the session that MLflow is about to use.
 
     MLflow's own retries (urllib3, seven times, POSTs included) would send ``runs/create`` again
-    after a lost response, and wait for as long as any Retry-After says. There is no public way to
-    replace them. If another version of MLflow has no such function, its retries stay.
+    after a lost response, and wait as long as any Retry-After says. There is no public way to
+    replace them. If a version of MLflow has no such function, its retries remain active.
     """
     from mlflow import environment_variables as env
     from mlflow.utils import request_utils
@@ -152,5 +152,5 @@ def _take_over_transport() -> None:
         for prefix in missing:
             inner = copy.copy(adapters[f"{prefix.partition('://')[0]}://"])
             adapters[prefix] = IAPTransport(_auths[_prefixes[prefix]].send, inner)
-        # Assigned at once, since other threads use the session. requests takes the first match.
+        # One assignment, because other threads use the session. requests takes the first match.
         session.adapters = dict(sorted(adapters.items(), key=lambda item: -len(item[0])))

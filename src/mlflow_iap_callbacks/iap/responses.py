@@ -1,4 +1,4 @@
-"""Responses that IAP or Google's front end sends in place of MLflow, as errors with a remedy."""
+"""Turns responses that IAP or Google's front end sends in place of MLflow into errors."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _ALLOWLIST = (
 )
 _NO_TOKEN = "empty token"  # noqa: S105 - IAP's words
 _EXPIRED = "expired"
-# By a part of IAP's message, as measured in 2026: reason, meaning and remedy. The first that occurs
-# in the message applies.
+# By a part of IAP's message, as measured in 2026: reason, meaning and remedy. The first part that
+# occurs in the message applies.
 _MEANINGS: dict[str, tuple[Reason, str, str]] = {
     "Access denied": (
         "role",
@@ -61,17 +61,17 @@ _MEANINGS: dict[str, tuple[Reason, str, str]] = {
     ),
     _NO_TOKEN: (
         "token",
-        "no token arrived",
+        "IAP received no token",
         "Check for a proxy between this machine and IAP that strips the Authorization header.",
     ),
     "JWT signature is invalid": (
         "account",
-        "Google does not know the key that signed the token",
+        "Google does not know the key with which the token was signed",
         "The key or its account was deleted: create a new key file, or use another account.",
     ),
     "Unable to parse JWT": (
         "token",
-        "IAP cannot read the token that arrived",
+        "IAP cannot read the token that it received",
         "Check for a proxy between this machine and IAP that changes the Authorization header. An "
         "access token needs the scopes openid and userinfo.email.",
     ),
@@ -108,22 +108,22 @@ def is_token_expired(response: requests.Response) -> bool:
 
 
 def unavailable_error(response: requests.Response, origin: str) -> IAPUnavailableError | None:
-    """The error for a response that Google's front end, or a proxy, sent in place of MLflow.
+    """Return the error for a response that Google's front end or a proxy sent in place of MLflow.
 
-    None for a response of MLflow itself, which reports errors as JSON.
+    None if the response is from MLflow itself, which reports errors as JSON.
     """
     is_page = "html" in response.headers.get("Content-Type", "")
     if response.status_code not in (502, 503, 504) or not is_page:
         return None
     return IAPUnavailableError(
-        f"{origin} answered {response.status_code} ({response.reason}) in MLflow's place: no "
+        f"{origin} answered {response.status_code} ({response.reason}) in place of MLflow: no "
         "instance of the server could be reached. It may be restarting, so try again in a minute; "
         "then check its log (`gcloud app logs read`)."
     )
 
 
 def refused_error(response: requests.Response, origin: str, used: str) -> IAPRefusedError:
-    """The error that explains IAP's response to a request with the credentials ``used``."""
+    """Return the error that explains IAP's response to a request with the credentials ``used``."""
     answer = " ".join(response.text.split())[:300]
     found = next((part for part in _MEANINGS if part in answer), "")
     if response.status_code == 302:
@@ -141,7 +141,7 @@ def refused_error(response: requests.Response, origin: str, used: str) -> IAPRef
     kind = "serviceAccount" if account.endswith("gserviceaccount.com") else "user"
     names = {"account": account, "member": f"{kind}:{account}", "origin": origin}
     return IAPRefusedError(
-        f"IAP at {origin} refused the request ({response.status_code}: {answer!r}): "
+        f"IAP at {origin} rejected the request ({response.status_code}: {answer!r}): "
         f"{meaning.format(**names)}. Credentials used: {used}. {remedy.format(**names)}",
         reason=reason,
         status=response.status_code,

@@ -1,7 +1,7 @@
 """One request, retried until its outcome is known.
 
-It gets a token if IAP asks for one and a new token if IAP rejects it, and is sent again later if
-the server is busy or unreachable; but never twice if repeating it would do its work twice.
+It gets a token if IAP asks for one, and a new token if IAP rejects it. It is retried if the server
+is busy or unreachable, unless a repeated request could do its work twice.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ Send = Callable[[], requests.Response]
 Answered = tuple[requests.Response, str | None]
 
 _LOST = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
-_MAX_REFETCHES = 5  # of expired tokens for one request, within about four seconds
-# POSTs of MLflow's REST API with the same effect however often they are carried out. At worst the
-# response to a repeated one says that there is nothing left to delete.
+_MAX_REFETCHES = 5  # for expired tokens of one request, within about four seconds
+# POSTs of MLflow's REST API that have the same effect no matter how often they are repeated. At
+# worst, the response to a repeated one says that there is nothing left to delete.
 _REPEATABLE = frozenset(
     {
         *("delete", "delete-tag", "restore", "set-experiment-tag", "set-tag", "update"),
@@ -107,7 +107,7 @@ class RetriedRequest:
             server.is_asked = True
             return TryAgain(error, after=0.0, is_free=True)
         if status in (302, 401):
-            # A token, and the one after it, may expire or be revoked between its fetch and its use.
+            # A token, and even its replacement, may expire or be revoked before it is used.
             # Every other reason for a rejection applies to the next token as well.
             most = _MAX_REFETCHES if responses.is_token_expired(response) else 1
             if self._refetched < most:
@@ -121,12 +121,12 @@ class RetriedRequest:
     def _after_busy(self, response: requests.Response) -> Exception:
         response.content  # noqa: B018 - as in _after_iap
         status, after = response.status_code, _retry_after(response)
-        if status == 429 or self._is_repeatable:  # 429: too many requests, not carried out
+        if status == 429 or self._is_repeatable:  # 429: too many requests, not processed
             error = responses.unavailable_error(response, self._server.origin)
             return TryAgain(error or response, after)
         return _unknown_outcome(
-            f"POST {self._path} was answered {status} ({response.text[:300]!r})",
-            is_under_way=status in (408, 504),  # a front end stopped waiting for the server
+            f"POST {self._path} returned status {status} ({response.text[:300]!r})",
+            is_under_way=status in (408, 504),  # a front end stopped waiting for MLflow
             retry_after=after,
         )
 
@@ -142,7 +142,7 @@ class RetriedRequest:
 
 
 def set_bearer(token: str, request: requests.PreparedRequest) -> None:
-    """Set ``token`` on a request, next to its basic authentication if it has one."""
+    """Set ``token`` on a request, beside its basic authentication if it has one."""
     taken = request.headers.get("Authorization", "").lower().startswith("basic ")
     name = "Proxy-Authorization" if taken else "Authorization"
     request.headers[name] = f"Bearer {token}"
@@ -150,8 +150,8 @@ def set_bearer(token: str, request: requests.PreparedRequest) -> None:
 
 def _unknown_outcome(what: str, **details: Any) -> IAPUnknownOutcomeError:
     return IAPUnknownOutcomeError(
-        f"{what}, so it is not known whether it was carried out, and sending it again could do its "
-        "work twice. Check the server before you repeat it.",
+        f"{what}, so it is not known whether it took effect. Sending it again could do its work "
+        "twice: check the server before you repeat it.",
         **details,
     )
 

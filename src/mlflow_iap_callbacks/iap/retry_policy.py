@@ -1,4 +1,4 @@
-"""``RetryPolicy``: how often an attempt is repeated, and for how long. Uses tenacity."""
+"""``RetryPolicy``: how often and for how long an attempt is repeated. Uses tenacity."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..errors import IAPConfigurationError
 
 T = TypeVar("T")
 
-BUSY = (408, 429, 500, 502, 503, 504)  # HTTP statuses of a server that may answer later
+BUSY = (408, 429, 500, 502, 503, 504)  # HTTP statuses after which a later attempt may succeed
 
 _backoff = tenacity.wait_exponential(multiplier=0.25, max=20.0) + tenacity.wait_random(0.0, 0.25)
 _ends: ContextVar[float] = ContextVar("ends", default=float("inf"))
@@ -24,7 +24,7 @@ class TryAgain(Exception, Generic[T]):
     """Raised by an attempt to request another one.
 
     Args:
-        outcome: result if no attempt is left: a value to return or an error to raise.
+        outcome: the result if no attempt is left: a value to return or an error to raise.
         after: seconds to wait before the next attempt. Default: exponential backoff with jitter.
         is_free: True if the attempt does not count, because the server did not fail.
     """
@@ -40,7 +40,7 @@ class TryAgain(Exception, Generic[T]):
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """Number of attempts, and the time for all of them.
+    """The number of attempts, and the time for all of them.
 
     A policy that runs inside another one's attempt ends with it, so deadlines never add up. No
     deadline cuts an attempt short: a slow server is waited for.
@@ -48,8 +48,9 @@ class RetryPolicy:
     Args:
         max_attempts: at least 1. The default is enough for the whole deadline, unless the server
             fails immediately each time.
-        deadline: seconds from the first attempt after which no other begins. The default is longer
-            than the restart of an App Engine instance; MLflow's own retries last four minutes.
+        deadline: seconds after the start of the first attempt; no attempt begins later. The default
+            is longer than the restart of an App Engine instance; MLflow's own retries last four
+            minutes.
     """
 
     max_attempts: int = 12

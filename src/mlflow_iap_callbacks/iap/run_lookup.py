@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mlflow import MlflowClient
-from mlflow.entities import Run, ViewType
+from mlflow.entities import LifecycleStage, Run, ViewType
 
 from ..tags import RUN_KEY_TAG
 
 
 def find_run(client: MlflowClient, experiment_id: str, key: str) -> Run | None:
-    """The run with ``key`` as its tag ``mlflow_iap.run_key``, deleted or not; None if none has."""
-    return next(iter(_search(client, experiment_id, key, ViewType.ALL, 1)), None)
+    """Return the run whose tag ``mlflow_iap.run_key`` is ``key``; None if there is none.
+
+    A deleted one is returned only if all are deleted: of runs made at the same time, one stays.
+    """
+    found = _search(client, experiment_id, key, ViewType.ALL, 100)
+    active = [run for run in found if run.info.lifecycle_stage == LifecycleStage.ACTIVE]
+    return next(iter([*active, *found]), None)
 
 
 def find_runs(client: MlflowClient, experiment_id: str, key: str) -> list[Run]:

@@ -15,7 +15,7 @@ _SECONDS_TO_CONNECT = 10.0
 
 
 class IAPTransport(requests.adapters.BaseAdapter):
-    """Sends the requests to one server by its ``IAPAuth.send``, each attempt by ``inner``."""
+    """Sends requests to one server with its ``IAPAuth.send``, and each attempt with ``inner``."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class IAPTransport(requests.adapters.BaseAdapter):
             response = self._inner.send(request, stream=stream, timeout=within, **kwargs)
             response.connection = self  # type: ignore[assignment]
             if not stream:
-                response.content  # noqa: B018 - a body that breaks off is a lost response
+                response.content  # noqa: B018 - an incomplete body is a lost response
             return response
 
         return self._send_with_retries(request, once)

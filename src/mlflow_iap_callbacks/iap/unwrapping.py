@@ -1,4 +1,4 @@
-"""This package's errors, taken out of the errors that MLflow wraps them in."""
+"""Extracts this package's errors from the errors in which MLflow wraps them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from .passwords import hide_passwords
 
 @contextmanager
 def unwrapped_errors() -> Iterator[None]:
-    """Raise the IAPError in the context of an MlflowException: MLflow sets no cause."""
-    handled = sys.exc_info()[1]  # the caller's, in the context of everything that is raised here
+    """Raise the IAPError in the context of an MlflowException, which has no cause."""
+    handled = sys.exc_info()[1]  # the caller's, in the context of everything raised here
     try:
         yield
     except MlflowException as error:

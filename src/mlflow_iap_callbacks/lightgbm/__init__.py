@@ -1,1 +1,1 @@
-"""The LightGBM callback: logs each training as a run."""
+"""The LightGBM callback: logs each call of LightGBM as a run."""

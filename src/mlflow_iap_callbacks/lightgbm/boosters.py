@@ -1,4 +1,4 @@
-"""The boosters of what is trained: one, or several in a cross-validation."""
+"""The boosters of a model: one, or several in a cross-validation."""
 
 from __future__ import annotations
 

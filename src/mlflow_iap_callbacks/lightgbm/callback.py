@@ -1,4 +1,4 @@
-"""The LightGBM callback, which passes each call on to the training that it is about."""
+"""The LightGBM callback, which passes each of its calls on to a ``Training``."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ _logger = logging.getLogger("mlflow_iap_callbacks")
 
 
 class IAPLightGBMCallback:
-    """Log each LightGBM training as an MLflow run.
+    """Log each LightGBM training run as an MLflow run.
 
     It works with ``lgb.train``, ``lgb.cv``, and the scikit-learn and Dask estimators. Metrics have
-    MLflow autolog's names, ``SET-METRIC``; ``lgb.cv`` adds the standard deviation as
-    ``SET-METRIC-stdv``. The step is LightGBM's iteration. The best value of each metric is logged
-    as ``best-SET-METRIC``, at the step that had it.
+    the same names as with MLflow's autolog, ``SET-METRIC``; ``lgb.cv`` adds the standard deviation
+    as ``SET-METRIC-stdv``. The step is LightGBM's iteration. The best value of each metric is
+    logged as ``best-SET-METRIC``, at the step with that value.
 
-    The run ends when the training returns: FINISHED, also after early stopping, FAILED if it raised
-    an exception, KILLED if Optuna pruned it. The latter two may be noticed later: by ``flush``, at
-    the next training, or when the process exits. Use the callback as a context manager, or call
-    ``finish(booster)``, to log the model, the feature importance and plots too.
+    The run ends when training ends: as FINISHED (even after early stopping), as FAILED if there was
+    an exception, or as KILLED if Optuna pruned the trial. FAILED and KILLED may be noticed later:
+    by ``flush``, at the next training run, or when the process exits. To log the model, the feature
+    importance and plots too, use the callback as a context manager or call ``finish(booster)``.
 
-    The training never waits for the server: records are written to a journal on disk and sent in
-    the background. Errors are logged as warnings and never raised into the training. A callback can
-    log several trainings, also in threads, and can be pickled. Of the workers of a Dask estimator,
-    the first one logs.
+    Training never waits for the server: records are written to a journal on disk and sent in the
+    background. Errors are logged as warnings and do not stop training. A callback can be used for
+    several training runs, even in parallel threads, and can be pickled. With a Dask estimator,
+    only the first worker logs.
 
     Args:
         run: run to log to, which is left open: ``IAPMLflowCallback.run(trial)``, a run id, or
-            ``mlflow.active_run()``. Default: a new run for each training.
+            ``mlflow.active_run()``. Default: a new run each time.
         tracking_uri: URI of the MLflow server. Default: MLflow's own (MLFLOW_TRACKING_URI).
         experiment_name: experiment of new runs. Default: MLflow's active one
             (``mlflow.set_experiment``, MLFLOW_EXPERIMENT_ID, MLFLOW_EXPERIMENT_NAME), else
@@ -53,21 +53,21 @@ class IAPLightGBMCallback:
         run_name: name of new runs. Default: a name that MLflow makes up.
         tags: tags of new runs.
         client: an MlflowClient to use instead of ``IAPMlflowClient(tracking_uri)``.
-        max_points: most points of a curve, at least 3, including the best and the last. Default:
-            all.
+        max_points: maximum number of points per curve, at least 3; the best and the last point are
+            always included. Default: no limit.
         fold_curves: whether to log a curve for each fold of ``lgb.cv``, as ``SET-METRIC-foldN``.
-            Off by default, because the folds are evaluated a second time for it.
+            Off by default, because each fold must then be evaluated a second time.
         log_datasets: whether to log the data sets as inputs of new runs, with shape, features and a
             digest that includes 10,000 labels.
         log_model: whether to log a finished booster in MLflow's lightgbm flavor.
-        registered_model_name: registered model that gets the booster as a new version. Default:
-            none.
+        registered_model_name: registered model to which the booster is added as a new version.
+            Default: none.
         log_pictures: whether to draw plots of a finished booster.
         log_trees: number of trees of a finished booster to log, as a table and, if Graphviz is
             installed, as pictures.
 
     Raises:
-        IAPConfigurationError: as ``IAPMlflowClient`` raises it.
+        IAPConfigurationError: the settings cannot work; see ``IAPMlflowClient``.
         ValueError: ``max_points`` is less than 3.
 
     Examples:
@@ -99,10 +99,10 @@ class IAPLightGBMCallback:
             raise ValueError(
                 f"max_points is {max_points}. Give at least 3: the first, the best and the last."
             )
-        # Before early_stopping and LightGBMPruningCallback, which raise and so hide the iteration
-        # from later callbacks. LightGBM overwrites a class attribute.
+        # Before early_stopping and LightGBMPruningCallback, whose exceptions hide the iteration
+        # from later callbacks. On the instance, because LightGBM overwrites a class attribute.
         self.order = float("-inf")
-        run = getattr(run, "writer", run)  # of the active run in an objective of track_in_mlflow
+        run = getattr(run, "writer", run)  # the active run, in an objective with track_in_mlflow
         if isinstance(run, RunWriter):
             self._client = run.client
         else:
@@ -133,31 +133,31 @@ class IAPLightGBMCallback:
             training = self._trainings[thread]
             if training is not None:
                 training.log(env)
-        except Exception as error:  # noqa: BLE001 - no training ends because of its log
+        except Exception as error:  # noqa: BLE001 - logging never stops training
             if not self._has_warned:
                 self._has_warned = True
                 _logger.warning(
-                    "Could not log an iteration of LightGBM (%r). The training continues.", error
+                    "Could not log an iteration of LightGBM (%r). Training continues.", error
                 )
 
     @property
     def run(self) -> RunWriter | None:
-        """The run of the last training in this thread, to log more to; None before the first."""
+        """A handle for the last run of this thread, to log more to it; None if there is none."""
         training = self._trainings.get(threading.get_ident())
         return self._run if training is None else training.run
 
     def finish(self, booster: Any, *, X: Any = None, y: Any = None) -> None:
         """Log a finished booster: feature importance, plots and the model.
 
-        The run ends, unless it was given to the callback. This takes about a second, in which a
-        terminal shows what is being logged. Errors are logged as warnings.
+        The run then ends, unless it was passed to the callback as ``run``. This takes about a
+        second; a terminal shows what is being logged. Errors are logged as warnings.
 
         Args:
-            booster: A Booster, a CVBooster, or a fitted estimator of ``lightgbm.sklearn`` or
-                ``lightgbm.dask``. If this callback did not log its training, it gets a new run.
-            X: shape (rows, features). Data for the model's signature, and for its input example,
-                the first five rows.
-            y: shape (rows,). True values for ``X``, for a confusion matrix or for residuals.
+            booster: a Booster, a CVBooster, or a fitted estimator of ``lightgbm.sklearn`` or
+                ``lightgbm.dask``. It gets a new run if this callback did not log its training.
+            X: data for the model's signature and input example (its first five rows), of shape
+                (rows, features).
+            y: true values for ``X``, of shape (rows,), for a confusion matrix or residuals.
         """
         model = getattr(booster, "booster_", booster)
         estimator = booster if model is not booster else None
@@ -178,10 +178,10 @@ class IAPLightGBMCallback:
             run.finish()
 
     def close(self, status: str | None = None) -> None:
-        """End the runs that this callback created and that are still open, without the model.
+        """End the open runs that this callback created, without logging the model.
 
         Args:
-            status: FINISHED, FAILED or KILLED. Default: how the training ended.
+            status: FINISHED, FAILED or KILLED. Default: how training ended.
         """
         for training in {*self._kept, *filter(None, self._trainings.values())}:
             training.end(status)
@@ -202,7 +202,7 @@ class IAPLightGBMCallback:
             in the journal and are sent later.
         """
         training = self._trainings.get(threading.get_ident())
-        if training is not None:  # its thread is here, so it is over
+        if training is not None:  # its thread called this, so it has ended
             training.end()
         return flush(self._client, timeout)
 
@@ -216,7 +216,7 @@ class IAPLightGBMCallback:
         self._kept.clear()
         for training in kept:
             training.end()
-            # An exception after a training fails its run, and leaves its model.
+            # After an exception outside of training, the run fails but keeps its model.
             if training.status == "FINISHED":
                 self._log_finished(training, training.model)
             is_last = training is kept[-1]

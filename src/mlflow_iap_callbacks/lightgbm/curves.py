@@ -1,4 +1,4 @@
-"""The metrics of a training: curves, their best values, and the learning rate."""
+"""The metrics of a training run: curves, their best values, and the learning rate."""
 
 from __future__ import annotations
 
@@ -28,16 +28,17 @@ class _Point(NamedTuple):
 
 
 class Curves:
-    """Logs the curves of one training, and keeps their best and last points.
+    """Logs the curves of one training run, and keeps their best and last points.
 
-    ``env`` is the first iteration. A curve gets at most ``max_points``, at least 3; None for all.
+    ``env`` is the first iteration. ``max_points``, at least 3, limits each curve; None for no
+    limit.
     """
 
     def __init__(self, run: RunWriter, env: CallbackEnv, max_points: int | None) -> None:
         self._run = run
         self._first = env.iteration
         rounds = env.end_iteration - env.begin_iteration
-        # Two points are left for the best and the last.
+        # Two points are reserved for the best and the last.
         self._stride = 1 if max_points is None else max(1, math.ceil(rounds / (max_points - 2)))
         self._names: dict[tuple[str, ...], str] = {}
         self._parts: dict[str, tuple[str, ...]] = {}
@@ -84,7 +85,7 @@ class Curves:
         Args:
             best_iteration: LightGBM's ``best_iteration``; 0 for none.
         """
-        # By step: best points, with standard deviation and folds, and all of the last iteration.
+        # By step: the best points, with standard deviation and folds, and the last iteration.
         late: dict[int, tuple[int, dict[str, Any]]] = {}
         for name, point in self._best.items():
             if (point.step - self._first) % self._stride:
@@ -131,7 +132,7 @@ class Curves:
             try:
                 number = float(value)
             except (TypeError, ValueError, OverflowError):
-                continue  # the run warns of it
+                continue  # the run warns about it
             best = bests.get(name)
             is_higher_better = item[3]
             if number == number and (  # not NaN
@@ -146,7 +147,7 @@ class Curves:
         return values
 
     def _name(self, *parts: str) -> str:
-        """``SET-METRIC``, as in MLflow's autolog, with a suffix if that name is taken."""
+        """``SET-METRIC`` as in MLflow's autolog, with a suffix if that name is taken."""
         name = self._names.get(parts)
         if name is None:
             name = "-".join(map(str, parts))
@@ -165,7 +166,7 @@ class Curves:
             self._sample_stride *= 2
 
     def _add_learning_rate(self, params: Mapping[str, Any], values: dict[str, Any]) -> None:
-        """Add the learning rate when it changes; if it never does, it is a param only."""
+        """Add the learning rate when it changes; if it never does, it is only a param."""
         rates = tuple(map(params.get, _RATE_NAMES))
         if rates == self._rates:
             return

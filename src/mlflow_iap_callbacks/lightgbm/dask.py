@@ -1,4 +1,4 @@
-"""Which worker of a distributed training logs it."""
+"""Chooses the worker that logs a distributed training run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def is_first_worker(params: Mapping[str, Any]) -> bool:
-    """Whether this process is the first of the training's ``machines``, or its only one."""
+    """Whether this process is the first of the ``machines`` that train, or the only one."""
     machines = str(params.get("machines") or "").split(",")
     port = str(params.get("local_listen_port"))
     if len(machines) < 2:

@@ -1,4 +1,4 @@
-"""The data sets of a training, as inputs of an MLflow run."""
+"""LightGBM's data sets, as inputs of an MLflow run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MOST_ROWS = 10_000  # in a digest, as in MLflow's own
 
 
 class LightGBMData(Dataset):
-    """A ``lightgbm.Dataset`` in training, when LightGBM may have freed the raw data.
+    """A ``lightgbm.Dataset`` during training, when LightGBM may have freed the raw data.
 
     Args:
         data: the constructed data set.
@@ -70,9 +70,9 @@ class LightGBMData(Dataset):
 def data_of(
     model: Any, names: Sequence[str], infos: Sequence[str]
 ) -> Iterator[tuple[LightGBMData, str]]:
-    """The data sets of a model in training, each with its context, such as ``training``.
+    """The data sets that a model is trained on, each with its context, such as ``training``.
 
-    ``names`` and ``infos`` are those of ``LightGBMData``.
+    ``names`` and ``infos`` are as for ``LightGBMData``.
     """
     if is_cv(model):
         fold = model.boosters[0].train_set

@@ -1,4 +1,4 @@
-"""When and how a training ends, for which LightGBM has no hook."""
+"""When and how training ends, for which LightGBM has no hook."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Any
 from .. import delivery, outbox
 from ..delivery.run_writer import now_ms
 
-# Nothing can be logged while these are at work: Python may free an object in the middle of it.
+# Nothing can be logged while these are running: Python may free an object in the middle of them.
 _BUSY = (delivery.__name__, outbox.__name__)
 
 
 class Ending:
-    """Watches for the end of one training.
+    """Watches for the end of one training run.
 
-    ``lgb.train`` and ``lgb.cv`` keep the callbacks in a set of their own. It is freed when they
-    return, after the model got its ``best_score``, or when the exception that they raised is freed.
-    Then ``on_end`` is called, in any thread. ``engine`` is their frame, if it was found.
+    ``lgb.train`` and ``lgb.cv`` keep their callbacks in a set. It is freed when they return, after
+    the model got its ``best_score``, or when the exception that they raised is freed. Then
+    ``on_end`` is called, in any thread. ``engine`` is the frame of that function, if it was found.
     """
 
     def __init__(self, model: Any, engine: FrameType | None, on_end: Callable[[], None]) -> None:
@@ -35,7 +35,7 @@ class Ending:
             if type(value) is set and value:
                 self._pruner = next(filter(None, map(_trial_of, value)), None)
                 self._watched = weakref.ref(value, lambda _: self._on_freed(on_end))
-                # The model lives as long as the set, and is read when that is freed.
+                # The model lives as long as the set, and is read when the set is freed.
                 self._model = lambda: model
                 break
 
@@ -45,7 +45,7 @@ class Ending:
         return self._watched is not None
 
     def end(self) -> None:
-        """Read from the model how the training ended, and release the model."""
+        """Read from the model how training ended, and release the model."""
         model = self._model()
         self._model, self._watched = lambda: None, None
         if model is None:
@@ -58,7 +58,7 @@ class Ending:
 
     @property
     def is_pruned(self) -> bool:
-        """Whether Optuna's LightGBMPruningCallback pruned the training."""
+        """Whether Optuna's LightGBMPruningCallback pruned the trial."""
         if self._pruner is None:
             return False
         storage = self._pruner.study._storage
@@ -79,7 +79,7 @@ def engine_of(frame: FrameType) -> FrameType | None:
 
 
 def status_of(error: BaseException) -> str:
-    """Status of a run that ends with an exception."""
+    """The status of a run that ends with an exception."""
     optuna = sys.modules.get("optuna")
     is_pruned = optuna is not None and isinstance(error, optuna.TrialPruned)
     return "KILLED" if is_pruned else "FAILED"

@@ -1,4 +1,4 @@
-"""Logging of a finished model: importance, plots, tables, trees, and the model itself."""
+"""Logs a finished model: feature importance, plots, tables, trees, and the model itself."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Wanted:
 
     Args:
         model: whether to log the model itself.
-        registered_model_name: registered model that gets it as a new version, if any.
+        registered_model_name: registered model to which it is added as a new version, if any.
         pictures: whether to draw plots.
         trees: number of trees.
     """
@@ -69,14 +69,14 @@ class FinishedModel:
         X: Any = None,
         y: Any = None,
     ) -> None:
-        """Log all that is wanted, one step after the other; a step that fails leaves a warning.
+        """Log everything that is wanted, step by step; a failed step is logged as a warning.
 
         Args:
             wanted: what to log.
             samples: points of the learning curves, as in ``Curves.samples``.
             best_iteration: LightGBM's ``best_iteration``; 0 for none.
             estimator: the scikit-learn estimator that has the model, if any.
-            X: data for signature, input example and predictions.
+            X: data for the signature, the input example and predictions.
             y: true values for ``X``.
         """
         console = Console(file=sys.stderr)
@@ -112,11 +112,11 @@ class FinishedModel:
                 )
             for what, do in steps.items():
                 line.update(f"LightGBM: logging {what}")
-                with never_raising(f"{what} of a LightGBM training"):
+                with never_raising(f"{what} of a LightGBM model"):
                     do()
 
     def _importance(self) -> list[tuple[str, float, float]]:
-        """Feature, gain and split, the highest gain first; means for a cross-validation."""
+        """Feature, gain and split, sorted by gain, highest first; means for a cross-validation."""
         gain, split = (
             np.mean([each.feature_importance(kind) for each in self._boosters], axis=0)
             for kind in ("gain", "split")
@@ -126,7 +126,7 @@ class FinishedModel:
         return [(names[at], float(gain[at]), float(split[at])) for at in order]
 
     def _compare(self, estimator: Any, X: Any, y: Any, folder: Path, *, draws: bool) -> None:
-        """Compare predictions with true values: confusion matrix of classes, or residuals."""
+        """Compare predictions with true values, as a confusion matrix or as residuals."""
         true = np.asarray(y).ravel()
         if self._objective in _CLASSES:
             predicted = _classes(self._booster.predict(X) if estimator is None else estimator, X)
@@ -169,7 +169,7 @@ class FinishedModel:
             folder,
             signature=self._signature(head),
             input_example=head,
-            # To infer them, MLflow would load the model in another process, for 8 seconds.
+            # To infer them, MLflow would load the model in another process, which takes 8 seconds.
             pip_requirements=[
                 f"{name}=={version(name)}"
                 for name in ("mlflow", "lightgbm", "numpy", "pandas", "scikit-learn", "scipy")
@@ -194,14 +194,14 @@ class FinishedModel:
 
 
 def _classes(found: Any, X: Any) -> Any:
-    """Classes that an estimator predicts, or numbers of classes from a booster's probabilities."""
+    """The classes that an estimator predicts, or class numbers from a booster's probabilities."""
     if hasattr(found, "predict"):
         return np.asarray(found.predict(X)).ravel()
     return found.argmax(axis=1) if found.ndim > 1 else (found > 0.5).astype(int)
 
 
 def _plots() -> ModuleType:
-    from . import plots  # matplotlib takes its time
+    from . import plots  # importing matplotlib is slow
 
     return plots
 

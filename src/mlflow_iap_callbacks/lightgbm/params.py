@@ -1,4 +1,4 @@
-"""The params of a training: those that were given, and those that LightGBM used."""
+"""The params of a model: those that were given, and those that LightGBM used."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from .boosters import boosters_of
 
-# Params of the command line, files, network and device, which do not change the model.
+# Params for the command line, files, network and device, which do not change the model.
 _NOT_OF_THE_MODEL = re.compile(
     r"data|valid|header|two_round|pre_partition|precise_float_parser|parser_config_file"
     r"|.*_column|.*_filename|num_machines|machines|local_listen_port|time_out|gpu_.*|num_gpu"
@@ -43,8 +43,8 @@ def features_in(header: str) -> tuple[list[str], list[str]]:
 def params_of(given: Mapping[str, Any], used: Mapping[str, str]) -> dict[str, Any]:
     """The given params, by the names they were given under and by their canonical names.
 
-    If LightGBM used another value than the one given by a canonical name, ``NAME`` has the value
-    used and ``given.NAME`` the value given. ``used`` is what ``used_in`` returns.
+    If LightGBM used another value than the given one, the canonical ``NAME`` has the used value and
+    ``given.NAME`` has the given value. ``used`` is what ``used_in`` returns.
     """
     params: dict[str, Any] = {}
     for name, value in given.items():

@@ -53,7 +53,7 @@ def draw_curves(
     """Draw a panel for each metric, with a curve for each data set.
 
     Args:
-        samples: step, and values by data set and metric. Without values, nothing is drawn.
+        samples: steps, each with its values by data set and metric. If empty, nothing is drawn.
         best_iteration: LightGBM's ``best_iteration``; 0 for none.
         path: file to write.
     """
@@ -133,11 +133,11 @@ def draw_residuals(predicted: Any, true: Any, path: Path) -> None:
     over.scatter(predicted[::every], residuals[::every], s=8, alpha=0.4, linewidths=0, color=_BLUE)
     over.axhline(0.0, color="grey", linewidth=1)
     over.set(xlabel="predicted", ylabel="true - predicted", title="Residuals")
-    # With a few outliers, all others would be in one bar.
+    # With a few outliers, all other residuals would be in one bar.
     low, high = np.quantile(residuals, (0.005, 0.995))
     spread.hist(residuals[(residuals >= low) & (residuals <= high)], bins=50, color=_BLUE)
     spread.axvline(0.0, color="grey", linewidth=1)
-    spread.set(xlabel="true - predicted", ylabel="rows", title="Distribution, the inner 99 %")
+    spread.set(xlabel="true - predicted", ylabel="rows", title="Distribution of the middle 99 %")
     for axes in (over, spread):
         _style(axes, MaxNLocator(6, steps=_STEPS))
     figure.savefig(path, dpi=_DPI)

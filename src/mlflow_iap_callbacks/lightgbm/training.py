@@ -1,4 +1,4 @@
-"""One training and its run, from the first iteration to the end."""
+"""Logs one call of LightGBM, from the first iteration to the end."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 
 class Training:
-    """Logs a training, and ends its run unless the run was given to the callback.
+    """Logs one call of LightGBM, and ends the run unless the run was given to the callback.
 
     ``env`` is the first iteration, and ``engine`` the frame of ``lgb.train`` or ``lgb.cv``, if it
-    was found. With ``keeps_model``, the model is kept and the run left open until ``finish``.
+    was found. With ``keeps_model``, the model is kept and the run stays open until ``finish``.
     """
 
     def __init__(
@@ -60,14 +60,14 @@ class Training:
             for data, context in data_of(env.model, *features_in(header)):
                 run.log_input(data, context)
         params = params_of(env.params, self.used)
-        # In the run of a trial, say, LightGBM's defaults could take the names of its params.
+        # In a trial's run, LightGBM's defaults could take the names of the trial's params.
         run.log_params({**self.used, **params} if is_own else params)
         self.ending = Ending(env.model, engine, self._on_end)
         _live.add(self)
 
     @property
     def model(self) -> Any:
-        """The Booster or CVBooster; None if it was not kept and is gone."""
+        """The Booster or CVBooster; None if it was not kept and no longer exists."""
         return self._model() if self._kept_model is None else self._kept_model
 
     def log(self, env: CallbackEnv) -> None:
@@ -78,13 +78,13 @@ class Training:
             self.end("FINISHED")
 
     def end(self, status: str | None = None) -> None:
-        """Log what is known at the end, and end the run if the model is not kept.
+        """Log what is known only at the end, and end the run if the model is not kept.
 
         Args:
-            status: FINISHED, FAILED or KILLED. Default: how the training ended.
+            status: FINISHED, FAILED or KILLED. Default: how training ended.
         """
         if self.status is not None or self._pid != os.getpid():
-            return  # a forked process has its parent's trainings, too
+            return  # a forked process also has its parent's training runs
         self.ending.end()
         self.status = status or self._outcome()
         _live.discard(self)
@@ -104,7 +104,7 @@ class Training:
             self.run.finish(str(self.status), end_time=self.ending.time_ms)
 
     def _on_end(self) -> None:
-        with never_raising("the end of a LightGBM training"):
+        with never_raising("the end of LightGBM training"):
             self.end()
 
     def _fold_values(self, env: Any) -> Iterator[tuple[str, str, int, float]]:

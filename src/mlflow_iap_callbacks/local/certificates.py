@@ -22,9 +22,9 @@ def self_signed(
     """Return a certificate of a key as PEM.
 
     Args:
-        common_name: of its subject; cut after the 64 characters that X.509 allows.
-        private_key: whose public half it certifies, and which signs it.
-        host_names: that a TLS server with this key serves.
+        common_name: name of its subject, cut to the 64 characters that X.509 allows.
+        private_key: the key that it certifies, and that signs it.
+        host_names: names under which a TLS server with this key is reached.
     """
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name[:64])])
     now = datetime.datetime.now(datetime.timezone.utc)
@@ -48,7 +48,7 @@ def tls_context(folder: Path, host_names: tuple[str, ...]) -> tuple[ssl.SSLConte
 
     Args:
         folder: where the certificate and the server's key are written.
-        host_names: `*.` matches one label.
+        host_names: names of the servers; `*.` matches one label.
     """
     key = ec.generate_private_key(ec.SECP256R1())
     certificate = self_signed(host_names[0], key, host_names)

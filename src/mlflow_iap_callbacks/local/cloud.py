@@ -1,4 +1,4 @@
-"""`LocalCloud`: all servers on one thread, and the settings that lead clients to them."""
+"""`LocalCloud`: runs all servers on one thread, and has the settings for their clients."""
 
 from __future__ import annotations
 
@@ -42,21 +42,21 @@ class LocalCloud(CloudState):
             print([seen.status for seen in cloud.requests])  # [503, 401, 200]
         ```
 
-    The fault hits the first request, IAP asks the second one for a token, and the third succeeds.
-    All servers listen on 127.0.0.1 and run on one thread of this process. Meanwhile any thread may
-    change the attributes of `CloudState` and inject faults.
+    The fault affects the first request, IAP asks for a token after the second one, and the third
+    succeeds. All servers listen on 127.0.0.1 and run on one thread of this process. Any thread may
+    change the attributes of `CloudState` and inject faults while they run.
 
     Args:
-        upstream: origin of the application. None for one that responds to everything with 200 and
-            JSON: `method`, `path`, `headers` (lower-case names) and `body_bytes`.
-        token_lifetime: how long tokens are valid, in seconds; an hour by default, as at Google.
-        client_id: the OAuth client that Identity-Aware Proxy accepts as audience of ID tokens; one
-            of this project's by default. None for the Google-managed client, the default of a new
-            Identity-Aware Proxy since 2025: it accepts JWTs that service accounts sign, access
-            tokens, and ID tokens for `programmatic_clients`.
-        folder: where key files and certificates are written; created with mode 0700. None for a
-            temporary one, which `stop` removes.
-        port: of the protected application; 0 for a free one.
+        upstream: origin of the application. Default: an application that responds to everything
+            with 200 and JSON: `method`, `path`, `headers` (lower-case names) and `body_bytes`.
+        token_lifetime: how long tokens are valid, in seconds. Default: an hour, as at Google.
+        client_id: the OAuth client that Identity-Aware Proxy accepts as audience of ID tokens.
+            Default: a client of the project. None for the Google-managed client, the default of
+            new proxies since 2025: it accepts JWTs that service accounts sign, access tokens, and
+            ID tokens for `programmatic_clients`.
+        folder: where key files and certificates are written; created with mode 0700. Default: a
+            temporary folder, which `stop` removes.
+        port: port of the protected application; 0 for a free one.
     """
 
     def __init__(
@@ -86,10 +86,10 @@ class LocalCloud(CloudState):
 
         Raises:
             OSError: if `port` is in use or `folder` cannot be written.
-            RuntimeError: if it is running already.
+            RuntimeError: if it is already running.
         """
         if self._running is not None:
-            raise RuntimeError("This LocalCloud is running already.")
+            raise RuntimeError("This LocalCloud is already running.")
         running = _Running(self, self._upstream, self._given_folder, self._port)
         running.start()
         self._running = running
@@ -151,7 +151,7 @@ class LocalCloud(CloudState):
         """Write Application Default Credentials that impersonate a service account.
 
         Args:
-            target: the service account; any but `trainer` must be granted first with `grant`.
+            target: the service account; for all but `trainer`, call `grant` first.
             source: who impersonates it: `user`, or `trainer` with its key.
         """
         return self._now_running().files.impersonated(target, source)
@@ -172,7 +172,7 @@ class LocalCloud(CloudState):
         """Write the credentials of a workload outside Google Cloud.
 
         Args:
-            impersonate: the service account that they impersonate; None for none.
+            impersonate: the service account to impersonate; None for no impersonation.
         """
         return self._now_running().files.federation(impersonate)
 
@@ -200,7 +200,7 @@ class LocalCloud(CloudState):
     def metadata_environment(self) -> dict[str, str]:
         """Return the environment variables of a virtual machine that runs as `vm_account`.
 
-        google-auth reads them when it is imported, so they work in a new process only. In it,
+        google-auth reads them when it is imported, so they work only in a new process, in which
         GOOGLE_APPLICATION_CREDENTIALS must not be set.
         """
         return self._metadata_at(self.google_url.removeprefix("http://"), seconds=10)
@@ -218,7 +218,7 @@ class LocalCloud(CloudState):
         self.mint.revoke_all()
 
     def revoke_refresh_tokens(self) -> None:
-        """Revoke all refresh tokens issued so far, as a change of the user's password does."""
+        """Revoke all refresh tokens issued so far, as when the user changes the password."""
         for token in list(self.mint.refresh_tokens.values()):
             token.revoked = True
 
@@ -254,14 +254,14 @@ class LocalCloud(CloudState):
                 `reject_midway` reads about half of a request's body, then revokes its token and
                 responds that it has expired.
                 `reset_midway` closes the connection after about half of the response's body.
-                Requests without valid credentials are hit by `answer` and `reset_before` only.
+                Only `answer` and `reset_before` affect requests without valid credentials.
             path: part of the path or query of matching requests.
-            method: of matching requests; None for any.
+            method: method of matching requests; None for any.
             skip: how many matching requests to let pass first.
-            times: how many matching requests to hit; 0 for all.
-            status: of the response; 503 by default, the one that clients retry.
+            times: how many matching requests to affect; 0 for all.
+            status: status of the response. Default: 503, which clients retry.
             retry_after: seconds in the response's Retry-After header; None for no such header.
-            body: of the response; None for what the real service says with this status.
+            body: body of the response. Default: what the real service says with this status.
             from_iap: whether to mark the response as Identity-Aware Proxy's own.
             where: `iap`, or `google` for Google's other endpoints.
 
@@ -278,7 +278,7 @@ class LocalCloud(CloudState):
         Args:
             kind: see `fault`.
             rate: the share, from 0.0 to 1.0.
-            seed: of the random choice; the same seed hits the same requests.
+            seed: seed of the random choice; the same seed chooses the same requests.
             **filters: the other arguments of `fault`.
         """
         self.faults.append(Fault(kind, rate=rate, seed=seed, **{"times": 0, **filters}))
@@ -355,7 +355,7 @@ class _Running:
             name: self._listen(self._port if name == "iap" else 0)
             for name in ("iap", "google", "google_tls", "proxy", "echo")
         }
-        # Bound but not listening: the port stays taken and refuses every connection.
+        # Bound but not listening, so the port stays taken and refuses every connection.
         refusing = self._resources.enter_context(socket.socket())
         refusing.bind((_HOST, 0))
         self.refusing_port: int = refusing.getsockname()[1]

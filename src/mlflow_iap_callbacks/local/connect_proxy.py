@@ -1,4 +1,4 @@
-"""A CONNECT proxy that sends Google's host names to this machine and rejects all others."""
+"""A CONNECT proxy that redirects Google's host names to this machine and rejects all others."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MAX_HEAD_BYTES = 64 * 1024
 
 
 class ConnectProxy:
-    """Serves `CONNECT host:443` for Google's host names by connecting to a local port.
+    """Handles `CONNECT host:443` for Google's host names by connecting to a local port.
 
     Args:
         target_port: port of the TLS server on 127.0.0.1.

@@ -21,7 +21,7 @@ async def _echo(request: web.Request) -> web.Response:
         async for chunk in request.content.iter_any():
             body_bytes += len(chunk)
     except ConnectionError:
-        return web.Response(status=400)  # the client is gone, so nobody reads it
+        return web.Response(status=400)  # the client is gone, so nobody reads the response
     return web.json_response(
         {
             "method": request.method,

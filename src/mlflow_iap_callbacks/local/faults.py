@@ -1,4 +1,4 @@
-"""Faults that tests inject, and the choice of the requests that they hit."""
+"""Faults that tests inject, and how the affected requests are chosen."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Fault:
         return is_left and self.path in path and self.method in (None, method)
 
     def hits(self) -> bool:
-        """Count a matching request, and return whether the fault hits it."""
+        """Count a matching request, and return whether the fault affects it."""
         if self.skip > 0:
             self.skip -= 1
             return False
@@ -66,7 +66,7 @@ class Faults(list[Fault]):
     def find(
         self, where: Place, method: str, path: str, kinds: Collection[FaultKind]
     ) -> Fault | None:
-        """Return the first fault of these kinds that hits this request, if any."""
+        """Return the first fault of these kinds that affects this request, if any."""
         for fault in list(self):
             if (
                 fault.where == where

@@ -1,4 +1,4 @@
-"""Google's endpoints, all but Identity-Aware Proxy, as one web application."""
+"""All of Google's endpoints except Identity-Aware Proxy, as one web application."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def google_application(state: CloudState, sign_in: SignIn) -> web.Application:
             web.get("/iap/verify/public_key-jwk", keys.of_iap_as_jwk),
             web.get(PAGE_PATH, sign_in.show_page),
             web.post(PAGE_PATH, sign_in.choose_account),
-            # google-auth makes requests that it can do without, such as for allowedLocations.
+            # google-auth makes requests whose failure it ignores, such as for allowedLocations.
             web.route("*", "/{path:.*}", _not_found),
         ]
     )

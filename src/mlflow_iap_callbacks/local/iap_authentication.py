@@ -1,4 +1,4 @@
-"""How Identity-Aware Proxy authenticates a request, and what it says to a bad credential."""
+"""How Identity-Aware Proxy authenticates a request, and how it rejects bad credentials."""
 
 from __future__ import annotations
 
@@ -51,13 +51,14 @@ class Identity:
 
 
 class AuthenticationError(Exception):
-    """The request has no valid credential; the message is the body of the response."""
+    """The request has no valid credentials; the message is the body of the response."""
 
 
 def identify(state: CloudState, headers: Mapping[str, str], host: str, path: str) -> Identity:
-    """Return who sent a request, judging by its tokens.
+    """Return who sent a request, according to its tokens.
 
-    A valid token in Proxy-Authorization wins and leaves Authorization to the application.
+    A valid token in Proxy-Authorization takes precedence, and leaves Authorization to the
+    application.
 
     Args:
         state: the cloud.
@@ -66,7 +67,7 @@ def identify(state: CloudState, headers: Mapping[str, str], host: str, path: str
         path: the request's path, without the query.
 
     Raises:
-        AuthenticationError: with the sentence that Identity-Aware Proxy responds with.
+        AuthenticationError: if there are no valid credentials; has Identity-Aware Proxy's message.
     """
     failure = AuthenticationError(EMPTY_TOKEN)
     for header in ("proxy-authorization", "authorization"):

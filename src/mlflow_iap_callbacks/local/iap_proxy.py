@@ -35,7 +35,7 @@ class IapProxy:
 
     Args:
         state: the cloud.
-        sign_in: for people with a browser.
+        sign_in: handles people with a browser.
         upstream: the application's origin.
     """
 
@@ -160,7 +160,7 @@ class IapProxy:
         async for _ in visit.body(up_to=half):
             pass
         if identity.token_kind == "signed_jwt":  # noqa: S105 - a kind
-            # Signed again within the same second, it would have the same text.
+            # If it is signed again within the same second, it has the same text.
             await asyncio.sleep(max(0.0, math.floor(identity.signed_at) + 1.0 - time.time()))
         self._state.mint.revoke(identity.token)
         response = responses.iap_response(401, EXPIRED)
@@ -290,7 +290,7 @@ class _Visit:
 
 
 def _end_to_end(headers: Mapping[str, str]) -> CIMultiDict[str]:
-    """Return a copy without the headers that are for a single connection."""
+    """Return a copy without the headers that apply to a single connection."""
     kept = CIMultiDict(headers)
     named = {name.strip().lower() for name in kept.get("Connection", "").split(",")}
     for name in list(kept):

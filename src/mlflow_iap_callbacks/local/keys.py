@@ -29,8 +29,8 @@ class RsaKey:
     """An RS256 key of a service account or of Google itself.
 
     Args:
-        subject: common name of its self-signed certificate, the form in which Google publishes
-            public keys.
+        subject: common name of its self-signed certificate; Google publishes public keys as such
+            certificates.
     """
 
     def __init__(self, subject: str) -> None:

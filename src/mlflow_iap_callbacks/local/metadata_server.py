@@ -1,4 +1,4 @@
-"""The metadata server of a virtual machine: the part of it that google-auth uses."""
+"""The part of a virtual machine's metadata server that google-auth uses."""
 
 from __future__ import annotations
 

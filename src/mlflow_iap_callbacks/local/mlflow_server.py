@@ -30,12 +30,12 @@ class MlflowServer:
         ```
 
     Args:
-        folder: where the database, the artifacts and the log are kept, also after it has ended.
-        port: to listen on; 0 for a free one.
-        app_name: entry point of the app that it serves; None for MLflow's own app.
-        environment: its environment variables, in addition to those of this process that do not
+        folder: where the database, the artifacts and the log are stored; they remain when it ends.
+        port: port to listen on; 0 for a free one.
+        app_name: entry point of the app that it serves. Default: MLflow's own app.
+        environment: environment variables for it, in addition to those of this process that do not
             change what a server does.
-        workers: how many processes serve; one by default, which starts the fastest.
+        workers: number of server processes. Default: one, which starts the fastest.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class MlflowServer:
         """Start the server, and return when it responds.
 
         Raises:
-            RuntimeError: if it ends, or does not respond within 60 seconds. The message shows the
+            RuntimeError: if it exits, or does not respond within 60 seconds. The message shows the
                 end of its log.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -91,7 +91,7 @@ class MlflowServer:
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Kill the server and its child processes, as a crash of the machine would."""
+        """Kill the server and its child processes, like a crash of the machine."""
         self._end(signal.SIGKILL)
 
     def pause(self) -> None:
@@ -103,7 +103,7 @@ class MlflowServer:
         self._signal(signal.SIGCONT)
 
     def restart(self) -> None:
-        """Stop the server if it runs, and start it on the same port, with the data it had stored.
+        """Stop the server if it is running, and start it again with the same port and data.
 
         Raises:
             RuntimeError: see `start`.

@@ -1,4 +1,4 @@
-"""What the local Google Cloud remembers of requests and issued tokens, without their secrets."""
+"""What the local Google Cloud records about requests and issued tokens, without their secrets."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ class SeenRequest:
     """A request, logged before the first byte of its response is sent.
 
     Attributes:
-        time: its arrival by this machine's clock, in seconds since the epoch.
+        time: when it arrived by this machine's clock, in seconds since the epoch.
         method: GET, POST, ...
-        path: includes the query.
-        status: of the response; 0 if the connection was reset instead.
+        path: the path, including the query.
+        status: status of the response; 0 if the connection was reset instead.
         account: the authenticated sender; None if there is none.
         token_kind: kind of the sender's token; None without a sender and for a browser's session.
         credential_header: lower-case name of the header with that token.
         iap_answer: whether Identity-Aware Proxy itself responded.
         reached_upstream: whether the application was called.
         body_bytes: how many bytes of the request's body were read.
-        headers: under lower-case names; credentials are replaced by a digest.
+        headers: headers by lower-case name; credentials are replaced by a digest.
     """
 
     time: float
@@ -58,8 +58,8 @@ class IssuedToken:
 
     Attributes:
         time: when it was issued by this machine's clock, in seconds since the epoch.
-        kind: of the token.
-        account: that it authenticates.
+        kind: kind of the token.
+        account: the account that it authenticates.
         audience: its `aud` claim; None for an access token.
         source: the endpoint that issued it.
     """

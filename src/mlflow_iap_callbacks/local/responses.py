@@ -82,7 +82,7 @@ def too_large() -> web.Response:
 
 
 def fault_response(fault: Fault, *, user: str = "") -> web.Response:
-    """Return a fault's response: its body, or what the real service says with its status."""
+    """Return a fault's response: its body, or the real service's text for its status."""
     if fault.from_iap:
         text = _FROM_IAP.get(fault.status, PROBLEM.format(code=9))
         response = iap_response(fault.status, fault.body or text.format(user=user))

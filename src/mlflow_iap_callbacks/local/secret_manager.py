@@ -1,4 +1,4 @@
-"""Secret Manager: gives the texts of secrets to accounts that may read them."""
+"""Secret Manager: returns the texts of secrets to accounts that may read them."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from .state import CloudState
 PAGE_PATH = "/signin"
 CALLBACK_PATH = "/_gcp_gatekeeper/authenticate"
 _CODE_LIFETIME = 60  # seconds
-# In seconds. A working day: nobody wants to sign in again while watching a training.
+# In seconds. A working day, so that nobody has to sign in again while training runs.
 _SESSION_LIFETIME = 12 * 3600
 
 _PAGE = """\
@@ -56,7 +56,8 @@ class SignIn:
 
     Args:
         state: the cloud.
-        origin: of the application, e.g. `http://127.0.0.1:8080`; the only one it redirects to.
+        origin: origin of the application, such as `http://127.0.0.1:8080`; the only one to which
+            it redirects.
         google_url: origin of the page.
     """
 

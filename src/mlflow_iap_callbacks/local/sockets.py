@@ -1,4 +1,4 @@
-"""Closing TCP connections the ways that networks do: reset, cut off, or left over at the end."""
+"""Closes TCP connections in the ways that networks do: reset, cut off, or left over at the end."""
 
 from __future__ import annotations
 

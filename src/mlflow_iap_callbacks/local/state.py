@@ -18,8 +18,8 @@ class CloudState:
         token_lifetime: how long a token is valid, in seconds. A JWT that a service account signs
             itself expires this long after its `iat`, or at its own `exp` if that is earlier.
         client_id: the OAuth client that Identity-Aware Proxy accepts as audience of ID tokens;
-            None for the Google-managed client, which it does not accept as one.
-        programmatic_clients: more client ids that it accepts as audience.
+            None for the Google-managed client, for which it accepts no ID tokens.
+        programmatic_clients: other client ids that it accepts as audience.
         members: e-mails with roles/iap.httpsResourceAccessor, looked up on each request.
         delay: seconds that Identity-Aware Proxy waits before it handles a request.
         clock_offset: seconds that Google's clock is ahead of this machine's.
@@ -28,9 +28,9 @@ class CloudState:
         user: e-mail of a person.
         secrets: texts in Secret Manager, by `projects/PROJECT/secrets/NAME`; one version each.
         secret_readers: e-mails with roles/secretmanager.secretAccessor on all of them.
-        assertion_keys: keys of Identity-Aware Proxy: all are published, the first one signs
-            assertions. Set it to another cloud's, and applications that verify that cloud's
-            assertions accept this one's.
+        assertion_keys: keys of Identity-Aware Proxy: all are published, and the first one signs
+            assertions. If you set it to another cloud's keys, applications that verify that cloud's
+            assertions also accept this one's.
         requests: the requests to Identity-Aware Proxy, oldest first.
         google_requests: the requests to Google's other endpoints, oldest first.
     """

@@ -21,9 +21,9 @@ class AccessToken:
     """What an opaque access token stands for.
 
     Attributes:
-        account: that it authenticates.
-        scopes: that it is valid for.
-        expires: by Google's clock, in seconds since the epoch.
+        account: the account that it authenticates.
+        scopes: the scopes that it is valid for.
+        expires: when it expires by Google's clock, in seconds since the epoch.
         client_id: the OAuth client that a user signed in with; None for other accounts.
     """
 
@@ -47,7 +47,7 @@ class Mint:
     """Issues tokens and remembers them.
 
     Args:
-        accounts: whose keys sign JWTs.
+        accounts: the accounts whose keys sign JWTs.
         now: Google's clock, in seconds since the epoch.
         lifetime: how long a token issued now is valid, in seconds.
     """
@@ -147,7 +147,7 @@ class Mint:
 
         Args:
             token: its text.
-            signed_at: the `iat` claim of a JWT that its owner signed, the only trace of when.
+            signed_at: the `iat` claim of a JWT that its owner signed; nothing else says when.
         """
         key = digest(token)
         made_at = self._issued_at.get(key, signed_at)

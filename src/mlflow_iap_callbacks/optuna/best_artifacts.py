@@ -1,4 +1,4 @@
-"""Artifacts of ``log_if_best``, copied at once and logged when their trial turns out to be best."""
+"""Artifacts of ``log_if_best``, copied at once and logged if their trial turns out to be best."""
 
 from __future__ import annotations
 

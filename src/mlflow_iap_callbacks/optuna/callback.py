@@ -21,11 +21,12 @@ from ..iap.client import IAPMlflowClient
 from ..tags import STUDY_TAG, TRIAL_TAG
 from . import failures
 from .best_artifacts import HeldArtifact, is_best
+from .comparison import comparer
 from .reporter import reporter
 from .study_key import study_key
 from .study_run import StudyRun
 from .summary_table import Summary, summary_of
-from .sync import missing_trials, own_process_until
+from .sync import Lacking, compare, has_begun, own_process_until
 from .track_in_mlflow import tracked
 from .trial_run import STATUS, log_results, tags_of, to_ms
 
@@ -36,21 +37,21 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("mlflow_iap_callbacks")
 _T = TypeVar("_T")
 
-_SECONDS_TO_CLOSE = 60.0  # as ``flush``: longer than the restart of an App Engine instance
+_SECONDS_TO_CLOSE = 60.0  # as for ``flush``: longer than the restart of an App Engine instance
 _KNOWN_KWARGS = {"experiment_id", "run_name", "nested", "tags", "description", "parent_run_id"}
 
 
 class IAPMLflowCallback:
     """Log each trial of an Optuna study as an MLflow run.
 
-    It replaces ``optuna_integration.MLflowCallback`` and takes its arguments. A trial's run has its
-    params and distributions, values, intermediate values, constraints and user attributes, and its
-    own start and end. It ends FINISHED (complete), KILLED (pruned) or FAILED. The study has a run
-    too, the parent of its trials' runs.
+    It replaces ``optuna_integration.MLflowCallback`` and takes its arguments. The run contains the
+    trial's params and distributions, values, intermediate values, constraints, user attributes, and
+    start and end time. It ends as FINISHED (complete), KILLED (pruned) or FAILED. The study has a
+    run too, which is the parent of its trials' runs.
 
     The study never waits for the server: records are written to a journal on disk and sent in the
-    background. Errors are logged as warnings and never raised into the study. The callback can be
-    pickled, and sends its records from each process.
+    background. Errors are logged as warnings and do not stop the study. The callback can be
+    pickled; each process then sends its own records.
 
     Args:
         tracking_uri: URI of the MLflow server. Default: MLflow's own (MLFLOW_TRACKING_URI).
@@ -75,7 +76,7 @@ class IAPMLflowCallback:
             no parent, as with ``optuna_integration.MLflowCallback``.
 
     Raises:
-        IAPConfigurationError: as ``IAPMlflowClient`` raises it.
+        IAPConfigurationError: the settings cannot work; see ``IAPMlflowClient``.
         TypeError: ``metric_name`` is neither a name nor a sequence of names.
 
     Examples:
@@ -134,6 +135,7 @@ class IAPMLflowCallback:
             is_fresh = ended is None or time.time() - ended.timestamp() < CLAIM_SECONDS
             study_run = self._run_of_study(study)
             self._log(study_run, trial, study_run.claim if is_fresh else Mode.LOGGED)
+            reporter.changed(study_run)
 
     def run(
         self,
@@ -141,24 +143,22 @@ class IAPMLflowCallback:
         *,
         study: optuna.Study | None = None,
     ) -> RunWriter:
-        """Return the run of a trial, to log more to it from inside the objective.
+        """Return a handle for a trial's run, to log more to it from inside the objective.
 
         The run ends when the trial does.
 
         Args:
             trial: the trial.
-            study: the study, which only a FrozenTrial needs.
+            study: the study; needed only for a FrozenTrial.
         """
         study_run = self._run_of_study(study or getattr(trial, "study"))  # noqa: B009
         return self._run_of_trial(study_run, trial, study_run.claim)
 
     def track_in_mlflow(self) -> Callable[[Callable[[optuna.Trial], _T]], Callable[..., _T]]:
-        """Decorate an objective so that ``mlflow.log_metric``, autolog and the like log to the
-        trial's run.
+        """Decorate an objective so that MLflow's fluent API and autolog log to the trial's run.
 
-        Calls of MLflow inside the objective wait for the server. A run that is active outside
-        the objective stays active there. The tracking URI of MLflow's fluent API becomes the
-        callback's.
+        These calls wait for the server. A run that is active outside the objective stays active
+        there. MLflow's tracking URI is set to the callback's.
         """
         return partial(tracked, run_of=self.run, when_failed=self._log_uncaught)
 
@@ -187,23 +187,25 @@ class IAPMLflowCallback:
     def log_trial(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
         """Log a trial that has ended, for loops that do not use ``study.optimize``.
 
-        If it has a run already, what is missing is added. So this also closes the runs of workers
-        that died: ``RDBStorage(url, heartbeat_stale_trial_callback=callback.log_trial)``.
+        If the trial already has a run, what is missing is added. So this can also end the runs of
+        workers that died: ``RDBStorage(url, heartbeat_stale_trial_callback=callback.log_trial)``.
 
         Args:
             study: the study.
-            trial: A trial that is COMPLETE, PRUNED or FAIL, such as ``study.tell`` returns.
+            trial: a COMPLETE, PRUNED or FAIL trial, such as the one that ``study.tell`` returns.
         """
         with never_raising(f"trial {trial.number}"):
-            self._log(self._run_of_study(study), trial, Mode.LOGGED)
+            study_run = self._run_of_study(study)
+            self._log(study_run, trial, Mode.LOGGED)
+            reporter.changed(study_run)
 
     def sync(self, study: optuna.Study) -> int:
         """Log the trials that the callback missed.
 
-        Optuna calls no callback after an uncaught exception or Ctrl-C, nor for ask-and-tell,
-        ``add_trial``, a killed worker or a study that is older than the callback. Calling this
-        twice changes nothing. In a storage that other processes can use, a trial that has just
-        ended is left to its own process for 20 seconds.
+        Optuna does not call callbacks after an uncaught exception or Ctrl-C, or for trials from
+        ask-and-tell, ``add_trial`` or a killed worker. Trials that ran without the callback are
+        logged too. Calling this twice does no harm. If other processes can use the storage, a trial
+        that has just ended is left to its own process for 20 seconds.
 
         Args:
             study: the study. Its RUNNING and WAITING trials are skipped.
@@ -212,21 +214,19 @@ class IAPMLflowCallback:
             Number of trials logged now. ``flush`` waits until they are delivered.
 
         Raises:
-            MlflowException: MLflow cannot be asked which runs it has.
+            MlflowException: the runs in MLflow cannot be read.
         """
-        trials = study.get_trials(deepcopy=False)
-        # Before its first trial starts, a study has no key.
-        if not trials or trials[0].datetime_start is None:
+        if not has_begun(study.get_trials(deepcopy=False)):
             return 0
-        study_run = self._run_of_study(study)
-        count = 0
-        for trial in missing_trials(self._client, study_run, trials):
-            with never_raising(f"trial {trial.number}"):
-                not_before = own_process_until(trial) if study_run.is_shared else 0.0
-                self._log(study_run, trial, Mode.LOGGED, not_before=not_before)
-            count += 1
+        study_run = self._run_of_study(study, is_joined=False)
+        found = compare(self._client, study_run.experiment, study_run.key, study_run.unlogged())
+        study_run.logged |= found.logged
+        now = sender_for(self._client).clock.time()
+        for lacking in found.lacking:
+            not_before = own_process_until(lacking.trial, now) if study_run.is_shared else 0.0
+            self._log_lacking(study_run, lacking, not_before)
         reporter.changed(study_run)
-        return count
+        return len(found.lacking)
 
     def summary(self) -> Summary:
         """Summarize the studies and the delivery in a table, for ``print`` and for notebooks."""
@@ -249,10 +249,10 @@ class IAPMLflowCallback:
         """End the studies' runs, deliver all records, and draw the plots, in up to a minute.
 
         The same happens in up to 30 seconds when the process exits. If the server is unreachable,
-        it gives up after five seconds. The callback can still be used afterwards.
+        this gives up after five seconds. The callback can still be used afterwards.
 
         Returns:
-            As ``flush``.
+            Whether all records were delivered, as for ``flush``.
         """
         study_runs = list(self._study_runs.values())
 
@@ -262,6 +262,7 @@ class IAPMLflowCallback:
                 study_run.close()
 
         def draw(deadline: Deadline) -> None:
+            comparer.compare_in_time(deadline, study_runs)
             reporter.draw_in_time(deadline, study_runs)
 
         is_done = close(self._client, _SECONDS_TO_CLOSE, end=end, draw=draw)
@@ -284,7 +285,7 @@ class IAPMLflowCallback:
             return f"name:{study.study_name}"
         return active_experiment() if given is None else f"id:{given}"
 
-    def _run_of_study(self, study: optuna.Study) -> StudyRun:
+    def _run_of_study(self, study: optuna.Study, *, is_joined: bool = True) -> StudyRun:
         with LOCK:
             key = self._keys.get(study)
             if key is None:
@@ -302,6 +303,8 @@ class IAPMLflowCallback:
                     has_run=self._study_run and self._given_parent() is None,
                 )
             study_run.study = study
+            if is_joined:
+                comparer.joined(study_run, self._client, self._log_lacking)
             return study_run
 
     def _given_parent(self) -> str | None:
@@ -376,7 +379,13 @@ class IAPMLflowCallback:
             self._runs.pop(key, None)
             self._failed.discard(run.key)
             study_run.logged.add(trial.number)
-        reporter.changed(study_run)
+
+    def _log_lacking(self, study_run: StudyRun, lacking: Lacking, not_before: float) -> None:
+        # Several processes may find out at once that a trial has no run.
+        is_anyones = study_run.is_shared and not lacking.has_run
+        mode = Mode.SHARED if is_anyones else Mode.LOGGED
+        with never_raising(f"trial {lacking.trial.number}"):
+            self._log(study_run, lacking.trial, mode, not_before=not_before)
 
     def _log_uncaught(self, run: RunWriter, error: BaseException) -> None:
         failures.log_failure(run, failures.traceback_of(error))

@@ -1,4 +1,4 @@
-"""Why a trial failed. Optuna reports the exception to its log only."""
+"""Why a trial failed. Optuna writes the exception only to its log."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _last = threading.local()
 
 
 class _Listener(logging.Handler):
-    """Keeps the last failure of each thread, in which the trial's callbacks are called too."""
+    """Keeps the last failure of each thread; callbacks are called in the thread of their trial."""
 
     def emit(self, record: logging.LogRecord) -> None:
         found = _FAILED.match(record.getMessage())

@@ -1,8 +1,8 @@
-"""Plots and the table of a study's trials, made in a process of its own.
+"""Plots and the table of a study's trials, made in a separate process.
 
-    python -m mlflow_iap_callbacks.optuna.plots < paths of files with the trials of a study each
+    python -m mlflow_iap_callbacks.optuna.plots < paths of files, each with the trials of a study
 
-So the sweep never waits for a plotting library, and the user's settings of it are left alone.
+So the sweep never waits for a plotting library, and the user's plot settings do not change.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class OutOfTime(Exception):
 class PlotProcess:
     """A process that draws one study after the other. Leaving its context kills it.
 
-    Most of its time is the import of libraries, which several studies share.
+    Most of its time is spent on importing libraries, so one process serves several studies.
     """
 
     def __enter__(self) -> PlotProcess:
@@ -53,16 +53,15 @@ class PlotProcess:
     def draw(
         self, study: optuna.Study, names: Sequence[str], time_left: Callable[[], float]
     ) -> Path:
-        """Make a folder with ``trials.csv`` and those plots that the trials and the installed
-        libraries allow.
+        """Write ``trials.csv``, and the plots that the trials and the installed libraries allow.
 
         Args:
             study: the study.
             names: names of its objective values.
-            time_left: returns the seconds that are left, and is asked repeatedly.
+            time_left: returns the seconds that are left; called repeatedly.
 
         Returns:
-            The folder, which exists until the context is left.
+            The folder that contains them, which exists until the context is left.
 
         Raises:
             OutOfTime: no time is left.
@@ -204,7 +203,7 @@ def _draw_all(content: dict[str, Any], folder: Path) -> None:
     for name, plot in _plots(study, content["names"], shown).items():
         try:
             save(plot(), folder / f"{name}.{end}")
-        except Exception as error:  # noqa: BLE001 - too few trials for this plot, say
+        except Exception as error:  # noqa: BLE001 - such as too few trials
             print(f"{name}: {error}", file=sys.stderr)  # noqa: T201
 
 

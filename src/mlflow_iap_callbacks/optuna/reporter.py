@@ -6,15 +6,14 @@ import logging
 import math
 import multiprocessing
 import os
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 
 from ..delivery.closing import Deadline
 from ..delivery.lifecycle import LOCK, draw_at_exit, end_at_exit
 from ..delivery.never_raising import never_raising
+from .background_thread import BackgroundThread
 from .plots import OutOfTime, PlotProcess
 from .storage_errors import reading
 from .study_run import StudyRun
@@ -23,23 +22,14 @@ _logger = logging.getLogger("mlflow_iap_callbacks")
 
 # Seconds between two reports, and between two sets of plots.
 REPORT_EVERY, DRAW_EVERY = 30.0, 600.0
-_TICK = 0.5  # seconds; a link is shown this soon
 # Largest share of the time that either may take, no matter how many trials a study has.
 MOST_SHARE = 0.02
-# Plots take some seconds to draw, and to send: with less time left none are begun.
+# Drawing and sending plots takes some seconds; if less time is left, none are drawn.
 _SECONDS_TO_DRAW, _SECONDS_TO_SEND_PLOTS = 7.0, 3.0
 _MOST_SECONDS_TO_DRAW = 300.0
 
 
-class _Request:
-    """Work that another thread waits for."""
-
-    def __init__(self, work: Callable[[], None]) -> None:
-        self.work = work
-        self.is_done = threading.Event()
-
-
-class Reporter:
+class Reporter(BackgroundThread):
     """Reports on the studies that have changed, in a thread that the first change starts.
 
     Args:
@@ -47,12 +37,11 @@ class Reporter:
     """
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
-        self._now = now
         self._report_at = self._draw_at = 0.0
-        self._reset()
+        super().__init__("mlflow-iap-study", now)
 
     def changed(self, study_run: StudyRun) -> None:
-        """Take note that a trial of the study has ended."""
+        """Note that a trial of the study has ended."""
         if study_run.writer is None:
             return
         with LOCK:
@@ -67,13 +56,13 @@ class Reporter:
                 self._start()
 
     def report(self, only: Sequence[StudyRun] | None = None) -> None:
-        """Report on those studies, by default all, that have changed since their last report."""
+        """Report on all studies, or only some, that have changed since their last report."""
         for study_run in _chosen(self._unreported, only):
             self._unreported.pop(study_run, None)
             _write(study_run, study_run.report)
 
     def tick(self) -> None:
-        """Show the links that have become known; report and draw when it is time to."""
+        """Print new links; report and draw if it is time."""
         for study_run in list(self._undrawn):
             _write(study_run, study_run.show_link)
         if self._now() >= self._report_at:
@@ -82,14 +71,14 @@ class Reporter:
             self._draw_at = self._next_time(self._draw, DRAW_EVERY)
 
     def end(self, deadline: Deadline, only: Sequence[StudyRun] | None = None) -> None:
-        """Report a last time, for up to half of the time that is left."""
+        """Report a last time, in at most half of the time that is left."""
         if self._pid != os.getpid():
             self._reset()
         if _chosen(self._unreported, only):
             self._let_thread(partial(self.report, only), deadline, deadline.left / 2)
 
     def draw_in_time(self, deadline: Deadline, only: Sequence[StudyRun] | None = None) -> int:
-        """Draw the studies that have changed, as many as there is time for.
+        """Draw as many of the changed studies as there is time for.
 
         Returns:
             How many were not drawn.
@@ -111,20 +100,17 @@ class Reporter:
         undrawn = self.draw_in_time(deadline)
         if undrawn:
             _logger.warning(
-                "The plots of %d studies were not drawn again, because the process exits. "
-                "`close()` of the callback takes more time for them.",
+                "The plots of %d studies were not updated, because the process is exiting. To "
+                "give them more time, call the callback's `close()`.",
                 undrawn,
             )
         self._reset()
 
     def _reset(self) -> None:
-        self._pid = os.getpid()
-        self._thread: threading.Thread | None = None
+        super()._reset()
         # In the order of their last changes.
         self._unreported: dict[StudyRun, None] = {}
         self._undrawn: dict[StudyRun, None] = {}
-        self._requests: deque[_Request] = deque()
-        self._wake = threading.Event()
 
     def _draw(
         self,
@@ -134,7 +120,7 @@ class Reporter:
         longest = Deadline(self._now, _MOST_SECONDS_TO_DRAW)
 
         def seconds() -> float:
-            # Others may wait for this thread.
+            # Another thread may be waiting for this one.
             return 0.0 if self._requests else min(time_left(), longest.left)
 
         def draw(study_run: StudyRun) -> None:
@@ -151,44 +137,17 @@ class Reporter:
                 self._undrawn.pop(study_run, None)
                 _write(study_run, partial(draw, study_run))
 
-    def _let_thread(self, work: Callable[[], None], deadline: Deadline, seconds: float) -> None:
-        """Wait for the thread to do something, until only so many seconds are left.
-
-        A storage may not answer for long, and this thread must go on.
-        """
-        request = _Request(work)
-        self._requests.append(request)
-        self._wake.set()
-        while deadline.left > seconds and not request.is_done.wait(
-            min(deadline.left - seconds, _TICK)
-        ):
-            pass
-
     def _next_time(self, work: Callable[[], None], every: float) -> float:
         began = self._now()
         work()
         now = self._now()
         return now + max(every, (now - began) / MOST_SHARE)
 
-    def _start(self) -> None:
-        self._thread = threading.Thread(target=self._work, name="mlflow-iap-study", daemon=True)
-        self._thread.start()
-
-    def _work(self) -> None:
-        while threading.current_thread() is self._thread:
-            self._wake.wait(_TICK)
-            self._wake.clear()
-            while self._requests:
-                request = self._requests.popleft()
-                request.work()
-                request.is_done.set()
-            self.tick()
-
 
 def _chosen(
     study_runs: dict[StudyRun, None], only: Sequence[StudyRun] | None
 ) -> Sequence[StudyRun]:
-    """Those that are asked for, the one that changed last first."""
+    """The chosen studies, starting with the one that changed last."""
     return [each for each in reversed(list(study_runs)) if only is None or each in only]
 
 

@@ -1,4 +1,4 @@
-"""A key that tells studies apart, and is the same in every process that works on a study."""
+"""A key that identifies a study in every process that works on it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 def study_key(study: optuna.Study) -> str:
     """Key of a study that has at least one trial.
 
-    The name is not enough, because a name can be used again. So the key includes the start of the
-    first trial, except for what differs between machines: their local times are quarters of an hour
-    apart. Several processes can create studies in memory at the same moment, so those get a mark,
-    which is pickled with them.
+    A name can be reused, so the key includes the start of the first trial. It uses only the part
+    that is the same in all time zones, which are multiples of 15 minutes apart. Several processes
+    can create studies in memory at the same moment, so these also get a mark, which is pickled with
+    them.
     """
     began = study.get_trials(deepcopy=False)[0].datetime_start or datetime.min
     moment = (began.minute % 15, began.second, began.microsecond)

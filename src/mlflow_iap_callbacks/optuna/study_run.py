@@ -69,6 +69,11 @@ class StudyRun:
             )
             self.writer.finish_at_exit("FINISHED")
 
+    def unlogged(self) -> list[FrozenTrial]:
+        """Trials that have ended, and that this process has neither logged nor found in MLflow."""
+        trials = self.study.get_trials(deepcopy=False)
+        return [t for t in trials if t.state.is_finished() and t.number not in self.logged]
+
     def report(self) -> None:
         """Log the current state of the study."""
         # In a forked process the lock may be held forever, by a thread that only the parent has.
@@ -118,7 +123,7 @@ class StudyRun:
 
         Args:
             process: draws them.
-            time_left: returns the seconds that are left, and is asked repeatedly.
+            time_left: returns the seconds that are left; called repeatedly.
 
         Raises:
             OutOfTime: no time is left, and nothing was logged.

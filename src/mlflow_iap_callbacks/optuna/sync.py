@@ -1,70 +1,169 @@
-"""Which ended trials of a study MLflow lacks."""
+"""Finds the ended trials of a study that are missing in MLflow."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
-from mlflow.entities import Run, ViewType
+from mlflow.entities import LifecycleStage, Run, ViewType
+from mlflow.store.entities import PagedList
 
 from ..delivery.run_creation import CLAIM_SECONDS
+from ..iap.retry_policy import RetryPolicy
 from ..tags import ENDED_TAG, STATE_TAG, STUDY_TAG, TRIAL_TAG
-from .study_run import StudyRun
 from .trial_run import STATUS, to_ms
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from optuna.trial import FrozenTrial
 
-_SECONDS_FOR_OWN_PROCESS = CLAIM_SECONDS + 15.0
+SECONDS_FOR_OWN_PROCESS = CLAIM_SECONDS + 15.0
+# For one request, retries included.
+_RETRY = RetryPolicy(deadline=20.0)
+_RUNS_OF_A_PAGE = 1000
+# Local times of two machines, in milliseconds, differ by no more.
+_MOST_MS_APART = 26 * 3_600_000
 
 
-def missing_trials(
-    client: MlflowClient, study_run: StudyRun, trials: Iterable[FrozenTrial]
-) -> Iterator[FrozenTrial]:
-    """Ended trials that have no run, or one that does not say how they ended.
+class Lacking(NamedTuple):
+    """A trial that MLflow lacks; it may have a run that does not say how the trial ended."""
+
+    trial: FrozenTrial
+    has_run: bool
+
+
+class Comparison(NamedTuple):
+    """The trials that MLflow lacks, and the numbers of those that it has."""
+
+    lacking: list[Lacking]
+    logged: set[int]
+
+
+def compare(
+    client: MlflowClient,
+    experiment: str,
+    key: str,
+    trials: Iterable[FrozenTrial],
+    *,
+    is_enough: Callable[[int], bool] = lambda pages: False,
+) -> Comparison:
+    """Find the ended trials that have no run, or one that does not say how they ended.
+
+    A run that was deleted stays deleted.
+
+    Args:
+        client: a client of the server.
+        experiment: the experiment of the runs, as for ``RunWriter``.
+        key: key of the study.
+        trials: trials of the study that have ended.
+        is_enough: whether so many requests, each for 1,000 runs, are enough. The newest runs come
+            first, and trials that began before all that were read are left out.
+
+    Raises:
+        MlflowException: the runs in MLflow cannot be read.
+    """
+    wanted = {trial.number: trial for trial in trials}
+    found: dict[int, list[Run]] = {}
+    logged: set[int] = set()
+    experiment_id = _experiment_id(client, experiment) if wanted else None
+    if experiment_id is not None:
+        since = min(_began(trial) for trial in wanted.values()) - _MOST_MS_APART
+        for number, page in enumerate(pages_of_runs(client, [experiment_id], key), start=1):
+            for run in page:
+                trial = wanted.get(int(run.data.tags.get(TRIAL_TAG, -1)))
+                if trial is not None:
+                    found.setdefault(trial.number, []).append(run)
+                    if _is_active(run) and _says_how_it_ended(run, trial):
+                        logged.add(trial.number)
+            reached = page[-1].info.start_time if page else 0
+            if len(logged) == len(wanted) or reached < since:
+                break
+            if page.token and is_enough(number):
+                wanted = {n: trial for n, trial in wanted.items() if _began(trial) >= reached}
+                break
+    # Of runs that were made at the same time, all but one were deleted.
+    logged |= {n for n, runs in found.items() if not any(map(_is_active, runs))}
+    lacking = [Lacking(t, has_run=n in found) for n, t in wanted.items() if n not in logged]
+    return Comparison(lacking, logged)
+
+
+def has_old_run(client: MlflowClient, experiment: str, trial: FrozenTrial) -> bool:
+    """Whether ``optuna_integration.MLflowCallback`` has logged the trial to the experiment.
 
     Raises:
         MlflowException: MLflow cannot be asked.
     """
-    found = _runs_by_trial(client, study_run)
-    for trial in trials:
-        if (
-            trial.state.is_finished()
-            and trial.number not in study_run.logged
-            and not _is_logged(found.get(trial.number), trial)
-        ):
-            yield trial
+    experiment_id = _experiment_id(client, experiment)
+    if experiment_id is None:
+        return False
+    tags = {"number": trial.number, "datetime_start": trial.datetime_start}
+    query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
+    found = _RETRY(partial(client.search_runs, [experiment_id], query, ViewType.ALL))
+    return any(STUDY_TAG not in run.data.tags for run in found)
 
 
-def own_process_until(trial: FrozenTrial) -> float:
-    """Return until when a trial's own process may create its run, in seconds since 1970."""
-    return (to_ms(trial.datetime_complete) or 0) / 1000 + _SECONDS_FOR_OWN_PROCESS
+def pages_of_runs(
+    client: MlflowClient, experiment_ids: list[str], key: str
+) -> Iterator[PagedList[Run]]:
+    """Yield the runs of a study and its trials, deleted ones included, the newest first.
 
-
-def _runs_by_trial(client: MlflowClient, study_run: StudyRun) -> dict[int, Run]:
-    kind, _, text = study_run.experiment.partition(":")
-    if kind == "name":
-        experiment = client.get_experiment_by_name(text)
-        if experiment is None:
-            return {}
-        text = experiment.experiment_id
-    query = f"tags.`{STUDY_TAG}` = '{study_run.key}'"
-    found: dict[int, Run] = {}
+    Raises:
+        MlflowException: MLflow cannot be asked.
+    """
+    query = f"tags.`{STUDY_TAG}` = '{key}'"
     token = None
     while True:
-        page = client.search_runs([text], query, ViewType.ALL, max_results=1000, page_token=token)
-        tagged = [run for run in page if TRIAL_TAG in run.data.tags]
-        found |= {int(run.data.tags[TRIAL_TAG]): run for run in tagged}
+        page = _RETRY(
+            partial(
+                client.search_runs,
+                experiment_ids,
+                query,
+                ViewType.ALL,
+                max_results=_RUNS_OF_A_PAGE,
+                order_by=["attributes.start_time DESC"],
+                page_token=token,
+            )
+        )
+        yield page
         token = page.token
         if not token:
-            return found
+            return
 
 
-def _is_logged(run: Run | None, trial: FrozenTrial) -> bool:
+def has_begun(trials: Sequence[FrozenTrial]) -> bool:
+    """Whether a trial of the study has started; before that, the study has no key."""
+    return bool(trials) and trials[0].datetime_start is not None
+
+
+def own_process_until(trial: FrozenTrial, now: float) -> float:
+    """Return until when a trial's own process may create its run, in seconds since 1970.
+
+    The trial may seem to end after ``now``, by the clock or the time zone of another machine.
+    """
+    ended = (to_ms(trial.datetime_complete) or 0) / 1000
+    return min(ended, now) + SECONDS_FOR_OWN_PROCESS
+
+
+def _experiment_id(client: MlflowClient, experiment: str) -> str | None:
+    kind, _, text = experiment.partition(":")
+    if kind == "id":
+        return text
+    found = _RETRY(partial(client.get_experiment_by_name, text))
+    return None if found is None else str(found.experiment_id)
+
+
+def _began(trial: FrozenTrial) -> int:
+    return to_ms(trial.datetime_start) or 0
+
+
+def _is_active(run: Run) -> bool:
+    return bool(run.info.lifecycle_stage == LifecycleStage.ACTIVE)
+
+
+def _says_how_it_ended(run: Run, trial: FrozenTrial) -> bool:
     return (
-        run is not None
-        and run.data.tags.get(STATE_TAG) == trial.state.name
+        run.data.tags.get(STATE_TAG) == trial.state.name
         and run.info.status == STATUS[trial.state.name]
         and ENDED_TAG not in run.data.tags  # its process died before it was complete
     )

@@ -1,4 +1,4 @@
-"""Objectives whose calls of MLflow's fluent API go to the trial's run."""
+"""Lets an objective log to its trial's run with MLflow's fluent API."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def tracked(
 ) -> Callable[[optuna.Trial], _T]:
     """Wrap an objective so that the trial's run, which ``run_of`` returns, is the active one.
 
-    ``when_failed`` is called with an exception of the objective, unless that prunes the trial.
+    ``when_failed`` is called with an exception of the objective, unless it prunes the trial.
     """
 
     @functools.wraps(objective)
@@ -49,7 +49,7 @@ def tracked(
 
 
 class _LazyRun(ActiveRun):
-    """Waits for its run at the first call of the fluent API, not before."""
+    """Waits for its run only at the first call of the fluent API."""
 
     def __init__(self, writer: RunWriter) -> None:
         self.writer = writer

@@ -1,4 +1,4 @@
-"""What the MLflow run of an Optuna trial holds: params, metrics, tags and status."""
+"""What the MLflow run of an Optuna trial contains: params, metrics, tags and status."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
 
-# As mlflow.optuna's storage has it.
+# The same as in mlflow.optuna's storage.
 STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 _INTERMEDIATE = "intermediate_value"
 
@@ -34,7 +34,7 @@ def metric_names(given: str | Sequence[str] | None, study: optuna.Study) -> list
 
 
 def log_results(run: RunWriter, trial: FrozenTrial, names: Sequence[str]) -> None:
-    """Log a trial's params, values, constraints (at most 0 if met) and intermediate values."""
+    """Log a trial's params, values, constraints (0 or less if met) and intermediate values."""
     timestamp = to_ms(trial.datetime_complete) or 0
     if trial.params:
         run.log_suggestions(trial.params)

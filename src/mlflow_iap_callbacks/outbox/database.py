@@ -1,7 +1,8 @@
-"""The database of a journal, and the other files that a journal consists of.
+"""The SQLite database of a journal, and the other files that a journal consists of.
 
-SQLite in WAL mode: a transaction survives the kill of its process; a crash of the machine may lose
-the last transactions, but none before them.
+In WAL mode, a transaction survives the kill of its process. A crash of the machine, or damage, may
+cost the last transactions, which the intake then still has. Each row is an id and a frame: a
+damaged row is never taken for data, and whole rows are found even if SQLite finds nothing any more.
 """
 
 from __future__ import annotations
@@ -9,33 +10,73 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import socket
 import sqlite3
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
+from . import frames
+from .records import packed, unpacked
+
 _logger = logging.getLogger("mlflow_iap_callbacks")
 
-FORMAT = 1
+FORMAT = 2
+PAGE_BYTES = 4096
 _RUN_BITS = 40  # low bits of a record's id: sequence number; the others: run number
 SEQ = (1 << _RUN_BITS) - 1
-_SCHEMA = (
-    f"PRAGMA user_version = {FORMAT}",
-    "CREATE TABLE journal(server TEXT, host TEXT, pid INTEGER, begun REAL,"
-    " generation INTEGER, offset INTEGER)",
-    "CREATE TABLE runs(number INTEGER PRIMARY KEY, key TEXT, experiment TEXT, is_owned INTEGER,"
-    " is_ended INTEGER, run_id TEXT, tried REAL, refused TEXT, trouble TEXT, skipped INTEGER)",
-    "CREATE TABLE records(id INTEGER PRIMARY KEY, kind TEXT, body BLOB)",
-    "CREATE TABLE refused(run INTEGER, kind TEXT, body BLOB, reason TEXT, time REAL)",
+# The tables, and the letter of each one's frames.
+LETTERS = {
+    "journal": b"j",  # one row: the head
+    "runs": b"r",  # the state of each run, by its number
+    "starts": b"s",  # the message that each run began with, by the run's number
+    "records": b"m",  # messages that wait, by the run's number and their sequence number
+    "refused": b"n",  # what MLflow rejected, by the run's number and one more
+}
+_LAST_ID = (1 << 63) - 1
+# Runs, and whether they have records.
+SELECT_RUNS = (
+    "SELECT id, frame, EXISTS (SELECT 1 FROM records WHERE records.id BETWEEN"  # noqa: S608
+    f" runs.id << {_RUN_BITS} AND (runs.id << {_RUN_BITS}) + {SEQ}) FROM runs"
+    " WHERE id > ? ORDER BY id LIMIT ?"
 )
-_IDS = f"number << {_RUN_BITS} AND (number + 1) << {_RUN_BITS}"
-# Selects the runs that are not finished and delivered.
-HAS_WORK = f"(NOT is_ended OR EXISTS (SELECT 1 FROM records WHERE id BETWEEN {_IDS}))"  # noqa: S608
 
+Row = tuple[int, bytes]  # an id and a frame
 Change = tuple[str, Iterable[Sequence[object]]]
+
+
+@dataclass
+class Head:
+    """What a journal says of itself.
+
+    Args:
+        server: tracking URI of the server.
+        host: machine of its process.
+        pid: id of its process.
+        begun: seconds since 1970.
+        name: name of the journal on the server; of the first one if records were moved.
+        seq: sequence number of the last stored record.
+        format: version of the format of journals.
+    """
+
+    server: str
+    host: str
+    pid: int
+    begun: float
+    name: str
+    seq: int = 0
+    format: int = FORMAT
+
+    @classmethod
+    def from_row(cls, payload: bytes) -> Head:
+        """Return the head that a row holds; one of another format is known by its format only."""
+        known = unpacked(payload)
+        return cls(*known) if known[-1] == FORMAT else cls("", "", 0, 0.0, "", format=known[-1])
+
+
+class Damaged(Exception):
+    """The database is damaged; what is whole in it can be rescued."""
 
 
 class Database:
@@ -43,37 +84,44 @@ class Database:
 
     Args:
         path: path of the file.
-        server: tracking URI of a new database; None to open one that exists.
+        head: head of a new database; None to open one that exists.
 
     Raises:
+        Damaged: its head cannot be read.
         sqlite3.Error, OSError: it cannot be made, or read.
     """
 
-    def __init__(self, path: Path, server: str | None) -> None:
+    def __init__(self, path: Path, head: Head | None) -> None:
         self.path = path
         self.is_readable = True
         self._is_reported = False
-        if server is not None:
+        if head is not None:
             # SQLite creates its other files with the permissions of this one.
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-        db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        db = connect(path)
         self._db: sqlite3.Connection | None = db
         try:
+            if head is not None:
+                db.execute(f"PRAGMA page_size = {PAGE_BYTES}")
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = NORMAL")
-            if server is not None:
-                row = (server, socket.gethostname(), os.getpid(), time.time(), 0, 0)
+            if head is not None:
                 db.execute("BEGIN")
-                for statement in _SCHEMA:
-                    db.execute(statement)
-                db.execute("INSERT INTO journal VALUES (?, ?, ?, ?, ?, ?)", row)
+                db.execute(f"PRAGMA user_version = {FORMAT}")
+                for table in LETTERS:
+                    db.execute(f"CREATE TABLE {table}(id INTEGER PRIMARY KEY, frame BLOB)")
+                db.execute("INSERT INTO journal VALUES (?, ?)", head_row(head))
                 db.execute("COMMIT")
-            self.server, self.generation, self.offset = db.execute(
-                "SELECT server, generation, offset FROM journal"
-            ).fetchone()
+            self.head = head or self._read_head()
         except BaseException:
             db.close()
             raise
+
+    def _read_head(self) -> Head:
+        for _, payload in self.rows("journal"):
+            if payload is not None:
+                return Head.from_row(payload)
+        raise Damaged
 
     def select(self, query: str, *values: object) -> Iterator[tuple[Any, ...]]:
         """Yield rows; none if the database cannot be read."""
@@ -84,6 +132,18 @@ class Database:
         except sqlite3.Error as error:
             self._report(error, "What it holds is left as it is, for `mlflow-iap sync`")
             self._db, self.is_readable = None, False
+
+    def rows(
+        self, table: str, first: int = 0, end: int = _LAST_ID
+    ) -> Iterator[tuple[int, bytes | None]]:
+        """Yield the ids of a table from ``first`` up to ``end``, and what their frames hold; None
+        for one that is damaged."""
+        query = f"SELECT id, frame FROM {table} WHERE id >= ? AND id < ? ORDER BY id"  # noqa: S608
+        for number, frame in self.select(query, first, end):
+            if number < first:  # SQLite follows a damaged page in circles
+                return
+            first = number + 1
+            yield number, frames.unpack(frame, LETTERS[table], number)
 
     def write(self, *changes: Change) -> bool:
         """Execute all changes in one transaction. Return whether it succeeded."""
@@ -100,6 +160,17 @@ class Database:
             self._report(error, "What is logged is kept in memory for now")
             return False
         return True
+
+    def checkpoint(self) -> bool:
+        """Move all transactions from the WAL to the database; return whether that succeeded."""
+        rows = [*self.select("PRAGMA wal_checkpoint(TRUNCATE)")]
+        return bool(rows) and rows[0][0] == 0
+
+    def is_whole(self) -> bool:
+        """Return whether nothing in it is damaged."""
+        if [*self.select("PRAGMA quick_check(1)")] != [(b"ok",)]:
+            return False
+        return all(payload is not None for table in LETTERS for _, payload in self.rows(table))
 
     def close(self) -> bool:
         """Close it. Return whether it was readable and writable until now."""
@@ -120,6 +191,31 @@ class Database:
                 error,
                 then,
             )
+
+
+def connect(path: Path | str, *, uri: bool = False) -> sqlite3.Connection:
+    """Return a connection to a database that may be damaged."""
+    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, uri=uri)
+    db.text_factory = bytes  # a damaged row may hold any bytes
+    return db
+
+
+def connect_to_read(path: Path) -> sqlite3.Connection:
+    """Return a connection that changes no file."""
+    uri = f"{path.resolve().as_uri()}?mode=ro"
+    if not Path(f"{path}-wal").exists():
+        uri += "&immutable=1"  # else SQLite makes one
+    return connect(uri, uri=True)
+
+
+def head_row(head: Head) -> Row:
+    """Return the row of the table ``journal``."""
+    return packed_row("journal", 1, packed(astuple(head)))
+
+
+def packed_row(table: str, number: int, payload: bytes) -> Row:
+    """Return a row of a table."""
+    return number, frames.pack(LETTERS[table], number, payload)
 
 
 def record_id(number: int, seq: int) -> int:

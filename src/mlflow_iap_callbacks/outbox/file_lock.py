@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 if sys.platform == "win32":
@@ -39,6 +40,12 @@ class FileLock:
         except OSError as error:
             os.close(self._descriptor)
             raise BlockingIOError(error.errno, f"{path} is locked") from None
+
+    def write(self, content: bytes) -> None:
+        """Replace the beginning of the file."""
+        with suppress(OSError):  # the lock holds all the same
+            os.lseek(self._descriptor, 0, os.SEEK_SET)
+            os.write(self._descriptor, content)
 
     def release(self) -> None:
         """Release the lock. After a fork, parent and child must both release it."""

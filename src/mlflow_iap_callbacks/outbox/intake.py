@@ -2,7 +2,7 @@
 
 Appending costs a training one system call. Inserting into a database would cost several times as
 much, because the training fills the processor's caches between two inserts. A file contains
-MessagePack objects, one after the other. When ``append`` returns, the kernel has the message, so it
+messages as MessagePack, each in a frame. When ``append`` returns, the kernel has the message, so it
 survives the kill of the process.
 """
 
@@ -13,11 +13,13 @@ import os
 import threading
 from collections import deque
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgpack
+
+from . import frames
+from .records import unpacked
 
 _logger = logging.getLogger("mlflow_iap_callbacks")
 
@@ -26,36 +28,48 @@ _LONG_FILE_BYTES = 4_000_000
 # The limit in memory when the disk is full: several hours of four metrics a second.
 _MOST_IN_MEMORY_BYTES = 16_000_000
 
-HEADER = "journal"  # the kind of a file's first message, which names the server
-_KINDS = frozenset(
-    [
-        *(HEADER, "start", "join", "metrics", "curve", "params", "suggestions", "tags", "aside"),
-        *("artifact", "model", "input", "reopen", "finish", "abandon"),
-    ]
-)
-Message = tuple[int, str, Any]
+# The letters of frames, whose places are sequence numbers; a file begins with the server.
+_MESSAGE, _SERVER = b"i", b"h"
+BEGINNINGS = ("start", "join")  # kinds of the first message of each run
+
+
+class Message(NamedTuple):
+    """What was appended.
+
+    Args:
+        seq: its sequence number in the journal, from 1.
+        number: number of the run.
+        kind: kind of the record, or ``join``.
+        content: content of the record.
+        payload: number, kind and content as MessagePack.
+    """
+
+    seq: int
+    number: int
+    kind: str
+    content: Any
+    payload: bytes
 
 
 class Intake:
     """Messages in order, appended by any thread and taken by one.
 
+    What an existing file holds already is read by ``read_messages``.
+
     Args:
         stem: path of the files without its suffixes; None to use memory only.
-        generation: number of the file to continue; each file has a higher one than the last.
-        offset: bytes of that file that were taken before.
-        server: tracking URI, which each file begins with as a message of the kind ``journal``.
+        last_seq: sequence number of the last message in existing files.
+        server: tracking URI, which each file begins with.
 
     Raises:
         OSError: the file cannot be made or read.
     """
 
-    def __init__(
-        self, stem: Path | None, generation: int = 0, offset: int = 0, server: str = ""
-    ) -> None:
-        self.generation = generation
-        self.offset = offset
-        self.appended = 0
+    def __init__(self, stem: Path | None, last_seq: int = 0, server: str = "") -> None:
+        self.last_seq = last_seq  # of the message that was appended last
         self.lost = 0  # messages that had no room on disk nor in memory
+        self._taken = last_seq
+        self._read = 0  # bytes of the file
         self._stem = stem
         self._server = server
         self._lock = threading.Lock()
@@ -66,8 +80,11 @@ class Intake:
         self._is_reported = False
         self._file: int | None = None
         self._size = 0
+        # Each file has a higher number than those before it.
+        self._generation = max([0, *files_by_generation(stem)]) if stem else 0
         if stem is not None:
             self._open()
+            self._read = self._size
 
     def append(self, number: int, kind: str, content: Any) -> bool:
         """Append a message, and return whether the intake is open.
@@ -79,11 +96,20 @@ class Intake:
         with self._lock:
             if not self.is_open:
                 return False
-            message = self._pack((number, kind, content))
+            payload = self._pack((number, kind, content))
             # Messages in memory must not be overtaken.
-            if (not self._memory and self._write(message)) or self._keep_in_memory(message):
-                self.appended += 1
+            frame = frames.pack(_MESSAGE, self.last_seq + 1, payload)
+            if kind in BEGINNINGS:
+                frame *= 2  # damage to one of them does not cost the run's other messages
+            is_written = not self._memory and self._write(frame)
+            if is_written or self._keep_in_memory(payload):
+                self.last_seq += 1
             return True
+
+    def skip_to(self, seq: int) -> None:
+        """Let the sequence numbers of new messages be higher than this one."""
+        with self._lock:
+            self.last_seq = self._taken = max(self.last_seq, seq)
 
     @property
     def in_memory(self) -> int:
@@ -91,58 +117,36 @@ class Intake:
         return len(self._memory)
 
     def take(self) -> list[Message]:
-        """Return about a megabyte of messages on disk, the oldest that were not taken before.
-
-        Afterwards, ``generation`` and ``offset`` point past these messages.
-        """
+        """Return about a megabyte of messages on disk, the oldest that were not taken before."""
         return list(self._from_file())
 
     def take_from_memory(self) -> list[Message]:
         """Return the messages in memory, which are newer than all on disk."""
         with self._lock:
-            if self._file is not None and self.offset < self._size:
+            if self._file is not None and self._read < self._size:
                 return []  # messages that reached the file meanwhile are older
             found = list(self._memory)
+            first = self.last_seq - len(found) + 1
             self._memory.clear()
             self._memory_bytes = 0
-        return [msgpack.unpackb(message) for message in found]
-
-    def go_to_next_file(self) -> bool:
-        """Continue with the next file, if there is one. Return whether there is."""
-        with self._lock:
-            if self._file is None or not self._path(self.generation + 1).exists():
-                return False
-            os.close(self._file)
-            self.generation, self.offset = self.generation + 1, 0
-            self._open()
-            return True
+        return [_unpacked(seq, payload) for seq, payload in enumerate(found, first)]
 
     def start_new_file(self) -> Path | None:
         """Start a new file if all of a long one was taken. Return the old one, to be deleted."""
         with self._lock:
-            is_due = self.offset > _LONG_FILE_BYTES and self.offset == self._size
+            is_due = self._read > _LONG_FILE_BYTES and self._read == self._size
             if self._file is None or not is_due:
                 return None
-            old, old_file = self._path(self.generation), self._file
-            self.generation += 1
+            old, old_file = self._path(self._generation), self._file
+            self._generation += 1
             try:
                 self._open()
             except OSError:
-                self.generation -= 1
+                self._generation -= 1
                 return None
             os.close(old_file)
-            self.offset = 0
+            self._read = 0
             return old
-
-    def cut_off(self) -> int:
-        """Remove an incomplete message at the end of the file. Return its number of bytes."""
-        with self._lock:
-            if self._file is None or self.offset >= self._size:
-                return 0
-            cut = self._size - self.offset
-            os.ftruncate(self._file, self.offset)
-            self._size = self.offset
-            return cut
 
     def close(self) -> None:
         """Accept no more messages."""
@@ -165,17 +169,17 @@ class Intake:
 
     def _open(self) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
-        self._file = os.open(self._path(self.generation), flags, 0o600)
+        self._file = os.open(self._path(self._generation), flags, 0o600)
         self._size = os.fstat(self._file).st_size
         if not self._size and self._server:
-            self._write(self._pack((0, HEADER, self._server)))
+            self._write(frames.pack(_SERVER, 0, self._server.encode()))
 
-    def _write(self, message: bytes) -> bool:
+    def _write(self, frame: bytes) -> bool:
         if self._file is None:
             return False
         try:
-            written = os.write(self._file, message)
-            if written == len(message):
+            written = os.write(self._file, frame)
+            if written == len(frame):
                 self._size += written
                 return True
             os.ftruncate(self._file, self._size)
@@ -184,8 +188,8 @@ class Intake:
             self._report(error.strerror)
         return False
 
-    def _keep_in_memory(self, message: bytes) -> bool:
-        if self._memory_bytes + len(message) > _MOST_IN_MEMORY_BYTES:
+    def _keep_in_memory(self, payload: bytes) -> bool:
+        if self._memory_bytes + len(payload) > _MOST_IN_MEMORY_BYTES:
             if not self.lost:
                 _logger.warning(
                     "Neither disk nor memory has room for more records. New records are lost until "
@@ -193,33 +197,35 @@ class Intake:
                 )
             self.lost += 1
             return False
-        self._memory.append(message)
-        self._memory_bytes += len(message)
+        self._memory.append(payload)
+        self._memory_bytes += len(payload)
         return True
 
     def _from_file(self) -> Iterator[Message]:
         if self._file is None:
             return
-        unpacker = msgpack.Unpacker(max_buffer_size=0)
-        start = end = self.offset
-        while self.offset == start and end < self._size:
-            chunk = os.pread(self._file, min(_CHUNK_BYTES, self._size - end), end)
-            if not chunk:
+        start, size = self._read, self._size
+        for frame in _frames(self._file, start, size):
+            self._pass_over(frame.offset)
+            self._read = frame.end
+            if frame.letter == _MESSAGE and frame.place > self._taken:
+                self._taken = frame.place
+                yield _unpacked(frame.place, frame.payload)
+            if frame.end - start >= _CHUNK_BYTES:
                 return
-            end += len(chunk)
-            unpacker.feed(chunk)
-            try:
-                for message in unpacker:
-                    yield _checked(message)
-                    self.offset = start + unpacker.tell()
-            except (TypeError, ValueError) as error:
-                _logger.warning(
-                    "%s is damaged at byte %d (%s): everything after that byte is lost.",
-                    self._path(self.generation),
-                    self.offset,
-                    error,
-                )
-                self.offset = self._size
+        self._pass_over(size)
+
+    def _pass_over(self, offset: int) -> None:
+        """Report the bytes up to an offset as damaged, if there are any."""
+        if offset > self._read:
+            _logger.warning(
+                "%s is damaged: %d bytes at byte %d cannot be read, and what they held is lost. "
+                "Everything else in it is intact.",
+                self._path(self._generation),
+                offset - self._read,
+                self._read,
+            )
+            self._read = offset
 
     def _report(self, why: str | None) -> None:
         if not self._is_reported:
@@ -227,27 +233,52 @@ class Intake:
             _logger.warning(
                 "Records cannot be written to %s (%s); they are kept in memory for now, and "
                 "training goes on. Free space there, or set MLFLOW_IAP_OUTBOX to another folder.",
-                self._path(self.generation).parent,
+                self._path(self._generation).parent,
                 why,
             )
 
 
-def read_messages(path: Path, offset: int) -> Iterator[Message]:
-    """Yield the messages behind ``offset`` up to the first that is damaged. Changes nothing."""
+def files_by_generation(stem: Path) -> dict[int, Path]:
+    """Return the files of an intake by their numbers, the oldest first."""
+    files = {path.suffixes[-2][1:]: path for path in stem.parent.glob(f"{stem.name}.*.intake")}
+    return {int(number): files[number] for number in sorted(filter(str.isdigit, files), key=int)}
+
+
+def read_messages(path: Path, after: int) -> Iterator[Message]:
+    """Yield the whole messages of a file behind a sequence number, in order. Changes nothing."""
     with path.open("rb") as file:
-        file.seek(offset)
-        with suppress(TypeError, ValueError):
-            for message in msgpack.Unpacker(file):
-                yield _checked(message)
+        offsets: dict[int, tuple[int, int]] = {}
+        # Damage can double messages, or change their order.
+        for frame in _frames(file.fileno(), 0, path.stat().st_size):
+            if frame.letter == _MESSAGE and frame.place > after:
+                offsets[frame.place] = (frame.offset, frame.size)
+        for seq in sorted(offsets):
+            offset, size = offsets[seq]
+            payload = frames.unpack(os.pread(file.fileno(), size, offset), _MESSAGE, seq)
+            if payload is not None:
+                yield _unpacked(seq, payload)
 
 
-def _checked(message: Any) -> Message:
-    """Return the message if it is well-formed: random bytes may be valid MessagePack.
+def unreadable_bytes(path: Path) -> int:
+    """Return how many bytes of a file belong to no whole frame."""
+    with path.open("rb") as file:
+        size = path.stat().st_size
+        return size - sum(frame.size for frame in _frames(file.fileno(), 0, size))
 
-    Raises:
-        TypeError, ValueError: it is not.
-    """
-    number, kind, content = message
-    if type(number) is not int or kind not in _KINDS:
-        raise ValueError("no message")
-    return number, kind, content
+
+def read_server(path: Path) -> str | None:
+    """Return the server that a file begins with; None if that is unreadable. Changes nothing."""
+    with path.open("rb") as file:
+        for frame in _frames(file.fileno(), 0, path.stat().st_size):
+            if frame.letter == _SERVER:
+                return frame.payload.decode()
+    return None
+
+
+def _frames(file: int, start: int, end: int) -> Iterator[frames.Frame]:
+    return frames.find(lambda at, size: os.pread(file, size, at), start, end)
+
+
+def _unpacked(seq: int, payload: bytes) -> Message:
+    number, kind, content = unpacked(payload)
+    return Message(seq, number, kind, content, payload)

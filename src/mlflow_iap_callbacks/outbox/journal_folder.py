@@ -1,33 +1,32 @@
-"""The journals on this machine: where they are, which processes are dead, what they hold."""
+"""The journals on this machine: where they are, whose they are, what they hold."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import os
-import re
-import socket
 import sqlite3
+import tempfile
 import uuid
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import platformdirs
 
-from .database import FORMAT, HAS_WORK, artifacts_of, delete_journal, files_of
+from . import format_1, frames
+from .database import Damaged, artifacts_of, delete_journal, files_of, run_number
 from .file_lock import FileLock
-from .intake import HEADER
+from .journal_content import Content, read_damaged, read_whole
 from .outbox import Outbox
-from .rescue import messages_of, read_damaged
+from .owner import beat, host, host_of, is_from_here, last_beat, objection
+from .records import RunState, unpacked
 
 _logger = logging.getLogger("mlflow_iap_callbacks")
 
 VARIABLE = "MLFLOW_IAP_OUTBOX"
-_reported: set[Path] = set()  # journals that cannot be taken over
-_NAMES = f"{'[0-9a-f]' * 8}-*.sqlite"  # without damaged-*
 
 
 @dataclass
@@ -36,7 +35,10 @@ class JournalReport:
 
     Args:
         path: path of the database.
-        is_live: whether its process is alive.
+        is_live: whether its process is alive; of another host's it is unknown unless it is locked.
+        is_from_here: whether its process is, or was, one of this host.
+        last_beat: when its process last noted that it is alive, by its own clock, in seconds since
+            1970; None if it never did.
         server: tracking URI of the server.
         host: machine of its process.
         pid: id of its process.
@@ -51,6 +53,8 @@ class JournalReport:
 
     path: Path
     is_live: bool
+    is_from_here: bool = True
+    last_beat: float | None = None
     server: str = ""
     host: str = ""
     pid: int = 0
@@ -68,21 +72,52 @@ class JournalReport:
 
 
 def folder() -> Path:
-    """Return the journals' folder: MLFLOW_IAP_OUTBOX, or one in the user's state directory."""
+    """Return the journals' folder: MLFLOW_IAP_OUTBOX, or one in the user's state directory.
+
+    A folder that other users can write to is not used, because they could have any file of this
+    user sent. A warning says so once.
+    """
     given = os.environ.get(VARIABLE)
-    return Path(given) if given else platformdirs.user_state_path("mlflow-iap") / "outbox"
+    candidates = [_absolute(given)] if given else []
+    with suppress(RuntimeError):  # there may be no home directory
+        candidates.append(platformdirs.user_state_path("mlflow-iap") / "outbox")
+    for candidate in candidates:
+        why = objection(candidate) if candidate.exists() else None
+        if why is None and candidate.is_absolute():
+            return candidate
+        if why is not None:
+            _warn_once(why)
+    user = os.getuid() if hasattr(os, "getuid") else os.getpid()
+    return Path(tempfile.gettempdir(), f"mlflow-iap-{user}", "outbox")
 
 
-def new_outbox(server: str) -> Outbox:
-    """Return a new outbox of this process; in memory, with a warning, if no journal can be made."""
-    mark = _mark(server)
-    host = re.sub(r"[^\w]+", "-", socket.gethostname())
-    path = folder() / f"{mark}-{host}-{os.getpid()}-{uuid.uuid4().hex[:8]}.sqlite"
+@functools.cache
+def _absolute(given: str) -> Path:
+    """Return the path as it was when it was first used, before any ``os.chdir``."""
+    return Path(given).absolute()
+
+
+@functools.cache
+def _warn_once(why: str) -> None:
+    _logger.warning("%s. Journals are kept in another folder; %s names one.", why, VARIABLE)
+
+
+def new_outbox(server: str, *, name: str | None = None) -> Outbox:
+    """Return a new outbox of this process; in memory, with a warning, if no journal can be made.
+
+    Args:
+        server: tracking URI.
+        name: name of the journal on the server. Default: the file's.
+    """
+    path = folder() / f"{_mark(server)}-{host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.sqlite"
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if why := objection(path.parent):
+            raise PermissionError(why)
         lock = FileLock(path.with_suffix(".lock"))
         try:
-            return Outbox(path, server, lock=lock)
+            beat(lock)
+            return Outbox(path, server, name=name, lock=lock)
         except BaseException:
             delete_journal(path)
             lock.release()
@@ -98,167 +133,72 @@ def new_outbox(server: str) -> Outbox:
         return Outbox(None, server)
 
 
-def orphans(server: str | None = None) -> Iterator[Outbox]:
-    """Take over the journals of dead processes, for one server or for all, and yield each.
+def is_for(server: str, journal: Path) -> bool:
+    """Return whether a journal is for a server, by its name."""
+    return journal.name.startswith(f"{_mark(server)}-")
 
-    The caller must close each outbox. If a journal is damaged, a warning is logged and the records
-    that can still be read are moved to a new journal.
-    """
-    for path in sorted(folder().glob(f"{_mark(server)}-*.sqlite" if server else _NAMES)):
-        try:
-            lock = FileLock(path.with_suffix(".lock"))
-        except OSError:
-            continue  # its process is alive
-        outbox = None
-        try:
-            outbox = _adopt(path, lock)
-        except Exception as error:  # noqa: BLE001 - one must not stop the others
-            _report_once(path, "%s cannot be taken over: %s", path, error)
-        if outbox is None:
-            lock.release()
-        else:
-            yield outbox
+
+def journals(server: str | None = None) -> list[Path]:
+    """Return the paths of the journals, for one server or for all; some may be deleted any time."""
+    mark = _mark(server) if server else "[0-9a-f]" * 8  # without damaged-*
+    found = {path.with_suffix(".sqlite") for path in folder().glob(f"{mark}-*.sqlite")}
+    found |= {
+        path.with_suffix("").with_suffix(".sqlite") for path in folder().glob(f"{mark}-*.intake")
+    }
+    return sorted(found)
 
 
 def survey() -> list[JournalReport]:
     """Return a report of each journal, also of living processes. Changes nothing."""
     found = []
-    for path in sorted(folder().glob(_NAMES)):
-        journal = JournalReport(path, is_live=_is_live(path))
-        with suppress(OSError):  # delivered and deleted meanwhile
+    for path in journals():
+        report = JournalReport(path, _is_live(path), is_from_here(path), last_beat(path))
+        try:
+            _look_into(report)
             files = [*files_of(path), *artifacts_of(path).rglob("*")]
-            journal.bytes = sum(file.stat().st_size for file in files if file.is_file())
-            try:
-                _look_into(journal)
-            except (sqlite3.Error, TypeError) as error:
-                journal.error = str(error)
-                _look_into_intake(journal)
-            if path.exists():
-                found.append(journal)
+            report.bytes = sum(file.stat().st_size for file in files if file.is_file())
+        except Exception as error:  # noqa: BLE001 - it can be deleted meanwhile, or be anything
+            report.error = str(error)
+        if any(file.exists() for file in files_of(path)):
+            found.append(report)
     return found
 
 
-def _look_into(journal: JournalReport) -> None:
-    uri = f"{journal.path.resolve().as_uri()}?mode=ro"
-    if not Path(f"{journal.path}-wal").exists():
-        uri += "&immutable=1"  # else SQLite makes one
-    with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as db:
-        journal.server, journal.host, journal.pid, journal.begun = db.execute(
-            "SELECT server, host, pid, begun FROM journal"
-        ).fetchone()
-        journal.waiting.update(
-            dict(db.execute("SELECT kind, count(*) FROM records GROUP BY kind").fetchall())
-        )
-        rows = db.execute(f"SELECT number FROM runs WHERE {HAS_WORK}")  # noqa: S608 - a constant
-        runs = {number for (number,) in rows}
-        journal.refused.update(
-            dict(db.execute("SELECT reason, count(*) FROM refused GROUP BY reason").fetchall())
-        )
-        place = db.execute("SELECT generation, offset FROM journal").fetchone()
-        for number, kind, _ in messages_of(journal.path, *place):
-            if kind not in (HEADER, "join"):
-                journal.waiting[kind] += 1
-                runs.add(number)
-        journal.runs = len(runs)
-        for (trouble,) in db.execute(
-            "SELECT trouble FROM runs WHERE trouble IS NOT NULL ORDER BY number DESC LIMIT 1"
-        ):
-            journal.trouble = trouble
-
-
-def _look_into_intake(journal: JournalReport) -> None:
-    """Report on the intake alone, because the database cannot be read."""
-    journal.waiting.clear()
-    for _, kind, content in messages_of(journal.path):
-        if kind == HEADER:
-            journal.server = content
-        elif kind != "join":
-            journal.waiting[kind] += 1
-
-
-def _adopt(path: Path, lock: FileLock) -> Outbox | None:
-    if not any(file.exists() and file.stat().st_size for file in files_of(path)):
-        delete_journal(path)  # already delivered, or never begun
-        return None
+def _look_into(report: JournalReport) -> None:
     try:
-        with closing(sqlite3.connect(path)) as db:
-            (version,) = db.execute("PRAGMA user_version").fetchone()
-            is_whole = db.execute("PRAGMA quick_check(1)").fetchone() == ("ok",)
-        if version not in (0, FORMAT):
-            _report_once(
-                path,
-                "%s was written by another version of mlflow-iap-callbacks. Use that version to "
-                "send it.",
-                path,
-            )
-            return None
-        if version == 0 and is_whole and not list(messages_of(path)):
-            delete_journal(path)  # its process died while it made it
-            return None
-        if is_whole and version == FORMAT:
-            return _opened(path, lock)
-    except sqlite3.OperationalError as error:
-        # Not damaged: the disk is full, or the file cannot be opened.
-        _report_once(path, "%s cannot be taken over for now: %s.", path, error)
-        return None
-    except sqlite3.Error:
-        pass
-    return _rescued(path)
+        _count(report, read_whole(report.path))
+    except (sqlite3.Error, Damaged) as error:
+        old = format_1.read(report.path)
+        if old is None:
+            report.error = str(error)
+        _count(report, old or read_damaged(report.path))
 
 
-def _opened(path: Path, lock: FileLock) -> Outbox:
-    outbox = Outbox(path, lock=lock)
-    cut = outbox.collect_all_files()
-    if cut:
-        _logger.warning(
-            "%s was cut off in the middle of a record: its last %d bytes are lost, everything "
-            "before them is intact.",
-            path.with_suffix(f".{outbox.intake.generation}.intake"),
-            cut,
-        )
-    return outbox
-
-
-def _rescued(path: Path) -> Outbox | None:
-    """Return a new journal with the readable records of a damaged one, which is kept beside it."""
-    remains = read_damaged(path)
-    if remains.server is None:
-        _logger.warning("%s cannot be read at all. It is left as damaged-%s.", path, path.name)
-        _set_aside(path)
-        return None
-    outbox = new_outbox(remains.server)
-    if outbox.path is None:
-        return None
-    outbox.is_adopted = True
-    outbox.died = path.stat().st_mtime
-    outbox.take_over(remains.tables)
-    for message in remains.messages:
-        outbox.intake.append(*message)
-    outbox.collect()
-    if artifacts_of(path).exists():
-        artifacts_of(path).rename(artifacts_of(outbox.path))
-    _logger.warning(
-        "%s is damaged: %d records can be read and will be sent, the rest is lost. The journal "
-        "is kept as damaged-%s.",
-        path,
-        outbox.waiting,
-        path.name,
-    )
-    _set_aside(path)
-    return outbox
-
-
-def _set_aside(path: Path) -> None:
-    for file in files_of(path):
-        with suppress(FileNotFoundError):
-            file.rename(file.with_name(f"damaged-{file.name}"))
-    path.with_suffix(".lock").unlink(missing_ok=True)
-
-
-def _report_once(path: Path, text: str, *values: object) -> None:
-    if path not in _reported:
-        _reported.add(path)
-        _logger.warning(text, *values)
+def _count(report: JournalReport, content: Content) -> None:
+    if content.head is not None:
+        report.host, report.pid = content.head.host or host_of(report.path), content.head.pid
+        report.begun = content.head.begun
+    report.server = content.server or ""
+    runs: set[int] = set()
+    report.waiting, report.refused = Counter(), Counter()
+    for table, rows in content.rows:
+        for place, frame in rows:
+            row = unpacked(frame[frames.HEADER_BYTES :])
+            if table == "records":
+                report.waiting[row[1]] += 1
+                runs.add(run_number(place))
+            elif table == "refused":
+                report.refused[row[2]] += 1
+            elif table == "runs":
+                state = RunState(*row)
+                report.trouble = state.trouble or report.trouble
+                if not state.is_ended:
+                    runs.add(place)
+    for message in content.messages:
+        if message.kind != "join":
+            report.waiting[message.kind] += 1
+            runs.add(message.number)
+    report.runs = len(runs)
 
 
 def _is_live(path: Path) -> bool:

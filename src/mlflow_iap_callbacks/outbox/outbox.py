@@ -9,6 +9,8 @@ a limit.
 from __future__ import annotations
 
 import itertools
+import logging
+import math
 import os
 import shutil
 import socket
@@ -16,34 +18,46 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
-import msgpack
-
 from ..limits import MAX_BYTES, MAX_ENTITIES
+from . import frames
 from .database import (
-    HAS_WORK,
+    LETTERS,
+    SELECT_RUNS,
     SEQ,
     Change,
     Database,
+    Head,
+    Row,
     artifacts_of,
     delete_journal,
+    head_row,
     last_written,
+    packed_row,
     record_id,
     run_number,
 )
 from .file_lock import FileLock
-from .intake import HEADER, Intake
-from .records import Record, Refusal
+from .intake import BEGINNINGS, Intake, Message
+from .journal_content import messages_of
+from .owner import beat
+from .records import Record, Refusal, RunState, packed, unpacked
 
-_SAVE_RUN = "INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_INSERT_RECORD = "INSERT INTO records VALUES (?, ?, ?)"
-_SAVE_PLACE = "UPDATE journal SET generation = ?, offset = ?"
+_logger = logging.getLogger("mlflow_iap_callbacks")
+
+_PUT_RUN = "INSERT OR REPLACE INTO runs VALUES (?, ?)"
+_PUT_HEAD = "INSERT OR REPLACE INTO journal VALUES (?, ?)"
+_INSERT_START = "INSERT OR IGNORE INTO starts VALUES (?, ?)"
+_INSERT_RECORD = "INSERT INTO records VALUES (?, ?)"
+_INSERT_REFUSED = "INSERT INTO refused VALUES (?, ?)"
+_DELETE_RECORDS = "DELETE FROM records WHERE id BETWEEN ? AND ?"
 _MOST_IN_MEMORY_BYTES = 16_000_000
+_RUNS_AT_ONCE = 1000
 
 
 @dataclass(eq=False)
@@ -62,10 +76,11 @@ class QueuedRun:
         refused: why MLflow permanently rejects the run; None if it does not.
         trouble: what stands in the way of its delivery, if something does.
         skipped: number of points that were not logged because they are NaN.
+        settled: sequence number of its last settled record.
+        saves: how often its state was stored.
         is_urgent: whether others wait for its creation.
         at_exit: status that the run gets if it is still open when its process exits normally.
         experiment_id: MLflow's id of the experiment, once known; not stored.
-        start: content of its ``start`` record, as MessagePack; None for a run that was joined.
         is_begun: whether its first record has come to the outbox.
         is_stored: whether the journal knows all this.
     """
@@ -81,10 +96,11 @@ class QueuedRun:
     refused: str | None = None
     trouble: str | None = None
     skipped: int = 0
+    settled: int = 0
+    saves: int = 0
     is_urgent: bool = False
     at_exit: str | None = None
     experiment_id: str | None = None
-    start: bytes | None = None
     is_begun: bool = False
     is_stored: bool = False
 
@@ -92,6 +108,11 @@ class QueuedRun:
     def place(self) -> tuple[str, str]:
         """Tells runs apart; one key may be used in several experiments."""
         return self.experiment, self.key
+
+    @property
+    def start(self) -> Any:
+        """Content of its ``start`` record; None for a run that was joined, or if it is lost."""
+        return self.outbox.start_of(self.number)
 
     @property
     def is_adopted(self) -> bool:
@@ -107,15 +128,22 @@ class Outbox:
     Args:
         path: path of the journal; None to use memory only.
         server: URI of the MLflow server for a new journal; None to open an existing journal.
+        name: name of a new journal on the server. Default: the file's.
         lock: lock file of the journal, held by the process that writes to it; released by
             ``close``.
 
     Raises:
+        Damaged: the journal's database is damaged.
         sqlite3.Error, OSError: the journal cannot be made, or read.
     """
 
     def __init__(
-        self, path: Path | None, server: str | None = None, *, lock: FileLock | None = None
+        self,
+        path: Path | None,
+        server: str | None = None,
+        *,
+        name: str | None = None,
+        lock: FileLock | None = None,
     ) -> None:
         self.path = path
         self.file_lock = lock
@@ -123,26 +151,33 @@ class Outbox:
         # When an existing journal was last written to, in seconds since 1970.
         self.died = last_written(path) if path and server is None else 0.0
         self._lock = threading.Lock()
-        self._memory: dict[int, deque[Record]] = {}
+        # By run: sequence number and message.
+        self._memory: dict[int, deque[tuple[int, bytes]]] = {}
         self._memory_bytes = 0
         self._volatile: set[int] = set()  # sequence numbers of records that are in no file
-        self._settled: dict[int, int] = {}  # by run: last settled record that could not be deleted
-        self._stored = self._stored_seq = self._first_seq = 0
+        self._unstored_starts: dict[int, Any] = {}
+        self._undeleted: dict[int, int] = {}  # by run: last settled record that is still there
+        self._is_damage_reported = False
+        self._stored = self._stored_seq = 0
         self._numbers = itertools.count(1)
         self._runs: WeakValueDictionary[int, QueuedRun] = WeakValueDictionary()
         self._db: Database | None = None
+        host, pid = socket.gethostname(), os.getpid()
+        name = name or (path.stem if path else f"{host}-{pid}-memory")
+        self._head = Head(str(server), host, pid, time.time(), name)
         if path is None:
-            self.server, self.intake = str(server), Intake(None)
+            self.server, self.intake = self._head.server, Intake(None)
             return
-        self._db = Database(path, server)
-        self.server, place = self._db.server, (self._db.generation, self._db.offset)
-        self.intake = Intake(path.with_suffix(""), *place, self.server)
+        self._db = Database(path, None if server is None else self._head)
+        self._head = self._db.head
+        self.server = self._head.server
+        self.intake = Intake(path.with_suffix(""), self._head.seq, self.server)
         self._count()
 
     @property
     def name(self) -> str:
         """Tells journals apart, on the server too."""
-        return self.path.stem if self.path else f"{socket.gethostname()}-{os.getpid()}-memory"
+        return self._head.name
 
     @property
     def waiting(self) -> int:
@@ -152,7 +187,7 @@ class Outbox:
     @property
     def last_seq(self) -> int:
         """Sequence number of what was appended last."""
-        return self._first_seq + self.intake.appended
+        return self.intake.last_seq
 
     @property
     def volatile(self) -> int:
@@ -213,29 +248,40 @@ class Outbox:
                 self._store(messages, entities, is_volatile=is_volatile)
         return entities
 
-    def collect_all_files(self) -> int:
-        """Like ``collect``, but for all intake files of a dead process; return the number of bytes
-        of an incomplete last message, which is cut off."""
-        self.collect()
-        while self.intake.go_to_next_file():
-            self.collect()
-        if not self._memory:
-            self._count()
-        self._first_seq = self._stored_seq - self.intake.appended
-        return self.intake.cut_off()
+    def collect_all_files(self) -> None:
+        """Move what a dead process left in its intake to the database."""
+        if self.path is None:
+            return
+        messages = messages_of(self.path, self._head.seq)
+        with self._lock:
+            while self._memory_bytes < _MOST_IN_MEMORY_BYTES:
+                some = [*itertools.islice(messages, MAX_ENTITIES)]
+                if not some:
+                    break
+                self._store(some, {}, is_volatile=False)
+            if not self._memory:
+                self._count()
+            left = [message.seq for message in messages]  # without room on disk or in memory
+            self.intake.skip_to(max([self._stored_seq, *left]))
 
     def read(self, run: QueuedRun, upto: int) -> list[Record]:
         """The run's oldest records up to sequence number ``upto``, as many as a request takes."""
         found: list[Record] = []
+        damaged: list[tuple[int, int]] = []
         size = 0
         with self._lock:
-            for record in self._records(run.number):
-                size += len(record.body)
-                if record.seq > upto or (found and size > MAX_BYTES):
+            for seq, payload in self._messages(run.number):
+                if payload is None:
+                    damaged.append((record_id(run.number, seq),) * 2)
+                    continue
+                size += len(payload)
+                if seq > upto or (found and size > MAX_BYTES):
                     break
-                found.append(record)
+                found.append(Record.from_message(seq, payload))
                 if len(found) == MAX_ENTITIES:
                     break
+            if damaged:
+                self._lose(damaged)
         return found
 
     def settle(
@@ -243,31 +289,25 @@ class Outbox:
     ) -> None:
         """Delete ``records``, which must be the run's oldest ones; store the refusals and the state
         of the run."""
-        upto, now = records[-1].seq, time.time()
-        rows = [
-            (run.number, kind, msgpack.packb(content), reason, now)
-            for kind, content, reason in refused
-        ]
+        run.settled = records[-1].seq
+        payloads = [packed(tuple(refusal)) for refusal in refused]
 
         with self._lock:
             self._stored -= len(records)
             self._volatile.difference_update(record.seq for record in records)
             kept = self._memory.get(run.number, deque())
-            while kept and kept[0].seq <= upto:
-                self._memory_bytes -= len(kept.popleft().body)
+            while kept and kept[0][0] <= run.settled:
+                self._memory_bytes -= len(kept.popleft()[1])
             if not kept:
                 self._memory.pop(run.number, None)
-            self._settled[run.number] = upto
+            self._undeleted[run.number] = run.settled
             if self._write(
-                (
-                    "DELETE FROM records WHERE id BETWEEN ? AND ?",
-                    [(record_id(run.number, 0), record_id(run.number, upto))],
-                ),
-                ("INSERT INTO refused VALUES (?, ?, ?, ?, ?)", rows),
-                (_SAVE_RUN, [_row(run)]),
+                (_DELETE_RECORDS, [(record_id(run.number, 0), record_id(run.number, run.settled))]),
+                (_INSERT_REFUSED, self._new_refusals(run.number, payloads)),
+                (_PUT_RUN, [_row(run)]),
             ):
-                del self._settled[run.number]
-        if not refused and run.number not in self._settled:
+                del self._undeleted[run.number]
+        if not refused and run.number not in self._undeleted:
             for record in records:
                 if record.has_files:
                     self._delete_copy(record.content)
@@ -280,40 +320,64 @@ class Outbox:
             journal cannot be written to.
         """
         aside = QueuedRun(self, next(self._numbers), *run.place[::-1], False, True, run.run_id)
-        aside.start = run.start
-        ids = (record_id(aside.number, record.seq), record_id(run.number, record.seq))
+        old = record_id(run.number, record.seq)
         with self._lock:
-            if not self._write(
-                (_SAVE_RUN, [_row(aside)]), ("UPDATE records SET id = ? WHERE id = ?", [ids])
+            moved = next((p for seq, p in self._messages(run.number) if seq == record.seq), None)
+            if moved is None or not self._write(
+                (_PUT_RUN, [_row(aside)]),
+                (_INSERT_RECORD, [_record_row(aside.number, record.seq, moved)]),
+                (_INSERT_START, self._starts(run.number, aside.number)),
+                (_DELETE_RECORDS, [(old, old)]),
             ):
                 return None
             kept = self._memory.get(run.number, deque())
-            if kept and kept[0].seq == record.seq:
-                self._memory[aside.number] = deque([kept.popleft()])
+            if kept and kept[0][0] == record.seq:
+                self._memory_bytes -= len(kept.popleft()[1])
                 if not kept:
                     del self._memory[run.number]
             aside.is_begun = aside.is_stored = True
             self._runs[aside.number] = aside
         return aside
 
+    def start_of(self, number: int) -> Any:
+        """Return the content of the ``start`` record of a run; None if it has none."""
+        with self._lock:
+            for _, payload in self._rows("starts", number, number + 1):
+                if payload is not None:
+                    _, kind, content = unpacked(payload)
+                    return content if kind == "start" else content.get("start")
+            return self._unstored_starts.get(number)
+
     def save(self, run: QueuedRun) -> None:
         """Store the state of the run in the journal."""
         with self._lock:
-            run.is_stored = self._write((_SAVE_RUN, [_row(run)]))
+            run.is_stored = self._write((_PUT_RUN, [_row(run)]))
 
     def forget(self, run: QueuedRun) -> None:
         """Delete the state of a run that is finished and delivered."""
-        query = "DELETE FROM runs WHERE number = ? AND number NOT IN (SELECT run FROM refused)"
         with self._lock:
-            if self._write((query, [(run.number,)])):
-                self._settled.pop(run.number, None)
-            run.is_stored = False
+            is_needed = self._has_rows("refused", run.number)
+            if is_needed or self._write(
+                ("DELETE FROM runs WHERE id = ?", [(run.number,)]),
+                ("DELETE FROM starts WHERE id = ?", [(run.number,)]),
+            ):
+                self._undeleted.pop(run.number, None)
+                self._unstored_starts.pop(run.number, None)
+            run.is_stored = is_needed
 
-    def runs(self, most: int = -1) -> list[QueuedRun]:
+    def runs(self, most: float = math.inf) -> list[QueuedRun]:
         """Runs that are not done with, the oldest first."""
+        found: list[QueuedRun] = []
+        last, rows = 0, [(0, b"", 0)]
         with self._lock:
-            query = f"SELECT * FROM runs WHERE {HAS_WORK} ORDER BY number LIMIT ?"  # noqa: S608
-            found = [self._run(row) for row in self._select(query, most)]
+            while rows and len(found) < most:
+                rows = [*self._select(SELECT_RUNS, last, _RUNS_AT_ONCE)]
+                for number, frame, has_records in rows:
+                    last = number
+                    run = self._run(number, frames.unpack(frame, LETTERS["runs"], number))
+                    is_wanted = run is not None and (has_records or not run.is_ended)
+                    if run is not None and is_wanted and len(found) < most:
+                        found.append(run)
             # Runs that could not be written to disk.
             return found + [
                 run
@@ -327,19 +391,19 @@ class Outbox:
     def has_records(self, run: QueuedRun) -> bool:
         """Whether anything waits for the run."""
         with self._lock:
-            return next(self._records(run.number), None) is not None
+            return run.number in self._memory or self._has_rows("records", run.number)
 
     def holds(self, upto: int) -> bool:
         """Whether any record up to sequence number ``upto`` still waits."""
         with self._lock:
             if self._stored_seq < upto:
                 return True
-            if any(kept[0].seq <= upto for kept in self._memory.values()):
+            if any(kept[0][0] <= upto for kept in self._memory.values()):
                 return True
             # Not assigned to a variable: the rows would then be freed after the lock is released,
             # when a fork could happen.
             if any(
-                place & SEQ > self._settled.get(run_number(place), 0)
+                place & SEQ > self._undeleted.get(run_number(place), 0)
                 for (place,) in self._select("SELECT id FROM records WHERE id & ? <= ?", SEQ, upto)
             ):
                 return True
@@ -350,31 +414,48 @@ class Outbox:
         with self._lock:
             return sum(number for (number,) in self._select("SELECT count(*) FROM refused"))
 
+    def refused(self) -> list[Refusal]:
+        """What MLflow refused, run by run."""
+        with self._lock:
+            payloads = [payload for _, payload in self._rows("refused") if payload is not None]
+        return [Refusal(*unpacked(payload)) for payload in payloads]
+
     def requeue_refused(self) -> int:
         """Put refused records back in the queue, after all others; return their number."""
         with self._lock:
-            rows = list(self._select("SELECT run, kind, body FROM refused ORDER BY rowid"))
-            first = self._stored_seq + 1
-            records = [(record_id(row[0], seq), *row[1:]) for seq, row in enumerate(rows, first)]
+            rows = [
+                (run_number(place), unpacked(payload)[:2])
+                for place, payload in self._rows("refused")
+                if payload is not None
+            ]
+            records = [
+                _record_row(number, seq, packed((number, *record)))
+                for seq, (number, record) in enumerate(rows, self._stored_seq + 1)
+            ]
+            runs = [run for run in map(self._known_run, {number for number, _ in rows}) if run]
+            for run in runs:
+                run.refused = None
+            self._stored_seq += len(rows)
             if not self._write(
                 (_INSERT_RECORD, records),
                 ("DELETE FROM refused", [()]),
-                ("UPDATE runs SET refused = NULL", [()]),
+                (_PUT_RUN, [_row(run) for run in runs]),
+                (_PUT_HEAD, [self._moved_head()]),
             ):
                 return 0
+            self._checkpoint()
             self._count()
             return len(rows)
 
-    def take_over(self, tables: Mapping[str, Sequence[Sequence[object]]]) -> None:
-        """Add the rows of another journal's tables ``runs``, ``records`` and ``refused``."""
-        changes = []
-        for table, rows in tables.items():
-            marks = ", ".join("?" * len(rows[0])) if rows else ""
-            statement = f"INSERT OR IGNORE INTO {table} VALUES ({marks})"  # noqa: S608 - our tables
-            changes += [(statement, rows)] if rows else []
+    def take_over(self, tables: Iterable[tuple[str, Sequence[Row]]], last_seq: int) -> None:
+        """Add rows of another journal's tables, whose last record had this sequence number."""
         with self._lock:
-            self._write(*changes)
+            for table, rows in tables:
+                self._write((f"INSERT OR IGNORE INTO {table} VALUES (?, ?)", rows))  # noqa: S608
+            self._stored_seq = last_seq
             self._count()
+            self._write((_PUT_HEAD, [self._moved_head()]))
+            self._checkpoint()
 
     def end_open_runs(self, why: str, when: float) -> None:
         """End each collected run that is open, with its ``at_exit`` status or as failed.
@@ -414,6 +495,11 @@ class Outbox:
                 self.file_lock.release()
                 self.file_lock = None
 
+    def beat(self) -> None:
+        """Note that this process is alive, for hosts that do not see its lock."""
+        if self.file_lock is not None:
+            beat(self.file_lock)
+
     def stop_for_fork(self) -> None:
         """Keep threads out of SQLite, whose locks would stay taken forever in a child."""
         self._lock.acquire()
@@ -432,31 +518,26 @@ class Outbox:
             self.file_lock.release()
 
     def _store(
-        self,
-        messages: Sequence[tuple[int, str, Any]],
-        entities: dict[QueuedRun, int],
-        *,
-        is_volatile: bool,
+        self, messages: Sequence[Message], entities: dict[QueuedRun, int], *, is_volatile: bool
     ) -> None:
-        records: list[tuple[int, Record]] = []
+        records: list[tuple[int, int, bytes]] = []
+        starts: list[Row] = []
         changed: set[QueuedRun] = set()
-        for number, kind, content in messages:
-            if kind == HEADER:
-                continue
-            self._stored_seq += 1
-            run = self._runs.get(number) or self._read_run(number, kind, content)
+        for seq, number, kind, content, payload in messages:
+            self._stored_seq = seq
+            run = self._known_run(number) or self._new_run(number, kind, content)
             if run is None:  # the record that began the run was damaged
                 continue
             self._runs[number] = run
             run.is_begun = True
             if not run.is_stored or kind in ("start", "finish", "abandon"):
                 changed.add(run)
+            if kind in BEGINNINGS:
+                starts.append(packed_row("starts", number, payload))
             run.is_owned |= kind == "start"  # of a run that was begun while its outbox was closed
             run.is_ended |= kind in ("finish", "abandon")
             if kind != "join":
-                body = msgpack.packb(content)
-                records.append((number, Record(self._stored_seq, kind, body)))
-                run.start = body if kind == "start" else run.start
+                records.append((number, seq, payload))
                 values = content[2] if kind in ("metrics", "curve") else content
                 entities[run] = entities.get(run, 0) + len(values)
         self._stored += len(records)
@@ -464,48 +545,78 @@ class Outbox:
         # While records wait in memory, the database must not get newer ones, and the saved place in
         # the intake must not move past them.
         if not self._memory and self._write(
-            (_INSERT_RECORD, [(record_id(n, record.seq), *record[1:]) for n, record in records]),
-            (_SAVE_RUN, [_row(run) for run in changed]),
-            (_SAVE_PLACE, [(self.intake.generation, self.intake.offset)]),
+            (_INSERT_RECORD, [_record_row(*record) for record in records]),
+            (_INSERT_START, starts),
+            (_PUT_RUN, [_row(run) for run in changed]),
+            (_PUT_HEAD, [self._moved_head()]),
         ):
             for run in changed:
                 run.is_stored = True
             self._start_new_file()
             return
-        for number, record in records:
-            self._memory.setdefault(number, deque()).append(record)
-            self._memory_bytes += len(record.body)
+        for _, number, kind, content, _ in messages:
+            if kind == "start":
+                self._unstored_starts[number] = content
+        for number, seq, payload in records:
+            self._memory.setdefault(number, deque()).append((seq, payload))
+            self._memory_bytes += len(payload)
             if is_volatile:
-                self._volatile.add(record.seq)
+                self._volatile.add(seq)
+
+    def _starts(self, number: int, other: int) -> list[Row]:
+        rows = self._rows("starts", number, number + 1)
+        return [packed_row("starts", other, payload) for _, payload in rows if payload is not None]
+
+    def _moved_head(self) -> Row:
+        self._head.seq = self._stored_seq
+        return head_row(self._head)
 
     def _start_new_file(self) -> None:
         old = self.intake.start_new_file()
-        place = (self.intake.generation, self.intake.offset)
-        if old is not None and self._write((_SAVE_PLACE, [place])):
+        if old is None or not self._write((_PUT_HEAD, [self._moved_head()])):
+            return
+        # Damage to the WAL costs what is in it, unless the intake still has that.
+        if self._checkpoint():
             old.unlink(missing_ok=True)
 
-    def _read_run(self, number: int, kind: str, content: Any) -> QueuedRun | None:
-        for row in self._select("SELECT * FROM runs WHERE number = ?", number):
-            return self._run(row)
-        if kind not in ("start", "join"):
-            return None
-        return QueuedRun(
-            self,
-            number,
-            content["key"],
-            content["experiment"],
-            is_owned=kind == "start",
-            run_id=content.get("run_id"),
-        )
+    def _checkpoint(self) -> bool:
+        return self._db is not None and self._db.checkpoint()
 
-    def _run(self, row: Sequence[Any]) -> QueuedRun:
-        number, key, experiment, is_owned, is_ended, *known = row
+    def _known_run(self, number: int) -> QueuedRun | None:
+        if number not in self._runs:
+            for _, payload in self._rows("runs", number, number + 1):
+                return self._run(number, payload)
+        return self._runs.get(number)
+
+    def _new_run(self, number: int, kind: str, content: Any) -> QueuedRun | None:
+        if kind not in BEGINNINGS:
+            return None
+        return QueuedRun(self, number, *RunState.begun_by(kind, content))
+
+    def _run(self, number: int, payload: bytes | None) -> QueuedRun | None:
         run = self._runs.get(number)
-        if run is None:
-            run = QueuedRun(self, number, key, experiment, bool(is_owned), bool(is_ended), *known)
+        if run is None and payload is not None:
+            run = QueuedRun(self, number, *RunState(*unpacked(payload)))
             run.is_begun = run.is_stored = True
             self._runs[number] = run
         return run
+
+    def _lose(self, damaged: Sequence[tuple[int, int]]) -> None:
+        if self._write((_DELETE_RECORDS, damaged)):
+            self._stored -= len(damaged)
+        if not self._is_damage_reported:
+            self._is_damage_reported = True
+            _logger.warning("%s is damaged: records in it are lost.", self.path)
+
+    def _new_refusals(self, number: int, payloads: Sequence[bytes]) -> list[Row]:
+        first, end = record_id(number, 0), record_id(number + 1, 0)
+        query = "SELECT coalesce(max(id), ?) FROM refused WHERE id >= ? AND id < ?"
+        rows = [*self._select(query, first, first, end)] if payloads else []
+        return [
+            packed_row("refused", place, payload)
+            for (last,) in rows
+            for place, payload in enumerate(payloads, last + 1)
+        ]
 
     def _delete_copy(self, content: dict[str, Any]) -> None:
         if content["is_copied"]:
@@ -513,19 +624,31 @@ class Outbox:
             shutil.rmtree(copied.parent, ignore_errors=True)
 
     def _count(self) -> None:
-        ((self._stored_seq, self._stored),) = self._select(
+        for seq, stored in self._select(
             "SELECT coalesce(max(id & ?), 0), count(*) FROM records", SEQ
-        )
-        self._first_seq = self._stored_seq - self.intake.appended
-        ((last_number,),) = self._select("SELECT coalesce(max(number), 0) FROM runs")
-        self._numbers = itertools.count(last_number + 1)
+        ):
+            self._stored_seq, self._stored = max(seq, self._head.seq, self._stored_seq), stored
+            self.intake.skip_to(self._stored_seq)
+        last = [
+            number
+            for query in ("SELECT max(id) FROM runs", "SELECT max(id) FROM starts")
+            for (number,) in self._select(query)
+        ]
+        self._numbers = itertools.count(max([0, *filter(None, last)]) + 1)
 
-    def _records(self, number: int) -> Iterator[Record]:
-        query = "SELECT id, kind, body FROM records WHERE id > ? AND id < ? ORDER BY id"
-        after, end = record_id(number, self._settled.get(number, 0)), record_id(number + 1, 0)
-        for place, kind, body in self._select(query, after, end):
-            yield Record(place & SEQ, kind, body)
+    def _messages(self, number: int) -> Iterator[tuple[int, bytes | None]]:
+        after, end = record_id(number, self._undeleted.get(number, 0)), record_id(number + 1, 0)
+        for place, payload in self._rows("records", after + 1, end):
+            yield place & SEQ, payload
         yield from list(self._memory.get(number, ()))
+
+    def _rows(self, table: str, *bounds: int) -> Iterator[tuple[int, bytes | None]]:
+        return iter(()) if self._db is None else self._db.rows(table, *bounds)
+
+    def _has_rows(self, table: str, number: int) -> bool:
+        after = record_id(number, self._undeleted.get(number, 0) if table == "records" else 0)
+        query = f"SELECT 1 FROM {table} WHERE id > ? AND id < ? LIMIT 1"  # noqa: S608
+        return bool([*self._select(query, after, record_id(number + 1, 0))])
 
     def _select(self, query: str, *values: object) -> Iterator[tuple[Any, ...]]:
         return iter(()) if self._db is None else self._db.select(query, *values)
@@ -541,8 +664,11 @@ def _copy_file(path: str | Path, copied: str | Path) -> None:
     shutil.copy2(path, copied)
 
 
-def _row(run: QueuedRun) -> tuple[object, ...]:
-    return (
-        *(run.number, run.key, run.experiment, run.is_owned, run.is_ended),
-        *(run.run_id, run.tried, run.refused, run.trouble, run.skipped),
-    )
+def _row(run: QueuedRun) -> Row:
+    run.saves += 1
+    state = RunState(*(getattr(run, name) for name in RunState._fields))
+    return packed_row("runs", run.number, packed(state))
+
+
+def _record_row(number: int, seq: int, payload: bytes) -> Row:
+    return packed_row("records", record_id(number, seq), payload)

@@ -1,4 +1,4 @@
-"""Records of a journal, and those that MLflow refused."""
+"""Records of a journal, those that MLflow refused, and the runs that they belong to."""
 
 from __future__ import annotations
 
@@ -24,17 +24,20 @@ class Record(NamedTuple):
         seq: sequence number in the journal.
         kind: ``start``, ``metrics``, ``curve``, ``params``, ``suggestions``, ``tags``,
             ``artifact``, ``model``, ``input``, ``reopen``, ``finish``, ``abandon`` or ``aside``.
-        body: content, as MessagePack.
+        content: what the operation needs.
+        size: bytes on disk.
     """
 
     seq: int
     kind: str
-    body: bytes
+    content: Any
+    size: int
 
-    @property
-    def content(self) -> Any:
-        """The unpacked body."""
-        return msgpack.unpackb(self.body)
+    @classmethod
+    def from_message(cls, seq: int, payload: bytes) -> Record:
+        """Return the record that a message of the intake holds."""
+        _, kind, content = unpacked(payload)
+        return cls(seq, kind, content, len(payload))
 
     @property
     def has_files(self) -> bool:
@@ -54,3 +57,25 @@ class Refusal(NamedTuple):
     kind: str
     content: Any
     reason: str
+
+
+class RunState(NamedTuple):
+    """What a journal keeps of a run; see ``QueuedRun``."""
+
+    key: str
+    experiment: str
+    is_owned: bool
+    is_ended: bool = False
+    run_id: str | None = None
+    tried: float | None = None
+    refused: str | None = None
+    trouble: str | None = None
+    skipped: int = 0
+    settled: int = 0
+    saves: int = 0
+
+    @classmethod
+    def begun_by(cls, kind: str, content: Any) -> RunState:
+        """Return the state of a run that began with this message."""
+        run_id = content.get("run_id")
+        return cls(content["key"], content["experiment"], kind == "start", run_id=run_id)

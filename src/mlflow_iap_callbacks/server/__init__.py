@@ -1,1 +1,1 @@
-"""The MLflow server behind Identity-Aware Proxy: it admits whom Google has authenticated."""
+"""The MLflow server behind Identity-Aware Proxy, for users that Google has authenticated."""

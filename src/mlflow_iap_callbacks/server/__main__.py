@@ -1,4 +1,4 @@
-"""``python -m mlflow_iap_callbacks.server``: the command that the image runs."""
+"""``python -m mlflow_iap_callbacks.server``, the command that the image runs."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def migrate() -> None:
     from . import start
 
     is_changed = start.migrate(os.environ)
-    click.echo("The schema is migrated." if is_changed else "The schema is current.")
+    click.echo("The schema has been migrated." if is_changed else "The schema is up to date.")
 
 
 @main.command()
 def check() -> None:
-    """Run the checks that `serve` runs before it serves, and print what they found."""
+    """Run the checks of `serve`, and print what they found."""
     from . import start
 
     for line in start.check(os.environ):

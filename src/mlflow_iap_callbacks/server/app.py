@@ -1,4 +1,4 @@
-"""The app that `mlflow server --app-name iap` serves: MLflow's, behind the gate."""
+"""The app that `mlflow server --app-name iap` serves: MLflow's app behind the gate."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def create_app() -> ASGIApp:
         settings = GateSettings.from_environment()
         app = _mlflow_app(settings)
     except StartError as error:
-        print(error, file=sys.stderr)  # noqa: T201 - before any log is set up
+        print(error, file=sys.stderr)  # noqa: T201 - no log is set up yet
         raise SystemExit(_STARTUP_FAILURE) from None
     static_prefix = os.environ.get("_MLFLOW_STATIC_PREFIX", "")
     verifier = Verifier(PublicKeys(settings.keys_url), settings.audience)

@@ -1,9 +1,9 @@
 """Stores artifacts in a bucket, large ones in parts that clients upload directly to it.
 
 App Engine accepts requests of up to 32 MB, so MLflow's client sends larger files in parts, to URLs
-that it gets from the server. MLflow signs these URLs with a private key, and machines in Google
-Cloud have none. Here, each part goes to its own resumable upload session, whose URL needs no
-signature, and the bucket then composes the parts.
+that it gets from the server. MLflow signs these URLs with a private key, which machines in Google
+Cloud do not have. Here, each part goes to its own resumable upload session, whose URL needs no
+signature. The bucket then composes the parts.
 
 Every process that imports mlflow loads this module, so it imports nothing heavy until needed.
 """
@@ -39,15 +39,15 @@ if TYPE_CHECKING:
 
 # The scheme for `mlflow server --artifacts-destination`; MLflow's own `gs` stays as it is.
 SCHEME = "gs-sessions"
-# Beside the artifacts of all runs. The bucket's lifecycle rule deletes parts that are left over.
+# A folder beside the runs' artifacts. The bucket's lifecycle rule deletes leftover parts.
 PARTS_FOLDER = ".uploads"
 
-_MAX_SOURCES = 32  # that Cloud Storage composes in one request
-_MAX_PARTS = 10_000  # as in multipart uploads of Amazon's and Google's
-# Seconds to retry requests to the bucket. With google-cloud-storage's own 120, MLflow's client
-# would time out first and not learn what is wrong. It retries as well.
+_MAX_SOURCES = 32  # Cloud Storage's limit for one compose request
+_MAX_PARTS = 10_000  # the same as in Amazon's and Google's multipart uploads
+# Seconds to retry requests to the bucket. With google-cloud-storage's own 120, MLflow's client,
+# which retries as well, would time out first and not learn what is wrong.
 _RETRY_TIMEOUT = 5.0
-_THREADS = 8  # for the requests of an upload, each of which takes some 50 ms
+_THREADS = 8  # for the requests of an upload, which take about 50 ms each
 _UPLOAD_ID = re.compile(r"[0-9a-f]{32}")
 _UPLOAD_TAG = "mlflow-upload"
 
@@ -58,7 +58,7 @@ _Method = Callable[Concatenate["SessionArtifactRepository", P], R]
 
 
 def _explain_bucket_errors(method: _Method[P, R]) -> _Method[P, R]:
-    """Tell clients what is wrong with the bucket, which MLflow's repository does not."""
+    """Tell clients what is wrong with the bucket, unlike MLflow's own repository."""
 
     @wraps(method)
     def call(self: SessionArtifactRepository, /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -124,7 +124,7 @@ class SessionArtifactRepository(GCSArtifactRepository):
             )
             return found
         except MlflowException:
-            # MLflow raises one error for all files, a 500, which clients would retry for minutes.
+            # MLflow raises one error for all files: a 500, which clients would retry for minutes.
             if artifact_path and not self._exists(artifact_path):
                 raise _not_found(artifact_path) from None
             raise
@@ -135,7 +135,7 @@ class SessionArtifactRepository(GCSArtifactRepository):
     def create_multipart_upload(
         self, local_file: str, num_parts: int = 1, artifact_path: str | None = None
     ) -> CreateMultipartUploadResponse:
-        """Return a URL for each part, valid for a week, for a PUT of its bytes in one request."""
+        """Return a URL for each part. It is valid for a week, for one PUT of all its bytes."""
         if not 1 <= num_parts <= _MAX_PARTS:
             raise MlflowException(
                 f"An upload must have 1 to {_MAX_PARTS} parts, not {num_parts}. Raise "
@@ -164,15 +164,15 @@ class SessionArtifactRepository(GCSArtifactRepository):
         parts: Sequence[MultipartUploadPart] | None = None,
         artifact_path: str | None = None,
     ) -> None:
-        """Compose the artifact of its parts and delete them. May be called twice."""
+        """Compose the artifact from its parts and delete them. May be called twice."""
         from google.api_core.exceptions import NotFound
 
         target = self._blob(*filter(None, (artifact_path, posixpath.basename(local_file))))
         numbers = sorted(part.part_number for part in parts or ())
         if numbers != list(range(1, len(numbers) + 1)) or not numbers:
             raise MlflowException(
-                f"The upload of {target.name} was completed with the parts {numbers[:20]}. Send "
-                "each once, starting with 1.",
+                f"The upload of {target.name} was completed with the parts {numbers[:20]}. List "
+                "each part once, starting with 1.",
                 error_code=INVALID_PARAMETER_VALUE,
             )
         pieces = [self._part(upload_id, number) for number in numbers]

@@ -1,4 +1,4 @@
-"""Verifies the assertion with which Identity-Aware Proxy says who sent a request."""
+"""Verifies the assertion in which Identity-Aware Proxy says who sent a request."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from google.auth import jwt
 from .public_keys import PublicKeys
 
 ISSUER = "https://cloud.google.com/iap"
-LEEWAY = 30  # seconds of clock skew, which Google's documentation recommends
+LEEWAY = 30  # seconds of clock skew, as Google's documentation recommends
 _MAX_LENGTH = 16 * 1024
 
 # The 64 bytes of an ES256 signature are 86 characters, of which the last one encodes only two bits.
@@ -23,7 +23,7 @@ _logger = logging.getLogger(__name__)
 
 
 class InvalidAssertionError(Exception):
-    """The assertion is not a current one of Identity-Aware Proxy for this application."""
+    """The assertion is not a valid one from Identity-Aware Proxy for this application."""
 
 
 class Verifier:
@@ -31,7 +31,7 @@ class Verifier:
 
     Args:
         keys: public keys of Identity-Aware Proxy.
-        audience: that assertions must have.
+        audience: the audience that assertions must have.
     """
 
     def __init__(self, keys: PublicKeys, audience: str) -> None:
@@ -43,7 +43,7 @@ class Verifier:
 
         Raises:
             InvalidAssertionError: if the assertion is invalid; the message is for the log.
-            KeysUnavailableError: if no public keys are available to verify it with.
+            KeysUnavailableError: if no public keys are available to verify it.
         """
         key_id = _key_id(assertion)
         pem = await self._keys.find(key_id)

@@ -10,10 +10,10 @@ from requests import RequestException
 
 from .start_error import StartError, first_line
 
-# What a request to a bucket may raise.
+# The exceptions that a request to a bucket may raise.
 BUCKET_ERRORS = (GoogleAPIError, GoogleAuthError, RequestException)
 # Seconds for one request, and for all its retries. google-cloud-storage's own 60 and 120 would
-# delay the line that says what is wrong.
+# delay the message that says what is wrong.
 _TIMEOUT, _RETRY_TIMEOUT = 10.0, 15.0
 
 

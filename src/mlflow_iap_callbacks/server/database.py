@@ -1,4 +1,4 @@
-"""MLflow's database: composing its URL, and waiting until it can be connected to."""
+"""MLflow's database: composes its URL, and waits until it accepts connections."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from sqlalchemy.exc import DBAPIError
 from .secret import read_secret
 from .start_error import StartError
 
-# Pure Python, so nothing to compile and no system library to keep patched. With mysqlclient (C),
-# the server handled 0.9 and 1.2 times as many requests in two runs of `make server-bench`.
+# Pure Python, so there is nothing to compile and no system library to keep patched. With
+# mysqlclient (C), the server handled 0.9 and 1.2 times as many requests in two runs of
+# `make server-bench`.
 _DRIVER = "mysql+pymysql"
 _PASSWORD = "MLFLOW_SERVER_DATABASE_PASSWORD"  # noqa: S105 - a variable's name
 _RETRY_INTERVAL = 0.5  # seconds
 _CONNECT_TIMEOUT = 5  # seconds; an address that drops packets would take minutes
-# Errors that do not go away, by code.
+# Errors that waiting does not solve, by code.
 _PERMANENT = {
     ER.ACCESS_DENIED_ERROR: (
         "the user or its password is wrong. Set the user's password to the secret's text "
@@ -35,8 +36,8 @@ def database_url(environment: Mapping[str, str]) -> URL:
     """Return the URL of the database that environment variables name.
 
     Raises:
-        StartError: if not exactly one of socket and host or not exactly one password is set, or
-            the password cannot be read.
+        StartError: unless exactly one of socket and host is set and exactly one password, which
+            can be read.
     """
     socket = environment.get("MLFLOW_SERVER_DATABASE_SOCKET", "")
     host, _, port = environment.get("MLFLOW_SERVER_DATABASE_HOST", "").partition(":")
@@ -57,7 +58,7 @@ def database_url(environment: Mapping[str, str]) -> URL:
         host=host or "localhost",
         port=int(port) if port else None,
         database=environment.get("MLFLOW_SERVER_DATABASE_NAME") or "mlflow",
-        # MySQL's plain "utf8" lacks characters of more than three bytes.
+        # MySQL's plain "utf8" has no characters of more than three bytes.
         query={"charset": "utf8mb4", **({"unix_socket": socket} if socket else {})},
     )
 
@@ -78,7 +79,7 @@ def connect(url: URL, seconds: float) -> Engine:
     Raises:
         StartError: if it is not available in time, or rejects this user.
     """
-    # One connection, so that a lock taken on it is held while the engine works, and no longer.
+    # One connection, so that a lock on it is held as long as the engine works, and no longer.
     engine = sqlalchemy.create_engine(
         url, poolclass=StaticPool, connect_args={"connect_timeout": _CONNECT_TIMEOUT}
     )
@@ -99,7 +100,7 @@ def connect(url: URL, seconds: float) -> Engine:
                     "Check that it runs, that app.yaml names its instance, and that the service "
                     "account has roles/cloudsql.client."
                 ) from None
-        # Cloud SQL's socket appears shortly after the container starts; a restart of the database
+        # Cloud SQL's socket appears soon after the container starts; a restart of the database
         # takes about a minute.
         time.sleep(_RETRY_INTERVAL)
 

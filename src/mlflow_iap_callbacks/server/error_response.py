@@ -1,4 +1,4 @@
-"""Error responses of the gate, in the format of MLflow's."""
+"""The gate's error responses, in MLflow's format."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _API = re.compile("/(ajax-)?api/")
 async def send_error(scope: Scope, send: Send, status: int, error_code: str, message: str) -> None:
     """Respond with an error: as JSON on the paths of MLflow's API, as plain text elsewhere.
 
-    A WebSocket is closed before it opens, which a client sees as status 403.
+    A WebSocket is closed before it opens; the client sees status 403.
     """
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1008})

@@ -1,4 +1,4 @@
-"""The gate around MLflow: admits requests with a valid assertion, and knows their sender."""
+"""The gate in front of MLflow: admits only requests with a valid assertion."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ASSERTION_HEADER = b"x-goog-iap-jwt-assertion"
 
 # For the load balancer's health checks, which have no assertion. They do not reach MLflow.
 _OPEN = {"/health": "OK", "/version": VERSION}
-# Matched with `_` as `-`, because WSGI does not distinguish them: Flask would read
+# Matched with `_` replaced by `-`, because WSGI does not distinguish them: Flask would read
 # `X_Forwarded_User` as X-Forwarded-User.
 _IDENTITY_HEADER = re.compile(
     rb"x-goog-.*|(proxy-)?authorization|remote-user"
@@ -35,13 +35,13 @@ visitor: ContextVar[str] = ContextVar("visitor")
 class Gate:
     """Passes requests with a valid assertion to `app`, and sets `visitor` to its e-mail.
 
-    Without an assertion only GET and HEAD of exactly /health and /version get a response, the same
+    Without an assertion, only GET and HEAD of exactly /health and /version get a response, the same
     as MLflow's. Headers with which a client could claim an identity are removed.
 
     Args:
         app: MLflow's app.
-        verifier: of assertions for this application.
-        static_prefix: path prefix that MLflow serves at; empty for none.
+        verifier: verifies assertions for this application.
+        static_prefix: path prefix under which MLflow is served; empty for none.
     """
 
     def __init__(self, app: ASGIApp, verifier: Verifier, *, static_prefix: str = "") -> None:
@@ -91,7 +91,7 @@ def _is_open(scope: Scope) -> bool:
         scope["type"] == "http"
         and scope["method"] in ("GET", "HEAD")
         and scope["path"] in _OPEN
-        # Only if the client spelled it that way, without percent-encoding.
+        # Only if the client spelled it exactly so, without percent-encoding.
         and scope.get("raw_path") in (None, scope["path"].encode())
     )
 

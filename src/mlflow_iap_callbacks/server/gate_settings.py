@@ -26,10 +26,10 @@ class GateSettings:
     """The settings of the gate.
 
     Attributes:
-        audience: that assertions must have: `/projects/NUMBER/apps/PROJECT_ID` on App Engine,
-            `/projects/NUMBER/locations/REGION/services/NAME` on Cloud Run.
+        audience: the audience that assertions must have: `/projects/NUMBER/apps/PROJECT_ID` on App
+            Engine, `/projects/NUMBER/locations/REGION/services/NAME` on Cloud Run.
         keys_url: URL of the public keys: a JSON object of PEM by key id.
-        has_permissions: whether MLflow enforces permissions by experiment and registered model.
+        has_permissions: whether MLflow enforces permissions per experiment and registered model.
             If not, everyone whom Identity-Aware Proxy admits can read and change everything.
         admins: lower-case e-mails of the users with all permissions.
         default_permission: MLflow's name of the permission that other users have by default.

@@ -1,4 +1,4 @@
-"""Who owns a record: which requests of MLflow's API name an owner, and how each is rewritten."""
+"""Who owns a record: which requests to MLflow's API name an owner, and how they are rewritten."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Rule = Callable[[Body, str], None]
 
 
 class MalformedError(Exception):
-    """MLflow could not read the body; the message says why."""
+    """MLflow could not read the body, for the reason in the message."""
 
 
 class OwnerIsFixedError(Exception):
@@ -86,7 +86,7 @@ def _tags(body: Body, email: str, name: str = "tags") -> None:
 
 
 def _one_tag(body: Body, email: str) -> None:
-    """The tag of an existing record, whose owner remains who created it."""
+    """Keep the owner of an existing record when somebody sets one of its tags."""
     if _key(body) in _OWNER_TAGS:
         body["key"] = CLAIM_TAG
 

@@ -1,4 +1,4 @@
-"""Makes what clients write belong to its verified sender, by the rules in `ownership.py`."""
+"""Makes the verified sender the owner of what a client writes, by the rules in `ownership.py`."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _QUICKLY_PARSED_BYTES = 128 * 1024
 
 
 class OwnershipMiddleware:
-    """Rewrites requests that name an owner to name the sender, and passes all others unchanged.
+    """Replaces the owner in requests by the sender, and passes all other requests on unchanged.
 
-    It reads only the bodies of requests that can name somebody, and never an upload.
+    It reads only the bodies of requests that can name an owner, and never an upload.
 
     Args:
         app: MLflow's app, behind the gate.
-        static_prefix: path prefix that MLflow serves at; empty for none.
+        static_prefix: path prefix under which MLflow is served; empty for none.
     """
 
     def __init__(self, app: ASGIApp, *, static_prefix: str = "") -> None:
@@ -48,7 +48,7 @@ class OwnershipMiddleware:
         except ClientDisconnectedError:
             return
         except OwnerIsFixedError:
-            message = "The owner of a record is who created it, and cannot be removed."
+            message = "The owner of a record is the user who created it, and cannot be removed."
             await send_error(scope, send, 403, "PERMISSION_DENIED", message)
         except BodyTooLargeError:
             message = f"The body of this request is larger than {MAX_BODY_BYTES} bytes: send less."

@@ -1,8 +1,8 @@
-"""MLflow's permissions by experiment and registered model, for visitors whom the gate admits.
+"""MLflow's permissions per experiment and registered model, for visitors whom the gate admits.
 
-A visitor's first request creates an MLflow user with the visitor's e-mail and a random password,
-which is never used, because only the gate authenticates. E-mails in MLFLOW_IAP_ADMINS are admins,
-which each request ensures. All others start with the default permission.
+A visitor's first request creates an MLflow user with the visitor's e-mail and a random password.
+The password is never used, because only the gate authenticates. Users in MLFLOW_IAP_ADMINS become
+admins with each request; all others start with the default permission.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def user_of_request() -> Authorization:
         raise MlflowException("This request bypassed the gate.", UNAUTHENTICATED)
     is_admin = email in GateSettings.from_environment().admins
     if not store.has_user(email):
-        with suppress(MlflowException):  # another request of this visitor did it first
+        with suppress(MlflowException):  # another request of this visitor created it first
             store.create_user(email, secrets.token_urlsafe(), is_admin=is_admin)
     if is_admin and not store.get_user(email).is_admin:
         store.update_user(email, is_admin=True)
@@ -53,13 +53,13 @@ def app_with_permissions(settings: GateSettings) -> ASGIApp:
 
     The users are stored in the backend store.
     """
-    # Only a page that is not served needs it, so it may differ between processes.
+    # It is needed only by a page that is not served, so it may differ between processes.
     os.environ.setdefault(mlflow_variables.MLFLOW_FLASK_SERVER_SECRET_KEY.name, secrets.token_hex())
     # MLflow requires an initial admin.
     os.environ[mlflow_variables.MLFLOW_AUTH_ADMIN_USERNAME.name] = settings.admins[0]
     os.environ[mlflow_variables.MLFLOW_AUTH_ADMIN_PASSWORD.name] = secrets.token_urlsafe()
     mlflow_variables.MLFLOW_BASIC_AUTH_FAIL_CLOSED.set(True)
-    mlflow_variables._MLFLOW_SGI_NAME.set("uvicorn")  # otherwise it returns Flask's part only
+    mlflow_variables._MLFLOW_SGI_NAME.set("uvicorn")  # otherwise it returns only the Flask app
     with _config_file(settings.default_permission):
         from mlflow.server import auth
     with _one_process_at_a_time():
@@ -69,8 +69,8 @@ def app_with_permissions(settings: GateSettings) -> ASGIApp:
 
 @contextmanager
 def _one_process_at_a_time() -> Iterator[None]:
-    """Let one process of the server create the tables; all of them start at the same time."""
-    import fcntl  # not on Windows, where the other modules can be imported
+    """Let only one of the server's processes, which start together, create the tables."""
+    import fcntl  # does not exist on Windows, where the other modules can be imported
 
     with open(__file__) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -79,7 +79,7 @@ def _one_process_at_a_time() -> Iterator[None]:
 
 @contextmanager
 def _config_file(default_permission: str) -> Iterator[None]:
-    """Write the file that MLflow reads once, and delete it: it has the database's password."""
+    """Write the file that MLflow reads once, then delete it, as it has the database's password."""
     from mlflow.server.constants import BACKEND_STORE_URI_ENV_VAR
 
     config = configparser.ConfigParser(interpolation=None)

@@ -1,4 +1,4 @@
-"""The public keys of Identity-Aware Proxy: fetched when needed, with a limited rate."""
+"""The public keys of Identity-Aware Proxy, fetched when needed, but not too often."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class KeysUnavailableError(Exception):
 class PublicKeys:
     """This process's copy of Google's public keys.
 
-    They are fetched for the first request, and again when a request needs a key that is not among
-    them. When they are older than `fresh_for`, they are replaced in the background, so that keys
-    that Google has withdrawn are forgotten. If Google is unreachable, the known keys stay in use.
+    They are fetched for the first request, and again when a request needs an unknown key. When they
+    are older than `fresh_for`, they are replaced in the background, so that keys that Google has
+    withdrawn are forgotten. If Google is unreachable, the known keys stay in use.
 
     Args:
-        url: of a JSON object of PEM by key id.
-        fetch_interval: minimum time between two fetches, in seconds; ten by default, so that a
-            flood of invented key ids costs little and a new key is known soon.
+        url: URL of a JSON object of PEM by key id.
+        fetch_interval: minimum time between two fetches, in seconds. Default: ten, so that a flood
+            of invented key ids costs little and a new key is known soon.
         fresh_for: how long fetched keys are used before they are fetched again, in seconds.
     """
 
@@ -76,7 +76,7 @@ class PublicKeys:
         except (requests.RequestException, ValueError) as error:
             _logger.warning(
                 "mlflow-iap: The public keys of Identity-Aware Proxy could not be fetched from %s: "
-                "%s. The %d known keys stay in use; check the network if this goes on.",
+                "%s. The %d known keys stay in use; check the network if this continues.",
                 *(self._url, error, len(self._keys)),
             )
         finally:

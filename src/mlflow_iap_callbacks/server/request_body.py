@@ -1,4 +1,4 @@
-"""Reading the body of a request, up to a limit, and replacing it."""
+"""Reads the body of a request, up to a limit, and replaces it."""
 
 from __future__ import annotations
 

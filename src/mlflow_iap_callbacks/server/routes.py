@@ -1,4 +1,4 @@
-"""MLflow's routes: the path that it routes a request by, and the routes that are not served."""
+"""MLflow's routes: which path a request is routed by, and which routes are not served."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 from starlette.types import Scope
 
-# All of them here, even if MLflow has a switch for some: a switch can be forgotten.
+# All are listed, even if MLflow has a setting for some, because a setting can be forgotten.
 _CLOSED = re.compile(
     r"""
     /gateway(/.*)?                              # model providers called with the server's keys
@@ -33,7 +33,7 @@ _CLOSED = re.compile(
 
 
 def is_closed(path: str) -> bool:
-    """Whether a path, as MLflow routes it, is one that runs code or calls other services."""
+    """Whether a path, as MLflow routes it, runs code or calls other services."""
     return _CLOSED.fullmatch(re.sub("/+", "/", path)) is not None
 
 

@@ -1,4 +1,4 @@
-"""MLflow's tables: whether they fit this version of MLflow, and how they are migrated."""
+"""MLflow's tables: checks that they fit this version of MLflow, and migrates them."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ def migrate(engine: Engine, *, has_users: bool) -> bool:
     A lock in the database server admits one process at a time; the others wait for it.
 
     Args:
-        engine: with one connection, which holds the lock and makes the changes. If it breaks, the
-            lock is released only after its last change.
+        engine: an engine with one connection, which holds the lock and makes the changes. If it
+            breaks, the lock is released only after its last change.
         has_users: whether to include the tables of users and permissions.
 
     Raises:
@@ -130,7 +130,7 @@ def _problem(engine: Engine, found: SchemaState) -> str:
         return f"has no tables yet. Run {command}."
     if found is SchemaState.FOREIGN:
         return (
-            "has tables but no schema version of MLflow's. Use an empty database, or the one that "
+            "has tables, but no MLflow schema version. Use an empty database, or the one that "
             "MLflow has been using."
         )
     if found is SchemaState.INTERRUPTED:
@@ -161,13 +161,13 @@ def _is_empty(engine: Engine) -> bool:
 def _drop_all(engine: Engine) -> None:
     _execute(engine, "SET FOREIGN_KEY_CHECKS = 0")
     names = [name for name in inspect(engine).get_table_names() if name != _MARKER]
-    for name in (*names, _MARKER):  # the marker last: until then it is empty
+    for name in (*names, _MARKER):  # the marker last: until then the database counts as empty
         _execute(engine, f"DROP TABLE `{name}`")
     _execute(engine, "SET FOREIGN_KEY_CHECKS = 1")
 
 
 def _require_triggers(engine: Engine) -> None:
-    """Check that this user may create triggers; else MLflow's migrations fail half way."""
+    """Check that this user may create triggers; otherwise MLflow's migrations fail halfway."""
     with engine.connect() as connection:
         is_logged, is_trusted = connection.execute(
             text("SELECT @@GLOBAL.log_bin, @@GLOBAL.log_bin_trust_function_creators")
@@ -195,8 +195,8 @@ def _require_exact_text(engine: Engine) -> None:
     if str(collation).endswith("_ci"):
         raise StartError(
             f"The database {name_of(engine.url)} compares text by {collation}, which does not "
-            "distinguish C and c: a run with metrics of both names would lose one. Create it with "
-            f"{create}."
+            "distinguish C and c: of two metrics with these names, one would be lost. Create it "
+            f"with {create}."
         )
 
 

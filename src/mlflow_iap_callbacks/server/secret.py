@@ -15,7 +15,7 @@ from .start_error import StartError, first_line
 
 _SCOPES = ["https://www.googleapis.com/auth/cloud-platform"]
 _NAME = re.compile(r"projects/[^/]+/secrets/[^/]+/versions/[^/]+")
-_TIMEOUT = 20.0  # seconds; long, because a starting server has nothing else to do
+_TIMEOUT = 20.0  # seconds; long, because the server cannot start without the secret
 
 
 def read_secret(name: str) -> str:
@@ -35,7 +35,7 @@ def read_secret(name: str) -> str:
         )
     url = f"https://secretmanager.googleapis.com/v1/{name}:access"
     try:
-        # By REST, because the client library depends on gRPC, which has 40 MB.
+        # With REST, because the client library depends on gRPC, which takes 40 MB.
         credentials, _ = google.auth.default(scopes=_SCOPES)
         with AuthorizedSession(credentials) as session:
             response = session.get(url, timeout=_TIMEOUT)

@@ -24,14 +24,14 @@ _DATABASE_WAIT = 120.0
 # and the clients share the two processors (benchmarks/server_load.md); they vary by 20 %.
 _WORKERS = 2
 _UVICORN: tuple[str, ...] = (
-    # With two workers, asyncio's own loop delays each response by 43 ms (uvicorn#3149), so 0.75
-    # times as many requests are handled; with h11, 0.65 times in one run and 1.15 in another.
+    # With two workers, asyncio's own loop delays each response by 43 ms (uvicorn#3149): the server
+    # handles 0.75 times as many requests. With h11, it was 0.65 times in one run, 1.15 in another.
     *("--loop", "uvloop", "--http", "httptools"),
-    # App Engine's front end has an access log. With a second one, 0.78 times as many requests were
-    # handled in one run, 1.04 in another.
+    # App Engine's front end has an access log. With a second one, the server handled 0.78 times as
+    # many requests in one run, and 1.04 times in another.
     "--no-access-log",
-    # Seconds until an idle connection is closed. nginx closes its side after 60 by default and must
-    # be first, because a request that is sent on a connection while it closes is lost.
+    # Seconds until an idle connection is closed. nginx closes its side after 60 by default. It
+    # must be first, because a request that is sent on a connection while it closes is lost.
     *("--timeout-keep-alive", "75"),
     # Seconds. The default of 5 kills workers that are busy with an import or a large file.
     *("--timeout-worker-healthcheck", "30"),
@@ -49,7 +49,7 @@ _OFF = {
 # Database connections of each worker: those kept open, and more on demand. A worker handles 40
 # requests at once, and each takes up to four connections (log-batch nests sessions). With MLflow's
 # own 15, requests that have one connection each wait for a second one, and after 30 s all fail with
-# 400. With 40 * 3 + 1 there is always a request that gets all it needs.
+# 400. With 40 * 3 + 1, at least one request always gets all that it needs.
 _POOL = {
     "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "40",
     "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": "81",
@@ -58,10 +58,10 @@ _MIN_WAIT, _MAX_WAIT = 1.0, 1800.0  # seconds; App Engine allows no longer start
 
 
 def serve(environment: Mapping[str, str], *, must_migrate: bool) -> NoReturn:
-    """Replace this process by `mlflow server`, once all that it needs is available.
+    """Replace this process by `mlflow server`, once everything that it needs is available.
 
     Args:
-        environment: its variables are documented in appengine/README.md.
+        environment: environment variables, documented in appengine/README.md.
         must_migrate: whether to migrate an empty database or an older schema first.
 
     Raises:
@@ -74,13 +74,13 @@ def serve(environment: Mapping[str, str], *, must_migrate: bool) -> NoReturn:
         if not name.startswith("MLFLOW_SERVER_DATABASE_")
     }
     added = {
-        # Not in the command, which every user of the machine can read.
+        # Not in the command line, which every user of the machine can read.
         "MLFLOW_BACKEND_STORE_URI": ready.url.render_as_string(hide_password=False),
         "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(ready.hosts),
         "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ",".join(f"https://{name}" for name in ready.hosts),
     }
     sys.stdout.flush()
-    # In place of this process, so that the server gets App Engine's SIGTERM.
+    # It replaces this process, so that it gets App Engine's SIGTERM.
     os.execve(  # noqa: S606 - our own command
         ready.command[0], ready.command, {**_POOL, **kept, **_OFF, **added}
     )

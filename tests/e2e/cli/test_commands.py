@@ -47,7 +47,7 @@ def test_local_runs_a_command_with_its_variables_and_shows_what_iap_saw(
     assert "ya29" not in done.stdout + done.stderr
 
 
-def test_a_401_counts_as_healed_whatever_mlflow_answers_then(
+def test_a_rejected_token_counts_as_replaced_no_matter_what_mlflow_responds(
     cloud: LocalCloud, capsys: pytest.CaptureFixture[str]
 ) -> None:
     client = IAPMlflowClient()
@@ -55,7 +55,7 @@ def test_a_401_counts_as_healed_whatever_mlflow_answers_then(
     cloud.revoke_tokens()
     assert client.get_experiment_by_name("nobody's") is None  # by a 404
     assert use(cloud, [sys.executable, "-c", ""]) == 0
-    assert re.search(r"401s healed +1 of 1", capsys.readouterr().out)
+    assert re.search(r"rejected tokens replaced +1 of 1", capsys.readouterr().out)
 
 
 def test_local_reports_a_command_that_cannot_be_run() -> None:
@@ -66,7 +66,7 @@ def test_local_reports_a_command_that_cannot_be_run() -> None:
 
 
 @pytest.mark.slow
-def test_local_ends_its_command_and_servers_when_it_is_ended(tmp_path: Path) -> None:
+def test_local_stops_its_command_and_servers_when_it_is_stopped(tmp_path: Path) -> None:
     script = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
     arguments = ["local", "--folder", str(tmp_path), "--", sys.executable, "-c", script]
     with python_process.start(COMMAND, *arguments, stdout=PIPE) as process:
@@ -83,7 +83,7 @@ def test_local_ends_its_command_and_servers_when_it_is_ended(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_local_serves_on_loopback_until_it_is_ended() -> None:
+def test_local_serves_on_loopback_until_it_is_stopped() -> None:
     environment = {**os.environ, "COLUMNS": "200"}
     with python_process.start(COMMAND, "local", environment=environment, stdout=PIPE) as process:
         try:
@@ -124,7 +124,7 @@ def test_token_shows_what_is_in_use_and_not_the_token(echo: LocalCloud) -> None:
     assert "ey" + "J" not in shown.stdout
 
 
-def test_token_raw_prints_a_token_that_passes_and_nothing_else(echo: LocalCloud) -> None:
+def test_token_raw_prints_only_a_token_and_iap_accepts_it(echo: LocalCloud) -> None:
     token = _run("token", "--raw").stdout.strip()
     answer = requests.get(echo.url, headers={"Authorization": f"Bearer {token}"}, timeout=10)
     assert answer.status_code == 200
@@ -147,7 +147,7 @@ def test_without_a_tracking_uri_the_command_says_what_to_set(command: str) -> No
 # --- doctor ----------------------------------------------------------------------------------
 
 
-def test_the_doctor_finds_all_well(cloud: LocalCloud) -> None:
+def test_the_doctor_finds_no_problem(cloud: LocalCloud) -> None:
     told = _run("doctor")
     assert told.returncode == 0, told.stdout
     assert "your own" in told.stdout

@@ -1,4 +1,4 @@
-"""A run handle's way to the server: what arrives, whatever is in between."""
+"""From a run handle to the server: what arrives, no matter what happens in between."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from waiting import wait_until
 
 @pytest.fixture
 def name() -> str:
-    """Of an experiment that no other test has."""
+    """The name of an experiment that no other test has."""
     return uuid.uuid4().hex
 
 
@@ -47,7 +47,7 @@ def _curve(run: Run, metric: str) -> list[tuple[int, float]]:
     return sorted((point.step, point.value) for point in history)
 
 
-def test_a_run_can_be_written_to_before_the_server_knows_it(cloud: LocalCloud, name: str) -> None:
+def test_a_run_can_be_logged_to_before_the_server_knows_it(cloud: LocalCloud, name: str) -> None:
     run = RunWriter(IAPMlflowClient(), name, run_name="mine", start_time=1000, tags={"a": "b"})
     run.log_params({"p": 1, "q": None})
     run.log_metrics({"m": 0.5}, step=3, timestamp=2000)
@@ -63,20 +63,20 @@ def test_a_run_can_be_written_to_before_the_server_knows_it(cloud: LocalCloud, n
     assert (point.step, point.timestamp, point.value) == (3, 2000, 0.5)
 
 
-def test_asking_for_the_run_id_waits_for_the_server(cloud: LocalCloud, name: str) -> None:
+def test_run_id_waits_for_the_server(cloud: LocalCloud, name: str) -> None:
     run = RunWriter(IAPMlflowClient(), name)
     assert run.run_id() == _run(name).info.run_id
 
 
 @pytest.mark.slow
-def test_a_run_id_that_cannot_be_had_says_why(cloud: LocalCloud, name: str) -> None:
+def test_the_error_for_a_missing_run_id_says_why(cloud: LocalCloud, name: str) -> None:
     cloud.members.clear()
     run = RunWriter(IAPMlflowClient(), name)
     with pytest.raises(IAPError, match="httpsResourceAccessor"):
         run.run_id(timeout=5.0)
 
 
-def test_100_iterations_of_4_metrics_take_4_requests_at_most(cloud: LocalCloud, name: str) -> None:
+def test_100_iterations_of_4_metrics_take_at_most_4_requests(cloud: LocalCloud, name: str) -> None:
     client = IAPMlflowClient()
     client.create_experiment(name)
     cloud.forget()
@@ -90,14 +90,14 @@ def test_100_iterations_of_4_metrics_take_4_requests_at_most(cloud: LocalCloud, 
         assert _curve(_run(name), metric) == [(step, step / 3) for step in range(100)]
 
 
-def test_a_run_that_the_server_makes_long_after_it_was_asked_for_is_deleted_again(
+def test_a_run_that_the_server_creates_long_after_the_request_is_deleted_again(
     cloud: LocalCloud, name: str
 ) -> None:
     client = IAPMlflowClient(deadline=2.0)
     cloud.fault("reset_before", path="runs/create")
     run = RunWriter(client, name)
     run.log_metrics({"m": 0.5})
-    run_id = run.run_id()  # of the second try
+    run_id = run.run_id()  # the second try's
     experiment_id = client.get_run(run_id).info.experiment_id
     late = client.create_run(experiment_id, tags={"mlflow_iap.run_key": run.key})
     assert {found.info.run_id for found in _runs(name)} == {run_id, late.info.run_id}
@@ -106,7 +106,7 @@ def test_a_run_that_the_server_makes_long_after_it_was_asked_for_is_deleted_agai
     assert _run(name).info.run_id == run_id
 
 
-def test_points_that_find_the_server_out_of_connections_are_sent_again(
+def test_points_are_sent_again_if_the_server_is_out_of_connections(
     cloud: LocalCloud, name: str
 ) -> None:
     told = {
@@ -123,7 +123,9 @@ def test_points_that_find_the_server_out_of_connections_are_sent_again(
 
 
 @pytest.mark.slow
-def test_more_than_one_request_takes_arrives_in_several(cloud: LocalCloud, name: str) -> None:
+def test_what_does_not_fit_into_one_request_arrives_in_several(
+    cloud: LocalCloud, name: str
+) -> None:
     run = RunWriter(IAPMlflowClient(), name, tags={f"first {i}": "é" * 7000 for i in range(150)})
     metrics = {f"m{i}": i / 7 for i in range(2345)}
     params = {f"p{i}": "é" * 6000 for i in range(250)}
@@ -163,7 +165,7 @@ def test_an_outage_is_reported_once_at_its_start_and_once_at_its_end(
 
 
 @pytest.mark.slow
-def test_a_run_is_made_once_though_its_answer_is_lost_and_it_cannot_be_looked_up(
+def test_a_run_is_created_once_even_if_its_response_is_lost_and_it_cannot_be_looked_up(
     cloud: LocalCloud, name: str
 ) -> None:
     client = IAPMlflowClient(max_attempts=2)
@@ -181,7 +183,9 @@ def test_a_run_is_made_once_though_its_answer_is_lost_and_it_cannot_be_looked_up
     assert found.info.status == "FINISHED"
 
 
-def test_two_that_make_one_experiment_at_once_share_it(cloud: LocalCloud, name: str) -> None:
+def test_two_processes_that_create_the_same_experiment_at_once_share_it(
+    cloud: LocalCloud, name: str
+) -> None:
     IAPMlflowClient().create_experiment(name)
     cloud.fault("answer", path="experiments/get-by-name", status=404, body=_NO_EXPERIMENT)
     run = RunWriter(IAPMlflowClient(), name)
@@ -237,7 +241,7 @@ def test_a_run_that_was_deleted_in_mlflow_is_set_aside_in_few_requests(
 
 
 @pytest.mark.slow
-def test_an_upload_that_fails_alone_holds_up_neither_its_run_nor_others(
+def test_a_failing_upload_delays_neither_its_run_nor_others(
     cloud: LocalCloud, name: str, tmp_path: Path
 ) -> None:
     (tmp_path / "a.txt").write_text("a")
@@ -256,7 +260,7 @@ def test_an_upload_that_fails_alone_holds_up_neither_its_run_nor_others(
     assert [file.path for file in client.list_artifacts(stuck.run_id())] == ["a.txt"]
 
 
-def test_artifacts_arrive_as_they_were_when_they_were_logged(
+def test_artifacts_arrive_as_they_were_when_logged(
     cloud: LocalCloud, name: str, tmp_path: Path
 ) -> None:
     file, folder, stays = tmp_path / "file.txt", tmp_path / "folder", tmp_path / "stays.txt"
@@ -280,7 +284,7 @@ def test_artifacts_arrive_as_they_were_when_they_were_logged(
     assert not list(journal_folder.folder().rglob("*.txt"))
 
 
-def test_an_artifact_that_is_gone_is_reported_and_the_run_goes_on(
+def test_a_missing_artifact_is_reported_and_the_run_continues(
     cloud: LocalCloud, name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "file.txt"
@@ -309,7 +313,7 @@ def test_a_data_set_becomes_an_input_of_the_run(cloud: LocalCloud, name: str) ->
     assert {tag.key: tag.value for tag in found.tags} == {"mlflow.data.context": "training"}
 
 
-def test_no_name_is_merged_with_another_and_no_number_is_invented(
+def test_names_are_never_merged_and_numbers_are_never_invented(
     cloud: LocalCloud, name: str
 ) -> None:
     run = RunWriter(IAPMlflowClient(), name, tags={"tag@1": "t"})
@@ -339,18 +343,18 @@ def test_what_is_logged_after_the_end_arrives_too(cloud: LocalCloud, name: str) 
     assert _run(name).data.metrics == {"before": 1.0, "after": 2.0}
 
 
-def test_no_journal_holds_a_token_or_a_password(cloud: LocalCloud, name: str) -> None:
+def test_no_journal_contains_a_token_or_a_password(cloud: LocalCloud, name: str) -> None:
     uri = cloud.url.replace("://", "://user:secret@")
     run = RunWriter(IAPMlflowClient(uri), name)
     run.log_metrics({"m": 1.0})
     run.run_id()
     texts = [file.read_bytes() for file in journal_folder.folder().iterdir()]
     assert any(cloud.url.encode() in text for text in texts)
-    # Tokens are JSON in base64, and so begin with these three.
+    # Tokens are JSON in base64, so they begin with these three letters.
     assert not [secret for secret in (b"secret", b"eyJ") for text in texts if secret in text]
 
 
-def test_a_plain_mlflow_client_and_its_store_do_as_well(tmp_path: Path, name: str) -> None:
+def test_a_plain_mlflow_client_and_its_store_work_too(tmp_path: Path, name: str) -> None:
     client = MlflowClient(f"sqlite:///{tmp_path}/own.db")
     run = RunWriter(client, name)
     run.log_metrics({"m": 1.0})

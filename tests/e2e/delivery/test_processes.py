@@ -1,4 +1,4 @@
-"""Processes that log: how they end, are killed, fork, and hand work to others; what arrives."""
+"""Processes that log, end, are killed, fork and pass work on to others: what arrives."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})  # for sigwait
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts programs; what still runs at the test's end is killed."""
+    """Starts programs; those still running at the end of the test are killed."""
     with starting(tmp_path, _IMPORTS) as start:
         yield start
 
 
 @pytest.fixture
 def name() -> str:
-    """Of an experiment that no other test has."""
+    """The name of an experiment that no other test has."""
     return uuid.uuid4().hex
 
 
 class _Seen(NamedTuple):
-    """A run as MLflow has it; ``points`` by metric, each of them (step, value)."""
+    """A run in MLflow; ``points`` by metric, each as (step, value)."""
 
     status: str
     is_told: bool
@@ -65,7 +65,7 @@ def _runs(name: str) -> list[Run]:
 
 
 def _seen(name: str) -> dict[str, _Seen]:
-    """The experiment's runs by their names, which are all different, without studies' runs."""
+    """The experiment's runs by name, without studies' runs; all names are different."""
     client = IAPMlflowClient()
     runs = [run for run in _runs(name) if not is_of_a_study(run)]
     seen = {run.info.run_name: _look_at(client, run) for run in runs}
@@ -98,7 +98,7 @@ def _waiting() -> int:
 # --- the end of a process ----------------------------------------------------------------------
 
 
-def test_a_script_that_ends_without_flush_has_delivered_all_and_leaves_no_journal(
+def test_a_script_that_exits_without_flush_delivers_everything_and_leaves_no_journal(
     cloud: LocalCloud, start: Start, name: str
 ) -> None:
     script = start(
@@ -141,7 +141,7 @@ def test_a_script_that_ends_without_flush_has_delivered_all_and_leaves_no_journa
     assert _files() == []
 
 
-def test_a_process_that_ends_in_order_prints_nothing(
+def test_a_process_that_exits_normally_prints_nothing(
     cloud: LocalCloud, start: Start, name: str
 ) -> None:
     script = start("RunWriter(IAPMlflowClient(), NAME).finish()", name)
@@ -149,7 +149,7 @@ def test_a_process_that_ends_in_order_prints_nothing(
     assert (script.out, script.err) == ("", "")
 
 
-def test_a_run_left_open_at_the_end_ends_as_it_said_or_failed_with_a_tag(
+def test_a_run_left_open_at_exit_ends_with_its_exit_status_or_as_failed_with_a_tag(
     cloud: LocalCloud, start: Start, name: str
 ) -> None:
     script = start(
@@ -175,7 +175,7 @@ def test_a_run_left_open_at_the_end_ends_as_it_said_or_failed_with_a_tag(
     assert _seen(name)["open"].points == {"m": [(1, 0.5)]}
 
 
-def test_an_exit_inside_with_delivers_what_was_trained_and_fails_the_run(
+def test_an_exit_inside_a_with_block_delivers_everything_and_fails_the_run(
     cloud: LocalCloud, start: Start, name: str
 ) -> None:
     script = start(
@@ -200,7 +200,7 @@ def test_an_exit_inside_with_delivers_what_was_trained_and_fails_the_run(
     assert [step for step, _ in run.points["training-binary_logloss"]] == [0, 1, 2, 3, 4]
 
 
-def test_threads_that_go_on_logging_do_not_hold_up_the_end_and_lose_nothing(
+def test_threads_that_keep_logging_do_not_delay_the_exit_and_lose_nothing(
     cloud: LocalCloud, start: Start, name: str
 ) -> None:
     script = start(
@@ -228,7 +228,7 @@ def test_threads_that_go_on_logging_do_not_hold_up_the_end_and_lose_nothing(
     )
     assert script.end() == 0, script.err
     at_least = [int(number) for number in script.out.split()]
-    assert command("sync").returncode == 0  # what was logged while the interpreter ended
+    assert command("sync").returncode == 0  # what was logged while the interpreter was exiting
     seen = _seen(name)
     for number, least in enumerate(at_least):
         points = seen[str(number)].points["m"]
@@ -254,7 +254,7 @@ for number in range(2):
     "is_port_closed",
     [pytest.param(False, marks=pytest.mark.slow, id="503"), pytest.param(True, id="port closed")],
 )
-def test_a_process_ends_though_the_server_is_away_and_sync_delivers_what_it_left(
+def test_a_process_exits_while_the_server_is_down_and_sync_delivers_its_records(
     is_port_closed: bool,
     new_cloud: Callable[..., LocalCloud],
     monkeypatch: pytest.MonkeyPatch,
@@ -302,7 +302,7 @@ def test_a_process_ends_though_the_server_is_away_and_sync_delivers_what_it_left
 
 
 @pytest.mark.slow
-def test_a_sync_that_finds_the_server_away_says_why_and_keeps_everything(
+def test_sync_says_why_the_server_is_unreachable_and_keeps_everything(
     cloud: LocalCloud, start: Start, name: str
 ) -> None:
     cloud.members.clear()
@@ -319,14 +319,14 @@ def test_a_sync_that_finds_the_server_away_says_why_and_keeps_everything(
     assert {run.points["m"] == _line(0, 20) for run in _seen(name).values()} == {True}
 
 
-def test_ctrl_c_ends_the_delivery_at_exit_and_what_stays_is_reported(
+def test_ctrl_c_stops_the_delivery_at_exit_and_reports_what_stays_on_disk(
     cloud: LocalCloud, start: Start, name: str
 ) -> None:
     cloud.fault("answer", status=503, times=0)
     script = start(_AWAY, name)
     script.wait_for("cannot be written to")
     script.send(signal.SIGINT)
-    # Well before the half minute that the delivery would take.
+    # Well before the half minute that the delivery could take.
     assert script.end(15.0) == 0, script.err
     assert _LEFT.search(script.err) is not None, script.err
     assert "Traceback" not in script.err, script.err
@@ -356,7 +356,7 @@ def _killed(start: Start, name: str, *arguments: str, **variables: str) -> Scrip
     return script
 
 
-def test_what_a_killed_process_left_is_delivered_by_the_next_one_without_being_asked(
+def test_the_next_process_delivers_what_a_killed_one_left_behind(
     cloud: LocalCloud, start: Start, name: str
 ) -> None:
     script = _killed(start, name)
@@ -371,7 +371,7 @@ def test_what_a_killed_process_left_is_delivered_by_the_next_one_without_being_a
     assert _files() == []
 
 
-def test_sync_delivers_what_a_killed_process_left_and_leaves_a_living_one_alone(
+def test_sync_delivers_what_a_killed_process_left_behind_and_ignores_a_live_one(
     cloud: LocalCloud, start: Start, name: str
 ) -> None:
     living = start(
@@ -390,7 +390,7 @@ def test_sync_delivers_what_a_killed_process_left_and_leaves_a_living_one_alone(
         name,
     )
     living.wait_for("logged")
-    # Killed while the living process looks for no dead ones: it does so at its start, and once a
+    # Killed while the live process does not look for dead ones: it does so at its start, and once a
     # minute.
     _killed(start, name)
     status = command("status").stdout
@@ -406,7 +406,7 @@ def test_sync_delivers_what_a_killed_process_left_and_leaves_a_living_one_alone(
     assert _files() == []
 
 
-def test_sync_delivers_at_once_what_two_dead_processes_logged_to_one_run(
+def test_one_sync_delivers_what_two_dead_processes_logged_to_the_same_run(
     cloud: LocalCloud, start: Start, name: str
 ) -> None:
     cloud.fault("answer", status=503, times=0)
@@ -426,7 +426,7 @@ def test_sync_delivers_at_once_what_two_dead_processes_logged_to_one_run(
     script.wait_for("logged")
     script.kill()
     cloud.clear_faults()
-    # Whoever asks for the run meanwhile, to log the child's, finds none.
+    # A process that looks for the run meanwhile, to log the child's records, finds none.
     cloud.fault("answer", path="runs/create", status=429, retry_after=1)
     done = command("sync")
     assert done.returncode == 0, done.stdout
@@ -448,7 +448,7 @@ run.finish("KILLED")
 
 
 @pytest.mark.parametrize("is_delivered_before", [False, True], ids=["not yet", "delivered before"])
-def test_a_run_that_is_resumed_by_its_key_goes_on_and_has_the_points_of_both(
+def test_a_run_that_is_resumed_by_its_key_continues_and_has_all_points(
     is_delivered_before: bool, cloud: LocalCloud, start: Start, name: str
 ) -> None:
     key = uuid.uuid4().hex
@@ -467,7 +467,7 @@ def test_a_run_that_is_resumed_by_its_key_goes_on_and_has_the_points_of_both(
     assert _seen(name) == {"open": _Seen("KILLED", False, {"m": _line(0, 70)}, {})}
 
 
-def test_a_run_resumed_on_another_machine_goes_on_when_its_dead_journal_arrives_late(
+def test_a_run_resumed_on_another_machine_continues_when_the_dead_journal_arrives_late(
     cloud: LocalCloud, start: Start, name: str, tmp_path: Path
 ) -> None:
     key = uuid.uuid4().hex
@@ -497,7 +497,7 @@ def test_a_run_resumed_on_another_machine_goes_on_when_its_dead_journal_arrives_
 # --- SIGTERM -----------------------------------------------------------------------------------
 
 
-def test_a_training_that_gets_sigterm_delivers_what_it_has_and_dies_of_it(
+def test_training_that_gets_sigterm_delivers_its_records_and_is_then_killed_by_it(
     cloud: LocalCloud, start: Start, name: str
 ) -> None:
     script = start(
@@ -521,14 +521,14 @@ def test_a_training_that_gets_sigterm_delivers_what_it_has_and_dies_of_it(
     assert (seen.status, seen.is_told) == ("FAILED", True)
     assert len(seen.points["m"]) > 50
     assert seen.points["m"] == _line(0, len(seen.points["m"]))
-    assert command("sync").returncode == 0  # what the training logged while it was ended
+    assert command("sync").returncode == 0  # what was logged while the process was being ended
     seen = _seen(name)["open"]
     assert (seen.status, seen.is_told) == ("FAILED", True)
     assert seen.points["m"] == _line(0, len(seen.points["m"]))
 
 
 @pytest.mark.slow
-def test_a_sweep_in_two_threads_that_gets_sigterm_leaves_no_trial_out(
+def test_a_sweep_in_two_threads_loses_no_trial_after_sigterm(
     cloud: LocalCloud, start: Start, name: str
 ) -> None:
     script = start(
@@ -564,13 +564,13 @@ def test_a_sweep_in_two_threads_that_gets_sigterm_leaves_no_trial_out(
     for number, value in done.items():
         assert seen[number].points == {"m": _line(0, 10), "value": [(0, float(value))]}
     for number, run in seen.items():
-        # A trial may end while the process is being ended: its run was failed, then finished.
+        # A trial may end while the process is being ended: its run is first failed, then finished.
         assert run.status in ("FINISHED", "FAILED")
         assert run.status == "FINISHED" or run.is_told
         assert number in done or run.points.get("m", []) == _line(0, len(run.points.get("m", [])))
 
 
-def test_sigterm_ends_a_process_whose_main_thread_is_in_c_for_hours(
+def test_sigterm_ends_a_process_whose_main_thread_stays_in_c_code(
     cloud: LocalCloud, start: Start, name: str
 ) -> None:
     script = start(
@@ -609,7 +609,7 @@ def test_a_child_that_gets_sigterm_does_not_end_its_parent(
     assert _seen(name)["parent"].status == "FINISHED"
 
 
-def test_a_sigterm_handler_of_the_user_stays_and_is_called(
+def test_the_user_s_sigterm_handler_is_kept_and_called(
     cloud: LocalCloud, start: Start, name: str
 ) -> None:
     script = start(
@@ -635,7 +635,7 @@ def test_a_sigterm_handler_of_the_user_stays_and_is_called(
 
 
 @pytest.mark.slow
-def test_a_second_sigterm_ends_at_once_and_all_stays_on_disk(
+def test_a_second_sigterm_kills_at_once_and_everything_stays_on_disk(
     cloud: LocalCloud, start: Start, name: str
 ) -> None:
     cloud.fault("answer", status=503, times=0)
@@ -665,7 +665,7 @@ def test_a_second_sigterm_ends_at_once_and_all_stays_on_disk(
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("forks", [9, pytest.param(30, marks=pytest.mark.slow)])
-def test_forks_under_load_lose_and_double_nothing_and_never_deadlock(
+def test_forks_under_load_neither_lose_nor_duplicate_records_and_never_deadlock(
     forks: int, cloud: LocalCloud, start: Start, name: str
 ) -> None:
     script = start(
@@ -727,7 +727,7 @@ def test_forks_under_load_lose_and_double_nothing_and_never_deadlock(
         """,
         *(name, str(forks)),
     )
-    # A server that 30 processes write to at once may be too slow to take all before they end, at
+    # A server to which 30 processes write at once may be too slow to accept all before they end, at
     # which each waits for it up to 30 s, and their parent up to 30 s more.
     assert script.end(2 * DEADLINE) == 0, script.err
     statuses, *logged = script.out.split()
@@ -783,7 +783,7 @@ def test_a_child_forked_while_the_sender_imports_a_module_can_deliver(
 
 
 @pytest.mark.slow
-def test_a_child_forked_while_a_thread_starts_its_runs_can_log_to_them(
+def test_a_child_forked_while_a_thread_starts_runs_can_log_to_them(
     cloud: LocalCloud, start: Start, name: str
 ) -> None:
     script = start(
@@ -882,7 +882,7 @@ _WAYS_TO_WORK = {
         pytest.param("joblib multiprocessing", marks=pytest.mark.soak),
     ],
 )
-def test_workers_that_get_callbacks_and_handles_lose_and_double_nothing(
+def test_workers_with_callbacks_and_handles_neither_lose_nor_duplicate_records(
     way: str, cloud: LocalCloud, start: Start, name: str
 ) -> None:
     script = start(
@@ -909,7 +909,7 @@ def test_workers_that_get_callbacks_and_handles_lose_and_double_nothing(
 
 
 @pytest.mark.slow
-def test_workers_on_one_study_make_one_run_of_each_trial(
+def test_workers_on_the_same_study_create_one_run_for_each_trial(
     cloud: LocalCloud, start: Start, name: str, tmp_path: Path
 ) -> None:
     script = start(
@@ -942,7 +942,7 @@ def test_workers_on_one_study_make_one_run_of_each_trial(
 
 
 @pytest.mark.slow
-def test_a_pool_that_is_terminated_in_an_outage_leaves_its_records_to_sync(
+def test_sync_delivers_the_records_of_a_pool_terminated_in_an_outage(
     cloud: LocalCloud, start: Start, name: str
 ) -> None:
     cloud.fault("answer", status=503, times=0)
@@ -984,7 +984,7 @@ print(*kept["training"]["binary_logloss"])
 
 
 @pytest.mark.parametrize("kilobytes", [0, 16, 64])
-def test_a_training_on_a_full_disk_ends_well_with_one_report_and_is_delivered(
+def test_training_on_a_full_disk_succeeds_with_one_warning_and_is_delivered(
     kilobytes: int, cloud: LocalCloud, start: Start, name: str, tmp_path: Path
 ) -> None:
     if kilobytes == 0:
@@ -1017,7 +1017,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))
 
 
 @pytest.mark.slow
-def test_runs_of_a_deleted_experiment_are_set_aside_and_sent_once_it_is_restored(
+def test_runs_of_a_deleted_experiment_are_set_aside_and_sent_after_it_is_restored(
     cloud: LocalCloud, start: Start, name: str
 ) -> None:
     client = IAPMlflowClient()

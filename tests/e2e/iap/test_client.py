@@ -69,14 +69,14 @@ def test_inherited_methods_work_through_iap(
 
 @pytest.mark.parametrize(
     ("kind", "times", "deadline"),
-    [  # A run of which nothing shows up is waited for half of the deadline, for 10 s at most.
+    [  # A run that does not show up is waited for during half of the deadline, for at most 10 s.
         ("reset_before", 1, 6.0),
         pytest.param("reset_before", 2, 120.0, marks=pytest.mark.soak),
         ("reset_after", 2, 120.0),
         ("answer_after", 2, 120.0),
     ],
 )
-def test_create_run_makes_one_run_whatever_answer_is_lost(
+def test_create_run_creates_one_run_no_matter_which_response_is_lost(
     cloud: LocalCloud, experiment: str, kind: str, times: int, deadline: float
 ) -> None:
     client = IAPMlflowClient(deadline=deadline)
@@ -96,7 +96,7 @@ def test_create_run_waits_as_long_as_retry_after_says(cloud: LocalCloud, experim
     assert second - first >= 4.0
 
 
-def test_other_creating_calls_say_that_their_outcome_is_unknown(
+def test_other_create_calls_say_that_their_outcome_is_unknown(
     cloud: LocalCloud, experiment: str
 ) -> None:
     client = IAPMlflowClient()
@@ -109,7 +109,7 @@ def test_other_creating_calls_say_that_their_outcome_is_unknown(
 
 
 @pytest.mark.slow
-def test_points_arrive_once_each_while_a_fifth_of_the_answers_is_lost(
+def test_each_point_arrives_once_while_a_fifth_of_the_responses_is_lost(
     cloud: LocalCloud, experiment: str
 ) -> None:
     client = IAPMlflowClient()
@@ -123,8 +123,8 @@ def test_points_arrive_once_each_while_a_fifth_of_the_answers_is_lost(
     assert {0, 503} <= {seen.status for seen in cloud.requests}
 
 
-def test_retries_are_ours_alone(cloud: LocalCloud, experiment: str) -> None:
-    """MLflow's own would make eight requests of each of ours."""
+def test_only_this_package_retries(cloud: LocalCloud, experiment: str) -> None:
+    """MLflow's own retries would send each of our requests eight times."""
     client = IAPMlflowClient(max_attempts=3, deadline=30.0)
     cloud.fault("answer", path="runs/search", status=503, times=0)
     with pytest.raises(MlflowException) as caught:
@@ -147,14 +147,14 @@ def test_the_deadline_holds_for_lookup_and_creation_together(
 
 @pytest.fixture
 def own_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MlflowServer]:
-    """A server that a test may stop, behind IAP."""
+    """A server behind IAP that a test may stop."""
     with TrackingServer(tmp_path) as server, LocalCloud(server.url) as cloud:
         set_all(monkeypatch, cloud.environment())
         yield server
 
 
 @pytest.mark.slow
-def test_a_server_that_restarts_is_waited_for_and_one_that_hangs_makes_no_run_twice(
+def test_a_restarting_server_is_waited_for_and_a_hanging_one_creates_no_run_twice(
     own_server: MlflowServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = IAPMlflowClient()
@@ -167,7 +167,7 @@ def test_a_server_that_restarts_is_waited_for_and_one_that_hangs_makes_no_run_tw
         logged.result(60)
     assert _points(client, run_id, "m") == [(7, 1.0)]
 
-    # It hangs for longer than the client waits for an answer, and makes the run then.
+    # It hangs for longer than the client waits for a response, and then creates the run.
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     own_server.pause()
     go_on = threading.Timer(2.5, own_server.resume)
@@ -185,20 +185,20 @@ def test_a_missing_role_is_both_an_iap_error_and_an_mlflow_exception(cloud: Loca
     assert caught.value.error_code == "PERMISSION_DENIED"
 
 
-def test_mlflow_s_own_errors_stay_mlflow_s(cloud: LocalCloud) -> None:
+def test_mlflow_s_own_errors_are_not_changed(cloud: LocalCloud) -> None:
     with pytest.raises(MlflowException, match="not found") as caught:
         IAPMlflowClient().get_run("0" * 32)
     assert caught.value.error_code == "RESOURCE_DOES_NOT_EXIST"
 
 
-def test_a_client_travels_by_pickle(cloud: LocalCloud, experiment: str) -> None:
+def test_a_client_can_be_pickled(cloud: LocalCloud, experiment: str) -> None:
     client = IAPMlflowClient(credentials=IAPCredentials(cloud.client_id))
     client.search_experiments()
     there = pickle.loads(pickle.dumps(client))
     assert there.get_experiment(experiment).experiment_id == experiment
 
 
-def test_the_last_credentials_given_hold(cloud: LocalCloud, tmp_path: Path) -> None:
+def test_the_credentials_given_last_apply(cloud: LocalCloud, tmp_path: Path) -> None:
     other = "other@local-project.iam.gserviceaccount.com"
     file = cloud.key_file(other)
     cloud.members.add(other)
@@ -216,7 +216,7 @@ def test_clients_with_the_same_settings_share_one_token(cloud: LocalCloud) -> No
     assert len(cloud.tokens) == 1
 
 
-def test_a_variable_that_is_set_right_heals_without_a_new_process(
+def test_correcting_a_variable_needs_no_new_process(
     cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     right = str(cloud.client_id)
@@ -228,7 +228,7 @@ def test_a_variable_that_is_set_right_heals_without_a_new_process(
     assert client.search_experiments()
 
 
-def test_another_client_without_settings_keeps_those_that_were_given(cloud: LocalCloud) -> None:
+def test_another_client_without_settings_keeps_the_given_ones(cloud: LocalCloud) -> None:
     client = IAPMlflowClient(credentials=IAPCredentials(kind="access_token"), max_attempts=2)
     IAPMlflowClient()
     cloud.fault("answer", path="experiments/search", status=503, times=0)
@@ -241,7 +241,7 @@ def test_another_client_without_settings_keeps_those_that_were_given(cloud: Loca
     assert cloud.requests[-1].token_kind == "access_token"
 
 
-def test_a_server_that_cannot_work_does_not_stand_in_the_way_of_another(
+def test_an_invalid_server_does_not_affect_another_one(
     cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_AUTH")
@@ -249,7 +249,7 @@ def test_a_server_that_cannot_work_does_not_stand_in_the_way_of_another(
     assert IAPMlflowClient(cloud.url).search_experiments()
 
 
-def test_an_address_in_other_letters_or_with_a_path_is_the_same_server(
+def test_an_address_in_upper_case_or_with_a_path_is_the_same_server(
     cloud: LocalCloud,
 ) -> None:
     client = IAPMlflowClient(cloud.url.replace("127.0.0.1", "LocalHost") + "/", max_attempts=2)
@@ -261,7 +261,7 @@ def test_an_address_in_other_letters_or_with_a_path_is_the_same_server(
     assert len(cloud.requests) == 2
 
 
-def test_a_token_of_mlflow_s_own_variable_gives_way_though_iap_knows_its_account(
+def test_iap_s_token_replaces_that_of_mlflow_s_own_variable(
     cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The account has no role: 403, not 401."""
@@ -283,7 +283,7 @@ def test_an_error_is_not_taken_for_one_that_its_caller_is_handling(cloud: LocalC
             client.get_run("0" * 32)
 
 
-def test_an_audience_is_short_for_credentials_with_it(
+def test_an_audience_is_short_for_credentials_with_this_audience(
     cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_IAP_CLIENT_ID")
@@ -291,7 +291,7 @@ def test_an_audience_is_short_for_credentials_with_it(
     assert cloud.tokens[-1].audience == cloud.client_id
 
 
-def test_no_token_is_in_a_log_at_debug_nor_in_an_error(
+def test_no_token_is_in_a_debug_log_or_an_error(
     cloud: LocalCloud, experiment: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     credentials = IAPCredentials(cloud.client_id)
@@ -329,7 +329,7 @@ def test_a_bare_server_on_localhost_needs_no_credentials(bare_server: MlflowServ
 
 
 @pytest.mark.slow
-def test_a_database_uri_is_used_as_by_the_parent(tmp_path: Path) -> None:
+def test_a_database_uri_works_as_in_mlflow_s_client(tmp_path: Path) -> None:
     client = IAPMlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     experiment = client.create_experiment("e", artifact_location=str(tmp_path / "artifacts"))
     run = client.create_run(experiment, tags={"a": "b"})
@@ -348,7 +348,7 @@ def test_no_tracking_uri_is_an_error() -> None:
 @pytest.mark.parametrize(
     "uri", ["", " ", "mlflow.example.com", "localhost:5000", "https://", "https://host:port"]
 )
-def test_what_is_no_url_is_an_error(uri: str) -> None:
+def test_an_invalid_url_is_an_error(uri: str) -> None:
     with pytest.raises(IAPConfigurationError, match="https://HOST"):
         IAPMlflowClient(uri)
 
@@ -366,7 +366,7 @@ def test_an_empty_audience_is_an_error(audience: str) -> None:
         IAPMlflowClient("https://mlflow.example.com", audience=audience)
 
 
-def test_two_ways_to_give_an_audience_are_an_error() -> None:
+def test_giving_the_audience_in_two_ways_is_an_error() -> None:
     with pytest.raises(IAPConfigurationError, match="Both"):
         IAPMlflowClient("https://h.example", audience="a", credentials=IAPCredentials("b"))
 
@@ -385,7 +385,7 @@ def test_another_authentication_chosen_for_mlflow_is_an_error(
         IAPMlflowClient("https://h.example")
 
 
-def test_a_broken_key_file_is_reported_at_the_first_call_and_nothing_is_lost(
+def test_a_broken_key_file_is_reported_at_the_first_request_and_nothing_is_lost(
     cloud: LocalCloud, experiment: str, tmp_path: Path
 ) -> None:
     broken = tmp_path / "key.json"

@@ -1,4 +1,4 @@
-"""The rest of MLflow through IAP: with two environment variables and no code of ours."""
+"""The rest of MLflow through IAP, with two environment variables and no other code."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _30_MB = 30_000_000
 
 @pytest.fixture
 def cloud(cloud: LocalCloud) -> Iterator[LocalCloud]:
-    """MLflow keeps the experiment and the run in use for the whole process."""
+    """Reset the active experiment and run, which MLflow keeps for the whole process."""
     mlflow.set_experiment(uuid.uuid4().hex)
     yield cloud
     while mlflow.active_run():
@@ -37,7 +37,7 @@ def _only_the_trainer(cloud: LocalCloud) -> bool:
     return {seen.account for seen in cloud.requests if seen.reached_upstream} == {cloud.trainer}
 
 
-def test_the_mlflow_command_passes(cloud: LocalCloud) -> None:
+def test_the_mlflow_command_works_through_iap(cloud: LocalCloud) -> None:
     name = uuid.uuid4().hex
     created = _run("mlflow", "experiments", "create", "-n", name)
     found = _run("mlflow", "experiments", "search")
@@ -61,7 +61,7 @@ def test_the_mlflow_command_shows_what_iap_said(cloud: LocalCloud) -> None:
         {"MLFLOW_TRACKING_USERNAME": "u", "MLFLOW_TRACKING_PASSWORD": "p"},
     ],
 )
-def test_iap_wins_over_other_credentials_that_lie_about(
+def test_iap_takes_precedence_over_other_credentials_in_the_environment(
     cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stale: dict[str, str]
 ) -> None:
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login u password p\n")
@@ -75,7 +75,7 @@ def test_iap_wins_over_other_credentials_that_lie_about(
 
 
 @pytest.mark.slow
-def test_lightgbm_autolog_passes_and_its_model_can_be_registered_and_loaded(
+def test_lightgbm_autolog_works_and_its_model_can_be_registered_and_loaded(
     cloud: LocalCloud,
 ) -> None:
     rng = np.random.default_rng(0)
@@ -96,7 +96,7 @@ def test_lightgbm_autolog_passes_and_its_model_can_be_registered_and_loaded(
         mlflow.lightgbm.autolog(disable=True)
     client = mlflow.MlflowClient()
     history = client.get_metric_history(run.info.run_id, "training-binary_logloss")
-    # Autolog adds the best iteration's value behind the curve where training stopped early only.
+    # Only after early stopping, autolog adds the best iteration's value at the end of the curve.
     assert [point.step for point in history] == list(range(5))
 
     name = uuid.uuid4().hex
@@ -106,7 +106,7 @@ def test_lightgbm_autolog_passes_and_its_model_can_be_registered_and_loaded(
     assert _only_the_trainer(cloud)
 
 
-def test_traces_pass(cloud: LocalCloud) -> None:
+def test_traces_work_through_iap(cloud: LocalCloud) -> None:
     @mlflow.trace
     def add(a: int, b: int) -> int:
         return a + b
@@ -121,7 +121,7 @@ def test_traces_pass(cloud: LocalCloud) -> None:
 
 
 @pytest.mark.parametrize("fault", ["reject_midway", "reset_before", "answer"])
-def test_an_artifact_of_30_mb_arrives_whole_though_its_upload_is_broken_off(
+def test_an_artifact_of_30_mb_arrives_complete_after_an_interrupted_upload(
     cloud: LocalCloud, tmp_path: Path, fault: str
 ) -> None:
     content = np.random.default_rng(0).bytes(_30_MB)
@@ -140,7 +140,7 @@ def test_an_artifact_of_30_mb_arrives_whole_though_its_upload_is_broken_off(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("status", [302, 401, 403])
-def test_a_download_never_leaves_a_sign_in_page_in_the_file(
+def test_a_downloaded_file_never_contains_a_sign_in_page(
     cloud: LocalCloud, tmp_path: Path, caplog: pytest.LogCaptureFixture, status: int
 ) -> None:
     (tmp_path / "file.txt").write_text("content")
@@ -153,10 +153,10 @@ def test_a_download_never_leaves_a_sign_in_page_in_the_file(
             run_id=run.info.run_id, artifact_path="file.txt", dst_path=str(tmp_path / "there")
         )
     assert [path for path in (tmp_path / "there").rglob("*") if path.is_file()] == []
-    assert "refused the request" in caplog.text
+    assert "rejected the request" in caplog.text
 
 
-def test_fluent_runs_go_on_while_tokens_are_revoked(cloud: LocalCloud) -> None:
+def test_fluent_runs_continue_while_tokens_are_revoked(cloud: LocalCloud) -> None:
     with mlflow.start_run() as run:
         for step in range(10):
             mlflow.log_metric("m", step, step=step)
@@ -167,13 +167,13 @@ def test_fluent_runs_go_on_while_tokens_are_revoked(cloud: LocalCloud) -> None:
     assert len([seen for seen in cloud.requests if seen.status == 401]) == 4
 
 
-def test_requests_to_another_tracking_server_are_left_alone(
+def test_requests_to_another_tracking_server_are_not_changed(
     cloud: LocalCloud, tmp_path: Path
 ) -> None:
     mlflow.search_experiments()
     with LocalCloud() as other:
         before = len(other.requests)
-        # Neither MLflow's tracking URI nor a client of ours leads there, so no token does.
+        # Neither MLflow's tracking URI nor one of our clients names it, so it gets no token.
         client = mlflow.MlflowClient(other.url)
         with pytest.raises(MlflowException):
             client.search_experiments()
@@ -183,7 +183,7 @@ def test_requests_to_another_tracking_server_are_left_alone(
 
 @pytest.mark.slow
 def test_importing_mlflow_loads_the_two_entry_points_and_nothing_else() -> None:
-    """MLflow loads entry points in every process that talks to a server, whatever its server."""
+    """MLflow loads entry points in every process that talks to any server."""
     script = (
         "import mlflow.tracking.request_auth.registry, sys;"
         "heavy = ('tenacity', 'google.auth', 'mlflow_iap_callbacks', 'optuna', 'lightgbm');"

@@ -25,7 +25,7 @@ def _data() -> lgb.Dataset:
     return lgb.Dataset(rng.normal(size=(200, 4)), rng.integers(0, 2, 200))
 
 
-def test_a_training_alone_makes_a_run_of_its_own(cloud: LocalCloud) -> None:
+def test_training_without_a_given_run_creates_one(cloud: LocalCloud) -> None:
     name = uuid.uuid4().hex
     kept: dict[str, Any] = {}
     data = _data()
@@ -47,7 +47,7 @@ def test_a_training_alone_makes_a_run_of_its_own(cloud: LocalCloud) -> None:
         assert points(run, "x-binary_logloss") == list(enumerate(kept["x"]["binary_logloss"]))
 
 
-def test_an_early_stop_keeps_its_last_iteration_and_close_finishes_the_run(
+def test_early_stopping_keeps_its_last_iteration_and_close_finishes_the_run(
     cloud: LocalCloud,
 ) -> None:
     name = uuid.uuid4().hex
@@ -86,7 +86,7 @@ def test_cv_logs_mean_and_standard_deviation(cloud: LocalCloud) -> None:
         assert points(run, ours) == expected
 
 
-def test_names_that_mlflow_refuses_arrive_under_others_and_nan_is_counted(
+def test_names_that_mlflow_rejects_are_replaced_and_nan_is_counted(
     cloud: LocalCloud,
 ) -> None:
     name = uuid.uuid4().hex
@@ -111,7 +111,7 @@ def test_names_that_mlflow_refuses_arrive_under_others_and_nan_is_counted(
     assert run.data.tags["mlflow_iap.skipped_nan_points"] == "2"
 
 
-def test_logging_never_changes_nor_stops_a_training(
+def test_logging_never_changes_or_stops_training(
     cloud: LocalCloud, caplog: pytest.LogCaptureFixture
 ) -> None:
     plain = lgb.train(PARAMS, _data(), 10).model_to_string()
@@ -127,7 +127,7 @@ def test_logging_never_changes_nor_stops_a_training(
     assert len(said_by_us(caplog)) == 1
 
 
-def test_a_training_that_raises_leaves_a_failed_run(cloud: LocalCloud) -> None:
+def test_training_that_raises_leaves_a_failed_run(cloud: LocalCloud) -> None:
     name = uuid.uuid4().hex
 
     def stop(env: Any) -> None:
@@ -145,7 +145,9 @@ def test_a_training_that_raises_leaves_a_failed_run(cloud: LocalCloud) -> None:
     assert [step for step, _ in points(run, "training-binary_logloss")] == [0, 1, 2, 3]
 
 
-def test_an_early_stop_that_nobody_closes_is_finished_at_exit(cloud: LocalCloud) -> None:
+def test_a_run_with_early_stopping_that_is_not_closed_is_finished_at_exit(
+    cloud: LocalCloud,
+) -> None:
     name = uuid.uuid4().hex
     script = f"""
 import lightgbm as lgb, numpy as np

@@ -1,4 +1,4 @@
-"""Every form of a LightGBM training: what MLflow has is what LightGBM recorded, point by point."""
+"""Every form of LightGBM training: MLflow has what LightGBM recorded, point by point."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _train(
     params: dict[str, Any] | None = None,
     **options: Any,
 ) -> dict[str, Any]:
-    """Train and return what LightGBM recorded; it stands last in the list, ours first."""
+    """Train and return what LightGBM recorded; its callback is the last one, ours the first."""
     train, valid = sets()
     record: dict[str, Any] = {}
     options = {"valid_sets": [train, valid], "valid_names": ["train", "valid"], **options}
@@ -98,7 +98,7 @@ def _objective(predicted: np.ndarray, data: lgb.Dataset) -> tuple[np.ndarray, np
         pytest.param({"keep_training_booster": True}, id="a booster to go on with"),
     ],
 )
-def test_a_training_is_logged_as_it_was_recorded(
+def test_training_is_logged_as_lightgbm_recorded_it(
     cloud: LocalCloud, name: str, form: dict[str, Any]
 ) -> None:
     record = _train(IAPLightGBMCallback(experiment_name=name), **form)
@@ -113,7 +113,9 @@ def test_a_training_is_logged_as_it_was_recorded(
             assert points(run, f"best-{data}-{metric}") == [(values.index(best), best)]
 
 
-def test_a_training_without_sets_has_its_params_and_its_end(cloud: LocalCloud, name: str) -> None:
+def test_training_without_valid_sets_has_its_params_and_its_end(
+    cloud: LocalCloud, name: str
+) -> None:
     callback = IAPLightGBMCallback(experiment_name=name)
     lgb.train(PARAMS, sets()[0], 5, callbacks=[callback])
     run = the_run(name)
@@ -125,7 +127,7 @@ def test_a_training_without_sets_has_its_params_and_its_end(cloud: LocalCloud, n
 
 @pytest.mark.parametrize("is_first_only", [True, False])
 @pytest.mark.parametrize("is_ours_first", [True, False])
-def test_an_early_stop_is_finished_with_its_last_and_its_best_iteration(
+def test_early_stopping_is_finished_with_its_last_and_best_iteration(
     cloud: LocalCloud, name: str, is_first_only: bool, is_ours_first: bool
 ) -> None:
     train, valid = sets()
@@ -153,7 +155,7 @@ def test_an_early_stop_is_finished_with_its_last_and_its_best_iteration(
     assert callbacks == given
 
 
-def test_early_stopping_that_params_ask_for_is_seen_too(cloud: LocalCloud, name: str) -> None:
+def test_early_stopping_by_params_is_noticed_too(cloud: LocalCloud, name: str) -> None:
     record = _train(
         IAPLightGBMCallback(experiment_name=name), 200, params={"early_stopping_round": 3}
     )
@@ -163,9 +165,7 @@ def test_early_stopping_that_params_ask_for_is_seen_too(cloud: LocalCloud, name:
     assert run.data.metrics["best_iteration"] == run.data.metrics["stopped_iteration"] - 3
 
 
-def test_a_training_that_goes_on_with_a_model_goes_on_with_its_steps(
-    cloud: LocalCloud, name: str
-) -> None:
+def test_training_that_continues_a_model_continues_its_steps(cloud: LocalCloud, name: str) -> None:
     train, _ = sets()
     first = lgb.train(PARAMS, train, 7)
     record = _train(
@@ -181,7 +181,7 @@ def test_a_training_that_goes_on_with_a_model_goes_on_with_its_steps(
 
 
 @pytest.mark.parametrize("order", [-1000, 1000])
-def test_a_training_that_raises_is_failed_with_its_last_iteration(
+def test_training_that_raises_is_failed_with_its_last_iteration(
     cloud: LocalCloud, name: str, order: int
 ) -> None:
     def stop(env: Any) -> None:
@@ -198,9 +198,7 @@ def test_a_training_that_raises_is_failed_with_its_last_iteration(
     assert [step for step, _ in points(run, "valid-binary_logloss")] == [0, 1, 2, 3, 4]
 
 
-def test_a_training_that_raises_at_its_last_iteration_is_failed(
-    cloud: LocalCloud, name: str
-) -> None:
+def test_training_that_raises_at_its_last_iteration_is_failed(cloud: LocalCloud, name: str) -> None:
     def stop(env: Any) -> None:
         if env.iteration == env.end_iteration - 1:
             raise ZeroDivisionError
@@ -210,17 +208,17 @@ def test_a_training_that_raises_at_its_last_iteration_is_failed(
             _train(IAPLightGBMCallback(experiment_name=name), 5, stop)
 
     train()
-    gc.collect()  # what was raised is gone with the frame, so nobody holds it
+    gc.collect()  # the exception is freed with the frame
     wait_until(lambda: the_run(name).info.status == "FAILED", "the run is FAILED")
 
 
-def test_one_callback_used_twice_makes_two_runs(cloud: LocalCloud, name: str) -> None:
+def test_a_callback_used_twice_creates_two_runs(cloud: LocalCloud, name: str) -> None:
     def stop(env: Any) -> None:
         if env.iteration == 3:
             raise ZeroDivisionError
 
     callback = IAPLightGBMCallback(experiment_name=name)
-    with pytest.raises(ZeroDivisionError) as kept:  # as a notebook keeps the last error
+    with pytest.raises(ZeroDivisionError) as kept:  # kept, as a notebook keeps the last error
         _train(callback, 12, stop)
     record = _train(callback, 6)
     first, second = runs(name)
@@ -239,7 +237,7 @@ def _pruning(trial: optuna.Trial) -> Any:
 
 
 @pytest.mark.parametrize("run", ["own", "own, in a with", "the trial's"])
-def test_a_pruned_training_has_all_its_points_and_is_killed(
+def test_pruned_training_has_all_its_points_and_is_killed(
     cloud: LocalCloud, name: str, run: str
 ) -> None:
     study = optuna.create_study(study_name=name, pruner=_At17())
@@ -307,7 +305,7 @@ def test_cv_that_stops_early_keeps_its_last_iterations_too(cloud: LocalCloud, na
     run = the_run(name)
     (best,) = {len(values) for values in result.values()}  # type: ignore[arg-type]
     assert points(run, "valid-binary_logloss") == list(enumerate(seen))
-    assert len(seen) == best + 3  # LightGBM's own result ends at the best
+    assert len(seen) == best + 3  # LightGBM's own result ends at the best iteration
     assert run.data.metrics["best_iteration"] == best
     assert run.info.status == "FINISHED"
 
@@ -347,7 +345,7 @@ def test_the_estimators_of_scikit_learn_are_logged_as_they_recorded(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_cross_val_score_makes_a_run_of_each_fold(
+def test_cross_val_score_creates_a_run_for_each_fold(
     cloud: LocalCloud, name: str, jobs: int, tmp_path: Path
 ) -> None:
     x, y = arrays()
@@ -368,7 +366,7 @@ def test_cross_val_score_makes_a_run_of_each_fold(
 
 
 @pytest.mark.slow
-def test_a_grid_search_makes_a_run_of_each_fit(
+def test_a_grid_search_creates_a_run_for_each_fit(
     cloud: LocalCloud, name: str, tmp_path: Path
 ) -> None:
     x, y = arrays()
@@ -384,7 +382,9 @@ def test_a_grid_search_makes_a_run_of_each_fit(
     )
     found = runs(name)
     leaves = [run.data.params["num_leaves"] for run in found]
-    best = str(search.best_params_["num_leaves"])  # which is fitted once more, to all data
+    best = str(
+        search.best_params_["num_leaves"]
+    )  # the model, which is fitted once more, to all data
     assert sorted(leaves) == sorted(["3", "3", "7", "7", best])
     recorded = recorder.curves()
     for run in found:
@@ -394,7 +394,7 @@ def test_a_grid_search_makes_a_run_of_each_fit(
 
 
 @pytest.mark.slow
-def test_a_dask_estimator_makes_one_run(cloud: LocalCloud, name: str, tmp_path: Path) -> None:
+def test_a_dask_estimator_creates_one_run(cloud: LocalCloud, name: str, tmp_path: Path) -> None:
     x, y = arrays()
     with (
         LocalCluster(
@@ -415,7 +415,7 @@ def test_a_dask_estimator_makes_one_run(cloud: LocalCloud, name: str, tmp_path: 
         client.run(lambda: lifecycle.exit_process(30.0))
     run = the_run(name)
     recorded = recorder.curves()
-    assert len(recorded) == 2  # each worker has its own data, and values
+    assert len(recorded) == 2  # each worker has its own data, and so its own values
     assert curves(run) in recorded
     assert len(curves(run)["all-binary_logloss"]) == 6
     assert run.info.status == "FINISHED"
@@ -423,7 +423,7 @@ def test_a_dask_estimator_makes_one_run(cloud: LocalCloud, name: str, tmp_path: 
 
 
 @pytest.mark.slow
-def test_the_tuner_of_optuna_makes_a_run_of_each_step(cloud: LocalCloud, name: str) -> None:
+def test_the_tuner_of_optuna_creates_a_run_for_each_step(cloud: LocalCloud, name: str) -> None:
     train, valid = sets()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     tuner = LightGBMTuner(
@@ -444,7 +444,7 @@ def test_the_tuner_of_optuna_makes_a_run_of_each_step(cloud: LocalCloud, name: s
 
 
 @pytest.mark.parametrize("is_shared", [True, False])
-def test_twelve_trainings_in_threads_have_all_their_points(
+def test_twelve_training_runs_in_threads_have_all_their_points(
     cloud: LocalCloud, name: str, is_shared: bool
 ) -> None:
     shared = IAPLightGBMCallback(experiment_name=name)
@@ -468,7 +468,7 @@ def test_twelve_trainings_in_threads_have_all_their_points(
         assert run.info.status == "FINISHED"
 
 
-def test_a_run_that_exists_is_written_to_and_left_open(cloud: LocalCloud, name: str) -> None:
+def test_an_existing_run_is_logged_to_and_stays_open(cloud: LocalCloud, name: str) -> None:
     client = IAPMlflowClient()
     experiment = client.create_experiment(name)
     run = client.create_run(experiment, run_name="mine")
@@ -480,7 +480,7 @@ def test_a_run_that_exists_is_written_to_and_left_open(cloud: LocalCloud, name: 
     assert "num_leaves" not in found.data.params  # a default; none was given
 
 
-def test_the_active_fluent_run_is_written_to_if_asked(cloud: LocalCloud, name: str) -> None:
+def test_the_active_run_is_logged_to_on_request(cloud: LocalCloud, name: str) -> None:
     mlflow.set_experiment(name)
     with mlflow.start_run():
         record = _train(IAPLightGBMCallback(run=mlflow.active_run()))
@@ -489,7 +489,7 @@ def test_the_active_fluent_run_is_written_to_if_asked(cloud: LocalCloud, name: s
     assert run.info.status == "FINISHED"
 
 
-def test_a_run_that_exists_is_written_to_after_a_pickle(cloud: LocalCloud, name: str) -> None:
+def test_an_existing_run_is_logged_to_after_pickling(cloud: LocalCloud, name: str) -> None:
     client = IAPMlflowClient()
     run = client.create_run(client.create_experiment(name))
     callback = pickle.loads(pickle.dumps(IAPLightGBMCallback(run=run.info.run_id)))
@@ -515,7 +515,7 @@ def test_the_model_is_the_same_with_and_without_the_callback(cloud: LocalCloud, 
     assert logged == text()
 
 
-def test_thinned_curves_keep_their_best_and_last(cloud: LocalCloud, name: str) -> None:
+def test_thinned_curves_keep_their_best_and_last_points(cloud: LocalCloud, name: str) -> None:
     record = _train(
         IAPLightGBMCallback(experiment_name=name, max_points=10),
         101,
@@ -531,7 +531,9 @@ def test_thinned_curves_keep_their_best_and_last(cloud: LocalCloud, name: str) -
         assert kept[-1] == curve[-1]
 
 
-def test_thinned_curves_of_an_early_stop_keep_its_last(cloud: LocalCloud, name: str) -> None:
+def test_thinned_curves_keep_the_last_point_after_early_stopping(
+    cloud: LocalCloud, name: str
+) -> None:
     record = _train(
         IAPLightGBMCallback(experiment_name=name, max_points=4),
         200,
@@ -543,12 +545,12 @@ def test_thinned_curves_of_an_early_stop_keep_its_last(cloud: LocalCloud, name: 
     assert min(value for _, value in kept) == min(value for _, value in curve)
 
 
-def test_fewer_than_three_points_are_refused() -> None:
+def test_fewer_than_three_points_are_rejected() -> None:
     with pytest.raises(ValueError, match="at least 3"):
         IAPLightGBMCallback(tracking_uri="http://127.0.0.1:1", max_points=2)
 
 
-def test_names_that_are_joined_alike_stay_two(cloud: LocalCloud, name: str) -> None:
+def test_names_that_would_be_the_same_stay_distinct(cloud: LocalCloud, name: str) -> None:
     def feval(predicted: np.ndarray, data: lgb.Dataset) -> list[tuple[str, float, bool]]:
         return [("b-c", 1.0, True), ("c", 2.0, True)]
 
@@ -578,7 +580,7 @@ def test_names_that_are_joined_alike_stay_two(cloud: LocalCloud, name: str) -> N
     assert "a-b, c" in run.data.tags.values()
 
 
-def test_two_sets_of_one_name_stay_two(cloud: LocalCloud, name: str) -> None:
+def test_two_data_sets_with_the_same_name_stay_distinct(cloud: LocalCloud, name: str) -> None:
     _, valid = sets()
     train, other = sets()
     _train_two = lgb.train(
@@ -593,7 +595,7 @@ def test_two_sets_of_one_name_stay_two(cloud: LocalCloud, name: str) -> None:
     assert len(curves(the_run(name))) == 2
 
 
-def test_a_learning_rate_is_a_curve_where_it_changes(cloud: LocalCloud, name: str) -> None:
+def test_a_learning_rate_that_changes_is_a_curve(cloud: LocalCloud, name: str) -> None:
     rates = [0.1, 0.1, 0.05, 0.05, 0.02]
     _train(
         IAPLightGBMCallback(experiment_name=name),
@@ -606,7 +608,7 @@ def test_a_learning_rate_is_a_curve_where_it_changes(cloud: LocalCloud, name: st
     assert len(points(run, "seconds_per_iteration")) == 4
 
 
-def test_a_learning_rate_that_stays_is_a_param_only(cloud: LocalCloud, name: str) -> None:
+def test_a_constant_learning_rate_is_only_a_param(cloud: LocalCloud, name: str) -> None:
     _train(IAPLightGBMCallback(experiment_name=name), 3, params={"eta": 0.2})
     run = the_run(name)
     assert "learning_rate" not in run.data.metrics
@@ -614,7 +616,7 @@ def test_a_learning_rate_that_stays_is_a_param_only(cloud: LocalCloud, name: str
 
 
 def _end_workers() -> None:
-    """Loky ends its workers; what is left of their journals is sent by the next process."""
+    """Loky kills its workers, and the next process sends what is in their journals."""
     from joblib.externals.loky import get_reusable_executor
 
     get_reusable_executor().shutdown(wait=True)
@@ -622,7 +624,7 @@ def _end_workers() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_nan_is_no_best(cloud: LocalCloud, name: str) -> None:
+def test_nan_is_never_the_best_value(cloud: LocalCloud, name: str) -> None:
     values = iter([math.nan, 2.0, 3.0, math.nan])
 
     def feval(predicted: np.ndarray, data: lgb.Dataset) -> tuple[str, float, bool]:

@@ -1,4 +1,4 @@
-"""A training as a person sees it: in MLflow's own pages, behind the local IAP."""
+"""A run as a person sees it, on MLflow's own pages behind the local IAP."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _CHROMIUM = next(
 _QUIET = (
     *("--disable-background-networking", "--disable-breakpad", "--disable-component-update"),
     *("--disable-sync", "--disable-domain-reliability", "--metrics-recording-only", "--no-pings"),
-    # Of all names and addresses, it finds this machine's alone.
+    # It can only find the names and addresses of this machine.
     *("--no-proxy-server", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"),
 )
 
@@ -41,7 +41,7 @@ pytestmark = [
 
 @pytest.fixture
 def page() -> Iterator[Page]:
-    """An empty page of a browser that knows nothing yet and reaches this machine only."""
+    """An empty page of a new browser that can reach only this machine."""
     is_root = hasattr(os, "geteuid") and os.geteuid() == 0
     with sync_playwright() as driver:
         browser = driver.chromium.launch(
@@ -53,7 +53,7 @@ def page() -> Iterator[Page]:
         )
         page.set_default_timeout(_DEADLINE)
         expect.set_options(timeout=_DEADLINE)
-        # MLflow's assistant opens itself once, and would take a quarter of the screen.
+        # MLflow's assistant opens by itself once, and would take a quarter of the screen.
         page.add_init_script(
             "localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')"
         )
@@ -63,13 +63,13 @@ def page() -> Iterator[Page]:
 
 @pytest.fixture
 def screenshots(tmp_path: Path) -> Path:
-    """Where they are put: MLFLOW_IAP_SCREENSHOTS, where `make screenshots` has named it."""
+    """The folder for screenshots: MLFLOW_IAP_SCREENSHOTS, which `make screenshots` sets."""
     folder = Path(os.environ.get("MLFLOW_IAP_SCREENSHOTS") or tmp_path / "screenshots")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
-def test_a_person_signs_in_and_finds_the_curves_the_pictures_and_the_model_of_a_training(
+def test_a_person_signs_in_and_finds_the_curves_the_plots_and_the_model(
     cloud: LocalCloud, page: Page, screenshots: Path, tmp_path: Path
 ) -> None:
     curves, run_id = _train("tumours")
@@ -85,7 +85,7 @@ def test_a_person_signs_in_and_finds_the_curves_the_pictures_and_the_model_of_a_
     expect(experiment).to_be_visible()
     assert page.url.startswith(cloud.url)
 
-    # Newer versions show pages for language models first, those for trainings behind a switch.
+    # Newer versions show pages for language models first; a switch shows those for training.
     switch = page.get_by_role("button", name="Model training", exact=True)
     if switch.count():
         switch.click()
@@ -126,7 +126,7 @@ def test_a_person_signs_in_and_finds_the_curves_the_pictures_and_the_model_of_a_
 
 
 def _train(experiment_name: str) -> tuple[dict[str, list[float]], str]:
-    """Train, log and deliver: what each curve has, by metric, and the run's id."""
+    """Train, log and deliver; return the values of each curve by metric, and the run's id."""
     X, y = load_breast_cancer(return_X_y=True, as_frame=True)
     X_train, X_valid, y_train, y_valid = train_test_split(X, y, random_state=1)
     train = lgb.Dataset(X_train, y_train)

@@ -1,4 +1,4 @@
-"""Whatever names, values and params a training has: nothing is lost, nothing raised, all told."""
+"""With any names, values and params, nothing is lost, nothing is raised and all is reported."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _FEW = settings(
 
 @pytest.fixture
 def experiment(cloud: LocalCloud) -> str:
-    """Behind IAP; the name of one that no other test has."""
+    """The name of an experiment behind IAP that no other test has."""
     return uuid.uuid4().hex
 
 
@@ -56,7 +56,7 @@ def _last(experiment: str, run_name: str) -> Run:
 
 
 def _originals(run: Run) -> dict[str, str]:
-    """What metrics and params were called before, by what they are called now."""
+    """The original names of metrics and params, by their current names."""
     tag = "mlflow_iap.name."
     return {k.removeprefix(tag): v for k, v in run.data.tags.items() if k.startswith(tag)}
 
@@ -70,7 +70,7 @@ def _originals(run: Run) -> dict[str, str]:
         unique_by=lambda metric: metric[0],
     )
 )
-def test_every_value_of_every_metric_arrives_but_nan(
+def test_every_value_of_every_metric_except_nan_arrives(
     experiment: str, metrics: list[tuple[str, list[Any]]]
 ) -> None:
     rounds = iter(range(3))
@@ -101,7 +101,7 @@ def test_every_value_of_every_metric_arrives_but_nan(
         for point in client.get_metric_history(run.info.run_id, name)
     )
     numbers = [(step, float(v)) for _, values in metrics for step, v in enumerate(values)]
-    largest = 1.7976931348623157e308  # what MLflow keeps of an infinity
+    largest = 1.7976931348623157e308  # what MLflow stores for infinity
     expected = sorted(
         (step, max(-largest, min(largest, number)))
         for step, number in numbers
@@ -115,7 +115,7 @@ def test_every_value_of_every_metric_arrives_but_nan(
 
 @_FEW
 @given(given_params=st.dictionaries(_NAMES, _GIVEN, max_size=6))
-def test_every_param_arrives_whatever_it_is(
+def test_every_param_arrives_no_matter_what_it_is(
     experiment: str, given_params: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     run_name = uuid.uuid4().hex
@@ -124,7 +124,7 @@ def test_every_param_arrives_whatever_it_is(
     train = lgb.Dataset(x, y)
     booster = lgb.Booster(PARAMS, train)
     with caplog.at_level(logging.WARNING, "mlflow_iap_callbacks"):
-        # LightGBM itself takes but a few of these.
+        # LightGBM itself accepts only a few of these.
         callback(_env(booster, given_params))
         callback.close()
         run = _last(experiment, run_name)
@@ -145,7 +145,7 @@ def _env(booster: lgb.Booster, params: dict[str, Any]) -> Any:
 
 @_FEW
 @given(sizes=st.tuples(st.integers(1, 4), st.integers(1, 40), st.integers(1, 30)))
-def test_sets_metrics_and_rounds_of_any_number_arrive(
+def test_any_number_of_data_sets_metrics_and_rounds_arrives(
     experiment: str, sizes: tuple[int, int, int]
 ) -> None:
     data_sets, metrics, rounds = sizes

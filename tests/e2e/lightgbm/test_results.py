@@ -1,4 +1,4 @@
-"""What a LightGBM run has beside its curves: params, data sets, importance, pictures, the model."""
+"""What a LightGBM run has besides its curves: params, data sets, importance, plots, the model."""
 
 from __future__ import annotations
 
@@ -51,7 +51,9 @@ def _frame() -> tuple[pd.DataFrame, np.ndarray]:
     return frame, y
 
 
-def test_params_are_those_that_lightgbm_used_with_those_given(cloud: LocalCloud, name: str) -> None:
+def test_params_include_those_that_lightgbm_used_and_those_given(
+    cloud: LocalCloud, name: str
+) -> None:
     given = {
         "objective": "mse",
         "metric": ["mae", "rmse"],
@@ -112,7 +114,7 @@ def test_data_sets_are_inputs_with_shape_features_and_digest(cloud: LocalCloud, 
     assert digests[0] == digests[1] != digests[2]
 
 
-def test_data_sets_are_left_out_if_asked(cloud: LocalCloud, name: str) -> None:
+def test_data_sets_are_left_out_on_request(cloud: LocalCloud, name: str) -> None:
     callback = IAPLightGBMCallback(experiment_name=name, log_datasets=False)
     lgb.train(PARAMS, sets()[0], 2, callbacks=[callback])
     assert not data_sets(the_run(name))
@@ -121,7 +123,7 @@ def test_data_sets_are_left_out_if_asked(cloud: LocalCloud, name: str) -> None:
 @pytest.mark.slow
 def test_sparse_data_of_many_columns_stays_sparse(cloud: LocalCloud, name: str) -> None:
     rng = np.random.default_rng(0)
-    wide = 200_000  # dense it would be 800 MB
+    wide = 200_000  # as a dense array it would take 800 MB
     places = rng.integers(0, wide, 5000)
     x = csr_matrix((np.ones(5000), (rng.integers(0, 500, 5000), places)), shape=(500, wide))
     y = rng.integers(0, 2, 500)
@@ -134,7 +136,7 @@ def test_sparse_data_of_many_columns_stays_sparse(cloud: LocalCloud, name: str) 
     assert "feature_importance.png" in _files(run)
 
 
-def test_a_finished_booster_leaves_importance_pictures_and_a_model(
+def test_a_finished_booster_has_importance_plots_and_a_model(
     cloud: LocalCloud, name: str, tmp_path: Path
 ) -> None:
     frame, y = _frame()
@@ -200,13 +202,13 @@ def test_a_model_without_data_at_hand_has_a_signature_of_its_features(
     assert _files(run) == {"feature_importance.csv"}
 
 
-def test_the_model_is_left_out_if_asked(cloud: LocalCloud, name: str) -> None:
+def test_the_model_is_left_out_on_request(cloud: LocalCloud, name: str) -> None:
     with IAPLightGBMCallback(experiment_name=name, log_model=False) as callback:
         lgb.train(PARAMS, sets()[0], 3, callbacks=[callback])
     assert not models(the_run(name))
 
 
-def test_residuals_are_logged_of_a_regression(cloud: LocalCloud, name: str, tmp_path: Path) -> None:
+def test_a_regression_has_residuals(cloud: LocalCloud, name: str, tmp_path: Path) -> None:
     x, _ = arrays()
     y = x[:, 0] * 3
     callback = IAPLightGBMCallback(experiment_name=name, log_model=False)
@@ -222,7 +224,7 @@ def test_residuals_are_logged_of_a_regression(cloud: LocalCloud, name: str, tmp_
     assert found == pytest.approx({q: float(np.quantile(residuals, q)) for q in found})
 
 
-def test_an_estimator_is_judged_by_its_own_labels(
+def test_an_estimator_is_evaluated_with_its_own_labels(
     cloud: LocalCloud, name: str, tmp_path: Path
 ) -> None:
     x, y = arrays()
@@ -238,7 +240,7 @@ def test_an_estimator_is_judged_by_its_own_labels(
     assert len(models(run)) == 1
 
 
-def test_a_cross_validation_leaves_the_mean_importance_of_its_folds(
+def test_a_cross_validation_has_the_mean_importance_of_its_folds(
     cloud: LocalCloud, name: str, tmp_path: Path
 ) -> None:
     with IAPLightGBMCallback(experiment_name=name) as callback:
@@ -253,7 +255,7 @@ def test_a_cross_validation_leaves_the_mean_importance_of_its_folds(
     assert not models(run)
 
 
-def test_each_training_of_a_with_is_finished(cloud: LocalCloud, name: str) -> None:
+def test_each_training_run_in_a_with_block_is_finished(cloud: LocalCloud, name: str) -> None:
     with IAPLightGBMCallback(experiment_name=name, log_pictures=False) as callback:
         for _ in range(2):
             lgb.train(PARAMS, sets()[0], 3, callbacks=[callback])
@@ -262,7 +264,7 @@ def test_each_training_of_a_with_is_finished(cloud: LocalCloud, name: str) -> No
     assert [len(models(run)) for run in found] == [1, 1]
 
 
-def test_what_raises_behind_a_training_fails_its_run_and_leaves_its_model(
+def test_an_exception_after_training_fails_its_run_but_keeps_its_model(
     cloud: LocalCloud, name: str
 ) -> None:
     def train_and_raise() -> None:
@@ -277,7 +279,7 @@ def test_what_raises_behind_a_training_fails_its_run_and_leaves_its_model(
     assert len(models(run)) == 1
 
 
-def test_a_training_that_raises_in_a_with_fails_its_run_without_a_model(
+def test_training_that_raises_in_a_with_block_fails_its_run_without_a_model(
     cloud: LocalCloud, name: str
 ) -> None:
     def stop(env: CallbackEnv) -> None:
@@ -304,7 +306,7 @@ def test_a_booster_that_was_trained_before_gets_a_run(cloud: LocalCloud, name: s
     assert len(models(run)) == 1
 
 
-def test_a_trial_s_run_has_the_model_that_is_finished_into_it(cloud: LocalCloud, name: str) -> None:
+def test_a_finished_model_can_be_logged_to_a_trial_s_run(cloud: LocalCloud, name: str) -> None:
     client = IAPMlflowClient()
     run = client.create_run(client.create_experiment(name))
     callback = IAPLightGBMCallback(run=run.info.run_id)
@@ -316,7 +318,7 @@ def test_a_trial_s_run_has_the_model_that_is_finished_into_it(cloud: LocalCloud,
 
 
 @pytest.mark.slow
-def test_only_the_first_features_of_wide_data_are_drawn(
+def test_only_the_most_important_features_of_wide_data_are_drawn(
     cloud: LocalCloud, name: str, tmp_path: Path
 ) -> None:
     x, y = arrays(features=2000)
@@ -332,7 +334,7 @@ def test_only_the_first_features_of_wide_data_are_drawn(
     assert height < 1500
 
 
-def test_what_cannot_be_logged_is_reported_and_the_rest_is_there(
+def test_what_cannot_be_logged_is_reported_and_the_rest_is_logged(
     cloud: LocalCloud, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     x, y = arrays()
@@ -341,7 +343,7 @@ def test_what_cannot_be_logged_is_reported_and_the_rest_is_there(
     with caplog.at_level(logging.WARNING):
         callback.finish(booster, X=x[:, :2], y=y)
     run = the_run(name)
-    assert "Could not log the predictions of a LightGBM training" in caplog.text
+    assert "Could not log the predictions of a LightGBM model" in caplog.text
     assert "feature_importance.png" in _files(run)
     assert run.info.status == "FINISHED"
 

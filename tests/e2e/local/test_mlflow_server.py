@@ -29,10 +29,10 @@ def create_experiment(url: str, name: str, **headers: str) -> requests.Response:
 @pytest.mark.parametrize(
     "kind", [TrackingServer, pytest.param(MlflowServer, marks=pytest.mark.slow)]
 )
-def test_a_restarted_server_has_its_data_and_serves_behind_iap(
+def test_a_restarted_server_has_its_data_and_works_behind_iap(
     kind: type[MlflowServer], tmp_path: Path
 ) -> None:
-    """A killed server does not respond; it restarts on the same port, and ends with its block."""
+    """A killed server does not respond; it restarts on the same port, and stops with its block."""
     with kind(tmp_path) as server:
         url = server.url
         assert create_experiment(url, "kept").status_code == 200
@@ -52,7 +52,7 @@ def test_a_restarted_server_has_its_data_and_serves_behind_iap(
 
 
 def test_many_concurrent_requests_that_wait_for_the_database_all_succeed(tmp_path: Path) -> None:
-    """With MLflow's own 15 connections, 30 requests take one each and wait 30 s for a second."""
+    """With MLflow's own 15 connections, 30 requests take one each and wait 30 s for another."""
     with TrackingServer(tmp_path) as server, ThreadPoolExecutor(30) as pool:
         experiment = create_experiment(server.url, "crowded").json()
         runs = f"{server.url}/api/2.0/mlflow/runs"

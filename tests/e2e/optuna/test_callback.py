@@ -56,7 +56,7 @@ def test_a_sweep_of_30_trials_in_4_threads_with_tokens_of_2_s_is_in_mlflow_exact
             rate = trial.suggest_float("learning_rate", 0.01, 0.3, log=True)
             kept: dict[str, Any] = {}
             data = _data()
-            # Long enough for several lifetimes: an artificial training of 0.7 s.
+            # Long enough for several lifetimes of a token: artificial training that takes 0.7 s.
             slow = lambda env: time.sleep(0.035)  # noqa: E731
             lgb.train(
                 {**PARAMS, "learning_rate": rate},
@@ -139,7 +139,7 @@ def test_a_trial_takes_three_requests_with_its_learningcurve(cloud: LocalCloud) 
         return 0.0
 
     study = optuna.create_study()
-    study.optimize(objective, 1, callbacks=[callback])  # finds or makes the experiment
+    study.optimize(objective, 1, callbacks=[callback])  # finds or creates the experiment
     assert callback.flush()
     cloud.forget()
     study.optimize(objective, 4, callbacks=[callback])
@@ -147,14 +147,14 @@ def test_a_trial_takes_three_requests_with_its_learningcurve(cloud: LocalCloud) 
     assert len(cloud.requests) == 12
 
 
-def test_the_optuna_callback_travels_by_pickle(cloud: LocalCloud, tmp_path: Path) -> None:
+def test_the_optuna_callback_can_be_pickled(cloud: LocalCloud, tmp_path: Path) -> None:
     name = uuid.uuid4().hex
     callback = pickle.loads(pickle.dumps(IAPMLflowCallback(experiment_name=name)))
     optuna.create_study().optimize(lambda trial: 1.0, 2, callbacks=[callback])
     assert len(_runs(name)) == 2
 
 
-def test_two_callbacks_of_one_process_make_one_run_of_each_trial(cloud: LocalCloud) -> None:
+def test_two_callbacks_in_one_process_create_one_run_for_each_trial(cloud: LocalCloud) -> None:
     study = optuna.create_study(study_name=uuid.uuid4().hex)
     study.optimize(lambda trial: 1.0, 5, callbacks=[IAPMLflowCallback(), IAPMLflowCallback()])
     assert sorted(run.data.tags["number"] for run in _runs(study.study_name)) == list("01234")

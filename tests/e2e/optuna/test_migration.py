@@ -1,4 +1,4 @@
-"""What users of optuna_integration's MLflowCallback had, they have with ours."""
+"""Everything that users of optuna_integration's MLflowCallback had still works."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from optuna_helpers import (
     trial_runs,
 )
 
-# What the fluent API says of the machine and the program; the rest of mlflow.* is a run's place.
+# The fluent API's tags for the machine and the program; other mlflow.* tags say where a run is.
 _FROM_CONTEXT = ("mlflow.user", "mlflow.source.name", "mlflow.source.type")
 
 
@@ -83,7 +83,7 @@ def test_a_metric_name_is_numbered_for_several_objectives() -> None:
     assert found["loss_1"] == 2.0
 
 
-def test_no_metric_name_is_value_with_a_number_for_several_objectives() -> None:
+def test_without_a_metric_name_several_objectives_are_numbered_values() -> None:
     assert _metrics(IAPMLflowCallback(), "minimize", "maximize").keys() == {"value_0", "value_1"}
 
 
@@ -110,7 +110,7 @@ def test_too_few_or_too_many_metric_names_do_not_end_the_study(names: list[str])
 
 
 @pytest.mark.parametrize("name", [0, 1.5, {"a"}, {"a": "b"}, iter("a")])
-def test_a_metric_name_that_is_no_name_nor_sequence_raises_type_error(name: Any) -> None:
+def test_a_metric_name_that_is_neither_a_name_nor_a_sequence_raises_type_error(name: Any) -> None:
     with pytest.raises(TypeError, match="metric_name"):
         IAPMLflowCallback(metric_name=name)
 
@@ -129,13 +129,13 @@ def test_the_first_argument_is_the_tracking_uri(
     assert trial_run(study).info.status == "FINISHED"
 
 
-def test_runs_are_in_an_experiment_that_is_called_as_the_study() -> None:
+def test_runs_are_in_an_experiment_named_after_the_study() -> None:
     study = new_study()
     study.optimize(_x, 3, callbacks=[IAPMLflowCallback()])
     assert trial_runs(study.study_name).keys() == {0, 1, 2}
 
 
-def test_a_second_study_of_one_callback_has_an_experiment_of_its_own() -> None:
+def test_a_second_study_of_a_callback_has_its_own_experiment() -> None:
     callback = IAPMLflowCallback()
     studies = [new_study(), new_study()]
     for study in studies:
@@ -144,7 +144,7 @@ def test_a_second_study_of_one_callback_has_an_experiment_of_its_own() -> None:
         assert trial_runs(study.study_name).keys() == {0, 1}
 
 
-def test_an_experiment_that_is_there_already_is_used() -> None:
+def test_an_existing_experiment_is_used() -> None:
     study = new_study()
     experiment = mlflow.create_experiment(study.study_name)
     study.optimize(_x, 1, callbacks=[IAPMLflowCallback()])
@@ -161,7 +161,7 @@ def test_runs_are_in_the_experiment_whose_id_is_given(create: bool) -> None:
     assert trial_runs(name).keys() == {0}
 
 
-def test_without_an_experiment_of_their_own_runs_are_in_the_active_one() -> None:
+def test_without_create_experiment_runs_are_in_the_active_one() -> None:
     name = uuid.uuid4().hex
     mlflow.set_experiment(name)
     study = new_study()
@@ -197,19 +197,19 @@ def test_without_any_experiment_runs_are_in_the_default_one() -> None:
     ] == ["0"]
 
 
-def test_a_run_is_called_as_the_number_of_its_trial() -> None:
+def test_a_run_is_named_after_the_number_of_its_trial() -> None:
     study = new_study()
     study.optimize(_x, 2, callbacks=[IAPMLflowCallback()])
     assert {n: r.info.run_name for n, r in trial_runs(study.study_name).items()} == {0: "0", 1: "1"}
 
 
-def test_a_run_name_that_is_given_is_that_of_all() -> None:
+def test_a_given_run_name_applies_to_all_runs() -> None:
     study = new_study()
     study.optimize(_x, 2, callbacks=[IAPMLflowCallback(mlflow_kwargs={"run_name": "mine"})])
     assert [r.info.run_name for r in trial_runs(study.study_name).values()] == ["mine", "mine"]
 
 
-def test_tags_that_are_given_are_on_all_runs() -> None:
+def test_given_tags_are_on_all_runs() -> None:
     study = new_study()
     callback = IAPMLflowCallback(mlflow_kwargs={"tags": {"team": "x", "budget": 5}})
     study.optimize(_x, 2, callbacks=[callback])
@@ -217,7 +217,7 @@ def test_tags_that_are_given_are_on_all_runs() -> None:
         assert (run.data.tags["team"], run.data.tags["budget"]) == ("x", "5")
 
 
-def test_a_run_name_among_the_tags_costs_no_run() -> None:
+def test_a_run_name_among_the_tags_does_no_harm() -> None:
     study = new_study()
     callback = IAPMLflowCallback(mlflow_kwargs={"tags": {"mlflow.runName": "mine", "team": "x"}})
     study.optimize(_x, 1, callbacks=[callback])
@@ -226,13 +226,13 @@ def test_a_run_name_among_the_tags_costs_no_run() -> None:
     assert (run.info.run_name, run.data.tags["team"]) == ("0", "x")
 
 
-def test_a_description_is_the_note_of_each_run() -> None:
+def test_the_description_is_the_note_of_each_run() -> None:
     study = new_study()
     study.optimize(_x, 1, callbacks=[IAPMLflowCallback(mlflow_kwargs={"description": "why"})])
     assert trial_run(study).data.tags["mlflow.note.content"] == "why"
 
 
-def test_nested_runs_are_under_the_run_that_is_active() -> None:
+def test_nested_runs_are_below_the_active_run() -> None:
     study = new_study()
     callback = IAPMLflowCallback(mlflow_kwargs={"nested": True})
     with mlflow.start_run() as outer:
@@ -242,7 +242,7 @@ def test_nested_runs_are_under_the_run_that_is_active() -> None:
     assert len(all_runs(study.study_name)) == 2
 
 
-def test_nested_runs_of_tracked_objectives_are_under_the_run_that_is_active() -> None:
+def test_nested_runs_of_tracked_objectives_are_below_the_active_run() -> None:
     study = new_study()
     callback = IAPMLflowCallback(mlflow_kwargs={"nested": True})
 
@@ -258,7 +258,7 @@ def test_nested_runs_of_tracked_objectives_are_under_the_run_that_is_active() ->
     assert {number: run.data.metrics["inside"] for number, run in runs.items()} == {0: 0.0, 1: 1.0}
 
 
-def test_unknown_mlflow_kwargs_are_warned_of_and_change_nothing(
+def test_unknown_mlflow_kwargs_are_a_warning_and_change_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with caplog.at_level(logging.WARNING, "mlflow_iap_callbacks"):
@@ -271,7 +271,7 @@ def test_unknown_mlflow_kwargs_are_warned_of_and_change_nothing(
     assert trial_run(study).info.run_name == "mine"
 
 
-def test_mlflow_kwargs_may_be_none_and_the_callers_dict_stays_as_it_was() -> None:
+def test_mlflow_kwargs_may_be_none_and_the_callers_dict_is_not_changed() -> None:
     given: dict[str, Any] = {"tags": {"a": "b"}}
     IAPMLflowCallback(mlflow_kwargs=None)
     study = new_study()
@@ -282,7 +282,7 @@ def test_mlflow_kwargs_may_be_none_and_the_callers_dict_stays_as_it_was() -> Non
 # tags, params
 
 
-def test_tags_tell_number_times_state_direction_and_distributions() -> None:
+def test_tags_show_number_times_state_direction_and_distributions() -> None:
     def objective(trial: optuna.Trial) -> float:
         trial.suggest_categorical("c", ["a", None])
         return _x(trial) + trial.suggest_int("i", 1, 9, log=True)
@@ -303,7 +303,7 @@ def test_tags_tell_number_times_state_direction_and_distributions() -> None:
         assert len(expected) == 8
 
 
-def test_a_maximized_value_is_tagged_so() -> None:
+def test_a_maximized_value_has_a_tag_that_says_so() -> None:
     study = new_study("maximize")
     study.optimize(_x, 1, callbacks=[IAPMLflowCallback()])
     assert trial_run(study).data.tags["direction"] == "MAXIMIZE"
@@ -337,7 +337,7 @@ def test_params_are_logged_as_they_were_suggested() -> None:
         (False, False, {}),
     ],
 )
-def test_user_attributes_become_tags_where_asked_and_the_studys_win(
+def test_user_attributes_become_tags_on_request_and_the_studys_take_precedence(
     study_attrs: bool, trial_attrs: bool, expected: dict[str, str]
 ) -> None:
     def objective(trial: optuna.Trial) -> float:
@@ -368,7 +368,7 @@ def test_trial_attributes_are_tags_and_study_attributes_are_not_by_default() -> 
     assert "of_study" not in tags
 
 
-def test_user_attributes_supersede_tags_of_the_same_name() -> None:
+def test_user_attributes_replace_tags_of_the_same_name() -> None:
     def objective(trial: optuna.Trial) -> float:
         trial.set_user_attr("direction", "up")
         trial.set_user_attr("team", "mine")
@@ -381,7 +381,7 @@ def test_user_attributes_supersede_tags_of_the_same_name() -> None:
     assert (tags["direction"], tags["team"]) == ("up", "mine")
 
 
-def test_a_long_user_attribute_is_cut_to_what_mlflow_takes() -> None:
+def test_a_long_user_attribute_is_cut_to_mlflow_s_limit() -> None:
     text = "0123456789" * 900
 
     def objective(trial: optuna.Trial) -> float:
@@ -398,7 +398,7 @@ def test_a_long_user_attribute_is_cut_to_what_mlflow_takes() -> None:
     assert run.data.metrics["value"] == study.trials[0].value
 
 
-def test_user_attributes_whose_names_mlflow_refuses_cost_nothing_and_are_found() -> None:
+def test_user_attributes_whose_names_mlflow_rejects_are_logged_with_similar_names() -> None:
     names = ("a#b", "n" * 300, "../up", "", "ü:*", "mlflow.runName")
 
     def objective(trial: optuna.Trial) -> float:
@@ -563,7 +563,7 @@ def test_eight_tracked_objectives_run_at_the_same_time() -> None:
 
 
 @pytest.mark.parametrize("is_tracked", [False, True])
-def test_a_fluent_run_that_is_open_around_the_study_stays_active_and_untouched(
+def test_a_run_that_is_active_during_the_study_stays_active_and_unchanged(
     is_tracked: bool,
 ) -> None:
     callback = IAPMLflowCallback()
@@ -583,7 +583,7 @@ def test_a_fluent_run_that_is_open_around_the_study_stays_active_and_untouched(
     assert parents == {study_run(study.study_name).info.run_id}
 
 
-def test_a_run_that_is_started_inside_a_tracked_objective_is_a_child_beside_the_trials() -> None:
+def test_a_run_that_is_started_inside_a_tracked_objective_is_a_child_of_the_trials() -> None:
     callback = IAPMLflowCallback()
 
     @callback.track_in_mlflow()
@@ -603,7 +603,7 @@ def test_a_run_that_is_started_inside_a_tracked_objective_is_a_child_beside_the_
     )
     assert (inner.info.run_name, inner.info.status) == ("inner", "FINISHED")
     assert inner.data.metrics == {"inner": 1.0}
-    # MLflow's page shows children of the same experiment only.
+    # MLflow's page shows only children in the same experiment.
     assert inner.info.experiment_id == outer.info.experiment_id
 
 
@@ -619,7 +619,7 @@ def test_a_tracked_objective_keeps_its_name_and_what_it_returns() -> None:
     assert study.trials[0].values == [1.0, 2.0]
 
 
-def test_a_param_that_the_training_logged_with_another_value_is_kept_beside_the_suggested() -> None:
+def test_a_param_that_was_logged_with_another_value_is_kept_beside_the_suggested_value() -> None:
     callback = IAPMLflowCallback()
 
     @callback.track_in_mlflow()
@@ -709,7 +709,7 @@ def _all_kinds(trial: optuna.Trial) -> float:
         ({"mlflow_kwargs": {"run_name": "mine", "tags": {"t": "1"}}}, ["minimize", "maximize"]),
     ],
 )
-def test_all_that_the_old_callback_logs_of_a_trial_is_in_ours(
+def test_everything_that_the_old_callback_logs_for_a_trial_is_logged(
     options: dict[str, Any], directions: list[Direction]
 ) -> None:
     module = pytest.importorskip("optuna_integration")
@@ -722,7 +722,7 @@ def test_all_that_the_old_callback_logs_of_a_trial_is_in_ours(
     ]
     objective = _two if len(directions) == 2 else _all_kinds
     study.optimize(objective, 5, callbacks=callbacks, catch=ValueError)
-    # One trial has an attribute called number, which is its tag in both.
+    # One trial has an attribute called number, which is its tag with both callbacks.
     old = all_runs(study.study_name)
     starts = {str(trial.datetime_start): trial.number for trial in study.trials}
     by_number = {starts[run.data.tags["datetime_start"]]: run for run in old}
@@ -734,7 +734,7 @@ def test_all_that_the_old_callback_logs_of_a_trial_is_in_ours(
 @pytest.mark.filterwarnings(
     "ignore::FutureWarning", "ignore::optuna.exceptions.ExperimentalWarning"
 )
-def test_all_that_is_logged_in_an_objective_that_the_old_callback_tracks_is_in_ours() -> None:
+def test_everything_that_the_old_callback_logs_in_a_tracked_objective_is_logged() -> None:
     module = pytest.importorskip("optuna_integration")
     found = []
     for callback in (module.MLflowCallback(), IAPMLflowCallback()):

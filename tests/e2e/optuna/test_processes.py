@@ -1,4 +1,4 @@
-"""Sweeps of several processes on one storage: MLflow has of them what the storage has."""
+"""Sweeps of several processes on one storage: MLflow has the same trials as the storage."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def load(name, **options):
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts programs; what still runs at the test's end is killed."""
+    """Starts programs; those still running at the end of the test are killed."""
     with starting(tmp_path, _IMPORTS) as start:
         yield start
 
@@ -77,7 +77,7 @@ def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MariaDB]:
 
 @pytest.fixture
 def storage(mariadb: MariaDB) -> str:
-    """URL of a database with Optuna's tables, which several processes cannot make at once."""
+    """URL of a database with Optuna's tables, which several processes cannot create at once."""
     url = mariadb.new_database()
     optuna.storages.RDBStorage(url)
     return url
@@ -85,7 +85,7 @@ def storage(mariadb: MariaDB) -> str:
 
 @pytest.fixture
 def name() -> str:
-    """Of a study that no other test has."""
+    """The name of a study that no other test has."""
     return uuid.uuid4().hex
 
 
@@ -134,7 +134,7 @@ _WAYS = {
         pytest.param("Optuna's gRPC proxy", marks=pytest.mark.soak),
     ],
 )
-def test_what_the_workers_of_a_sweep_did_is_in_mlflow_as_in_their_storage(
+def test_mlflow_has_the_same_trials_as_the_storage_of_a_sweep_with_several_workers(
     way: str, cloud: LocalCloud, start: Start, name: str, storage: str
 ) -> None:
     if "gRPC" in way and not hasattr(optuna.storages, "GrpcStorageProxy"):
@@ -173,7 +173,7 @@ run_all([fork.Process(target=join_in) for _ in range(count)])
 _NO_EXPERIMENT = '{"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "none"}'
 
 
-def test_six_processes_that_begin_a_study_at_once_log_to_one_experiment_under_one_run(
+def test_six_processes_that_start_a_study_at_once_share_one_experiment_and_one_parent_run(
     cloud: LocalCloud, start: Start, name: str, storage: str
 ) -> None:
     cloud.fault("answer", path="experiments/get-by-name", status=404, body=_NO_EXPERIMENT, times=2)
@@ -185,7 +185,7 @@ def test_six_processes_that_begin_a_study_at_once_log_to_one_experiment_under_on
 
 
 @pytest.mark.slow
-def test_of_two_runs_that_are_made_for_one_study_at_once_one_stays(
+def test_one_of_two_runs_that_are_created_for_a_study_at_once_remains(
     cloud: LocalCloud, start: Start, name: str, storage: str
 ) -> None:
     cloud.fault("answer", path="runs/search", status=200, body="{}", times=0)
@@ -232,7 +232,7 @@ def work_on_all(client):
 
 
 @pytest.mark.slow
-def test_a_run_that_is_made_late_for_a_study_that_has_one_by_then_is_deleted(
+def test_a_run_that_is_created_late_for_a_study_is_deleted(
     cloud: LocalCloud, start: Start, name: str, storage: str
 ) -> None:
     optuna.create_study(study_name=name, storage=storage)
@@ -253,10 +253,10 @@ run_all([fork.Process(target=work_on_all, args=(SlowToCreate(),)), fork.Process(
 
 
 @pytest.mark.slow
-def test_two_processes_that_decide_for_one_run_of_a_study_at_once_take_the_same(
+def test_two_processes_that_choose_the_run_of_a_study_at_once_choose_the_same(
     cloud: LocalCloud, start: Start, name: str, storage: str
 ) -> None:
-    names = [f"{name}-{number}" for number in range(4)]  # which is taken is chance
+    names = [f"{name}-{number}" for number in range(4)]  # which one is chosen is random
     for each in names:
         optuna.create_study(study_name=each, storage=storage)
     script = start(
@@ -285,13 +285,13 @@ run_all([fork.Process(target=first), fork.Process(target=second)])
 def _assert_one_stays(name: str, storage: str) -> None:
     made = [run for run in runs_in(name, ViewType.ALL) if is_of_a_study(run)]
     stages = [run.info.lifecycle_stage for run in made]
-    # One that is slow to see the other's may have made a second one.
+    # A process that is slow to see the other's run may have created a second one.
     assert (stages.count("active"), stages.count("deleted") > 0) == (1, True)
     assert_mlflow_equals_storage(_load(name, storage))
 
 
 @pytest.mark.slow
-def test_a_study_whose_server_is_dead_from_start_to_end_is_delivered_by_sync(
+def test_sync_delivers_a_study_whose_server_was_down_from_start_to_end(
     cloud: LocalCloud, start: Start, name: str, storage: str
 ) -> None:
     optuna.create_study(study_name=name, storage=storage)
@@ -316,7 +316,7 @@ def test_a_study_whose_server_is_dead_from_start_to_end_is_delivered_by_sync(
 
 # --- workers that are killed -------------------------------------------------------------------
 
-# Sweeps whose worker is killed at a random moment, and at each of what it appends to its journal.
+# Sweeps whose worker is killed at a random moment, or after any append to its journal.
 _RANDOM, _FORCED = 20, 9
 _VICTIMS = """
 from mlflow_iap_callbacks.delivery.run_writer import RunWriter
@@ -398,7 +398,7 @@ run_all([fork.Process(target=follow)])  # draws no pictures
 
 @pytest.mark.soak
 @pytest.mark.timeout(300)
-def test_what_killed_workers_left_is_in_mlflow_as_in_their_storage_after_both_syncs(
+def test_mlflow_has_the_same_trials_as_the_storage_of_killed_workers_after_both_syncs(
     cloud: LocalCloud,
     start: Start,
     name: str,
@@ -431,7 +431,7 @@ def test_what_killed_workers_left_is_in_mlflow_as_in_their_storage_after_both_sy
     assert not [journal for journal in journal_folder.survey() if not journal.is_live]
 
 
-def test_a_trial_that_is_retried_has_a_run_of_its_own_which_says_of_which_it_is_the_retry(
+def test_a_retried_trial_has_its_own_run_that_names_the_first_one(
     cloud: LocalCloud, start: Start, name: str, storage: str
 ) -> None:
     script = start(
@@ -492,7 +492,7 @@ def test_a_trial_that_is_retried_has_a_run_of_its_own_which_says_of_which_it_is_
 
 
 @pytest.mark.soak
-def test_a_sync_that_goes_on_while_workers_finish_trials_doubles_none(
+def test_a_sync_while_workers_finish_trials_creates_no_duplicates(
     cloud: LocalCloud, start: Start, name: str, storage: str
 ) -> None:
     script = start(

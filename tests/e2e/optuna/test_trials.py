@@ -1,4 +1,4 @@
-"""What runs hold of an Optuna study and its trials, however those come about and end."""
+"""The runs of an Optuna study and its trials, no matter how trials are created and end."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from optuna_helpers import (
 from own_log import said_by_us
 from waiting import wait_until
 
-# As MLflow's own server keeps an infinite number.
+# What MLflow's own server stores for infinity.
 _LARGEST = sys.float_info.max
 
 
@@ -67,12 +67,12 @@ def _x(trial: optuna.Trial) -> float:
 
 
 def _end_of_process() -> None:
-    """Its last report on studies, where there is no time for pictures."""
+    """The last report on studies, without time for plots."""
     lifecycle.exit_process(15.0)
 
 
 def _everything(study: optuna.Study) -> dict[str, dict[str, Any]]:
-    """All that MLflow has of the study's trials, by run id."""
+    """Everything that MLflow has about the study's trials, by run id."""
     runs = trial_runs(study.study_name).values()
     return {run.info.run_id: {**run.to_dictionary(), "artifacts": artifacts(run)} for run in runs}
 
@@ -143,7 +143,7 @@ def test_constraints_are_metrics_and_say_whether_the_trial_is_feasible() -> None
             assert runs[number].data.metrics[f"constraint.{name}"] == value
     assert [runs[number].data.tags["feasible"] for number in given] == ["True", "False"]
     _end_of_process()
-    # The other one's value is less, but it breaks a constraint.
+    # The other trial's value is lower, but it violates a constraint.
     assert study_run(study.study_name).data.metrics["best_value"] == 1.0
 
 
@@ -162,14 +162,14 @@ def test_the_studys_metric_names_name_the_values_of_several_objectives() -> None
         assert run.data.metrics == {"loss": loss, "accuracy": accuracy}
 
 
-def test_a_metric_name_of_the_callback_goes_before_the_studys() -> None:
+def test_a_metric_name_of_the_callback_takes_precedence_over_the_studys() -> None:
     study = new_study()
     study.set_metric_names(["loss"])
     study.optimize(_x, 1, callbacks=[IAPMLflowCallback(metric_name="mine")])
     assert trial_run(study).data.metrics.keys() == {"mine"}
 
 
-def test_infinite_values_are_logged_and_nan_is_a_failure_without_a_value() -> None:
+def test_infinite_values_are_logged_and_a_nan_trial_fails_without_a_value() -> None:
     study = new_study()
     values = [math.inf, -math.inf, math.nan]
     study.optimize(lambda trial: values[trial.number], 3, callbacks=[IAPMLflowCallback()])
@@ -230,7 +230,7 @@ def test_params_of_all_types_are_logged() -> None:
     assert run.data.metrics == {"value": 1.0}
 
 
-def test_a_trial_with_more_params_and_attributes_than_one_request_takes_is_whole() -> None:
+def test_a_trial_with_more_params_and_attributes_than_fit_into_one_request_is_complete() -> None:
     def objective(trial: optuna.Trial) -> float:
         for number in range(250):
             trial.suggest_int(f"p{number}", number, number)
@@ -345,10 +345,10 @@ def test_a_tracked_objective_that_is_pruned_has_no_traceback() -> None:
     assert "error" not in run.data.tags
 
 
-# how trials come about
+# how trials are created
 
 
-def test_an_enqueued_trial_is_logged_as_any_other() -> None:
+def test_an_enqueued_trial_is_logged_like_any_other() -> None:
     study = new_study()
     study.enqueue_trial({"x": 0.25}, user_attrs={"why": "a guess"})
     study.optimize(_x, 2, callbacks=[IAPMLflowCallback()])
@@ -392,7 +392,7 @@ def test_a_retried_trial_says_which_one_it_repeats() -> None:
 
 
 @pytest.mark.parametrize("error", [KeyError, KeyboardInterrupt])
-def test_sync_logs_what_an_uncaught_exception_left(error: type[BaseException]) -> None:
+def test_sync_logs_trials_after_an_uncaught_exception(error: type[BaseException]) -> None:
     study = new_study()
     callback = IAPMLflowCallback()
 
@@ -457,7 +457,7 @@ def test_sync_logs_a_study_that_is_older_than_the_callback_and_all_kinds_of_tria
     }
 
 
-def test_a_second_sync_changes_nothing_whichever_callback_does_it() -> None:
+def test_a_second_sync_by_any_callback_changes_nothing() -> None:
     study = new_study()
     callback = IAPMLflowCallback()
     study.optimize(_x, 2, callbacks=[callback])
@@ -499,13 +499,13 @@ def test_sync_before_the_first_trial_runs_leads_to_no_second_study(tmp_path: Pat
     assert callback.sync(study) == 0
     study.optimize(_x, 2, callbacks=[callback])
     assert trial_runs(name).keys() == {0, 1}
-    # As another process sees it.
+    # The study as another process sees it.
     again = optuna.load_study(study_name=name, storage=storage)
     assert IAPMLflowCallback().sync(again) == 0
     assert len(all_runs(name)) == 3
 
 
-def test_sync_logs_old_trials_of_a_database_with_the_names_of_now(tmp_path: Path) -> None:
+def test_sync_logs_old_trials_of_a_database_with_the_current_names(tmp_path: Path) -> None:
     name = new_study().study_name
     study = optuna.create_study(study_name=name, storage=f"sqlite:///{tmp_path / 'study.db'}")
     for value in (3.0, 1.0):
@@ -524,7 +524,7 @@ def test_sync_logs_old_trials_of_a_database_with_the_names_of_now(tmp_path: Path
     assert IAPMLflowCallback().sync(study) == 0
 
 
-def test_studies_in_memory_that_are_created_again_under_one_name_have_their_own_runs() -> None:
+def test_studies_in_memory_that_are_created_again_with_the_same_name_have_their_own_runs() -> None:
     name = new_study().study_name
     for _ in range(2):
         study = optuna.create_study(study_name=name)
@@ -533,7 +533,7 @@ def test_studies_in_memory_that_are_created_again_under_one_name_have_their_own_
     assert names == {"0": 2, "1": 2, name: 2}
 
 
-def test_studies_in_memory_that_begin_at_the_same_microsecond_have_runs_of_their_own() -> None:
+def test_studies_in_memory_that_begin_at_the_same_microsecond_have_different_runs() -> None:
     name = new_study().study_name
     first = create_trial(value=1.0)
     for _ in range(2):
@@ -543,16 +543,16 @@ def test_studies_in_memory_that_begin_at_the_same_microsecond_have_runs_of_their
     assert Counter(run.info.run_name for run in all_runs(name)) == {"0": 2, name: 2}
 
 
-def test_a_study_in_memory_that_travels_by_pickle_goes_on_in_its_run() -> None:
+def test_a_pickled_study_in_memory_continues_its_run() -> None:
     study = new_study()
     study.optimize(_x, 2, callbacks=[IAPMLflowCallback()])
     again = pickle.loads(pickle.dumps(study))
     again.optimize(_x, 1, callbacks=[IAPMLflowCallback()])
     assert sorted(trial_runs(study.study_name)) == [0, 1, 2]
-    assert len(all_runs(study.study_name)) == 4  # with the study's own
+    assert len(all_runs(study.study_name)) == 4  # including the study's own run
 
 
-def test_two_callbacks_with_experiments_of_their_own_each_log_all_of_a_study() -> None:
+def test_two_callbacks_with_different_experiments_each_log_all_of_a_study() -> None:
     study = new_study()
     other = new_study().study_name
     callbacks = [IAPMLflowCallback(), IAPMLflowCallback(experiment_name=other)]
@@ -566,7 +566,7 @@ def test_two_callbacks_with_experiments_of_their_own_each_log_all_of_a_study() -
         assert parents == {study_run(name).info.run_id}
 
 
-def test_a_study_whose_experiment_was_deleted_is_reported_and_holds_nothing_up(
+def test_a_study_whose_experiment_was_deleted_is_reported_and_delays_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     study = new_study()
@@ -585,7 +585,7 @@ def test_a_study_whose_experiment_was_deleted_is_reported_and_holds_nothing_up(
 
 @pytest.fixture
 def held_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where temporary files are."""
+    """The folder of temporary files."""
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
@@ -604,7 +604,7 @@ def test_log_if_best_keeps_artifacts_of_trials_that_were_best_when_they_ended(
         (folder / "weights.txt").write_text(f"weights {trial.number}")
         callback.log_if_best(trial, folder)
         callback.log_if_best(trial, folder / "weights.txt", "copies")
-        # A copy is kept of what it was.
+        # The copy has the earlier content.
         (folder / "weights.txt").write_text("changed")
         return values[trial.number]
 
@@ -648,7 +648,7 @@ def test_log_if_best_of_several_objectives_keeps_those_on_the_pareto_front(tmp_p
     assert [number for number in range(3) if artifacts(runs[number])] == [0, 2]
 
 
-def test_log_if_best_keeps_nothing_of_a_trial_that_does_not_complete(
+def test_log_if_best_keeps_nothing_from_a_trial_that_does_not_complete(
     tmp_path: Path, held_in: Path
 ) -> None:
     callback = IAPMLflowCallback()
@@ -667,7 +667,7 @@ def test_log_if_best_keeps_nothing_of_a_trial_that_does_not_complete(
     assert not list(held_in.glob("mlflow-iap-held-*"))
 
 
-def test_log_if_best_of_a_file_that_is_not_there_does_not_end_the_study(
+def test_log_if_best_of_a_missing_file_does_not_end_the_study(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     callback = IAPMLflowCallback()
@@ -686,7 +686,7 @@ def test_log_if_best_of_a_file_that_is_not_there_does_not_end_the_study(
 # the study's run
 
 
-def test_the_studys_run_says_what_it_is_of_and_is_the_parent_of_its_trials() -> None:
+def test_the_studys_run_describes_the_study_and_is_the_parent_of_its_trials() -> None:
     study = new_study("maximize", pruner=optuna.pruners.HyperbandPruner())
     study.set_user_attr("dataset", "iris")
     callback = IAPMLflowCallback(tags={"team": "x"})
@@ -719,7 +719,7 @@ def test_without_a_studys_run_the_runs_of_trials_have_no_parent() -> None:
     assert not [run for run in runs if PARENT_TAG in run.data.tags]
 
 
-def test_the_storage_url_is_logged_without_what_may_be_secret(
+def test_the_storage_url_is_logged_without_possible_secrets(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     study = new_study()
@@ -732,7 +732,7 @@ def test_the_storage_url_is_logged_without_what_may_be_secret(
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "journal"])
-def test_storages_that_have_no_secret_are_logged_as_they_are(tmp_path: Path, kind: str) -> None:
+def test_storages_without_secrets_are_logged_unchanged(tmp_path: Path, kind: str) -> None:
     url = f"sqlite:///{tmp_path / 'study.db'}"
     storage: Any = url
     if kind == "journal":
@@ -747,12 +747,14 @@ def test_storages_that_have_no_secret_are_logged_as_they_are(tmp_path: Path, kin
 
 
 @pytest.mark.slow
-def test_the_studys_run_counts_trials_and_knows_the_best_after_close(tmp_path: Path) -> None:
+def test_the_studys_run_has_the_number_of_trials_and_the_best_trial_after_close(
+    tmp_path: Path,
+) -> None:
     values = [3.0, None, 5.0, None, 1.0, 2.0]
 
     def objective(trial: optuna.Trial) -> float:
         trial.suggest_int("i", trial.number, trial.number)
-        # None of these stops the table or a picture.
+        # None of these prevents the table or a plot.
         trial.suggest_categorical("c", [None, True, "ü", 1.5])
         trial.set_user_attr("odd", {"a": math.nan})
         trial.set_user_attr("note", f"a,b\n{trial.number}")
@@ -789,7 +791,7 @@ def test_the_studys_run_counts_trials_and_knows_the_best_after_close(tmp_path: P
     assert rows[4]["user_attrs_note"].splitlines() == ["a,b", "4"]
 
 
-def test_a_studys_run_goes_on_after_its_end_and_its_numbers_with_it() -> None:
+def test_a_studys_run_and_its_numbers_continue_after_its_end() -> None:
     study = new_study("maximize")
     study.set_metric_names(["score"])
     callback = IAPMLflowCallback()
@@ -815,7 +817,7 @@ def _pictures(study: optuna.Study) -> list[str]:
     ]
 
 
-def test_the_studys_run_has_pictures_after_close(tmp_path: Path) -> None:
+def test_the_studys_run_has_plots_after_close(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     study = new_study()
     callback = IAPMLflowCallback()
@@ -830,7 +832,7 @@ def test_the_studys_run_has_pictures_after_close(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_run_of_a_study_with_two_objectives_has_a_picture_of_the_pareto_front() -> None:
+def test_the_run_of_a_study_with_two_objectives_has_a_plot_of_the_pareto_front() -> None:
     pytest.importorskip("matplotlib")
     study = new_study("minimize", "maximize")
     callback = IAPMLflowCallback()
@@ -896,7 +898,7 @@ def test_a_link_that_is_not_known_yet_is_shown_later_and_nothing_before(
 
 
 @pytest.mark.slow
-def test_the_link_to_the_studys_run_is_a_line_of_its_own_above_a_progress_bar() -> None:
+def test_the_link_to_the_studys_run_is_on_a_separate_line_above_a_progress_bar() -> None:
     name = new_study().study_name
     script = f"""
 import optuna

@@ -1,4 +1,4 @@
-"""The server's artifacts in a bucket, whole and in parts, and the errors of a missing one."""
+"""The server's artifacts in a bucket, whole and in parts, and the errors without a bucket."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def repository(
     return found
 
 
-def test_files_and_folders_are_listed_and_downloaded_as_they_were_logged(
+def test_files_and_folders_are_listed_and_downloaded_as_logged(
     repository: SessionArtifactRepository, bucket: BucketEmulator, tmp_path: Path
 ) -> None:
     (tmp_path / "a.txt").write_text("content")
@@ -100,7 +100,7 @@ def test_an_incomplete_upload_makes_no_artifact_and_leaves_nothing_when_aborted(
     both = [MultipartUploadPart(number, "") for number in (1, 2)]
     with pytest.raises(MlflowException, match=r"Parts of the upload .* are missing"):
         repository.complete_multipart_upload("half.txt", created.upload_id, both, "3/r")
-    with pytest.raises(MlflowException, match="Send each once"):
+    with pytest.raises(MlflowException, match="List each part once"):
         repository.complete_multipart_upload("half.txt", created.upload_id, both[1:], "3/r")
     assert any(".uploads" in name for name in kept(bucket))
     repository.abort_multipart_upload("half.txt", created.upload_id, "3/r")

@@ -1,4 +1,4 @@
-"""The whole chain from a key file to MySQL and the bucket, and then with each link broken."""
+"""The whole chain from a key file to MySQL and the bucket, also with each link broken."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def client(cloud: LocalCloud) -> IAPMlflowClient:
     return IAPMlflowClient(deadline=1.0)
 
 
-def test_a_training_with_a_key_file_is_stored_in_mysql_and_the_bucket(
+def test_training_with_a_key_file_is_stored_in_mysql_and_the_bucket(
     deployment: Deployment, cloud: LocalCloud
 ) -> None:
     experiment = uuid.uuid4().hex
@@ -111,7 +111,7 @@ def test_the_server_gets_its_password_and_the_public_keys_from_google(
 def test_an_artifact_of_200_mb_passes_the_limit_of_32_mb_for_a_request(
     deployment: Deployment, cloud: LocalCloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With MLflow's own client, which uses only this package's authentication plugin."""
+    """This uses MLflow's own client, with only this package's authentication plugin."""
     file = tmp_path / "model.bin"
     file.write_bytes(os.urandom(_200_MB))
     client = MlflowClient()
@@ -132,7 +132,9 @@ def test_an_artifact_of_200_mb_passes_the_limit_of_32_mb_for_a_request(
 # --- each link broken ------------------------------------------------------------------------
 
 
-def test_a_missing_key_file_is_named(client: IAPMlflowClient, cloud: LocalCloud) -> None:
+def test_the_error_for_a_missing_key_file_names_it(
+    client: IAPMlflowClient, cloud: LocalCloud
+) -> None:
     file = cloud.key_file()
     file.unlink()
     with pytest.raises(IAPCredentialsError, match=f"{re.escape(str(file))}.* cannot be read"):
@@ -150,7 +152,7 @@ def test_a_deleted_key_is_reported_by_google_and_by_iap(
         client.search_experiments()
 
 
-def test_an_account_without_iaps_role_is_named_together_with_the_role(
+def test_the_error_for_an_account_without_iaps_role_names_both(
     client: IAPMlflowClient, cloud: LocalCloud
 ) -> None:
     cloud.members.clear()
@@ -210,7 +212,7 @@ def test_an_unavailable_bucket_is_reported_and_used_once_it_is_back(
 def test_an_unavailable_server_is_reported_by_googles_front_end(
     deployment: Deployment, client: IAPMlflowClient
 ) -> None:
-    message = "answered 502 .* in MLflow's place: no instance of the server could be reached"
+    message = "answered 502 .* in place of MLflow: no instance of the server could be reached"
     with deployment.server.away(), pytest.raises(IAPUnavailableError, match=message):
         client.search_experiments()
     assert client.search_experiments()

@@ -20,7 +20,7 @@ from waiting import wait_until
 
 pytestmark = [needs_mariadb, pytest.mark.slow]  # a deployment with a durable database
 
-_PIECE = bytes(1_000_000)  # of an artifact
+_PIECE = bytes(1_000_000)  # size of an artifact
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_after_sigterm_under_load_the_server_finishes_its_requests_and_exits(
 ) -> None:
     cloud, server = deployment.cloud, deployment.server
     with ThreadPoolExecutor(9) as pool:
-        # Directly to the server: IAP would respond in place of one that is unavailable.
+        # Directly to the server, because IAP would respond in place of an unavailable one.
         headers = {"Host": cloud.url.removeprefix("http://"), ASSERTION: cloud.assertion()}
         is_begun, may_end = Event(), Event()
         upload = pool.submit(upload_slowly, server, headers, is_begun, may_end)

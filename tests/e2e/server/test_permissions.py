@@ -73,7 +73,7 @@ def users(folder: Path) -> dict[str, tuple[bool, str]]:
         return {name: (bool(is_admin), password) for name, is_admin, password in rows}
 
 
-def test_users_may_do_what_is_granted_to_them_and_admins_everything(team: Team) -> None:
+def test_users_may_do_what_they_were_granted_and_admins_may_do_everything(team: Team) -> None:
     experiment_id = team.experiment(ADA, "shared")
     assert team.read(BOB, experiment_id) == 403
     assert team.read(EVE, experiment_id) == 403

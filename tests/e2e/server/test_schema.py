@@ -40,7 +40,7 @@ def test_a_killed_first_migration_starts_over(mariadb: MariaDB) -> None:
     kill_in_the_middle(mariadb, database, changes=60)
     failed = run("check", variables(mariadb, database))
     assert "is in the middle of its first migration" in failed.stderr
-    assert run("migrate", variables(mariadb, database)).stdout == "The schema is migrated.\n"
+    assert run("migrate", variables(mariadb, database)).stdout == "The schema has been migrated.\n"
 
 
 @pytest.mark.soak
@@ -55,7 +55,7 @@ def test_a_killed_later_migration_is_undone_with_the_backup(mariadb: MariaDB) ->
         assert failed.exit_code == 1
         assert "Restore the backup that was taken before it" in failed.stderr
     mariadb.restore(database, backup)
-    assert run("migrate", variables(mariadb, database)).stdout == "The schema is migrated.\n"
+    assert run("migrate", variables(mariadb, database)).stdout == "The schema has been migrated.\n"
     assert is_the_run_there(mariadb, database)
 
 
@@ -80,7 +80,7 @@ def test_the_migration_creates_the_tables_of_users_if_permissions_are_on(
 ) -> None:
     database = mariadb.new_database_for("mlflow")
     without = variables(mariadb, database)
-    assert run("migrate", without).stdout == "The schema is migrated.\n"
+    assert run("migrate", without).stdout == "The schema has been migrated.\n"
     given = {
         **without,
         "MLFLOW_IAP_PERMISSIONS": "true",
@@ -91,7 +91,7 @@ def test_the_migration_creates_the_tables_of_users_if_permissions_are_on(
     assert "has the older schema none for users. Back it up, then run" in failed.stderr
     three = [begin("migrate", given, program=FORKED) for _ in range(3)]
     assert [process.wait(120) for process in three] == [0, 0, 0]
-    assert run("migrate", given).stdout == "The schema is current.\n"
+    assert run("migrate", given).stdout == "The schema is up to date.\n"
     checked = run("check", given).stdout
     assert "permissions by user, admins root@example.com\n" in checked
     assert mariadb.query(f"SELECT COUNT(*) FROM {database}.users") == [(0,)]

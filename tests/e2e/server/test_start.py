@@ -1,4 +1,4 @@
-"""The server's start: it finds all that it needs, or one line says what is missing."""
+"""The server's start: it finds everything that it needs, or one line says what is missing."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_an_unusable_bucket_is_reported_in_one_line(
     assert_rejected({**given, **nowhere}, "The bucket mlflow-artifacts cannot be reached: ")
 
 
-def test_the_password_comes_from_secret_manager_or_a_line_says_why_not(
+def test_the_password_comes_from_secret_manager_or_one_line_says_why_not(
     variables: dict[str, str], google_cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_all(monkeypatch, {"GOOGLE_APPLICATION_CREDENTIALS": str(google_cloud.key_file())})
@@ -189,7 +189,7 @@ def test_two_workers_run_on_uvloop_and_nothing_else_runs(server: DeployedServer)
         (HOST, "null", 403),
     ],
 )
-def test_it_responds_to_its_own_host_names_and_origins_only(
+def test_it_responds_only_to_its_own_host_names_and_origins(
     server: DeployedServer, host: str, origin: str | None, status: int
 ) -> None:
     headers = {"Host": host, **({"Origin": origin} if origin else {})}
@@ -220,7 +220,7 @@ def test_more_concurrent_requests_than_mlflow_has_connections_all_succeed(
     created = [post("runs/create", experiment_id=experiment).json() for _ in range(64)]
 
     def log(number: int) -> int:
-        """Make the request that takes most connections, because its sessions are nested."""
+        """Send the request that takes most connections, because its sessions are nested."""
         run_id = created[number]["run"]["info"]["run_id"]
         metrics = [{"key": "auc", "value": number, "timestamp": 1, "step": 0}]
         tags = [{"key": "number", "value": str(number)}]

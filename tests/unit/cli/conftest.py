@@ -1,4 +1,4 @@
-"""What the tests of the commands share."""
+"""Shared by the tests of the commands."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from mlflow_iap_callbacks.cli.console import console
 
 @pytest.fixture(autouse=True)
 def _wide_console(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wide enough for the path of any test's folder."""
+    """Make the console wide enough for the path of any test's folder."""
     monkeypatch.setattr(console, "width", 300)

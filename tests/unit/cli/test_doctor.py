@@ -18,7 +18,7 @@ _STEPS = ["environment", "address", "server", "credentials", "token", "MLflow"]
 
 
 def _found(uri: str) -> dict[str, Finding]:
-    """What the doctor finds; it goes on behind good steps only."""
+    """What the doctor finds; it continues only after good steps."""
     findings = list(examine(uri))
     assert [finding.step for finding in findings] == _STEPS[: len(findings)]
     assert all(finding.is_good for finding in findings[:-1])
@@ -27,7 +27,7 @@ def _found(uri: str) -> dict[str, Finding]:
 
 
 def _stops_at(step: str, uri: str) -> dict[str, str]:
-    """What is said until the doctor stops, by step."""
+    """The doctor's output until it stops, by step."""
     found = _found(uri)
     assert list(found)[-1] == step
     assert not found[step].is_good
@@ -54,7 +54,7 @@ def clouds() -> Iterator[Callable[[str | None], LocalCloud]]:
 def cloud(
     clouds: Callable[[str | None], LocalCloud], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[LocalCloud]:
-    """IAP with a client of the project's own, and the variables of its user set."""
+    """IAP with the project's own OAuth client, with the variables of its user set."""
     cloud = clouds("1-own.apps.googleusercontent.com")
     set_all(monkeypatch, cloud.environment())
     members = set(cloud.members)
@@ -65,7 +65,7 @@ def cloud(
 
 @pytest.fixture
 def person(cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch) -> LocalCloud:
-    """The same, of a person who signed in; quicker than with a key, which google-auth checks."""
+    """The same for a person who signed in; faster than with a key, which google-auth checks."""
     set_all(monkeypatch, cloud.google_environment())
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(cloud.desktop_file()))
     monkeypatch.delenv("MLFLOW_IAP_CLIENT_ID")
@@ -75,7 +75,7 @@ def person(cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch) -> LocalCloud:
 # --- all well --------------------------------------------------------------------------------
 
 
-def test_where_all_is_well_every_step_says_what_it_found(cloud: LocalCloud) -> None:
+def test_each_step_says_what_it_found_if_all_is_well(cloud: LocalCloud) -> None:
     cloud.fault("answer_after", path="/version", status=200, body="3.17.0\n", times=0)
     found = _found(cloud.url)
     assert found["address"].saw == cloud.url
@@ -101,7 +101,7 @@ def test_a_google_managed_client_is_recognized_and_a_signed_jwt_used(
 # --- the environment -------------------------------------------------------------------------
 
 
-def test_the_environment_lists_settings_and_hides_what_may_be_a_password(
+def test_the_environment_step_lists_settings_and_hides_possible_passwords(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     variables = {
@@ -122,7 +122,7 @@ def test_the_environment_lists_settings_and_hides_what_may_be_a_password(
     ]
 
 
-def test_the_environment_says_what_does_not_pass_without_mlflow_tracking_auth() -> None:
+def test_the_environment_step_says_what_fails_without_mlflow_tracking_auth() -> None:
     (environment, _) = examine("")
     assert environment.saw.startswith("MLFLOW_TRACKING_AUTH is not iap")
 
@@ -138,17 +138,17 @@ def test_the_environment_says_what_does_not_pass_without_mlflow_tracking_auth() 
         ("http://mlflow.example", "plain text"),
     ],
 )
-def test_it_stops_at_an_address_that_cannot_work(uri: str, says: str) -> None:
+def test_it_stops_at_an_invalid_address(uri: str, says: str) -> None:
     assert says in _stops_at("address", uri)["address"]
 
 
-def test_it_stops_at_a_server_that_is_away() -> None:
+def test_it_stops_if_the_server_is_unreachable() -> None:
     with BareServer() as server:
         url = server.url
     assert "refused" in _stops_at("server", url)["server"]
 
 
-def test_it_stops_at_missing_credentials_and_cannot_say_whose_the_client_is(
+def test_it_stops_at_missing_credentials_and_cannot_say_who_manages_the_client(
     cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/none.json")
@@ -164,7 +164,7 @@ def test_it_stops_at_a_missing_role_and_says_how_to_grant_it(cloud: LocalCloud) 
     assert said["server"].endswith(f"{cloud.client_id}, your own")
 
 
-def test_it_stops_at_another_answer_of_iap_and_quotes_it(cloud: LocalCloud) -> None:
+def test_it_stops_at_an_unexpected_response_of_iap_and_quotes_it(cloud: LocalCloud) -> None:
     answer = "There was a problem with your request. Error code 9"
     cloud.fault("answer", path="/version", status=400, body=answer, from_iap=True, times=0)
     said = _stops_at("token", cloud.url)
@@ -172,12 +172,12 @@ def test_it_stops_at_another_answer_of_iap_and_quotes_it(cloud: LocalCloud) -> N
     assert f"Google-managed or your own (IAP answered {answer!r}" in said["server"]
 
 
-def test_it_stops_at_an_application_that_does_not_answer_well(person: LocalCloud) -> None:
+def test_it_stops_if_the_application_responds_with_an_error(person: LocalCloud) -> None:
     person.fault("answer", path="/version", status=404, times=0)
     assert "404" in _stops_at("token", person.url)["token"]
 
 
-def test_it_stops_at_an_api_that_does_not_answer_well(person: LocalCloud) -> None:
+def test_it_stops_if_the_api_responds_with_an_error(person: LocalCloud) -> None:
     person.fault("answer", path="/api/", status=404, body="no such page", times=0)
     said = _stops_at("MLflow", person.url)["MLflow"]
     assert "404" in said
@@ -187,7 +187,7 @@ def test_it_stops_at_an_api_that_does_not_answer_well(person: LocalCloud) -> Non
 def test_a_server_without_iap_needs_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/none.json")
     with BareServer() as server:
-        said = _stops_at("MLflow", server.url)  # it is none
+        said = _stops_at("MLflow", server.url)  # it is not valid JSON
     assert said["server"] == "no IAP (200 without a token)"
     assert {said[step] for step in ("credentials", "token")} == {"not needed here"}
     assert not [headers for headers in server.seen if "Authorization" in headers]
@@ -196,7 +196,7 @@ def test_a_server_without_iap_needs_no_credentials(monkeypatch: pytest.MonkeyPat
 # --- the command -----------------------------------------------------------------------------
 
 
-def test_the_command_marks_each_step_and_ends_with_0_where_all_is_well(
+def test_the_command_marks_each_step_and_exits_with_0_if_all_is_well(
     person: LocalCloud,
 ) -> None:
     told = CliRunner().invoke(main, ["doctor"])
@@ -205,7 +205,7 @@ def test_the_command_marks_each_step_and_ends_with_0_where_all_is_well(
     assert marks == [["ok", step] for step in _STEPS]
 
 
-def test_the_command_ends_with_1_where_it_stops(
+def test_the_command_exits_with_1_if_it_stops(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.example")

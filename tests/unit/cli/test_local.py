@@ -48,46 +48,46 @@ def _seen(time: float, status: int = 200, bearer: str = "a", **changed: Any) -> 
     return SeenRequest(**{**values, **changed})
 
 
-def test_the_summary_counts_requests_tokens_and_answers() -> None:
+def test_the_summary_counts_requests_tokens_and_responses() -> None:
     requests = [_seen(1.0), _seen(2.0), _seen(3.0, bearer="b"), _seen(4.0, 503)]
     assert _summary(requests) == {
         "requests": "4",
         "tokens fetched or signed": "2",
-        "401s healed": "0 of 0",
-        "answers by status": "3 x 200, 1 x 503",
+        "rejected tokens replaced": "0 of 0",
+        "responses by status": "3 x 200, 1 x 503",
     }
 
 
 @pytest.mark.parametrize(
-    ("requests", "healed"),
+    ("requests", "replaced"),
     [
         ([_seen(1.0), _seen(2.0, 401), _seen(3.0, bearer="b")], "1 of 1"),
         ([_seen(1.0), _seen(2.0, 401), _seen(3.0, 404, bearer="b")], "1 of 1"),
         ([_seen(1.0), _seen(2.0, 401)], "0 of 1"),
         ([_seen(1.0), _seen(2.0, 401), _seen(3.0, bearer="b", path="/other")], "0 of 1"),
-        # The first one asks for a token, and another's was never good.
+        # The first one has no token, and the token of the last one was never valid.
         ([_seen(1.0, 401, bearer=""), _seen(2.0), _seen(3.0, 401, bearer="x")], "0 of 0"),
-        # The application's own.
+        # The application itself responded with 401.
         ([_seen(1.0), _seen(2.0, 401, iap_answer=False)], "0 of 0"),
     ],
 )
-def test_a_401_is_healed_when_its_request_passes_later(
-    requests: Sequence[SeenRequest], healed: str
+def test_a_rejected_token_is_replaced_if_its_request_succeeds_later(
+    requests: Sequence[SeenRequest], replaced: str
 ) -> None:
-    assert _summary(requests)["401s healed"] == healed
+    assert _summary(requests)["rejected tokens replaced"] == replaced
 
 
 # --- variables -------------------------------------------------------------------------------
 
 
-def test_without_a_proxy_none_is_gone_around(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_proxy_no_variable_is_set_to_bypass_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "internal")
-    monkeypatch.setenv("https_proxy", "http://proxy")  # this machine is reached by http
+    monkeypatch.setenv("https_proxy", "http://proxy")  # this machine is reached with http
     assert _around_proxies() == {}
 
 
 @pytest.mark.parametrize("name", ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"])
-def test_this_machine_is_reached_around_a_proxy(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_local_requests_bypass_a_proxy(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "http://proxy")
     assert _around_proxies()["no_proxy"] == "127.0.0.1,localhost"
     monkeypatch.setenv("NO_PROXY", "internal")
@@ -108,7 +108,7 @@ sys.exit(" ".join(os.environ.get(name, "-") for name in names) != sys.argv[1])
 """
 
 
-def test_a_command_gets_the_cloud_s_variables_and_none_of_another_server_s(
+def test_a_command_gets_the_cloud_s_variables_and_not_those_of_another_server(
     cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_IAP_CLIENT_ID", "MLFLOW_TRACKING_TOKEN", "KEPT"):

@@ -1,18 +1,23 @@
-"""``mlflow-iap status`` and ``sync`` on journals that this process left, without a server."""
+"""``mlflow-iap status`` and ``sync`` with journals of this process, without a server."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from fake_mlflow import FakeClient, FakeMlflow
+from mlflow_iap_callbacks.cli import other_hosts
 from mlflow_iap_callbacks.cli.commands import main
 from mlflow_iap_callbacks.cli.sync import send
 from mlflow_iap_callbacks.delivery import lifecycle
 from mlflow_iap_callbacks.delivery.run_writer import RunWriter
+from mlflow_iap_callbacks.outbox import owner
+from mlflow_iap_callbacks.outbox.file_lock import FileLock
 from mlflow_iap_callbacks.outbox.journal_folder import new_outbox, survey
 
 _URI = "https://mlflow.example"
@@ -25,7 +30,7 @@ def server() -> FakeMlflow:
 
 @pytest.fixture
 def leave(server: FakeMlflow) -> Callable[..., str]:
-    """Leaves the journal of a process that ended while its server was away; returns a run's key."""
+    """Leaves the journal of a process that ended while its server was down; returns a run's key."""
 
     def leave(uri: str = _URI, *, is_refused: bool = False) -> str:
         away = server if uri == _URI else FakeMlflow(uri)
@@ -50,7 +55,7 @@ def _run(*arguments: str) -> Result:
 # --- status ----------------------------------------------------------------------------------
 
 
-def test_status_says_that_nothing_waits_and_where_it_looked(
+def test_status_says_that_nothing_is_waiting_and_where_it_looked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("MLFLOW_IAP_OUTBOX", "/nowhere")
@@ -58,7 +63,7 @@ def test_status_says_that_nothing_waits_and_where_it_looked(
     assert (shown.exit_code, shown.output) == (0, "Nothing waits in /nowhere.\n")
 
 
-def test_status_shows_what_a_dead_process_left_and_why(leave: Callable[..., str]) -> None:
+def test_status_shows_what_a_dead_process_left_behind_and_why(leave: Callable[..., str]) -> None:
     leave()
     shown = _run("status").output
     assert re.search(r"process +\d+ on \S+ \(dead\), started \d:\d\d:\d\d ago", shown)
@@ -78,7 +83,7 @@ def test_status_shows_what_mlflow_refused(leave: Callable[..., str]) -> None:
     assert "mlflow-iap sync" not in shown
 
 
-def test_status_leaves_a_living_process_to_itself() -> None:
+def test_status_does_not_disturb_a_live_process() -> None:
     outbox = new_outbox(_URI)
     run = outbox.begin("key", "name:experiment")
     outbox.intake.append(run.number, "metrics", (0, 0, {"loss": 0.5}))
@@ -120,14 +125,14 @@ def test_a_dry_run_says_for_each_server_what_would_be_sent_and_sends_nothing(
     assert server.calls == calls
 
 
-def test_what_was_refused_waits_only_where_it_is_asked_for(leave: Callable[..., str]) -> None:
+def test_refused_records_count_as_waiting_only_on_request(leave: Callable[..., str]) -> None:
     leave(is_refused=True)
     assert _run("sync", "--dry-run").output.startswith("Nothing waits")
     asked = _run("sync", "--dry-run", "--refused").output
     assert asked == f"would send 2 records of 0 runs for {_URI}\n"
 
 
-def test_a_server_that_cannot_work_is_an_error_and_does_not_keep_the_others_from_theirs(
+def test_an_invalid_server_is_an_error_and_the_others_still_get_their_records(
     leave: Callable[..., str],
 ) -> None:
     leave("http://first.example")
@@ -144,36 +149,189 @@ def test_a_server_that_cannot_work_is_an_error_and_does_not_keep_the_others_from
     ]
 
 
-def test_sending_delivers_what_is_left_and_leaves_nothing_on_disk(
+def test_sending_delivers_everything_and_leaves_nothing_on_disk(
     leave: Callable[..., str], server: FakeMlflow
 ) -> None:
     keys = [leave(), leave()]
-    assert send(FakeClient(server), _URI, refused=False) == 0
+    assert send(FakeClient(server), _URI, refused=False).waiting == 0
     for key in keys:
         assert server.run(key).curve("loss") == [(1, 0.5), (2, 0.25)]
         assert server.run(key).status == "FINISHED"
     assert survey() == []
 
 
-def test_sending_to_a_server_that_is_away_keeps_everything(
+def test_sending_to_an_unreachable_server_keeps_everything(
     leave: Callable[..., str], server: FakeMlflow
 ) -> None:
     key = leave()
     server.is_away = True
-    assert send(FakeClient(server), _URI, refused=False) == 4
+    assert send(FakeClient(server), _URI, refused=False).waiting == 4
     (journal,) = survey()
     assert (journal.records(), journal.trouble) == (4, "The server is away.")
     server.is_away = False
-    assert send(FakeClient(server), _URI, refused=False) == 0
+    assert send(FakeClient(server), _URI, refused=False).waiting == 0
     assert server.run(key).status == "FINISHED"
 
 
-def test_what_was_refused_is_sent_again_where_it_is_asked_for(
+def test_refused_records_are_sent_again_on_request(
     leave: Callable[..., str], server: FakeMlflow
 ) -> None:
     key = leave(is_refused=True)
-    assert send(FakeClient(server), _URI, refused=False) == 0
+    assert send(FakeClient(server), _URI, refused=False).waiting == 0
     assert server.run(key).curve("loss") == []
-    assert send(FakeClient(server), _URI, refused=True) == 0
+    assert send(FakeClient(server), _URI, refused=True).waiting == 0
     assert server.run(key).curve("loss") == [(1, 0.5), (2, 0.25)]
     assert survey() == []
+
+
+# --- what it says ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sync(server: FakeMlflow, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """The command, with a client of the server in memory."""
+    monkeypatch.setattr("mlflow_iap_callbacks.cli.sync._client", lambda _: FakeClient(server))
+    return lambda *arguments: _run("sync", *arguments)
+
+
+def test_it_says_what_mlflow_took(leave: Callable[..., str], sync: Callable[..., Result]) -> None:
+    leave()
+    leave()
+    done = sync()
+    assert (done.exit_code, done.output) == (0, f"sent 8 records to {_URI}\n")
+
+
+def test_what_mlflow_refuses_is_not_counted_as_sent(
+    leave: Callable[..., str], server: FakeMlflow, sync: Callable[..., Result]
+) -> None:
+    leave()
+    server.refuse("log_batch", "no room", times=100)
+    done = sync()
+    assert (done.exit_code, done.output.splitlines()) == (
+        0,
+        [
+            f"sent 2 records to {_URI}",
+            "MLflow refused 2 records; `mlflow-iap status` lists them.",
+        ],
+    )
+
+
+def test_what_still_waits_is_said_with_the_reason_and_the_status(
+    leave: Callable[..., str], server: FakeMlflow, sync: Callable[..., Result]
+) -> None:
+    leave()
+    server.is_away = True
+    done = sync()
+    assert done.exit_code == 1
+    assert f"sent 0 records to {_URI}" in done.output
+    assert f"4 records wait for {_URI}: The server is away." in done.output
+
+
+def test_a_journal_that_cannot_be_taken_over_is_named_with_the_reason(
+    leave: Callable[..., str], sync: Callable[..., Result]
+) -> None:
+    leave()
+    path = survey()[0].path
+    path.chmod(0o666)
+    leave()
+    done = sync()
+    assert done.exit_code == 1
+    assert f"sent 4 records to {_URI}" in done.output
+    assert f"{path} cannot be sent: {path} can be written to by other users" in done.output
+
+
+def test_damage_is_told_and_only_what_is_whole_counts_as_sent(
+    leave: Callable[..., str], server: FakeMlflow, sync: Callable[..., Result]
+) -> None:
+    key = leave()
+    (journal,) = survey()
+    content = bytearray(journal.path.read_bytes())
+    for file in journal.path.parent.glob(f"{journal.path.stem}.*.intake"):
+        file.unlink()
+    content[content.index(b"loss") + 1] ^= 4
+    journal.path.write_bytes(content)
+    done = sync()
+    assert (done.exit_code, done.output) == (0, f"sent 3 records to {_URI}\n")
+    assert len(server.run(key).curve("loss")) == 1
+
+
+def test_a_damaged_journal_of_an_unknown_server_is_sent_once_its_server_is_named(
+    leave: Callable[..., str],
+    server: FakeMlflow,
+    sync: Callable[..., Result],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    key = leave()
+    (journal,) = survey()
+    for file in [journal.path, *journal.path.parent.glob(f"{journal.path.stem}.*.intake")]:
+        file.write_bytes(file.read_bytes().replace(_URI.encode(), b"x" * len(_URI)))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    done = sync()
+    assert done.exit_code == 1
+    assert f"{journal.path} is damaged, and its server is unknown" in done.output
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", _URI)
+    done = sync()
+    assert (done.exit_code, done.output) == (0, f"sent 4 records to {_URI}\n")
+    assert server.run(key).status == "FINISHED"
+
+
+def test_a_journal_in_use_is_named_with_its_process(sync: Callable[..., Result]) -> None:
+    outbox = new_outbox(_URI)
+    run = outbox.begin("key", "name:experiment")
+    outbox.intake.append(run.number, "metrics", (0, 0, {"loss": 0.5}))
+    try:
+        done = sync()
+        assert done.exit_code == 0
+        assert f"{outbox.path} is in use by process {os.getpid()} on " in done.output
+    finally:
+        outbox.close()
+
+
+# --- other hosts -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def left_elsewhere(leave: Callable[..., str]) -> Path:
+    """The journal of a process that ended on another host."""
+    leave()
+    path = survey()[0].path
+    for file in path.parent.glob(f"{path.stem}*"):
+        file.rename(file.with_name(file.name.replace(owner.host(), "another-host")))
+    return path.with_name(path.name.replace(owner.host(), "another-host"))
+
+
+def test_a_journal_of_another_host_is_left_alone_and_named(
+    left_elsewhere: Path, sync: Callable[..., Result], server: FakeMlflow
+) -> None:
+    done = sync()
+    assert done.exit_code == 0
+    assert f"{left_elsewhere} is from another host" in done.output
+    assert "`mlflow-iap sync --other-hosts` sends it" in done.output
+    assert server.runs == {}
+    assert "(of another host)" in _run("status").output
+
+
+def test_a_process_of_another_host_that_does_not_stir_has_its_journal_sent(
+    left_elsewhere: Path,
+    sync: Callable[..., Result],
+    server: FakeMlflow,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(other_hosts, "SECONDS_TO_WATCH", 0.0)
+    done = sync("--other-hosts")
+    assert done.exit_code == 0
+    assert f"sent 4 records to {_URI}" in done.output
+    assert len(server.runs) == 1
+    assert survey() == []
+
+
+def test_a_process_of_another_host_that_notes_that_it_is_alive_keeps_its_journal(
+    left_elsewhere: Path,
+) -> None:
+    def stir(_: float) -> None:
+        lock = FileLock(left_elsewhere.with_suffix(".lock"))
+        owner.beat(lock)
+        lock.release()
+
+    assert other_hosts.unmoved(survey(), sleep=stir) == []
+    assert other_hosts.unmoved(survey(), sleep=lambda _: None) == [left_elsewhere]

@@ -1,4 +1,4 @@
-"""``mlflow-iap token``: what it shows, and what it never does."""
+"""``mlflow-iap token``: what it shows, and what it never shows."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _token(*options: str) -> Result:
     return CliRunner().invoke(main, ["token", *options])
 
 
-def test_it_shows_source_kind_account_and_audience_and_not_the_token(cloud: LocalCloud) -> None:
+def test_it_shows_source_kind_account_and_audience_but_not_the_token(cloud: LocalCloud) -> None:
     shown = _token()
     assert shown.exit_code == 0, shown.output
     rows = dict(line.split(maxsplit=1) for line in shown.output.splitlines())
@@ -64,7 +64,7 @@ def test_without_a_client_id_the_token_is_a_jwt_for_the_server(
         ({"MLFLOW_IAP_IMPERSONATE": "trainer"}, "MLFLOW_IAP_IMPERSONATE"),
     ],
 )
-def test_what_is_wrong_is_one_error_without_a_traceback(
+def test_a_problem_is_one_error_without_a_traceback(
     cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], says: str
 ) -> None:
     set_all(monkeypatch, variables)

@@ -29,7 +29,7 @@ def delivered(server: FakeMlflow, new_process: Callable[[], VirtualProcess]) -> 
     """The server, after another process has taken over the journal."""
     shutil.copytree(_STORED, journal_folder.folder())
     process = new_process()
-    process.sender.adopt()
+    process.sender.adopt(other_hosts=journal_folder.journals())
     process.deliver_for(60.0)
     assert process.sender.waiting == 0
     return server

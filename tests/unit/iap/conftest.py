@@ -1,4 +1,4 @@
-"""Requests that are retried, after pauses of a twentieth of the usual time."""
+"""Retries of requests, after a twentieth of the usual pause."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The token on the requests to one server, and the errors that IAP's responses become."""
+"""The token on requests to one server, and the errors for IAP's responses."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _code(number: int) -> str:
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_the_token_is_sent_when_iap_asks_for_one_and_at_once_from_then_on(
+def test_the_token_is_sent_once_iap_asks_for_one_and_then_with_every_request(
     echo: LocalCloud, session: Sessions, method: str
 ) -> None:
     http_session = session(IAPAuth(echo.url))
@@ -58,13 +58,13 @@ def test_the_token_is_sent_when_iap_asks_for_one_and_at_once_from_then_on(
     assert len(echo.tokens) == 1
 
 
-def test_a_plain_session_of_requests_is_authenticated_as_well(echo: LocalCloud) -> None:
+def test_a_plain_requests_session_is_authenticated_too(echo: LocalCloud) -> None:
     answer = requests.post(echo.url + "/a", json={"x": 1}, auth=IAPAuth(echo.url))
     assert answer.json()["body_bytes"] == len(json.dumps({"x": 1}))
     assert _statuses(echo) == [401, 200]
 
 
-def test_a_plain_session_sends_the_token_at_once_when_it_is_known_to_be_asked_for(
+def test_a_plain_session_sends_the_token_at_once_if_iap_has_asked_for_one_before(
     echo: LocalCloud,
 ) -> None:
     auth = IAPAuth(echo.url)
@@ -77,7 +77,7 @@ def test_a_plain_session_sends_the_token_at_once_when_it_is_known_to_be_asked_fo
     assert len(echo.tokens) == 2
 
 
-def test_a_server_without_iap_never_sees_a_token(
+def test_a_server_without_iap_never_gets_a_token(
     echo: LocalCloud, session: Sessions, bare_server: BareServer
 ) -> None:
     auth = IAPAuth(bare_server.url)
@@ -86,7 +86,7 @@ def test_a_server_without_iap_never_sees_a_token(
     assert not echo.tokens
 
 
-def test_proxy_authorization_carries_the_token_where_basic_authentication_holds_the_other(
+def test_proxy_authorization_has_the_token_if_basic_authentication_uses_the_other_header(
     echo: LocalCloud, session: Sessions
 ) -> None:
     answer = session(IAPAuth(echo.url)).get(
@@ -96,7 +96,7 @@ def test_proxy_authorization_carries_the_token_where_basic_authentication_holds_
     assert echo.requests[-1].credential_header == "proxy-authorization"
 
 
-def test_netrc_and_a_stale_bearer_give_way(
+def test_the_token_replaces_netrc_credentials_and_a_stale_bearer(
     echo: LocalCloud, session: Sessions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     netrc = tmp_path / "netrc"
@@ -113,7 +113,7 @@ def test_netrc_and_a_stale_bearer_give_way(
 # --- rejected, then sent again ---------------------------------------------------------------
 
 
-def test_a_rejected_token_is_fetched_again_and_the_request_sent_again(
+def test_a_rejected_token_is_replaced_and_the_request_is_retried(
     echo: LocalCloud, session: Sessions
 ) -> None:
     http_session = session(IAPAuth(echo.url))
@@ -124,7 +124,7 @@ def test_a_rejected_token_is_fetched_again_and_the_request_sent_again(
     assert len(echo.tokens) == 2
 
 
-def test_32_threads_that_hold_a_rejected_token_fetch_one(
+def test_32_threads_with_a_rejected_token_fetch_only_one_new_token(
     echo: LocalCloud, session: Sessions
 ) -> None:
     auth = IAPAuth(echo.url)
@@ -145,7 +145,7 @@ def test_32_threads_that_hold_a_rejected_token_fetch_one(
 
 
 @pytest.mark.parametrize("skip", [0, 7])
-def test_a_stream_is_rewound_to_where_it_began(
+def test_a_stream_is_rewound_to_its_initial_position(
     echo: LocalCloud, session: Sessions, skip: int
 ) -> None:
     http_session = session(IAPAuth(echo.url))
@@ -158,7 +158,7 @@ def test_a_stream_is_rewound_to_where_it_began(
     assert _statuses(echo)[-2:] == [401, 200]
 
 
-def test_a_stream_that_cannot_be_rewound_is_an_error_and_not_half_a_body(
+def test_a_stream_that_cannot_be_rewound_raises_instead_of_sending_half_a_body(
     echo: LocalCloud, session: Sessions
 ) -> None:
     http_session = session(IAPAuth(echo.url))
@@ -167,7 +167,7 @@ def test_a_stream_that_cannot_be_rewound_is_an_error_and_not_half_a_body(
     assert not [seen for seen in echo.requests if seen.reached_upstream]
 
 
-def test_asking_for_a_token_and_fetching_another_count_as_no_attempt(
+def test_a_request_for_a_token_or_a_new_token_does_not_count_as_an_attempt(
     echo: LocalCloud, session: Sessions
 ) -> None:
     http_session = session(IAPAuth(echo.url, retry=RetryPolicy(max_attempts=1)))
@@ -178,7 +178,7 @@ def test_asking_for_a_token_and_fetching_another_count_as_no_attempt(
     assert http_session.get(echo.url + "/c").status_code == 500
 
 
-def test_a_token_that_ends_again_and_again_is_healed_while_the_deadline_lasts(
+def test_a_token_that_keeps_expiring_is_replaced_until_the_deadline(
     echo: LocalCloud, session: Sessions
 ) -> None:
     body = "OpenID Connect token expired: JWT has expired"
@@ -367,7 +367,7 @@ def test_an_origin_is_scheme_host_and_port(url: str, origin: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["", "mlflow", "ftp://host", "https://", "https://host:port"])
-def test_what_is_no_url_of_a_server_is_an_error(url: str) -> None:
+def test_an_invalid_server_url_is_an_error(url: str) -> None:
     with pytest.raises(IAPConfigurationError, match="https://HOST"):
         IAPAuth(url)
 
@@ -375,7 +375,7 @@ def test_what_is_no_url_of_a_server_is_an_error(url: str) -> None:
 @pytest.mark.parametrize(
     "url", ["http://mlflow.example", "http://10.0.0.3:5000", "http://localhost.example"]
 )
-def test_plain_http_to_another_machine_is_refused(url: str) -> None:
+def test_plain_http_to_another_machine_is_rejected(url: str) -> None:
     with pytest.raises(IAPConfigurationError, match="Use https"):
         IAPAuth(url)
 
@@ -383,7 +383,7 @@ def test_plain_http_to_another_machine_is_refused(url: str) -> None:
 @pytest.mark.parametrize(
     "url", ["http://localhost:5000", "http://127.1.2.3", "http://[::1]:5000", "http://a.localhost"]
 )
-def test_plain_http_to_this_machine_is_fine(url: str) -> None:
+def test_plain_http_to_this_machine_is_allowed(url: str) -> None:
     IAPAuth(url)
 
 
@@ -391,7 +391,9 @@ def test_plain_http_to_this_machine_is_fine(url: str) -> None:
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
-def test_a_busy_server_is_asked_again(echo: LocalCloud, session: Sessions, status: int) -> None:
+def test_a_request_to_a_busy_server_is_retried(
+    echo: LocalCloud, session: Sessions, status: int
+) -> None:
     echo.fault("answer", status=status, times=2)
     answer = session(IAPAuth(echo.url)).get(echo.url + "/a")
     assert answer.status_code == 200
@@ -399,7 +401,7 @@ def test_a_busy_server_is_asked_again(echo: LocalCloud, session: Sessions, statu
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_retry_after_is_waited_for(
+def test_retry_after_is_respected(
     echo: LocalCloud, session: Sessions, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(RetryPolicy, "sleep", staticmethod(time.sleep))
@@ -420,7 +422,7 @@ def test_a_retry_after_beyond_the_deadline_ends_the_attempts_at_once(
 
 
 @pytest.mark.parametrize("kind", ["reset_before", "reset_after"])
-def test_a_lost_connection_is_tried_again_where_repeating_does_no_harm(
+def test_a_request_is_retried_after_a_lost_connection_if_repeating_it_does_no_harm(
     echo: LocalCloud, session: Sessions, kind: str
 ) -> None:
     http_session = session(IAPAuth(echo.url))
@@ -432,7 +434,7 @@ def test_a_lost_connection_is_tried_again_where_repeating_does_no_harm(
 
 
 @pytest.mark.parametrize("kind", ["reset_before", "reset_after", "answer_after"])
-def test_a_creating_request_is_not_sent_again_when_its_answer_is_lost(
+def test_a_create_request_is_not_retried_if_its_response_is_lost(
     echo: LocalCloud, session: Sessions, kind: str
 ) -> None:
     http_session = session(IAPAuth(echo.url))
@@ -443,7 +445,7 @@ def test_a_creating_request_is_not_sent_again_when_its_answer_is_lost(
     assert len([seen for seen in echo.requests if "create" in seen.path]) == 1
 
 
-def test_a_creating_request_is_sent_again_when_it_was_surely_not_carried_out(
+def test_a_create_request_is_retried_if_it_certainly_had_no_effect(
     echo: LocalCloud, session: Sessions
 ) -> None:
     http_session = session(IAPAuth(echo.url))
@@ -480,7 +482,7 @@ def test_a_connection_is_waited_for_no_longer_than_ten_seconds(given: Any, used:
     assert seen == [used, used]
 
 
-def test_a_server_that_is_away_ends_in_its_own_error_when_time_is_up(
+def test_an_unreachable_server_raises_its_own_error_at_the_deadline(
     session: Sessions, free_port: int
 ) -> None:
     url = f"http://127.0.0.1:{free_port}"
@@ -498,7 +500,7 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def test_an_auth_travels_by_pickle_without_its_token(echo: LocalCloud, session: Sessions) -> None:
+def test_an_auth_can_be_pickled_without_its_token(echo: LocalCloud, session: Sessions) -> None:
     auth = IAPAuth(echo.url)
     session(auth).get(echo.url + "/a")
     pickled = pickle.dumps(auth)

@@ -29,7 +29,7 @@ def server() -> FakeMlflow:
 
 @pytest.fixture
 def client(server: FakeMlflow, time: VirtualTime) -> IAPMlflowClient:
-    """A client whose requests go to the fake server, and whose waits take no time."""
+    """A client that sends requests to the fake server, and waits without taking time."""
     auth_for(_URI, retry=time.policy())
     client = IAPMlflowClient(_URI)
     requests: Any = FakePlainClient(server)
@@ -41,7 +41,7 @@ def _create(client: IAPMlflowClient, **tags: str) -> str:
     return str(client.create_run("0", tags={RUN_KEY_TAG: _KEY, **tags}).info.run_id)
 
 
-def test_a_run_gets_the_key_that_its_tags_name_or_one_of_its_own(
+def test_a_run_gets_the_key_in_its_tags_or_a_new_one(
     client: IAPMlflowClient, server: FakeMlflow
 ) -> None:
     assert client.create_run("0", tags={RUN_KEY_TAG: _KEY, "a": "b"}).data.tags["a"] == "b"
@@ -71,7 +71,7 @@ def test_a_run_that_its_server_has_not_created_is_requested_again_after_ten_seco
     assert began + 10.0 <= time.now < began + 60.0
 
 
-def test_a_server_that_takes_too_long_has_half_of_the_deadline(
+def test_a_server_that_takes_too_long_gets_half_of_the_deadline(
     client: IAPMlflowClient, server: FakeMlflow, time: VirtualTime
 ) -> None:
     began = time.now
@@ -81,7 +81,7 @@ def test_a_server_that_takes_too_long_has_half_of_the_deadline(
     assert began + 60.0 <= time.now < began + 120.0
 
 
-def test_waiting_for_the_run_counts_as_no_attempt(
+def test_waiting_for_the_run_does_not_count_as_an_attempt(
     client: IAPMlflowClient, server: FakeMlflow, time: VirtualTime
 ) -> None:
     auth_for(_URI, retry=time.policy(max_attempts=2))
@@ -90,7 +90,7 @@ def test_waiting_for_the_run_counts_as_no_attempt(
     assert server.calls.count("create_run") == 2
 
 
-def test_a_run_that_the_server_creates_late_is_the_one_that_the_caller_gets(
+def test_the_caller_gets_a_run_that_the_server_creates_late(
     client: IAPMlflowClient, server: FakeMlflow
 ) -> None:
     server.delay("create_run")
@@ -100,9 +100,7 @@ def test_a_run_that_the_server_creates_late_is_the_one_that_the_caller_gets(
     assert server.calls.count("create_run") == 1
 
 
-def test_looking_for_the_run_is_tried_again_as_well(
-    client: IAPMlflowClient, server: FakeMlflow
-) -> None:
+def test_the_lookup_of_the_run_is_retried_too(client: IAPMlflowClient, server: FakeMlflow) -> None:
     server.lose_answer("create_run")
     server.drop("search_runs", times=3)
     run_id = _create(client)
@@ -110,7 +108,7 @@ def test_looking_for_the_run_is_tried_again_as_well(
     assert server.calls == ["create_run", *["search_runs"] * 4]
 
 
-def test_a_retry_after_is_waited_for_before_the_run_is_looked_for(
+def test_retry_after_is_respected_before_the_run_is_looked_up(
     client: IAPMlflowClient, server: FakeMlflow, time: VirtualTime
 ) -> None:
     server.lose_answer("create_run", IAPUnknownOutcomeError("busy", retry_after=7.0))
@@ -129,7 +127,7 @@ def test_the_deadline_holds_for_creation_and_lookup_together(
     assert server.runs == {}
 
 
-def test_an_error_that_is_no_lost_response_is_raised_at_once(
+def test_an_error_other_than_a_lost_response_is_raised_at_once(
     client: IAPMlflowClient, server: FakeMlflow, time: VirtualTime
 ) -> None:
     server.drop("create_run", IAPUnavailableError("away"))
@@ -141,7 +139,7 @@ def test_an_error_that_is_no_lost_response_is_raised_at_once(
     assert (server.calls, time.waits) == (["create_run"] * 2, [])
 
 
-def test_the_caller_s_tags_stay_as_they_are(client: IAPMlflowClient, server: FakeMlflow) -> None:
+def test_the_caller_s_tags_are_not_changed(client: IAPMlflowClient, server: FakeMlflow) -> None:
     tags = {"a": "b"}
     server.drop("create_run", IAPUnknownOutcomeError("lost"))
     client.create_run("0", tags=tags)

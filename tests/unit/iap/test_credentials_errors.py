@@ -1,4 +1,4 @@
-"""Errors about missing, broken and rejected credentials, and the secrets that none contains."""
+"""Errors about missing, broken and rejected credentials, which contain no secrets."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def refusal(credentials: IAPCredentials) -> IAPCredentialsError:
 
 
 def changed(file: Path, **values: object) -> Path:
-    """A copy of a credentials file with other values in it; None takes one out."""
+    """A copy of a credentials file with other values; None removes one."""
     info = {**json.loads(file.read_text()), **values}
     copy = file.with_name(f"changed-{file.name}")
     copy.write_text(json.dumps({name: value for name, value in info.items() if value is not None}))
@@ -55,14 +55,12 @@ def changed(file: Path, **values: object) -> Path:
         ({"kind": "jwt"}, "id_token, signed_jwt, access_token"),
     ],
 )
-def test_a_setting_that_cannot_work_is_refused_at_once(
-    arguments: dict[str, str], says: str
-) -> None:
+def test_an_invalid_setting_is_rejected_at_once(arguments: dict[str, str], says: str) -> None:
     with pytest.raises(IAPConfigurationError, match=says):
         IAPCredentials(**arguments)  # type: ignore[arg-type]
 
 
-def test_a_variable_that_cannot_work_is_refused_by_its_name(
+def test_the_error_for_an_invalid_variable_names_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("MLFLOW_IAP_IMPERSONATE", "trainer")
@@ -177,7 +175,7 @@ except IAPCredentialsError as error:
 
 
 @pytest.mark.slow  # google-auth's own pauses
-def test_without_any_credentials_it_says_where_it_looked_and_what_to_set(
+def test_the_error_without_credentials_says_where_it_looked_and_what_to_set(
     cloud: LocalCloud, tmp_path: Path
 ) -> None:
     said = run(TELL, tmp_path, cloud.no_metadata_environment())
@@ -223,7 +221,7 @@ def test_a_deleted_key_says_to_create_another(cloud: LocalCloud) -> None:
 
 
 @pytest.mark.parametrize("offset", [-7200.0, 7200.0])
-def test_a_wrong_clock_is_called_that(cloud: LocalCloud, offset: float) -> None:
+def test_the_error_for_a_wrong_clock_names_the_clock(cloud: LocalCloud, offset: float) -> None:
     cloud.clock_offset = offset
     error = refusal(IAPCredentials(CLIENT, key_file=cloud.key_file()))
     assert "clock is off" in error.message
@@ -248,12 +246,12 @@ def test_a_sign_in_without_openid_says_how_to_sign_in(cloud: LocalCloud) -> None
 @pytest.mark.parametrize(
     ("source", "path"),
     [
-        (lambda cloud: cloud.key_file(), "/token"),  # google-auth's own retry heals this one
+        (lambda cloud: cloud.key_file(), "/token"),  # google-auth's own retry succeeds for this one
         (lambda cloud: cloud.impersonated_file(), "generateIdToken"),
         (lambda cloud: cloud.federation_file(), "/v1/token"),
     ],
 )
-def test_a_busy_endpoint_is_asked_again_until_it_answers(
+def test_a_busy_endpoint_is_retried_until_it_responds(
     cloud: LocalCloud, source: Callable[[LocalCloud], Path], path: str
 ) -> None:
     cloud.fault("answer", path=path, where="google", status=503, times=1)
@@ -286,7 +284,7 @@ def test_a_busy_endpoint_is_a_transient_error(
 
 
 @pytest.mark.slow  # google-auth's own pauses
-def test_a_busy_token_endpoint_is_a_transient_error_that_the_callers_retries_end(
+def test_a_busy_token_endpoint_is_a_transient_error_that_the_caller_retries(
     cloud: LocalCloud,
 ) -> None:
     cloud.fault("answer", path="/token", where="google", status=503, times=0)
@@ -308,7 +306,7 @@ def test_an_endpoint_that_refuses_connections_is_a_transient_error(cloud: LocalC
     assert "HTTPS_PROXY" in error.message
 
 
-def test_a_certificate_that_is_not_trusted_does_not_pass_by_waiting(
+def test_an_untrusted_certificate_is_not_a_transient_error(
     cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = cloud.impersonated_file()
@@ -322,7 +320,7 @@ def test_a_certificate_that_is_not_trusted_does_not_pass_by_waiting(
 
 # --- secrets ---------------------------------------------------------------------------------
 
-# What every token, refresh token and key of the local cloud looks like.
+# The form of all tokens, refresh tokens and keys of the local cloud.
 SECRET = re.compile(
     r"ya29\.local-[\w-]{8}|1//local-[\w-]{8}|eyJ[\w-]{16,}\.eyJ[\w-]{16,}|PRIVATE KEY"
 )
@@ -334,7 +332,7 @@ def text_of(error: BaseException) -> str:
 
 
 class Everything(logging.Handler):
-    """Keeps all that each record carries."""
+    """Keeps everything in each log record."""
 
     def __init__(self) -> None:
         super().__init__(logging.DEBUG)
@@ -346,7 +344,7 @@ class Everything(logging.Handler):
 
 @pytest.fixture
 def logged(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
-    """All that is logged; google-auth keeps its records from the root logger at times."""
+    """Everything that is logged; google-auth sometimes hides its records from the root logger."""
     handler = Everything()
     loggers = [logging.getLogger(name) for name in ("", "google", "google.auth", "urllib3")]
     for logger in loggers:
@@ -394,12 +392,12 @@ def test_no_token_and_no_key_is_in_any_log_description_or_pickle(
             *(pickle.dumps(each).decode("latin-1") for each in (credentials, bound)),
         ]
     )
-    assert "urllib3" in shown  # something was logged at all
+    assert "urllib3" in shown  # at least something was logged
     assert token not in shown
     assert not SECRET.search(shown)
 
 
-def test_other_libraries_records_of_google_auth_are_left_alone(
+def test_google_auth_s_log_records_from_other_libraries_are_kept(
     cloud: LocalCloud, logged: list[str]
 ) -> None:
     IAPCredentials(CLIENT, key_file=cloud.key_file()).token()
@@ -449,14 +447,14 @@ def token_or_error(credentials: IAPCredentials) -> str | IAPCredentialsError:
 
 @pytest.mark.parametrize("status", [200, pytest.param(400, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", CASES)
-def test_a_malformed_answer_is_one_error_that_repeats_no_token_from_it(
+def test_a_malformed_response_is_one_error_that_shows_no_token_from_it(
     cloud: LocalCloud, logged: list[str], name: str, status: int
 ) -> None:
     make, kind, path = CASES[name]
     file = make(cloud)
     secret_kind: Kind = "id_token" if status == 200 and kind != "access_token" else "access_token"
     secret = IAPCredentials(CLIENT, kind=secret_kind, key_file=cloud.key_file()).token()
-    secret = ".".join(secret.split(".")[:2])  # a JWT without its signature is none
+    secret = ".".join(secret.split(".")[:2])  # a JWT without its signature is not a token
     audience = None if "desktop" in name else CLIENT
     for pattern in MALFORMED:
         body = pattern.replace("%s", secret)
@@ -465,7 +463,7 @@ def test_a_malformed_answer_is_one_error_that_repeats_no_token_from_it(
         credentials = IAPCredentials(audience, kind=kind, key_file=file)
         got = token_or_error(credentials.for_origin(cloud.url))
         if isinstance(got, str):
-            # A text in the right place is a token as far as anybody here can tell.
+            # Any text in the right place counts as a token.
             assert status == 200, body
             assert got.startswith(secret), body
             continue

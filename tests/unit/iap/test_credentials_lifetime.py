@@ -1,4 +1,4 @@
-"""One token for all threads, replaced in time; pickles, forks and other clocks."""
+"""One token for all threads, replaced in time; also with pickles, forks and wrong clocks."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def cloud(google_cloud: LocalCloud) -> LocalCloud:
 
 
 def together(call: Callable[[], str]) -> list[str]:
-    """What `call` gives each of many threads that all call it at once."""
+    """What `call` returns to each of many threads that call it at the same time."""
     barrier = threading.Barrier(THREADS)
 
     def one(_: int) -> str:
@@ -48,7 +48,7 @@ def together(call: Callable[[], str]) -> list[str]:
 
 
 def made(cloud: LocalCloud, kind: Kind, by: str) -> int:
-    """How many tokens of a kind an account was given."""
+    """Number of tokens of a kind that were issued to an account."""
     return len([token for token in cloud.tokens if (token.kind, token.account) == (kind, by)])
 
 
@@ -56,7 +56,7 @@ def made(cloud: LocalCloud, kind: Kind, by: str) -> int:
 
 
 @pytest.mark.parametrize("kind", ["id_token", "access_token"])
-def test_many_threads_that_want_the_first_token_make_google_give_out_one(
+def test_many_threads_that_need_a_first_token_get_the_same_one(
     cloud: LocalCloud, kind: Kind
 ) -> None:
     credentials = IAPCredentials(CLIENT, kind=kind, key_file=cloud.key_file())
@@ -77,7 +77,7 @@ def test_many_threads_that_want_the_first_token_make_google_give_out_one(
         ),
     ],
 )
-def test_many_threads_that_hold_a_rejected_token_make_google_give_out_one_more(
+def test_many_threads_with_a_rejected_token_get_the_same_new_one(
     cloud: LocalCloud, kind: Kind, is_young: bool
 ) -> None:
     credentials = IAPCredentials(CLIENT, kind=kind, key_file=cloud.impersonated_file()).for_origin(
@@ -86,7 +86,7 @@ def test_many_threads_that_hold_a_rejected_token_make_google_give_out_one_more(
     first_of_a_second()
     rejected = credentials.token()
     if not is_young:
-        # Made twice within one second a JWT is the same text; in the next it is another.
+        # JWTs that are signed within the same second are identical; in the next second they differ.
         first_of_a_second()
     began = int(time.time())
     tokens = together(lambda: credentials.token(rejected=rejected))
@@ -103,7 +103,7 @@ def first_of_a_second() -> None:
     wait_until(lambda: time.time() >= begins, "the next second", seconds=5)
 
 
-def test_a_thread_that_comes_late_with_an_old_token_gets_the_one_in_use(cloud: LocalCloud) -> None:
+def test_a_late_thread_with_an_old_token_gets_the_current_one(cloud: LocalCloud) -> None:
     credentials = IAPCredentials(CLIENT, kind="access_token", key_file=cloud.key_file())
     old = credentials.token()
     new = credentials.token(rejected=old)
@@ -113,7 +113,7 @@ def test_a_thread_that_comes_late_with_an_old_token_gets_the_one_in_use(cloud: L
     assert len(cloud.tokens) == 2
 
 
-def test_a_failed_refresh_leaves_nothing_locked_and_the_next_call_tries_again(
+def test_a_failed_refresh_leaves_nothing_locked_and_the_next_call_retries(
     cloud: LocalCloud,
 ) -> None:
     credentials = IAPCredentials(CLIENT, key_file=cloud.impersonated_file())
@@ -129,7 +129,7 @@ def test_a_failed_refresh_leaves_nothing_locked_and_the_next_call_tries_again(
 
 
 @pytest.mark.parametrize("kind", ["access_token", pytest.param("id_token", marks=pytest.mark.slow)])
-def test_a_token_is_replaced_ahead_of_its_end_and_not_more_often_than_needed(
+def test_a_token_is_replaced_before_it_expires_and_not_more_often_than_needed(
     cloud: LocalCloud, kind: Kind
 ) -> None:
     cloud.token_lifetime = 1.5
@@ -140,14 +140,14 @@ def test_a_token_is_replaced_ahead_of_its_end_and_not_more_often_than_needed(
     def is_replaced_twice() -> bool:
         asked = time.time()
         token = credentials.token()
-        # How long Google took to answer is not known of an access token.
+        # For an access token, it is not known how long Google took to respond.
         latest = time.time() + cloud.token_lifetime
         seen.setdefault(token, latest if kind == "access_token" else ends_of(token))
         assert asked < seen[token], "a token was given out after its end"
         return len(seen) == 3
 
     wait_until(is_replaced_twice, "the third token", seconds=20)
-    shortest = 0.9  # an answer says `expires_in` in whole seconds
+    shortest = 0.9  # a response has `expires_in` in whole seconds
     assert len(cloud.tokens) <= (time.time() - began) / shortest + 1
 
 
@@ -157,7 +157,7 @@ def ends_of(token: str) -> float:
 
 @pytest.mark.parametrize("offset", [-9000.0, 9000.0])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_token_lives_as_long_as_it_says_whatever_this_machines_clock_shows(
+def test_a_token_has_its_full_lifetime_even_if_this_machines_clock_is_wrong(
     cloud: LocalCloud, kind: Kind, offset: float
 ) -> None:
     credentials = IAPCredentials(CLIENT, kind=kind, key_file=cloud.impersonated_file())
@@ -183,7 +183,7 @@ CASES = [Case("key_file", "signed_jwt"), Case("impersonated_file", "id_token")]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.kind)
-def test_a_pickle_gives_working_credentials_and_holds_neither_token_nor_key(
+def test_unpickled_credentials_work_and_the_pickle_contains_no_token_or_key(
     cloud: LocalCloud, case: Case
 ) -> None:
     file = getattr(cloud, case.file)()
@@ -206,7 +206,7 @@ def token_in_a_new_process(credentials: IAPCredentials) -> str:
 
 
 @pytest.mark.slow
-def test_a_spawned_process_gets_a_token_of_its_own(cloud: LocalCloud) -> None:
+def test_a_spawned_process_gets_its_own_token(cloud: LocalCloud) -> None:
     credentials = IAPCredentials(CLIENT, key_file=cloud.key_file())
     credentials.token()
     context = multiprocessing.get_context("spawn")
@@ -217,9 +217,9 @@ def test_a_spawned_process_gets_a_token_of_its_own(cloud: LocalCloud) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-def test_a_child_forked_while_a_thread_fetches_gets_a_token_of_its_own(cloud: LocalCloud) -> None:
+def test_a_child_forked_during_a_fetch_gets_its_own_token(cloud: LocalCloud) -> None:
     credentials = IAPCredentials(CLIENT, key_file=cloud.key_file())
-    # google-auth waits about a second before it asks again, and holds our lock as long.
+    # google-auth waits about a second before it retries, and our lock is held meanwhile.
     cloud.fault("answer", path="/token", where="google", status=503, times=1)
     with ThreadPoolExecutor(1) as threads:
         fetch = threads.submit(credentials.token)
@@ -237,7 +237,7 @@ def in_a_forked_child(call: Callable[[], str]) -> str:
     if child == 0:
         try:
             os.write(writing, b"a token" if call() else b"none")
-        except BaseException as error:  # noqa: BLE001 - told to the parent
+        except BaseException as error:  # noqa: BLE001 - reported to the parent
             os.write(writing, repr(error).encode())
         finally:
             os._exit(0)
@@ -251,7 +251,7 @@ def in_a_forked_child(call: Callable[[], str]) -> str:
         os.close(reading)
 
 
-def test_a_forked_child_gets_a_token_of_its_own_and_leaves_the_parents_alone(
+def test_a_forked_child_gets_its_own_token_and_keeps_the_parents(
     cloud: LocalCloud,
 ) -> None:
     credentials = IAPCredentials(CLIENT, key_file=cloud.key_file())
@@ -261,7 +261,7 @@ def test_a_forked_child_gets_a_token_of_its_own_and_leaves_the_parents_alone(
     assert len(cloud.tokens) == 2
 
 
-def test_credentials_for_an_origin_are_others_with_the_same_identity(cloud: LocalCloud) -> None:
+def test_credentials_for_an_origin_are_a_copy_with_the_same_identity(cloud: LocalCloud) -> None:
     credentials = IAPCredentials(key_file=cloud.key_file(), kind="signed_jwt")
     one = credentials.for_origin("https://one.example.com").describe()
     two = credentials.for_origin("https://two.example.com").describe()

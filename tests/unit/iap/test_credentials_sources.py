@@ -1,4 +1,4 @@
-"""Every kind of token from every source of Google's, real google-auth, through IAP."""
+"""Every kind of token from every kind of Google credentials, with google-auth, through IAP."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mlflow_iap_callbacks.local import LocalCloud
 from mlflow_iap_callbacks.local.accounts import DESKTOP_CLIENT_ID, WORKLOAD
 
 CLIENT = "123456789012-mlflow.apps.googleusercontent.com"
-# The endpoint that gives the token itself, once somebody may act as a service account.
+# The endpoint that issues the token itself, for somebody who may impersonate a service account.
 BY_IAM = {
     "id_token": "generateIdToken",
     "signed_jwt": "signJwt",
@@ -37,8 +37,8 @@ def use(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
 @dataclass(frozen=True)
 class Source:
     file: Callable[[LocalCloud], Path]
-    first: str  # the endpoint that says who is there
-    caller: str  # who asks to act as the service account
+    first: str  # the endpoint for the source identity's token
+    caller: str  # the account that asks to impersonate the service account
     impersonate: str | None = None
 
     @property
@@ -75,7 +75,7 @@ IMPERSONATING = {
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", IMPERSONATING)
-def test_whoever_may_act_as_a_service_account_passes_iap_as_it_with_every_kind_of_token(
+def test_whoever_may_impersonate_a_service_account_passes_iap_with_every_kind_of_token(
     cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch, name: str, kind: Kind
 ) -> None:
     source = IMPERSONATING[name]
@@ -192,7 +192,7 @@ def test_a_client_id_in_the_environment_makes_it_an_id_token_for_that_client(
     assert [(token.kind, token.audience) for token in cloud.tokens] == [("id_token", "1-a")]
 
 
-def test_the_audience_given_beats_the_environment_and_says_which_kind(
+def test_the_given_audience_overrides_the_environment_and_determines_the_kind(
     cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(monkeypatch, cloud.key_file())
@@ -202,7 +202,7 @@ def test_the_audience_given_beats_the_environment_and_says_which_kind(
     assert (signed["kind"], signed["audience"]) == ("signed_jwt", "https://other.example.com/*")
 
 
-def test_mlflow_iap_impersonate_names_whom_to_act_as_and_the_argument_beats_it(
+def test_the_argument_overrides_mlflow_iap_impersonate(
     cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(monkeypatch, cloud.user_file())
@@ -212,7 +212,7 @@ def test_mlflow_iap_impersonate_names_whom_to_act_as_and_the_argument_beats_it(
     assert IAPCredentials(CLIENT, impersonate=TRAINER).describe()["account"] == TRAINER
 
 
-def test_an_account_is_not_asked_to_impersonate_itself(
+def test_an_account_does_not_impersonate_itself(
     cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cloud.deny(TRAINER, on=TRAINER)
@@ -221,7 +221,7 @@ def test_an_account_is_not_asked_to_impersonate_itself(
     assert [token.source for token in cloud.tokens] == ["token_uri"]
 
 
-def test_a_desktop_client_without_a_client_id_gives_its_own_id_token(
+def test_a_desktop_client_without_a_client_id_uses_its_own_id_token(
     cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(monkeypatch, cloud.desktop_file())
@@ -229,7 +229,7 @@ def test_a_desktop_client_without_a_client_id_gives_its_own_id_token(
     assert (cloud.requests[-1].token_kind, cloud.requests[-1].account) == ("id_token", cloud.user)
 
 
-def test_a_jwt_for_no_server_in_particular_is_not_signed(
+def test_a_jwt_is_not_signed_without_a_server(
     cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(monkeypatch, cloud.key_file())
@@ -237,7 +237,7 @@ def test_a_jwt_for_no_server_in_particular_is_not_signed(
         IAPCredentials().token()
 
 
-def test_an_id_token_without_its_client_id_is_not_guessed_at(
+def test_an_id_token_requires_a_client_id(
     cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(monkeypatch, cloud.key_file())
@@ -265,7 +265,7 @@ def test_describe_shows_source_kind_account_audience_and_lifetime(
     assert unit == "s"
 
 
-def test_a_description_in_words_names_account_and_file(
+def test_the_description_names_account_and_file(
     cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(monkeypatch, cloud.desktop_file())
@@ -339,7 +339,7 @@ UNSERVED = {
 
 
 @pytest.mark.parametrize("name", UNSERVED)
-def test_what_an_identity_cannot_obtain_is_an_error_and_not_left_to_the_machines_own_identity(
+def test_a_token_that_an_identity_cannot_obtain_is_an_error_instead_of_the_machines_own_token(
     cloud: LocalCloud, tmp_path: Path, name: str
 ) -> None:
     case = UNSERVED[name]
@@ -361,7 +361,7 @@ def test_what_an_identity_cannot_obtain_is_an_error_and_not_left_to_the_machines
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_missing_token_creator_role_is_named(
+def test_the_error_names_a_missing_token_creator_role(
     cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch, kind: Kind
 ) -> None:
     use(monkeypatch, cloud.impersonated_file())

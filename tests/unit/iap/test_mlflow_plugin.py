@@ -1,4 +1,4 @@
-"""MLflow's entry point: which servers' requests get a token, and what it sets in this process."""
+"""MLflow's entry point: which requests get a token, and what it sets in this process."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _forget_tracking_uris() -> Iterator[None]:
 
 
 def _is_authenticated(url: str) -> bool:
-    """Whether a request of MLflow's to ``url`` is watched for IAP's challenge."""
+    """Whether MLflow's request to ``url`` is authenticated if IAP asks for a token."""
     auth = IAPRequestAuthProvider().get_auth()
     request = requests.Request("GET", url, auth=auth).prepare()
     return bool(request.hooks["response"])
@@ -52,7 +52,7 @@ def test_requests_to_mlflow_s_uris_are_authenticated_and_others_are_not(
     assert not _is_authenticated("http://mlflow.example/api")
 
 
-def test_a_server_that_a_client_is_for_is_authenticated_whatever_mlflow_s_uri_is(
+def test_requests_to_a_client_s_server_are_authenticated_no_matter_what_mlflow_s_uri_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.internal:5000")
@@ -61,7 +61,7 @@ def test_a_server_that_a_client_is_for_is_authenticated_whatever_mlflow_s_uri_is
     assert _is_authenticated(f"{_OTHER}/api")
 
 
-def test_mlflow_s_uri_is_left_alone_where_a_client_chose_iap_for_another_server(
+def test_mlflow_s_uri_is_not_affected_by_a_client_for_another_server(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.internal:5000")
@@ -70,7 +70,7 @@ def test_mlflow_s_uri_is_left_alone_where_a_client_chose_iap_for_another_server(
     assert not _is_authenticated("http://mlflow.internal:5000/api")
 
 
-def test_plain_http_to_another_machine_is_an_error_where_the_user_chose_iap(
+def test_plain_http_to_another_machine_is_an_error_if_the_user_chose_iap(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.internal:5000")
@@ -82,11 +82,11 @@ def test_plain_http_to_another_machine_is_an_error_where_the_user_chose_iap(
 # --- one authentication per server -----------------------------------------------------------
 
 
-def test_an_address_in_other_letters_or_with_a_path_is_the_same_server() -> None:
+def test_an_address_in_upper_case_or_with_a_path_is_the_same_server() -> None:
     assert auth_for(_URI) is auth_for("https://MLflow.example:443/path/")
 
 
-def test_the_settings_given_last_hold_and_none_given_changes_nothing() -> None:
+def test_the_settings_given_last_apply_and_omitted_ones_change_nothing() -> None:
     auth = auth_for(_URI, IAPCredentials("1-a"), RetryPolicy(2))
     auth_for(_URI)
     assert auth.credentials.is_like(IAPCredentials("1-a").for_origin(_URI))
@@ -96,14 +96,14 @@ def test_the_settings_given_last_hold_and_none_given_changes_nothing() -> None:
     assert auth.retry == RetryPolicy(3)
 
 
-def test_the_same_credentials_given_again_keep_their_token() -> None:
+def test_credentials_that_are_given_again_keep_their_token() -> None:
     auth = auth_for(_URI, IAPCredentials("1-a"))
     before = auth.credentials
     auth_for(_URI, IAPCredentials("1-a"))
     assert auth.credentials is before
 
 
-def test_credentials_of_the_environment_follow_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_credentials_from_the_environment_change_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     auth = auth_for(_URI)
     monkeypatch.setenv("MLFLOW_IAP_CLIENT_ID", "1-a")
     auth_for(_URI)
@@ -113,7 +113,7 @@ def test_credentials_of_the_environment_follow_it(monkeypatch: pytest.MonkeyPatc
 # --- what it sets ----------------------------------------------------------------------------
 
 
-def test_iap_is_chosen_where_nothing_is_and_another_choice_is_an_error(
+def test_iap_is_chosen_by_default_and_another_choice_is_an_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(mlflow_plugin, "_is_chosen_by_user", True)
@@ -134,7 +134,7 @@ def test_large_files_are_sent_in_parts_unless_a_variable_says_otherwise(
     assert env.MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE.get() == 32_000_000
 
 
-def test_mlflow_s_session_sends_to_each_server_by_a_transport_of_its_own() -> None:
+def test_mlflow_s_session_has_a_separate_transport_for_each_server() -> None:
     auth_for(_URI)
     auth_for("https://MLflow.Example:443/path")
     session = _mlflow_session()
@@ -150,7 +150,7 @@ def test_mlflow_s_session_sends_to_each_server_by_a_transport_of_its_own() -> No
 
 
 def _mlflow_session() -> requests.Session:
-    """The session that MLflow sends its requests with."""
+    """The session with which MLflow sends its requests."""
     session: requests.Session = request_utils._get_request_session(
         env.MLFLOW_HTTP_REQUEST_MAX_RETRIES.get(),
         env.MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR.get(),

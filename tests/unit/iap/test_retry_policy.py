@@ -1,4 +1,4 @@
-"""How often and how long an attempt is repeated, in time that the test moves."""
+"""How often and how long an attempt is repeated, on a clock that the test moves."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def time() -> VirtualTime:
 
 
 class _Attempts:
-    """Each asks for another one; counted and timed."""
+    """Attempts that each request another one, counted and timed."""
 
     def __init__(
         self, time: VirtualTime, after: float | None = None, *, is_free: bool = False
@@ -47,7 +47,7 @@ def test_the_last_outcome_is_what_the_caller_gets(time: VirtualTime, attempts: i
     assert time.policy(attempts)(_Attempts(time, 0.0)) == attempts
 
 
-def test_an_outcome_that_is_an_error_is_raised(time: VirtualTime) -> None:
+def test_an_error_as_outcome_is_raised(time: VirtualTime) -> None:
     def attempt() -> None:
         raise TryAgain(KeyError("x"), 0.0)
 
@@ -55,7 +55,7 @@ def test_an_outcome_that_is_an_error_is_raised(time: VirtualTime) -> None:
         time.policy(2)(attempt)
 
 
-def test_other_errors_end_it_at_once(time: VirtualTime) -> None:
+def test_other_errors_end_the_attempts_at_once(time: VirtualTime) -> None:
     made: list[int] = []
 
     def attempt() -> None:
@@ -76,14 +76,14 @@ def test_no_attempt_begins_after_the_deadline(time: VirtualTime) -> None:
     assert time.now == attempts.times[-1]
 
 
-def test_the_default_is_enough_for_two_minutes_of_attempts(time: VirtualTime) -> None:
+def test_the_default_number_of_attempts_lasts_two_minutes(time: VirtualTime) -> None:
     began = time.now
     attempts = _Attempts(time)
     time.policy()(attempts)
     assert 90.0 < attempts.times[-1] - began < 120.0
 
 
-def test_a_wait_grows_to_twenty_seconds_unless_an_attempt_names_it(time: VirtualTime) -> None:
+def test_waits_grow_to_twenty_seconds_unless_an_attempt_sets_them(time: VirtualTime) -> None:
     time.policy(deadline=1000.0)(_Attempts(time))
     assert 0.25 <= time.waits[0] <= 0.5
     assert 20.0 <= time.waits[-1] <= 20.25
@@ -93,7 +93,7 @@ def test_a_wait_grows_to_twenty_seconds_unless_an_attempt_names_it(time: Virtual
     assert time.waits == [7.0, 7.0]
 
 
-def test_a_wait_that_would_end_after_the_deadline_is_not_begun(time: VirtualTime) -> None:
+def test_no_wait_begins_that_would_end_after_the_deadline(time: VirtualTime) -> None:
     attempts = _Attempts(time, after=3600.0)
     time.policy()(attempts)
     assert (len(attempts.times), time.waits) == (1, [])
@@ -105,7 +105,7 @@ def test_a_free_attempt_does_not_count_but_its_time_does(time: VirtualTime) -> N
     assert len(attempts.times) == 10
 
 
-def test_a_policy_inside_another_ends_with_it(time: VirtualTime) -> None:
+def test_a_policy_inside_another_one_ends_at_its_deadline(time: VirtualTime) -> None:
     ends = time.now + 30.0
     inner = _Attempts(time, 1.0)
 

@@ -1,4 +1,4 @@
-"""This package's errors, taken out of MLflow's."""
+"""Extracting this package's errors from MLflow's."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from mlflow_iap_callbacks.iap.unwrapping import unwrapped_errors
 
 
 def _fail_as_mlflow_does(error: Exception) -> None:
-    """MLflow says what went wrong in a text and names no cause."""
+    """Raise an error as MLflow does: with a text, and without a cause."""
     try:
         raise error
     except type(error) as inner:
         raise MlflowException(f"API request failed: {inner}")  # noqa: B904
 
 
-def test_this_package_s_error_is_raised_without_those_around_it() -> None:
+def test_this_package_s_error_is_raised_without_the_errors_that_wrap_it() -> None:
     with pytest.raises(IAPRefusedError, match=r"^no role$"), unwrapped_errors():
         _fail_as_mlflow_does(IAPRefusedError("no role"))
 
@@ -28,7 +28,7 @@ def test_mlflow_s_own_errors_stay_as_they_are() -> None:
     assert type(caught.value) is MlflowException
 
 
-def test_an_error_that_the_caller_is_handling_is_not_taken_for_the_new_one() -> None:
+def test_an_error_that_the_caller_is_handling_is_not_mistaken_for_the_new_one() -> None:
     try:
         raise IAPConfigurationError("the caller's")
     except IAPConfigurationError:
@@ -37,7 +37,7 @@ def test_an_error_that_the_caller_is_handling_is_not_taken_for_the_new_one() -> 
     assert type(caught.value) is MlflowException
 
 
-def test_nor_is_the_context_of_such_an_error() -> None:
+def test_the_context_of_an_error_that_the_caller_is_handling_is_not_mistaken_either() -> None:
     try:
         try:
             raise IAPConfigurationError("the caller's")

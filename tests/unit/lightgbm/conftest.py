@@ -1,4 +1,4 @@
-"""What all tests of the LightGBM callback share."""
+"""Shared by all tests of the LightGBM callback."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from inline_delivery import InlineDelivery
 
 @pytest.fixture(autouse=True)
 def _quick_garbage_collection() -> Iterator[None]:
-    """What is there before the test, MLflow's modules say, is not looked through."""
+    """Exclude what exists before the test, such as MLflow's modules, from garbage collection."""
     gc.freeze()
     yield
     gc.unfreeze()

@@ -1,4 +1,4 @@
-"""What the LightGBM callback makes of trainings, in an MLflow in memory."""
+"""What the LightGBM callback logs, to an MLflow in memory."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _raise(env: Any) -> None:
 # a run of its own
 
 
-def test_a_training_is_a_run_with_what_lightgbm_recorded(delivery: InlineDelivery) -> None:
+def test_a_call_of_lightgbm_is_a_run_with_what_lightgbm_recorded(delivery: InlineDelivery) -> None:
     record: dict[str, Any] = {}
     callback = _callback(delivery, run_name="mine", tags={"team": "x"})
     _train(callback, 5, lgb.record_evaluation(record))
@@ -59,7 +59,7 @@ def test_a_training_is_a_run_with_what_lightgbm_recorded(delivery: InlineDeliver
     assert {name for name, _ in run.inputs} == {"train", "valid"}
 
 
-def test_metrics_of_the_users_are_logged_with_the_names_that_mlflow_takes(
+def test_custom_metrics_are_logged_with_names_that_mlflow_accepts(
     delivery: InlineDelivery,
 ) -> None:
     def mine(predicted: np.ndarray, data: lgb.Dataset) -> list[tuple[str, float, bool]]:
@@ -71,7 +71,7 @@ def test_metrics_of_the_users_are_logged_with_the_names_that_mlflow_takes(
     for name, value in (("train-ndcg@1", 0.5), ("train-ndcg#1", 0.25)):
         taken = originals[name].removeprefix("mlflow_iap.name.")
         assert run.curve(taken) == [(0, value), (1, value)]
-    assert run.tags["mlflow_iap.skipped_nan_points"] == "4"  # of two sets
+    assert run.tags["mlflow_iap.skipped_nan_points"] == "4"  # two data sets
 
 
 @pytest.mark.parametrize("way", ["active", "variable", "default"])
@@ -87,7 +87,7 @@ def test_the_experiment_is_mlflows_active_one_if_none_is_given(
     assert delivery.run().experiment_id == ("0" if way == "default" else experiment)
 
 
-def test_each_training_of_a_callback_is_a_run(delivery: InlineDelivery) -> None:
+def test_each_training_run_of_a_callback_is_a_run(delivery: InlineDelivery) -> None:
     callback = _callback(delivery)
     assert callback.run is None
     found: list[RunWriter | None] = []
@@ -99,7 +99,7 @@ def test_each_training_of_a_callback_is_a_run(delivery: InlineDelivery) -> None:
     assert [each and each.known_id for each in found] == [run.run_id for run in runs]
 
 
-def test_more_can_be_logged_to_the_run_of_the_last_training(delivery: InlineDelivery) -> None:
+def test_more_can_be_logged_to_the_last_run(delivery: InlineDelivery) -> None:
     callback = _callback(delivery)
     _train(callback)
     assert callback.run is not None
@@ -108,7 +108,7 @@ def test_more_can_be_logged_to_the_run_of_the_last_training(delivery: InlineDeli
     assert (run.tags["after"], run.status) == ("yes", "FINISHED")
 
 
-def test_a_training_that_raised_ends_at_the_next_one_in_its_thread(
+def test_a_failed_run_ends_when_the_next_one_in_its_thread_begins(
     delivery: InlineDelivery,
 ) -> None:
     callback = _callback(delivery)
@@ -120,7 +120,7 @@ def test_a_training_that_raised_ends_at_the_next_one_in_its_thread(
     assert kept
 
 
-def test_a_training_that_raised_ends_with_flush(delivery: InlineDelivery) -> None:
+def test_a_failed_run_ends_with_flush(delivery: InlineDelivery) -> None:
     callback = _callback(delivery)
     with pytest.raises(ZeroDivisionError) as kept:
         _train(callback, 4, _raise)
@@ -130,7 +130,7 @@ def test_a_training_that_raised_ends_with_flush(delivery: InlineDelivery) -> Non
 
 
 @pytest.mark.parametrize(("status", "expected"), [(None, "FAILED"), ("KILLED", "KILLED")])
-def test_a_training_that_raised_ends_with_close_as_asked_for(
+def test_a_failed_run_ends_with_close_and_the_given_status(
     delivery: InlineDelivery, status: str | None, expected: str
 ) -> None:
     callback = _callback(delivery)
@@ -148,7 +148,7 @@ class _At2(optuna.pruners.BasePruner):
 
 
 @pytest.mark.parametrize("is_in_with", [False, True])
-def test_a_pruned_training_is_killed_with_all_its_points(
+def test_a_pruned_run_is_killed_and_has_all_its_points(
     delivery: InlineDelivery, is_in_with: bool
 ) -> None:
     from optuna_integration import LightGBMPruningCallback
@@ -176,7 +176,7 @@ def test_a_pruned_training_is_killed_with_all_its_points(
 # the run of others
 
 
-def test_a_run_that_is_given_gets_the_training_and_stays_open() -> None:
+def test_a_given_run_is_logged_to_and_stays_open() -> None:
     run = RecordingRun()
     run._client = InlineDelivery().client
     callback = IAPLightGBMCallback(run)
@@ -184,12 +184,12 @@ def test_a_run_that_is_given_gets_the_training_and_stays_open() -> None:
     _train(callback)
     assert run.status is None
     assert len(run.curve("valid-binary_logloss")) == 4
-    assert "num_leaves" not in run.params  # a default; the trial of the run may have its own
+    assert "num_leaves" not in run.params  # a default, which could conflict with the trial's own
     assert run.inputs == []
 
 
 @pytest.mark.parametrize("way", ["id", "run", "active run"])
-def test_a_run_of_mlflows_is_written_to_and_left_open(delivery: InlineDelivery, way: str) -> None:
+def test_an_mlflow_run_is_logged_to_and_stays_open(delivery: InlineDelivery, way: str) -> None:
     made = delivery.client.create_run("0")
     given = {"id": made.info.run_id, "run": made, "active run": mlflow.ActiveRun(made)}
     _train(_callback(delivery, run=given[way]))
@@ -201,7 +201,7 @@ def test_a_run_of_mlflows_is_written_to_and_left_open(delivery: InlineDelivery, 
 # forms of training
 
 
-def test_a_cross_validation_is_logged_as_it_returns(delivery: InlineDelivery) -> None:
+def test_a_cross_validation_is_logged_as_lightgbm_returns_it(delivery: InlineDelivery) -> None:
     callback = _callback(delivery, fold_curves=True)
     result = lgb.cv(PARAMS, sets()[0], 3, nfold=3, eval_train_metric=True, callbacks=[callback])
     run = delivery.run()
@@ -230,7 +230,7 @@ def test_an_estimator_of_scikit_learn_is_logged_however_it_was_copied(
     assert delivery.run().curve("held-binary_logloss") == list(enumerate(values))
 
 
-def test_trainings_in_threads_have_a_run_each(delivery: InlineDelivery) -> None:
+def test_each_thread_has_its_own_run(delivery: InlineDelivery) -> None:
     callback = _callback(delivery)
     records: dict[int, dict[str, Any]] = {}
 
@@ -257,7 +257,7 @@ def test_trainings_in_threads_have_a_run_each(delivery: InlineDelivery) -> None:
         assert run.curve("valid_0-binary_logloss") == list(enumerate(values))
 
 
-def test_of_a_distributed_training_another_worker_than_the_first_logs_nothing(
+def test_only_the_first_worker_of_distributed_training_logs(
     delivery: InlineDelivery,
 ) -> None:
     callback = _callback(delivery)
@@ -280,17 +280,17 @@ def _env(booster: lgb.Booster, step: int, params: dict[str, Any]) -> Any:
     return CallbackEnv(booster, params, step, 0, 2, items)
 
 
-def test_a_callback_is_called_before_those_that_raise_and_so_hide_the_iteration(
+def test_the_callback_is_called_before_those_that_raise_and_hide_the_iteration(
     delivery: InlineDelivery,
 ) -> None:
     assert _callback(delivery).order < lgb.early_stopping(3).order
-    assert _callback(delivery).order < -(10**9)  # of callbacks that say none
+    assert _callback(delivery).order < -(10**9)  # the order of callbacks that set none
 
 
 # finish, and the context manager
 
 
-def test_a_with_block_logs_the_finished_model_of_each_training() -> None:
+def test_a_with_block_logs_the_finished_model_of_each_run() -> None:
     delivery = InlineDelivery(has_files=True)
     with _callback(delivery) as callback:
         for _ in range(2):
@@ -311,7 +311,7 @@ def test_finish_logs_the_model_once_and_ends_its_run() -> None:
     assert len(delivery.run().curve("stopped_iteration")) == 1
 
 
-def test_finish_of_an_estimator_is_that_of_its_booster() -> None:
+def test_finish_accepts_an_estimator_in_place_of_its_booster() -> None:
     delivery = InlineDelivery(has_files=True)
     callback = _callback(delivery)
     x, y = arrays()
@@ -323,7 +323,7 @@ def test_finish_of_an_estimator_is_that_of_its_booster() -> None:
     assert run.status == "FINISHED"
 
 
-def test_finish_of_a_model_that_was_trained_elsewhere_has_a_run_of_its_own() -> None:
+def test_finish_of_a_model_that_was_trained_elsewhere_creates_a_run() -> None:
     delivery = InlineDelivery(has_files=True)
     booster = lgb.train({**PARAMS, "num_leaf": 7}, sets()[0], 3)
     _callback(delivery).finish(booster)
@@ -333,7 +333,7 @@ def test_finish_of_a_model_that_was_trained_elsewhere_has_a_run_of_its_own() -> 
     assert run.status == "FINISHED"
 
 
-def test_what_raises_after_a_training_fails_its_run_and_not_those_before_it() -> None:
+def test_an_exception_after_training_fails_its_run_but_not_earlier_ones() -> None:
     delivery = InlineDelivery(has_files=True)
 
     def train_and_raise() -> None:
@@ -349,7 +349,7 @@ def test_what_raises_after_a_training_fails_its_run_and_not_those_before_it() ->
     assert all("lightgbm/feature_importance.csv" in run.artifacts for run in runs)
 
 
-def test_a_training_that_raises_in_a_with_block_leaves_no_model() -> None:
+def test_failed_training_in_a_with_block_logs_no_model() -> None:
     delivery = InlineDelivery(has_files=True)
 
     def train_and_raise() -> None:
@@ -362,7 +362,7 @@ def test_a_training_that_raises_in_a_with_block_leaves_no_model() -> None:
     assert (run.status, run.artifacts) == ("FAILED", {})
 
 
-# nothing stops a training
+# nothing stops training
 
 
 def test_the_model_is_the_same_with_and_without_the_callback(delivery: InlineDelivery) -> None:
@@ -375,7 +375,7 @@ def test_the_model_is_the_same_with_and_without_the_callback(delivery: InlineDel
     assert text(_callback(delivery, max_points=3)) == text()
 
 
-def test_an_error_of_logging_is_one_warning_and_the_training_goes_on(
+def test_a_logging_error_is_one_warning_and_training_continues(
     delivery: InlineDelivery, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     callback = _callback(delivery)
@@ -392,12 +392,12 @@ def _refuse(*_: Any, **__: Any) -> None:
     raise OSError("disk full")
 
 
-def test_fewer_than_three_points_are_refused() -> None:
+def test_fewer_than_three_points_are_rejected() -> None:
     with pytest.raises(ValueError, match="at least 3"):
         IAPLightGBMCallback(tracking_uri="http://127.0.0.1:1", max_points=2)
 
 
-def test_a_pickled_callback_keeps_its_settings_and_nothing_of_its_trainings(
+def test_a_pickled_callback_keeps_only_its_settings(
     delivery: InlineDelivery,
 ) -> None:
     callback = _callback(delivery, run_name="mine", tags={"team": "x"}, max_points=3)

@@ -1,4 +1,4 @@
-"""The metrics of a training, point by point, for each form in which LightGBM evaluates."""
+"""The logged metrics, point by point, for each form of LightGBM's evaluation results."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _logged(
     max_points: int | None = None,
     best_iteration: int = 0,
 ) -> RecordingRun:
-    """A training with these evaluations, to its end."""
+    """Log iterations with these evaluations, and the end."""
     run = RecordingRun()
     curves = Curves(run, _env(first, first=first, rounds=rounds), max_points)
     for step, items in enumerate(iterations, start=first):
@@ -54,18 +54,18 @@ def _logged(
 
 
 def _curves(run: RecordingRun) -> dict[str, list[tuple[int, Any]]]:
-    """Those of the evaluations, by metric."""
+    """The curves of the evaluations, by metric."""
     names = [name for name in run.metrics() if not name.startswith(OWN)]
     return {name: sorted(run.curve(name)) for name in names}
 
 
 def _one(values: Sequence[Any], *, is_higher_better: bool = False) -> list[list[_Item]]:
-    """Evaluations of one metric of one set."""
+    """Evaluations of one metric of one data set."""
     return [[("valid", "loss", value, is_higher_better)] for value in values]
 
 
 class _SlowItem(tuple[Any, ...]):
-    """As LightGBM 4.7's, whose length is computed."""
+    """An evaluation like LightGBM 4.7's, whose length is computed."""
 
     def __len__(self) -> int:
         raise AssertionError("this takes its time")
@@ -78,7 +78,7 @@ class _SlowItem(tuple[Any, ...]):
 @pytest.mark.parametrize(
     "item", [("valid", "auc", 0.5, True), ("valid", "auc", 0.5, True, None)], ids=["4", "5"]
 )
-def test_an_evaluation_of_a_training_is_a_point_of_its_set_and_metric(
+def test_an_evaluation_is_a_point_of_its_data_set_and_metric(
     kind: Callable[[Any], Any], item: _Item
 ) -> None:
     assert _curves(_logged([[kind(item)]])) == {"valid-auc": [(0, 0.5)]}
@@ -97,19 +97,19 @@ def test_an_evaluation_of_a_cross_validation_has_its_standard_deviation(item: _I
     assert _curves(_logged([[item]])) == {"valid-auc": [(0, 0.5)], "valid-auc-stdv": [(0, 0.1)]}
 
 
-def test_a_metric_of_4_5_whose_name_has_spaces_keeps_it() -> None:
+def test_a_metric_of_lightgbm_4_5_keeps_the_spaces_in_its_name() -> None:
     found = _logged([[("cv_agg", "train my own", 0.5, True, 0.1)]])
     assert _curves(found) == {"train-my own": [(0, 0.5)], "train-my own-stdv": [(0, 0.1)]}
 
 
 @pytest.mark.parametrize("items", [None, []])
-def test_a_training_without_sets_has_no_curves(items: Any) -> None:
+def test_training_without_valid_sets_has_no_curves(items: Any) -> None:
     run = _logged([items, items])
     assert _curves(run) == {}
     assert run.curve("stopped_iteration") == [(1, 2)]
 
 
-def test_steps_are_lightgbms_iterations_when_a_training_goes_on_with_a_model() -> None:
+def test_steps_are_lightgbms_iterations_when_training_continues_a_model() -> None:
     run = _logged(_one([3.0, 2.0, 4.0]), first=7)
     assert _curves(run) == {"valid-loss": [(7, 3.0), (8, 2.0), (9, 4.0)]}
     assert run.curve("best-valid-loss") == [(8, 2.0)]
@@ -135,7 +135,7 @@ def test_points_have_the_time_of_their_iteration() -> None:
 # names
 
 
-def test_names_that_are_joined_alike_stay_two_and_a_tag_says_what_they_were() -> None:
+def test_names_that_would_be_the_same_stay_distinct_and_a_tag_has_the_originals() -> None:
     run = _logged([[("a", "b-c", 1.0, True), ("a-b", "c", 2.0, True)]] * 2)
     found = _curves(run)
     assert len(found) == 2
@@ -149,13 +149,13 @@ def test_names_that_are_joined_alike_stay_two_and_a_tag_says_what_they_were() ->
     assert sorted(bests.values()) == [[(0, 1.0)], [(0, 2.0)]]
 
 
-def test_two_sets_of_one_name_have_two_curves_and_two_bests() -> None:
+def test_two_data_sets_with_the_same_name_have_two_curves_and_two_best_values() -> None:
     run = _logged([[("x", "loss", 2.0, False), ("x", "loss", 1.0, False)]] * 2)
     assert _curves(run) == {"x-loss": [(0, 2.0), (1, 2.0)], "x-loss-1": [(0, 1.0), (1, 1.0)]}
     assert (run.curve("best-x-loss"), run.curve("best-x-loss-1")) == ([(0, 2.0)], [(0, 1.0)])
 
 
-def test_a_set_that_is_called_best_is_not_mixed_up_with_the_bests() -> None:
+def test_a_data_set_called_best_is_not_confused_with_the_best_values() -> None:
     run = _logged([[("best", "x-loss", 1.0, True), ("x", "loss", 2.0, True)]])
     assert sorted(value for name, _, _, value in run.points if "loss" in name) == [1, 1, 2, 2]
     names = [name for name, *_ in run.points if "loss" in name]
@@ -176,7 +176,7 @@ def test_a_set_that_is_called_best_is_not_mixed_up_with_the_bests() -> None:
         ([True, False], False, (1, 0.0)),
     ],
 )
-def test_the_best_is_the_first_of_the_best_values_and_never_nan(
+def test_the_best_value_is_the_first_one_and_never_nan(
     values: list[Any], is_higher_better: bool, expected: tuple[int, float]
 ) -> None:
     run = _logged(_one(values, is_higher_better=is_higher_better))
@@ -184,14 +184,16 @@ def test_the_best_is_the_first_of_the_best_values_and_never_nan(
 
 
 @pytest.mark.parametrize("values", [[math.nan], ["odd"], [None], [10**400]])
-def test_what_is_no_number_is_no_best_and_left_to_the_run_to_warn_of(values: list[Any]) -> None:
+def test_a_value_that_is_not_a_number_is_never_the_best_and_the_run_warns(
+    values: list[Any],
+) -> None:
     run = _logged(_one(values))
     assert run.curve("best-valid-loss") == []
     assert len(run.curve("valid-loss")) == 1
 
 
 @pytest.mark.parametrize(("best", "expected"), [(0, []), (1, [(2, 1)]), (2, [(2, 2)])])
-def test_the_best_iteration_is_lightgbms_own_if_it_has_one(
+def test_the_best_iteration_is_lightgbms_if_it_has_one(
     best: int, expected: list[tuple[int, int]]
 ) -> None:
     run = _logged(_one([3.0, 1.0, 2.0]), best_iteration=best)
@@ -204,7 +206,7 @@ def test_the_best_iteration_is_lightgbms_own_if_it_has_one(
 
 @pytest.mark.parametrize("max_points", [3, 4, 10, 50])
 @pytest.mark.parametrize("rounds", [1, 2, 7, 100, 101])
-def test_a_thinned_curve_has_no_more_points_than_asked_for_the_best_and_the_last_among_them(
+def test_a_thinned_curve_has_at_most_max_points_including_the_best_and_the_last(
     rounds: int, max_points: int
 ) -> None:
     values = [abs(step - rounds * 0.6) for step in range(rounds)]
@@ -220,15 +222,13 @@ def test_a_thinned_curve_has_no_more_points_than_asked_for_the_best_and_the_last
         assert len(found) == rounds
 
 
-def test_a_thinned_curve_of_an_early_stop_has_its_last_point() -> None:
+def test_a_thinned_curve_has_its_last_point_after_early_stopping() -> None:
     values = [5.0, 3.0, 1.0, 2.0, 2.5, 2.6, 2.7]
     run = _logged(_one(values), rounds=1000, max_points=4)
     assert run.curve("valid-loss") == [(0, 5.0), (2, 1.0), (6, 2.7)]
 
 
-def test_the_best_of_a_thinned_cross_validation_keeps_its_deviation_and_folds_and_no_others() -> (
-    None
-):
+def test_the_best_point_of_a_thinned_cross_validation_keeps_its_deviation_and_folds() -> None:
     run = RecordingRun()
     curves = Curves(run, _env(0, rounds=1000), 3)
     for step, mean in enumerate([5.0, 1.0, 4.0]):
@@ -256,22 +256,22 @@ def _rates(*given: dict[str, Any]) -> list[tuple[int, Any]]:
     return sorted(run.curve("learning_rate"))
 
 
-def test_a_learning_rate_is_a_curve_of_its_changes() -> None:
+def test_the_learning_rate_is_a_curve_of_its_changes() -> None:
     rates = [0.1, 0.1, 0.05, 0.05, 0.02]
     found = _rates(*({"learning_rate": rate} for rate in rates))
     assert found == [(0, 0.1), (2, 0.05), (4, 0.02)]
 
 
 @pytest.mark.parametrize("name", ["learning_rate", "shrinkage_rate", "eta"])
-def test_a_learning_rate_is_known_by_each_of_its_names(name: str) -> None:
+def test_the_learning_rate_is_found_under_each_of_its_names(name: str) -> None:
     assert _rates({name: 0.1}, {name: 0.2}) == [(0, 0.1), (1, 0.2)]
 
 
-def test_a_learning_rate_that_stays_is_no_curve() -> None:
+def test_a_constant_learning_rate_has_no_curve() -> None:
     assert _rates(*({"learning_rate": 0.1},) * 3) == []
 
 
-def test_a_learning_rate_that_changes_under_another_name_than_it_was_given_is_followed() -> None:
+def test_a_learning_rate_that_changes_under_another_of_its_names_is_logged() -> None:
     found = _rates({"eta": 0.1}, {"eta": 0.1, "learning_rate": 0.2})
     assert found == [(0, 0.1), (1, 0.2)]
 
@@ -279,7 +279,7 @@ def test_a_learning_rate_that_changes_under_another_name_than_it_was_given_is_fo
 # samples for a plot
 
 
-def test_the_samples_of_a_short_training_are_its_evaluations_without_deviation_and_folds() -> None:
+def test_the_samples_of_a_short_run_are_its_evaluations_without_deviation_and_folds() -> None:
     curves = Curves(RecordingRun(), _env(0), None)
     for step in range(3):
         items = [("valid", "loss", float(step), False, 0.1)]
@@ -287,7 +287,7 @@ def test_the_samples_of_a_short_training_are_its_evaluations_without_deviation_a
     assert curves.samples() == [(step, {("valid", "loss"): float(step)}) for step in range(3)]
 
 
-def test_the_samples_of_a_long_training_are_at_most_1000_over_all_of_it() -> None:
+def test_a_long_run_has_at_most_1000_samples_from_all_of_it() -> None:
     curves = Curves(RecordingRun(), _env(0, rounds=5000), 3)
     for step in range(5000):
         curves.log(_env(step, [("valid", "loss", float(step), False)], rounds=5000), ())

@@ -1,4 +1,4 @@
-"""Which process of a distributed training logs it."""
+"""Which process logs distributed training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mlflow_iap_callbacks.lightgbm.dask import is_first_worker
 
 @pytest.fixture
 def worker(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """The Dask worker that the test runs in."""
+    """The Dask worker in which the test runs."""
     found = SimpleNamespace(address="tcp://10.0.0.1:8786")
     distributed: Any = SimpleNamespace(get_worker=lambda: found)
     monkeypatch.setitem(sys.modules, "distributed", distributed)
@@ -36,11 +36,11 @@ def no_dask(monkeypatch: pytest.MonkeyPatch) -> None:
         {"num_machines": 1, "local_listen_port": 12400},
     ],
 )
-def test_a_training_of_one_machine_is_logged(params: dict[str, Any]) -> None:
+def test_training_on_one_machine_is_logged(params: dict[str, Any]) -> None:
     assert is_first_worker(params)
 
 
-def test_of_workers_with_ports_of_their_own_the_first_one_logs() -> None:
+def test_the_first_of_several_workers_with_different_ports_logs() -> None:
     machines = "10.0.0.1:12400,10.0.0.1:12401,10.0.0.2:12402"
     found = [
         is_first_worker({"machines": machines, "local_listen_port": port})
@@ -58,7 +58,7 @@ def test_of_workers_with_ports_of_their_own_the_first_one_logs() -> None:
         ("tcp://10.0.0.11:8786", False),
     ],
 )
-def test_of_dask_workers_with_one_port_the_one_with_the_first_address_logs(
+def test_the_dask_worker_with_the_first_address_logs_if_all_have_the_same_port(
     worker: SimpleNamespace, address: str, expected: bool
 ) -> None:
     worker.address = address
@@ -67,7 +67,7 @@ def test_of_dask_workers_with_one_port_the_one_with_the_first_address_logs(
 
 
 @pytest.mark.usefixtures("no_dask")
-def test_without_dask_the_one_on_the_first_machine_logs() -> None:
+def test_the_worker_on_the_first_machine_logs_without_dask() -> None:
     here = socket.gethostname()
     for machines, expected in (
         (f"{here}:12400,elsewhere:12400", True),

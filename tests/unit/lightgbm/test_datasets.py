@@ -1,4 +1,4 @@
-"""The data sets of a training as MLflow's inputs: shape, features, digest and context."""
+"""LightGBM's data sets as MLflow inputs: shape, features, digest and context."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mlflow_iap_callbacks.lightgbm.params import features_in, header_of
 
 
 def _of(booster: Any) -> list[tuple[dict[str, Any], str]]:
-    """What MLflow gets of each data set, and its context."""
+    """What MLflow gets for each data set, and its context."""
     found = data_of(booster, *features_in(header_of(booster)))
     return [(data.to_dict(), context) for data, context in found]
 
@@ -30,7 +30,7 @@ def _booster(x: Any, y: np.ndarray, *held: tuple[Any, np.ndarray], **options: An
     return booster
 
 
-def test_each_set_of_a_training_has_its_name_its_context_and_its_shape() -> None:
+def test_each_data_set_has_its_name_context_and_shape() -> None:
     x, y = arrays()
     (train, context), (held, held_context) = _of(_booster(x[:120], y[:120], (x[120:], y[120:])))
     assert (train["name"], context) == ("training", "training")
@@ -40,7 +40,7 @@ def test_each_set_of_a_training_has_its_name_its_context_and_its_shape() -> None
     assert [each["num_elements"] for each in profiles] == [480, 320]
 
 
-def test_a_cross_validation_has_the_whole_data() -> None:
+def test_a_cross_validation_logs_the_whole_data_set() -> None:
     found: list[Any] = []
     lgb.cv(PARAMS, sets()[0], 2, nfold=3, callbacks=[lambda env: found.append(_of(env.model))])
     ((data, context),) = found[0]
@@ -48,7 +48,7 @@ def test_a_cross_validation_has_the_whole_data() -> None:
     assert json.loads(data["profile"])["num_rows"] == 120
 
 
-def test_columns_are_named_and_categories_are_not_taken_for_numbers() -> None:
+def test_columns_have_names_and_categories_are_not_numbers() -> None:
     x, y = arrays()
     frame = pd.DataFrame(x, columns=["age", "height", "weight", "pulse"])
     frame["colour"] = pd.Categorical(np.where(x[:, 1] > 0, "red", "green"))
@@ -59,7 +59,7 @@ def test_columns_are_named_and_categories_are_not_taken_for_numbers() -> None:
     assert json.loads(data["profile"])["categorical_features"] == ["colour"]
 
 
-def test_the_same_data_has_the_same_digest_and_other_data_another_one() -> None:
+def test_only_the_same_data_has_the_same_digest() -> None:
     x, y = arrays()
     weights = np.linspace(1.0, 2.0, len(y))
     digests = [
@@ -80,7 +80,7 @@ def test_the_same_data_has_the_same_digest_and_other_data_another_one() -> None:
 
 
 class _Wide:
-    """A data set of many features and rows, as far as it is asked about."""
+    """A stub of a data set with many features and rows."""
 
     def num_data(self) -> int:
         return 1_000_000
@@ -90,7 +90,7 @@ class _Wide:
 
 
 @pytest.mark.parametrize(("features", "columns"), [(1000, 1000), (1001, 0), (0, 0)])
-def test_data_of_too_many_features_has_no_schema(features: int, columns: int) -> None:
+def test_data_with_too_many_features_has_no_schema(features: int, columns: int) -> None:
     names = [f"f{number}" for number in range(features)]
     data = LightGBMData(_Wide(), "wide", names, ["0:1"] * features).to_dict()
     schema = json.loads(data["schema"])

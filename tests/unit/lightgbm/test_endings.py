@@ -1,4 +1,4 @@
-"""When and how trainings end: LightGBM itself trains, and a callback of the test's own watches."""
+"""When and how training ends: LightGBM itself trains, and a callback of the test watches it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mlflow_iap_callbacks.lightgbm.endings import Ending, engine_of, status_of
 
 
 class _Watch:
-    """A callback that watches its training by an ``Ending``."""
+    """A callback that watches training with an ``Ending``."""
 
     def __init__(self) -> None:
         self.order = float("-inf")
@@ -56,7 +56,7 @@ def _fail(watch: _Watch, *others: Callable[..., Any]) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"keep_training_booster": True}, {"valid_sets": []}])
-def test_a_training_that_returns_has_ended_when_it_does(options: dict[str, Any]) -> None:
+def test_training_has_ended_when_it_returns(options: dict[str, Any]) -> None:
     watch = _Watch()
     _train(watch, **options)
     assert (watch.ended, watch.ending.has_returned) == (1, True)
@@ -66,7 +66,7 @@ def test_a_training_that_returns_has_ended_when_it_does(options: dict[str, Any])
     assert not watch.ending.is_pruned
 
 
-def test_the_model_of_a_training_that_has_ended_is_not_held() -> None:
+def test_the_model_is_freed_when_training_has_ended() -> None:
     watch = _Watch()
     model = weakref.ref(_train(watch))
     gc.collect()
@@ -74,20 +74,20 @@ def test_the_model_of_a_training_that_has_ended_is_not_held() -> None:
     assert model() is None
 
 
-def test_an_early_stop_has_returned_with_its_best_iteration() -> None:
+def test_early_stopping_returns_its_best_iteration() -> None:
     watch = _Watch()
     booster = _train(watch, 200, lgb.early_stopping(3, verbose=False))
     assert (watch.ended, watch.ending.has_returned) == (1, True)
     assert watch.ending.best_iteration == booster.best_iteration > 0
 
 
-def test_a_training_without_early_stopping_has_no_best_iteration() -> None:
+def test_training_without_early_stopping_has_no_best_iteration() -> None:
     watch = _Watch()
     _train(watch)
     assert watch.ending.best_iteration == 0
 
 
-def test_a_cross_validation_that_stops_early_has_returned_with_its_best_iteration() -> None:
+def test_a_cross_validation_that_stops_early_returns_its_best_iteration() -> None:
     watch = _Watch()
     callbacks: list[Any] = [watch, lgb.early_stopping(3, verbose=False)]
     result: Any = lgb.cv(PARAMS, sets()[0], 200, nfold=3, callbacks=callbacks)
@@ -96,7 +96,7 @@ def test_a_cross_validation_that_stops_early_has_returned_with_its_best_iteratio
 
 
 @pytest.mark.parametrize("iteration", [0, 2, 3])
-def test_a_training_that_raises_has_not_returned(iteration: int) -> None:
+def test_training_that_raises_has_not_returned(iteration: int) -> None:
     watch = _Watch()
     _fail(watch, _stop(iteration))
     gc.collect()
@@ -106,7 +106,7 @@ def test_a_training_that_raises_has_not_returned(iteration: int) -> None:
 
 @pytest.fixture
 def failed() -> Iterator[tuple[_Watch, list[Any]]]:
-    """A training that raised, with what holds its exception, as a notebook holds the last one."""
+    """Failed training whose exception is kept, as a notebook keeps the last one."""
     watch = _Watch()
     kept: list[Any] = []
     try:
@@ -120,7 +120,7 @@ def failed() -> Iterator[tuple[_Watch, list[Any]]]:
     gc.enable()
 
 
-def test_a_training_that_raised_has_ended_when_the_exception_is_dropped(
+def test_training_that_raised_has_ended_when_the_exception_is_freed(
     failed: tuple[_Watch, list[Any]],
 ) -> None:
     watch, kept = failed
@@ -129,7 +129,7 @@ def test_a_training_that_raised_has_ended_when_the_exception_is_dropped(
     assert (watch.ended, watch.ending.has_returned) == (1, False)
 
 
-def test_an_ending_that_is_asked_for_before_its_time_is_read_once() -> None:
+def test_an_ending_that_is_requested_early_is_read_once() -> None:
     watch = _Watch()
     with pytest.raises(ZeroDivisionError) as kept:
         _train(watch, 4, _stop(2))
@@ -146,7 +146,7 @@ class _At(optuna.pruners.BasePruner):
         return trial.last_step == 2
 
 
-def test_a_training_that_optuna_pruned_is_known_by_its_trial() -> None:
+def test_pruning_by_optuna_is_recognised_by_the_trial() -> None:
     watch = _Watch()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(pruner=_At())
@@ -162,7 +162,7 @@ def test_a_training_that_optuna_pruned_is_known_by_its_trial() -> None:
     assert (watch.ended, watch.ending.has_returned, watch.ending.is_pruned) == (1, False, True)
 
 
-def test_an_unknown_engine_is_not_watched_and_its_model_not_kept() -> None:
+def test_an_unknown_engine_is_not_watched_and_its_model_is_not_kept() -> None:
     booster = lgb.Booster(PARAMS, sets()[0])
     ending = Ending(booster, None, lambda: None)
     assert not ending.is_watched
@@ -184,24 +184,24 @@ def test_the_status_of_a_run_that_ends_with_an_exception(error: BaseException, s
     assert status_of(error) == status
 
 
-# The end of a training may be noticed in the middle of anything: Python cleans up when it likes.
+# The end may be noticed in the middle of anything, because Python may free objects at any time.
 
 
 def _module(name: str) -> ModuleType:
-    """A module by that name, with a function that drops what it is given, and calls ``drop``."""
+    """A module with this name, and with a function that drops its argument and calls ``drop``."""
     module = ModuleType(name)
     exec("def work(kept, drop):\n    del kept[:]\n    drop()\n", vars(module))
     return module
 
 
 @pytest.mark.parametrize("name", ["delivery.sender", "delivery", "outbox.intake", "outbox"])
-def test_the_end_of_a_training_is_not_logged_while_the_delivery_is_at_work(
+def test_the_end_of_training_is_not_logged_while_the_delivery_is_running(
     failed: tuple[_Watch, list[Any]], name: str
 ) -> None:
     watch, kept = failed
     _module(f"mlflow_iap_callbacks.{name}").work(kept, gc.collect)
     assert watch.ended == 0
-    # It is known by then, and left to who asks next: the next training, flush or the exit.
+    # The end is known by now, and is logged by what comes next: training, flush or the exit.
     assert not watch.ending.is_watched
     assert watch.ending.time_ms > 0
 
@@ -209,7 +209,7 @@ def test_the_end_of_a_training_is_not_logged_while_the_delivery_is_at_work(
 @pytest.mark.parametrize(
     "name", ["mlflow_iap_callbacks.lightgbm.callback", "mlflow_iap_callbacks", "outbox", "delivery"]
 )
-def test_the_end_of_a_training_is_logged_at_once_while_anything_else_is_at_work(
+def test_the_end_of_training_is_logged_at_once_while_anything_else_is_running(
     failed: tuple[_Watch, list[Any]], name: str
 ) -> None:
     watch, kept = failed
@@ -217,7 +217,7 @@ def test_the_end_of_a_training_is_logged_at_once_while_anything_else_is_at_work(
     assert watch.ended == 1
 
 
-def test_the_modules_that_are_not_to_be_disturbed_are_those_of_the_run_writer_and_its_journal(
+def test_the_modules_that_must_not_be_interrupted_are_those_of_the_run_writer_and_its_journal(
     failed: tuple[_Watch, list[Any]],
 ) -> None:
     from mlflow_iap_callbacks.delivery.run_writer import RunWriter
@@ -231,7 +231,7 @@ def test_the_modules_that_are_not_to_be_disturbed_are_those_of_the_run_writer_an
     run._run = outbox.begin("key", "id:0")
 
     class _Number:
-        """One that drops the exception in the middle of its append."""
+        """An intake that drops the exception in the middle of an append."""
 
         def __float__(self) -> float:
             frames.append(sys._getframe())

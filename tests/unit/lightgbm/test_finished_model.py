@@ -1,4 +1,4 @@
-"""What is logged of a finished model, each part for itself."""
+"""What is logged about a finished model, part by part."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def booster() -> lgb.Booster:
 
 @pytest.fixture
 def saved(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What MLflow is asked to save a model with, which it does at once."""
+    """The arguments with which MLflow is asked to save a model, without saving it."""
     found: dict[str, Any] = {}
 
     def save_model(model: lgb.Booster, path: Path, **options: Any) -> None:
@@ -89,7 +89,7 @@ def test_a_cross_validation_has_the_mean_importance_and_neither_model_nor_predic
     assert not run.models
 
 
-def test_plots_are_drawn_where_wanted(booster: lgb.Booster) -> None:
+def test_plots_are_drawn_on_request(booster: lgb.Booster) -> None:
     x, y = arrays()
     found = _logged(booster, pictures=True, X=x, y=y).artifacts
     pictures = {name: found[name] for name in found if name.endswith(".png")}
@@ -101,7 +101,9 @@ def test_plots_are_drawn_where_wanted(booster: lgb.Booster) -> None:
 
 
 @pytest.mark.parametrize("given", [{"X": True}, {"y": True}, {}])
-def test_predictions_need_data_and_truth(booster: lgb.Booster, given: dict[str, bool]) -> None:
+def test_predictions_need_data_and_true_values(
+    booster: lgb.Booster, given: dict[str, bool]
+) -> None:
     x, y = arrays()
     data: dict[str, Any] = {name: {"X": x, "y": y}[name] for name in given}
     assert _logged(booster, **data).artifacts.keys() == {_TABLE}
@@ -117,7 +119,7 @@ def test_classes_have_a_confusion_matrix(booster: lgb.Booster) -> None:
         assert row == [str(true), *map(str, expected)]
 
 
-def test_an_estimator_is_compared_by_its_own_labels() -> None:
+def test_an_estimator_is_compared_with_its_own_labels() -> None:
     x, y = arrays()
     labels = np.array(["no", "yes", "well"])[np.where(x[:, 1] > 1, 2, y)]
     estimator = lgb.LGBMClassifier(n_estimators=3, verbose=-1, n_jobs=1).fit(x, labels)
@@ -145,7 +147,7 @@ def test_a_booster_of_several_classes_predicts_the_most_probable_one() -> None:
     assert sum(right) == int((predicted == classes).sum())
 
 
-def test_numbers_have_the_quantiles_of_their_residuals() -> None:
+def test_a_regression_has_quantiles_of_its_residuals() -> None:
     x, _ = arrays()
     y = x[:, 0] * 3
     model = lgb.train({**PARAMS, "objective": "regression"}, lgb.Dataset(x, y), 3)
@@ -161,7 +163,7 @@ def test_an_objective_of_another_kind_is_not_compared(booster: lgb.Booster) -> N
     assert _logged(booster, objective="lambdarank", X=x, y=y).artifacts.keys() == {_TABLE}
 
 
-def test_trees_are_a_table_of_as_many_as_asked_for(booster: lgb.Booster) -> None:
+def test_the_requested_number_of_trees_is_a_table(booster: lgb.Booster) -> None:
     run = _logged(booster, trees=2)
     header, *rows = _rows(run, "lightgbm/trees.csv")
     assert {row[header.index("tree_index")] for row in rows} == {"0", "1"}
@@ -216,13 +218,13 @@ _PARTS = {
     ),
     "the predictions": ("{0}.plots.draw_confusion", ["lightgbm/confusion_matrix.png"]),
     "the trees": ("lightgbm.Booster.trees_to_dataframe", ["lightgbm/trees.csv"]),
-    "the model": ("{0}.finished_model.version", []),  # of its requirements
+    "the model": ("{0}.finished_model.version", []),  # the model's requirements
 }
 
 
 @pytest.mark.usefixtures("saved")
 @pytest.mark.parametrize("part", _PARTS)
-def test_a_part_that_cannot_be_logged_costs_a_warning_and_no_other_part(
+def test_a_part_that_cannot_be_logged_is_a_warning_and_the_other_parts_are_logged(
     booster: lgb.Booster,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,

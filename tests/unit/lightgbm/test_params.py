@@ -1,4 +1,4 @@
-"""The params of a training: as given, and as LightGBM used them."""
+"""The params of a model: as given, and as LightGBM used them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_the_features_have_their_ranges(header: str) -> None:
     assert all(info.startswith("[") and info.endswith("]") for info in infos)
 
 
-def test_a_text_without_params_has_none() -> None:
+def test_a_model_text_without_params_has_none() -> None:
     assert used_in("tree\nfeature_names=a b") == {}
     assert features_in("tree\nfeature_names=a b") == (["a", "b"], [])
 
@@ -93,7 +93,7 @@ def test_a_text_without_params_has_none() -> None:
         ),
     ],
 )
-def test_given_params_have_their_names_and_the_values_used(
+def test_given_params_have_their_names_and_the_used_values(
     given: dict[str, Any], used: dict[str, str], expected: dict[str, Any] | None
 ) -> None:
     found = params_of(given, used)

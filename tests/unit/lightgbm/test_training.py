@@ -1,4 +1,4 @@
-"""A training and its run: what is logged when, and how the run ends."""
+"""One call of LightGBM and its run: what is logged when, and how the run ends."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from recording_run import RecordingRun
 
 
 class _Logs:
-    """A callback that logs its training to a run that keeps what it gets."""
+    """A callback that logs to a run that keeps what it gets."""
 
     def __init__(self, **options: Any) -> None:
         self.order = float("-inf")
@@ -57,7 +57,7 @@ def _raise(env: Any) -> None:
         raise ZeroDivisionError
 
 
-def test_a_training_that_returns_is_finished_with_what_lightgbm_recorded() -> None:
+def test_training_that_returns_is_finished_with_what_lightgbm_recorded() -> None:
     record: dict[str, Any] = {}
     logs = _Logs()
     _train(logs, 5, lgb.record_evaluation(record))
@@ -68,7 +68,7 @@ def test_a_training_that_returns_is_finished_with_what_lightgbm_recorded() -> No
     assert logs.training not in training_module._live
 
 
-def test_an_early_stop_is_finished_with_its_last_iteration() -> None:
+def test_early_stopping_is_finished_with_its_last_iteration() -> None:
     record: dict[str, Any] = {}
     logs = _Logs()
     booster = _train(logs, 200, lgb.early_stopping(3, verbose=False), lgb.record_evaluation(record))
@@ -79,7 +79,7 @@ def test_an_early_stop_is_finished_with_its_last_iteration() -> None:
 
 
 @pytest.mark.parametrize("order", [-1000, 1000])
-def test_a_training_that_raises_is_failed_with_its_last_iteration(order: int) -> None:
+def test_training_that_raises_is_failed_with_its_last_iteration(order: int) -> None:
     logs = _Logs()
 
     def stop(env: Any) -> None:
@@ -93,7 +93,7 @@ def test_a_training_that_raises_is_failed_with_its_last_iteration(order: int) ->
     assert logs.run.status == "FAILED"
 
 
-def test_the_status_that_is_given_goes_before_how_the_training_ended() -> None:
+def test_a_given_status_takes_precedence_over_how_training_ended() -> None:
     logs = _Logs()
     with pytest.raises(ZeroDivisionError) as error:
         _train(logs, 5, _raise)
@@ -112,7 +112,7 @@ def test_a_cross_validation_that_reaches_its_last_iteration_is_finished() -> Non
     assert not any("fold" in name for name in logs.run.metrics())
 
 
-def test_folds_are_evaluated_with_the_metrics_of_the_users() -> None:
+def test_folds_are_evaluated_with_custom_metrics() -> None:
     def mine(predicted: np.ndarray, data: lgb.Dataset) -> tuple[str, float, bool]:
         return "mine", float(np.max(predicted)), True
 
@@ -124,14 +124,14 @@ def test_folds_are_evaluated_with_the_metrics_of_the_users() -> None:
         np.testing.assert_allclose(means, result[f"valid {metric}-mean"], rtol=1e-12)
 
 
-def test_folds_of_a_training_that_has_none_are_not_looked_for() -> None:
+def test_training_without_folds_has_none_evaluated() -> None:
     logs = _Logs(fold_curves=True)
     _train(logs)
     assert logs.run.status == "FINISHED"
     assert not any("fold" in name for name in logs.run.metrics())
 
 
-def test_a_run_of_its_own_has_all_params_and_the_run_of_others_those_given() -> None:
+def test_a_new_run_has_all_params_and_a_given_run_only_the_given_ones() -> None:
     own, others = _Logs(), _Logs(is_own=False)
     params = {**PARAMS, "eta": 0.2}
     for logs in (own, others):
@@ -142,7 +142,7 @@ def test_a_run_of_its_own_has_all_params_and_the_run_of_others_those_given() -> 
     assert "num_leaves" not in others.run.params
 
 
-def test_the_run_of_others_is_left_open() -> None:
+def test_a_given_run_is_left_open() -> None:
     logs = _Logs(is_own=False)
     _train(logs)
     assert logs.run.status is None
@@ -150,14 +150,14 @@ def test_the_run_of_others_is_left_open() -> None:
 
 
 @pytest.mark.parametrize("is_wanted", [True, False])
-def test_data_sets_are_inputs_where_wanted(is_wanted: bool) -> None:
+def test_data_sets_are_logged_as_inputs_on_request(is_wanted: bool) -> None:
     logs = _Logs(log_datasets=is_wanted)
     _train(logs)
     contexts = [context for _, context in logs.run.inputs]
     assert contexts == (["training", "validation"] if is_wanted else [])
 
 
-def test_a_model_that_is_kept_is_there_after_the_training_with_its_run_open() -> None:
+def test_a_kept_model_remains_after_training_and_its_run_stays_open() -> None:
     logs = _Logs(keeps_model=True)
     booster = _train(logs)
     assert (logs.training.status, logs.run.status) == ("FINISHED", None)
@@ -170,7 +170,7 @@ def test_a_model_that_is_kept_is_there_after_the_training_with_its_run_open() ->
     assert logs.training.model is None
 
 
-def test_a_model_that_is_not_kept_goes_with_its_last_user() -> None:
+def test_a_model_that_is_not_kept_is_freed_after_its_last_use() -> None:
     logs = _Logs()
     booster = _train(logs)
     assert logs.training.model is booster
@@ -179,14 +179,14 @@ def test_a_model_that_is_not_kept_goes_with_its_last_user() -> None:
     assert logs.training.model is None
 
 
-def test_a_status_found_later_replaces_that_of_a_training_whose_model_was_kept() -> None:
+def test_a_later_status_replaces_the_first_one_if_the_model_was_kept() -> None:
     logs = _Logs(keeps_model=True)
     _train(logs)
     logs.training.finish("FAILED")
     assert logs.run.status == "FAILED"
 
 
-def test_a_training_that_is_not_watched_ends_with_its_last_iteration() -> None:
+def test_training_that_is_not_watched_ends_with_its_last_iteration() -> None:
     run = RecordingRun()
     booster = lgb.Booster(PARAMS, sets()[0])
     options: dict[str, Any] = {"fold_curves": False, "max_points": None, "log_datasets": False}
@@ -205,7 +205,7 @@ def _env(booster: lgb.Booster, step: int) -> Any:
     return CallbackEnv(booster, {}, step, 0, 3, items)
 
 
-def test_open_trainings_end_with_the_process_as_they_turned_out() -> None:
+def test_open_runs_end_with_the_process_and_their_own_status() -> None:
     both = _Logs(), _Logs(keeps_model=True)
     errors = []
     for logs in both:
@@ -217,7 +217,7 @@ def test_open_trainings_end_with_the_process_as_they_turned_out() -> None:
     assert [logs.run.status for logs in both] == ["FAILED", "FAILED"]
 
 
-def test_a_forked_process_leaves_its_parents_training_to_the_parent(
+def test_a_forked_process_leaves_its_parents_run_to_the_parent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     logs = _Logs()
@@ -233,7 +233,7 @@ def test_a_forked_process_leaves_its_parents_training_to_the_parent(
     assert error
 
 
-def test_an_error_at_the_end_is_a_warning_and_no_exception(
+def test_an_error_at_the_end_is_a_warning_instead_of_an_exception(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     logs = _Logs()
@@ -241,7 +241,7 @@ def test_an_error_at_the_end_is_a_warning_and_no_exception(
     with caplog.at_level(logging.WARNING, "mlflow_iap_callbacks"):
         booster = _train(logs)
     (message,) = caplog.messages
-    assert "the end of a LightGBM training (disk full)" in message
+    assert "the end of LightGBM training (disk full)" in message
     assert booster.num_trees() == 4
 
 

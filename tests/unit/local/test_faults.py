@@ -81,8 +81,8 @@ def test_answer_responds_like_the_real_service_with_that_status(
     assert session.get(cloud.url, timeout=10).status_code == 200
 
 
-def test_answer_takes_a_body_and_hits_requests_without_credentials(cloud: LocalCloud) -> None:
-    """As with a misconfigured OAuth client, which everybody gets to see."""
+def test_answer_accepts_a_body_and_affects_requests_without_credentials(cloud: LocalCloud) -> None:
+    """As with a misconfigured OAuth client, which affects everybody."""
     sentence = "There was a problem with your request. Error code 11"
     cloud.fault("answer", status=401, body=sentence, from_iap=True)
     answer = requests.get(cloud.url, allow_redirects=False, timeout=10)
@@ -154,7 +154,7 @@ def test_reset_midway_ends_a_download_in_its_middle(
     assert (cloud.requests[-1].status, cloud.requests[-1].reached_upstream) == (0, True)
 
 
-def test_path_method_skip_and_times_choose_which_requests_are_hit(
+def test_path_method_skip_and_times_choose_the_affected_requests(
     cloud: LocalCloud, session: requests.Session
 ) -> None:
     """With times=0 a fault hits all requests, until clear_faults."""
@@ -168,7 +168,7 @@ def test_path_method_skip_and_times_choose_which_requests_are_hit(
     assert statuses(cloud, session, 1) == [200]
 
 
-def test_fault_rate_hits_a_share_of_the_requests_that_its_seed_repeats(
+def test_fault_rate_affects_a_share_of_the_requests_and_the_same_ones_for_the_same_seed(
     cloud: LocalCloud, session: requests.Session
 ) -> None:
     """The same seed hits the same requests."""
@@ -181,7 +181,7 @@ def test_fault_rate_hits_a_share_of_the_requests_that_its_seed_repeats(
     assert 8 <= rounds[0].count(500) <= 28
 
 
-def test_faults_hit_the_google_endpoints_too(cloud: LocalCloud) -> None:
+def test_faults_affect_the_google_endpoints_too(cloud: LocalCloud) -> None:
     """The token endpoint responds with an error, or resets the connection."""
     url = f"{cloud.google_url}/token"
     cloud.fault("answer", where="google", path="/token", retry_after=1.5)
@@ -312,7 +312,7 @@ def test_a_cloud_stops_under_load_and_starts_again(cloud: LocalCloud) -> None:
     assert requests.post(cloud.url, timeout=10).status_code == 401
 
 
-def test_the_environment_is_that_of_a_client_with_a_key_file(cloud: LocalCloud) -> None:
+def test_the_environment_is_for_a_client_with_a_key_file(cloud: LocalCloud) -> None:
     """environment() names the server, the auth provider, the key file and the client id."""
     variables = cloud.environment()
     key = json.loads(Path(variables.pop("GOOGLE_APPLICATION_CREDENTIALS")).read_text())

@@ -305,7 +305,7 @@ def test_a_virtual_machine_gets_its_tokens_from_the_metadata_server(cloud: Local
 
 
 def test_the_metadata_server_requires_its_header(cloud: LocalCloud) -> None:
-    """A request without Metadata-Flavor is rejected, as a browser's would be."""
+    """A request without Metadata-Flavor, such as a browser's, is rejected."""
     url = f"{cloud.google_url}/computeMetadata/v1/project/project-id"
     assert requests.get(url, timeout=10).status_code == 403
     answer = requests.get(url, headers={"Metadata-Flavor": "Google"}, timeout=10)
@@ -354,7 +354,7 @@ def test_iam_credentials_requires_the_token_creator_role(
     assert call_iam(cloud, method, body, token="ya29.unknown").status_code == 401
 
 
-def test_sign_jwt_signs_what_it_is_given(cloud: LocalCloud) -> None:
+def test_sign_jwt_signs_the_given_payload(cloud: LocalCloud) -> None:
     """A JWT from signJwt passes IAP; claims for more than twelve hours are not signed."""
     now = int(time.time())
     claims = {
@@ -394,13 +394,13 @@ def test_an_access_token_is_valid_no_longer_than_requested(cloud: LocalCloud) ->
 
 
 def test_an_unknown_endpoint_responds_with_404_in_json(cloud: LocalCloud) -> None:
-    """google-auth makes such requests and can do without a result."""
+    """google-auth makes such requests, and ignores their failure."""
     url = f"{cloud.google_url}/v1/projects/-/serviceAccounts/{cloud.trainer}/allowedLocations"
     answer = requests.get(url, timeout=10)
     assert (answer.status_code, answer.json()["error"]["status"]) == (404, "NOT_FOUND")
 
 
-def test_the_proxy_connects_to_google_only(cloud: LocalCloud) -> None:
+def test_the_proxy_connects_only_to_google(cloud: LocalCloud) -> None:
     """Google's host names are served over verified TLS; all others are rejected."""
     variables = cloud.google_environment()
     proxies = {"https": variables["HTTPS_PROXY"]}
@@ -417,7 +417,7 @@ def test_the_proxy_connects_to_google_only(cloud: LocalCloud) -> None:
     assert plain.status_code == 403
 
 
-def test_key_files_are_readable_by_their_owner_only(cloud: LocalCloud, tmp_path: Path) -> None:
+def test_key_files_are_readable_only_by_their_owner(cloud: LocalCloud, tmp_path: Path) -> None:
     """Key files have mode 0600 in a folder with mode 0700; a temporary folder is removed."""
     path = cloud.key_file()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600

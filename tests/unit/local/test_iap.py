@@ -358,7 +358,7 @@ def test_the_application_gets_a_verifiable_assertion_and_no_forged_one(cloud: Lo
     assert [key["kid"] for key in keys["keys"]] == [header["kid"]]
 
 
-def test_identity_mode_answers_any_signed_in_account_with_its_name(cloud: LocalCloud) -> None:
+def test_identity_mode_shows_the_name_of_any_signed_in_account(cloud: LocalCloud) -> None:
     """?gcp-iap-mode=IDENTITY works even for an account without the role."""
     cloud.members.clear()
     answer = get(cloud, make_id_token(cloud), path="/?gcp-iap-mode=IDENTITY")
@@ -466,7 +466,7 @@ def test_forwards_the_applications_responses_unchanged(application_cloud: LocalC
     assert "X-Private" not in large.headers
 
 
-def test_a_response_that_the_application_breaks_off_is_broken_off(
+def test_a_response_that_the_application_interrupts_is_interrupted(
     application_cloud: LocalCloud,
 ) -> None:
     """The client sees that the body is incomplete, and the next request works."""
@@ -476,7 +476,7 @@ def test_a_response_that_the_application_breaks_off_is_broken_off(
     assert get(application_cloud, token, "/chunked").content == b"abcde"
 
 
-def test_a_client_that_disconnects_during_its_upload_affects_no_other(
+def test_a_client_that_disconnects_during_an_upload_affects_no_other_client(
     cloud: LocalCloud, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Half an upload is in the request log, and nothing is logged about it elsewhere."""

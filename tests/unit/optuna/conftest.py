@@ -1,4 +1,4 @@
-"""What all tests of the Optuna callback share."""
+"""Shared by all tests of the Optuna callback."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _quiet_optuna() -> Iterator[None]:
 
 @pytest.fixture
 def fluent_state(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """MLflow's fluent API as at the start of a process, before and after the test."""
+    """Reset MLflow's fluent API before and after the test."""
     with fluent_state_of_its_own(monkeypatch):
         yield
 
@@ -30,5 +30,5 @@ def delivery() -> InlineDelivery:
 
 @pytest.fixture
 def delivery_of_files() -> InlineDelivery:
-    """Another, for tests of artifacts."""
+    """Another server, for tests of artifacts."""
     return InlineDelivery(has_files=True)

@@ -18,7 +18,7 @@ from optuna_helpers import TRIAL_TAG, Direction, new_study
 
 @pytest.fixture(autouse=True)
 def held_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where temporary files are."""
+    """The folder of temporary files."""
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
@@ -32,8 +32,7 @@ def _kept(
     *directions: Direction,
     before: Callable[[optuna.Trial], None] = lambda trial: None,
 ) -> dict[int, set[str]]:
-    """Artifacts by trial, of a study in which each trial calls ``log_if_best`` and returns what is
-    given or raises it."""
+    """The artifacts by trial, if each calls ``log_if_best`` and then returns or raises."""
     callback = IAPMLflowCallback(client=delivery.client, study_run=False)
 
     def objective(trial: optuna.Trial) -> Any:
@@ -64,7 +63,7 @@ def file(tmp_path: Path) -> Path:
         ([(1.0, 5.0), (2.0, 6.0), (5.0, 1.0)], ["minimize", "minimize"], [0, 2]),
     ],
 )
-def test_artifacts_are_kept_of_trials_that_were_best_when_they_ended(
+def test_artifacts_of_trials_that_were_best_when_they_ended_are_kept(
     delivery_of_files: InlineDelivery,
     file: Path,
     held_in: Path,
@@ -77,10 +76,12 @@ def test_artifacts_are_kept_of_trials_that_were_best_when_they_ended(
     assert [number for number, names in found.items() if names == {"model.txt"}] == expected
     assert [number for number, names in found.items() if names] == expected
     assert not list(held_in.iterdir())
-    assert not [each for each in recwarn if each.category is ResourceWarning]  # of who forgot them
+    assert not [
+        each for each in recwarn if each.category is ResourceWarning
+    ]  # left by a callback that forgot them
 
 
-def test_nothing_is_kept_of_trials_that_do_not_complete(
+def test_artifacts_of_trials_that_do_not_complete_are_not_kept(
     delivery_of_files: InlineDelivery, file: Path, held_in: Path
 ) -> None:
     found = _kept(delivery_of_files, file, [optuna.TrialPruned(), ValueError()])
@@ -88,7 +89,7 @@ def test_nothing_is_kept_of_trials_that_do_not_complete(
     assert not list(held_in.iterdir())
 
 
-def test_what_is_uploaded_is_what_was_there_when_it_was_given(
+def test_a_file_is_uploaded_as_it_was_when_it_was_logged(
     delivery_of_files: InlineDelivery, tmp_path: Path
 ) -> None:
     callback = IAPMLflowCallback(client=delivery_of_files.client, study_run=False)
@@ -109,7 +110,7 @@ def test_what_is_uploaded_is_what_was_there_when_it_was_given(
     }
 
 
-def test_a_file_that_is_not_there_costs_a_warning_and_no_trial(
+def test_a_missing_file_is_a_warning_and_does_not_fail_the_trial(
     delivery_of_files: InlineDelivery,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,

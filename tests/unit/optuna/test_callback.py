@@ -1,4 +1,4 @@
-"""What the Optuna callback makes of trials, in an MLflow in memory."""
+"""What the Optuna callback logs, to an MLflow in memory."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _callback(delivery: InlineDelivery, **options: Any) -> IAPMLflowCallback:
 
 
 def _trial_runs(delivery: InlineDelivery) -> dict[int, FakeRun]:
-    """By number; each trial has one."""
+    """The trials' runs by number, of which each trial has one."""
     found = [run for run in delivery.runs() if TRIAL_TAG in run.tags]
     by_number = {int(run.tags[TRIAL_TAG]): run for run in found}
     assert len(by_number) == len(found)
@@ -111,7 +111,7 @@ def test_a_failed_trial_has_the_reason_of_its_failure_and_the_others_have_none(
     assert [len(runs[n].artifacts) for n in range(4)] == [0, 1, 0, 0]
 
 
-def test_a_param_that_the_training_used_with_another_value_is_kept_beside_the_suggested(
+def test_a_param_that_was_used_with_another_value_is_kept_beside_the_suggested_value(
     delivery: InlineDelivery,
 ) -> None:
     callback = _callback(delivery)
@@ -125,7 +125,7 @@ def test_a_param_that_the_training_used_with_another_value_is_kept_beside_the_su
     assert run.params == {"depth": "50", "suggested.depth": "5", "same": "3"}
 
 
-def test_trials_in_threads_have_a_run_each(delivery: InlineDelivery) -> None:
+def test_trials_in_threads_each_have_a_run(delivery: InlineDelivery) -> None:
     all_are_there = threading.Barrier(4)
 
     def objective(trial: optuna.Trial) -> float:
@@ -143,7 +143,7 @@ def test_trials_in_threads_have_a_run_each(delivery: InlineDelivery) -> None:
         assert run.curve("value") == [(0, study.trials[number].value)]
 
 
-def test_a_trial_that_ended_just_now_is_created_without_a_look_and_an_old_one_with_it(
+def test_only_the_run_of_an_old_trial_is_looked_up_before_it_is_created(
     delivery: InlineDelivery,
 ) -> None:
     study = new_study()
@@ -162,7 +162,7 @@ def test_a_trial_that_ended_just_now_is_created_without_a_look_and_an_old_one_wi
 
 
 @pytest.mark.parametrize("state", [TrialState.PRUNED, TrialState.FAIL])
-def test_a_trial_that_is_given_by_hand_needs_neither_value_nor_params(
+def test_a_trial_that_is_passed_by_hand_needs_neither_value_nor_params(
     delivery: InlineDelivery, state: TrialState
 ) -> None:
     study = new_study()
@@ -185,7 +185,7 @@ def test_a_trial_that_is_given_by_hand_needs_neither_value_nor_params(
         (["one"], ["a", "b"], {"value_0", "value_1"}),
     ],
 )
-def test_values_are_named_as_given_else_as_in_the_study(
+def test_values_have_the_given_names_or_the_study_s(
     delivery: InlineDelivery, metric_name: Any, own: list[str] | None, expected: set[str]
 ) -> None:
     study = new_study("minimize", "maximize")
@@ -197,9 +197,7 @@ def test_values_are_named_as_given_else_as_in_the_study(
 
 
 @pytest.mark.parametrize("name", [0, 1.5, {"a"}, {"a": "b"}, iter("a")])
-def test_a_metric_name_that_is_no_name_raises_type_error(
-    delivery: InlineDelivery, name: Any
-) -> None:
+def test_an_invalid_metric_name_raises_type_error(delivery: InlineDelivery, name: Any) -> None:
     with pytest.raises(TypeError, match="metric_name"):
         _callback(delivery, metric_name=name)
 
@@ -216,7 +214,7 @@ def test_a_metric_name_that_is_no_name_raises_type_error(
         ),
     ],
 )
-def test_user_attributes_become_tags_where_asked_and_the_studys_win(
+def test_user_attributes_become_tags_on_request_and_the_studys_take_precedence(
     delivery: InlineDelivery, options: dict[str, bool], expected: dict[str, str]
 ) -> None:
     def objective(trial: optuna.Trial) -> float:
@@ -236,7 +234,7 @@ def test_user_attributes_become_tags_where_asked_and_the_studys_win(
 # mlflow_kwargs, tags and experiments
 
 
-def test_runs_have_the_name_tags_and_description_given(delivery: InlineDelivery) -> None:
+def test_runs_have_the_given_name_tags_and_description(delivery: InlineDelivery) -> None:
     given = {
         "run_name": "mine",
         "tags": {"team": "x", "budget": 5, "mlflow.runName": "no"},
@@ -249,7 +247,7 @@ def test_runs_have_the_name_tags_and_description_given(delivery: InlineDelivery)
     assert given["tags"]["mlflow.runName"] == "no"  # type: ignore[index]
 
 
-def test_a_run_is_called_as_the_number_of_its_trial(delivery: InlineDelivery) -> None:
+def test_a_run_is_named_after_the_number_of_its_trial(delivery: InlineDelivery) -> None:
     assert _logged(delivery).name == "0"
 
 
@@ -265,7 +263,7 @@ def test_unknown_mlflow_kwargs_are_ignored_with_a_warning(
 
 
 @pytest.mark.parametrize("way", ["the study", "name", "id", "active", "variable", "default"])
-def test_the_experiment_is_the_first_of_name_id_study_and_active_one(
+def test_the_experiment_is_the_given_name_or_id_or_the_study_s_or_the_active_one(
     delivery: InlineDelivery, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     experiment = delivery.server.add_experiment("mine")
@@ -285,7 +283,7 @@ def test_the_experiment_is_the_first_of_name_id_study_and_active_one(
     assert _experiment_of(delivery, delivery.run()) == expected.get(way, "mine")
 
 
-def test_each_study_of_a_callback_has_its_experiment_and_its_parent(
+def test_each_study_of_a_callback_has_its_own_experiment_and_parent(
     delivery: InlineDelivery,
 ) -> None:
     callback = _callback(delivery, study_run=True)
@@ -310,7 +308,7 @@ def test_without_a_studys_run_the_trials_have_no_parent(delivery: InlineDelivery
 
 
 @pytest.mark.parametrize("way", ["parent_run_id", "nested"])
-def test_runs_under_a_run_of_the_users_have_no_studys_run_between(
+def test_runs_nested_below_the_user_s_run_have_no_study_run_between(
     delivery: InlineDelivery, way: str
 ) -> None:
     given = {"nested": True} if way == "nested" else {"parent_run_id": "outer"}
@@ -330,7 +328,7 @@ def _fluent_run(run_id: str) -> mlflow.entities.Run:
     return mlflow.entities.Run(info, mlflow.entities.RunData())
 
 
-def test_nested_runs_outside_of_a_fluent_run_are_under_the_studys(
+def test_nested_runs_without_an_active_run_are_below_the_studys_run(
     delivery: InlineDelivery,
 ) -> None:
     run = _logged(delivery, mlflow_kwargs={"nested": True}, study_run=True)
@@ -341,7 +339,7 @@ def test_nested_runs_outside_of_a_fluent_run_are_under_the_studys(
 # run, log_trial
 
 
-def test_the_run_of_a_trial_can_be_written_to_from_the_objective_and_is_one(
+def test_the_objective_can_log_to_the_trial_s_run_which_is_the_only_one(
     delivery: InlineDelivery,
 ) -> None:
     callback = _callback(delivery)
@@ -368,7 +366,7 @@ def test_the_run_of_a_frozen_trial_needs_the_study(delivery: InlineDelivery) -> 
     assert _trial_runs(delivery)[0].tags["a"] == "b"
 
 
-def test_a_loop_of_ones_own_logs_its_trials_by_log_trial(delivery: InlineDelivery) -> None:
+def test_a_custom_loop_logs_its_trials_with_log_trial(delivery: InlineDelivery) -> None:
     study = new_study()
     callback = _callback(delivery)
     for number in range(3):
@@ -395,7 +393,7 @@ def test_a_trial_that_is_logged_twice_is_one_run(delivery: InlineDelivery) -> No
     assert (run.curve("value"), run.status) == ([(0, 1.0)], "FINISHED")
 
 
-def test_two_callbacks_with_one_experiment_make_one_run_of_each_trial(
+def test_two_callbacks_with_the_same_experiment_create_one_run_for_each_trial(
     delivery: InlineDelivery,
 ) -> None:
     new_study().optimize(_x, 3, callbacks=[_callback(delivery), _callback(delivery)])
@@ -405,7 +403,7 @@ def test_two_callbacks_with_one_experiment_make_one_run_of_each_trial(
 # nothing stops a study
 
 
-def test_an_error_of_logging_is_a_warning_that_names_the_trial(
+def test_a_logging_error_is_a_warning_that_names_the_trial(
     delivery: InlineDelivery, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = new_study()
@@ -429,7 +427,7 @@ def _raise(**_: Any) -> Any:
     raise OSError("database is locked")
 
 
-def test_a_study_goes_on_while_the_server_is_away_and_is_delivered_later(
+def test_a_study_continues_while_the_server_is_down_and_is_delivered_later(
     delivery: InlineDelivery, caplog: pytest.LogCaptureFixture
 ) -> None:
     delivery.server.is_away = True
@@ -447,7 +445,7 @@ def test_a_study_goes_on_while_the_server_is_away_and_is_delivered_later(
 # pickle, several processes
 
 
-def test_a_pickled_callback_keeps_its_settings_and_nothing_of_the_studies(
+def test_a_pickled_callback_keeps_only_its_settings_and_no_studies(
     delivery: InlineDelivery, tmp_path: Path
 ) -> None:
     callback = _callback(
@@ -470,7 +468,7 @@ def test_a_pickled_callback_keeps_its_settings_and_nothing_of_the_studies(
         assert _experiment_of(delivery, run) == "mine"
 
 
-def test_a_trial_of_a_shared_study_is_claimed_by_the_process_that_ran_it(
+def test_the_process_that_executed_a_trial_of_a_shared_study_claims_it(
     delivery: InlineDelivery, tmp_path: Path
 ) -> None:
     storage = optuna.storages.JournalStorage(JournalFileBackend(str(tmp_path / "journal")))
@@ -478,14 +476,14 @@ def test_a_trial_of_a_shared_study_is_claimed_by_the_process_that_ran_it(
     began = time.time()
     study.optimize(_x, 2, callbacks=[_callback(delivery)])
     assert _trial_runs(delivery).keys() == {0, 1}
-    if time.time() - began < CLAIM_SECONDS:  # no look whether another process has made it
+    if time.time() - began < CLAIM_SECONDS:  # no lookup of whether another process has created it
         assert "search_runs" not in delivery.server.calls
 
 
 # the end
 
 
-def test_close_reports_ends_the_studys_run_delivers_and_then_draws(
+def test_close_reports_and_ends_the_studys_run_then_delivers_and_then_draws(
     delivery_of_files: InlineDelivery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[str | None] = []

@@ -1,4 +1,4 @@
-"""Why trials failed, as Optuna's log says it."""
+"""Why trials failed, according to Optuna's log."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_the_traceback_is_that_of_the_trial_that_failed_last() -> None:
     assert failures.last_failure(0, time.time()) is None
 
 
-def test_a_failure_long_ago_is_another_trials() -> None:
+def test_an_old_failure_belongs_to_another_trial() -> None:
     _fail("odd")
     assert failures.last_failure(0, time.time() - 100.0) is None
     assert failures.last_failure(0, time.time() + 100.0) is None
@@ -54,13 +54,13 @@ def test_a_trial_that_fails_without_an_exception_has_no_traceback() -> None:
     assert failures.last_failure(0, time.time()) is None
 
 
-def test_listening_twice_is_listening_once() -> None:
+def test_listening_twice_has_no_further_effect() -> None:
     before = len(logging.getLogger("optuna").handlers)
     failures.listen()
     assert len(logging.getLogger("optuna").handlers) == before
 
 
-def test_a_failure_is_an_artifact_and_its_last_line_a_tag() -> None:
+def test_a_failure_is_logged_as_an_artifact_and_its_last_line_as_a_tag() -> None:
     run = RecordingRun()
     try:
         raise ZeroDivisionError("by hand")

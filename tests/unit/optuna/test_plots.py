@@ -1,4 +1,4 @@
-"""What the process that draws gets and writes; its plots are in the end-to-end tests."""
+"""The input and output of the plot process; the plots are in the end-to-end tests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from optuna_helpers import new_study
 
 @pytest.fixture
 def study() -> optuna.Study:
-    """Trials of every state, with values, names and attributes that are hard to write."""
+    """Trials in every state, with values, names and attributes that are hard to serialise."""
     study = new_study()
     study.add_trial(
         create_trial(
@@ -47,7 +47,7 @@ def _content(study: optuna.Study, *names: str) -> dict[str, Any]:
     return content
 
 
-def test_the_other_process_has_the_ended_trials_as_they_were(study: optuna.Study) -> None:
+def test_the_plot_process_gets_the_ended_trials_unchanged(study: optuna.Study) -> None:
     again = plots._unpacked(_content(study))
     assert len(again.trials) == 3
     for before, after in zip(study.trials, again.trials, strict=False):
@@ -73,7 +73,7 @@ def test_the_table_has_a_row_for_each_trial(study: optuna.Study, tmp_path: Path)
 
 @pytest.fixture
 def python(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
-    """Replaces Python by a script of the shell."""
+    """Replaces Python by a shell script."""
 
     def replace(script: str) -> None:
         path = tmp_path / "python"
@@ -84,7 +84,7 @@ def python(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], N
     return replace
 
 
-def test_a_process_that_fails_is_an_error_with_its_last_line_and_the_next_study_gets_another(
+def test_a_failed_process_is_an_error_with_its_last_line_and_the_next_study_gets_a_new_one(
     python: Callable[[str], None], tmp_path: Path
 ) -> None:
     python(
@@ -125,7 +125,7 @@ def test_the_process_is_killed_when_no_time_is_left(
         os.kill(int(pid.read_text()), 0)
 
 
-def test_a_context_in_which_nothing_is_drawn_starts_no_process(
+def test_no_process_is_started_if_nothing_is_drawn(
     python: Callable[[str], None], tmp_path: Path
 ) -> None:
     python(f"echo begun >> {tmp_path}/begun")

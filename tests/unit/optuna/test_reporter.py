@@ -1,4 +1,4 @@
-"""When studies are reported on: on a clock that the test moves, without a server."""
+"""When studies are reported, on a clock that the test moves, without a server."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any, cast
 import pytest
 
 from mlflow_iap_callbacks.delivery.closing import Deadline
-from mlflow_iap_callbacks.optuna import reporter as reporter_module
+from mlflow_iap_callbacks.optuna import background_thread
 from mlflow_iap_callbacks.optuna.plots import OutOfTime, PlotProcess
 from mlflow_iap_callbacks.optuna.reporter import DRAW_EVERY, MOST_SHARE, REPORT_EVERY, Reporter
 from mlflow_iap_callbacks.optuna.study_run import StudyRun
@@ -32,7 +32,7 @@ class _Clock:
 
 
 class _Reporter(Reporter):
-    """One whose ticks are the test's."""
+    """A reporter whose ticks the test calls."""
 
     def __init__(self, clock: _Clock) -> None:
         super().__init__(clock)
@@ -57,7 +57,7 @@ class _Reporter(Reporter):
 
 
 class _Study:
-    """Notes what the reporter asks of a study's run, and when."""
+    """Notes what the reporter calls on a study's run, and when."""
 
     def __init__(
         self,
@@ -112,7 +112,7 @@ def reporter(clock: _Clock) -> _Reporter:
 
 
 def _change_always(reporter: _Reporter, study: _Study, seconds: float) -> None:
-    """Let trials end all the time."""
+    """Let trials end continuously."""
     ends = reporter.clock.seconds + seconds
     while reporter.clock.seconds < ends:
         reporter.changed(study.run())
@@ -131,9 +131,7 @@ def test_the_first_report_comes_30_seconds_after_the_first_trial(
     assert study.asked == [("report", 1000.0 + REPORT_EVERY)]
 
 
-def test_a_study_that_has_not_changed_is_not_reported_on_again(
-    reporter: _Reporter, clock: _Clock
-) -> None:
+def test_an_unchanged_study_is_not_reported_again(reporter: _Reporter, clock: _Clock) -> None:
     study = _Study(clock)
     reporter.changed(study.run())
     reporter.go_on(2 * REPORT_EVERY)
@@ -143,7 +141,7 @@ def test_a_study_that_has_not_changed_is_not_reported_on_again(
     assert study.times("report") == [REPORT_EVERY, 3 * REPORT_EVERY]
 
 
-def test_a_busy_study_is_reported_on_every_30_seconds_and_drawn_every_10_minutes(
+def test_a_busy_study_is_reported_every_30_seconds_and_drawn_every_10_minutes(
     reporter: _Reporter, clock: _Clock
 ) -> None:
     study = _Study(clock)
@@ -191,14 +189,14 @@ def test_links_are_shown_at_each_tick_until_the_study_is_drawn(
     assert study.links == links
 
 
-def test_a_study_without_a_run_is_not_reported_on(reporter: _Reporter, clock: _Clock) -> None:
+def test_a_study_without_a_run_is_not_reported(reporter: _Reporter, clock: _Clock) -> None:
     study = _Study(clock, has_run=False)
     reporter.changed(study.run())
     reporter.exit(60.0)
     assert not study.asked
 
 
-def test_only_the_studies_asked_for_are_reported_on(reporter: _Reporter, clock: _Clock) -> None:
+def test_only_the_chosen_studies_are_reported(reporter: _Reporter, clock: _Clock) -> None:
     studies = [_Study(clock), _Study(clock)]
     for study in studies:
         reporter.changed(study.run())
@@ -209,7 +207,7 @@ def test_only_the_studies_asked_for_are_reported_on(reporter: _Reporter, clock: 
     assert [len(study.asked) for study in studies] == [1, 2]
 
 
-def test_an_error_is_a_warning_and_the_other_studies_are_reported_on(
+def test_an_error_is_a_warning_and_the_other_studies_are_reported(
     reporter: _Reporter, clock: _Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     class _Broken(_Study):
@@ -234,7 +232,7 @@ def test_an_error_is_a_warning_and_the_other_studies_are_reported_on(
     ("seconds", "asked"),
     [(10.0, ["report", "draw"]), (9.9, ["report"])],
 )
-def test_at_exit_there_is_a_last_report_and_plots_if_there_is_time(
+def test_at_exit_there_is_a_last_report_and_there_are_plots_if_time_is_left(
     reporter: _Reporter, clock: _Clock, seconds: float, asked: list[str]
 ) -> None:
     study = _Study(clock)
@@ -256,19 +254,19 @@ def test_at_exit_the_studies_that_changed_last_are_drawn_first_and_the_rest_is_r
     assert drawn == [3, 18, 19]
     assert all(study.times("report") for study in studies)
     (report,) = said_by_us(caplog)
-    assert report.startswith("The plots of 17 studies were not drawn again")
+    assert report.startswith("The plots of 17 studies were not updated")
 
 
-def test_plots_that_take_too_long_are_given_up_and_reported(
+def test_plots_that_take_too_long_are_abandoned_and_reported(
     reporter: _Reporter, clock: _Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     study = _Study(clock, draw_takes=40.0)
     reporter.changed(study.run())
     reporter.exit(30.0)
-    assert said_by_us(caplog)[0].startswith("The plots of 1 studies were not drawn again")
+    assert said_by_us(caplog)[0].startswith("The plots of 1 studies were not updated")
 
 
-def test_no_room_for_plots_is_a_warning(
+def test_a_full_disk_is_a_warning_if_there_is_no_room_for_plots(
     reporter: _Reporter,
     clock: _Clock,
     monkeypatch: pytest.MonkeyPatch,
@@ -282,10 +280,10 @@ def test_no_room_for_plots_is_a_warning(
     assert said_by_us(caplog)[0].startswith("Could not log the plots of studies")
 
 
-def test_plots_under_way_are_given_up_when_the_process_exits_and_drawn_last(
+def test_plots_in_progress_are_abandoned_when_the_process_exits_and_drawn_last(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(reporter_module, "_TICK", 0.01)
+    monkeypatch.setattr(background_thread, "_TICK", 0.01)
     clock, drawings = _Clock(), []
     reporter = Reporter(clock)
 
@@ -307,10 +305,10 @@ def test_plots_under_way_are_given_up_when_the_process_exits_and_drawn_last(
     assert drawings == ["begun", "begun"]
 
 
-def test_a_storage_that_does_not_answer_holds_the_exit_up_for_half_of_its_time(
+def test_a_storage_that_does_not_respond_delays_the_exit_by_at_most_half_of_its_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(reporter_module, "_TICK", 0.01)
+    monkeypatch.setattr(background_thread, "_TICK", 0.01)
     answers = threading.Event()
 
     class _Hanging(_Study):
@@ -327,7 +325,7 @@ def test_a_storage_that_does_not_answer_holds_the_exit_up_for_half_of_its_time(
 
 
 def _in_a_fork(work: Callable[[], Any]) -> Any:
-    """What ``work`` returns in a forked process."""
+    """Return what ``work`` returns in a forked process."""
     context = multiprocessing.get_context("fork")
     here, there = context.Pipe(duplex=False)
 
@@ -343,7 +341,7 @@ def _in_a_fork(work: Callable[[], Any]) -> Any:
     return found
 
 
-def test_a_worker_reports_at_its_exit_and_does_not_draw(reporter: _Reporter, clock: _Clock) -> None:
+def test_a_worker_reports_at_exit_but_does_not_draw(reporter: _Reporter, clock: _Clock) -> None:
     def work() -> list[tuple[str, float]]:
         study = _Study(clock)
         reporter.changed(study.run())
@@ -382,7 +380,7 @@ def test_a_forked_process_leaves_its_parents_studies_to_the_parent(
 def test_the_first_change_starts_a_thread_that_ends_with_the_process(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(reporter_module, "_TICK", 0.01)
+    monkeypatch.setattr(background_thread, "_TICK", 0.01)
     clock = _Clock()
     reporter = Reporter(clock)
     study = _Study(clock)

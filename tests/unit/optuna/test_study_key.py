@@ -1,4 +1,4 @@
-"""The key of a study: one in all processes, and another for every other study."""
+"""The key of a study: the same in all processes, and different for every other study."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_key_does_not_depend_on_the_time_zone_of_the_machine(tmp_path: Path) -
     assert len(keys) == 1
 
 
-def test_studies_of_one_name_that_began_at_different_moments_have_different_keys(
+def test_studies_with_the_same_name_that_began_at_different_times_have_different_keys(
     tmp_path: Path,
 ) -> None:
     keys = set()
@@ -48,7 +48,7 @@ def test_studies_of_one_name_that_began_at_different_moments_have_different_keys
     assert len(keys) == 3
 
 
-def test_studies_in_memory_that_began_at_one_moment_have_different_keys() -> None:
+def test_studies_in_memory_that_began_at_the_same_time_have_different_keys() -> None:
     first = create_trial(value=1.0)
     keys = set()
     for _ in range(3):
@@ -58,7 +58,7 @@ def test_studies_in_memory_that_began_at_one_moment_have_different_keys() -> Non
     assert len(keys) == 3
 
 
-def test_a_study_in_memory_keeps_its_key_by_pickle_and_with_more_trials() -> None:
+def test_a_study_in_memory_keeps_its_key_after_pickling_and_with_more_trials() -> None:
     study = optuna.create_study(study_name="mine")
     study.add_trial(create_trial(value=1.0))
     key = study_key(study)
@@ -67,7 +67,7 @@ def test_a_study_in_memory_keeps_its_key_by_pickle_and_with_more_trials() -> Non
     assert study_key(again) == study_key(study) == key
 
 
-def test_a_trial_that_waits_to_be_run_has_no_start_and_is_no_obstacle() -> None:
+def test_a_waiting_trial_without_a_start_does_not_matter() -> None:
     study = optuna.create_study(study_name="mine")
     study.enqueue_trial({"x": 1})
     assert len(study_key(study)) == 16

@@ -1,4 +1,4 @@
-"""The run of a study: what it says, and how it goes on after its end."""
+"""The run of a study: what it contains, and how it continues after its end."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _trial(
     constraints: Sequence[float] = (),
     **params: int,
 ) -> FrozenTrial:
-    """A trial that ended so many minutes after all began."""
+    """A trial that ended this many minutes after the start."""
     trial = create_trial(
         state=state,
         values=values or None,
@@ -62,7 +62,7 @@ def _study_of(*trials: FrozenTrial, directions: Sequence[Direction] = ("minimize
     return study
 
 
-def test_the_run_has_the_studys_name_and_says_what_it_is_of(delivery: InlineDelivery) -> None:
+def test_the_run_has_the_studys_name_and_describes_the_study(delivery: InlineDelivery) -> None:
     study = new_study("maximize", pruner=optuna.pruners.HyperbandPruner())
     study.set_user_attr("dataset", "iris")
     study_run = _study_run(study, delivery, tags={"team": "x"})
@@ -132,7 +132,7 @@ def test_the_curve_is_in_the_order_in_which_trials_ended(delivery: InlineDeliver
     assert delivery.run().curve("best_value_so_far") == [(3, 1.0), (1, 1.0), (2, 1.0), (0, 1.0)]
 
 
-def test_of_equal_trials_the_first_is_the_best_and_its_params_are_tags(
+def test_the_first_of_equally_good_trials_is_the_best_and_its_params_are_tags(
     delivery: InlineDelivery,
 ) -> None:
     study = _study_of(_trial(2.0, depth=1), _trial(1.0, depth=2), _trial(1.0, minutes=1, depth=3))
@@ -144,7 +144,7 @@ def test_of_equal_trials_the_first_is_the_best_and_its_params_are_tags(
     assert study_run.best() == "trial 1: value 1"
 
 
-def test_trials_that_did_not_complete_or_break_a_constraint_are_never_the_best(
+def test_incomplete_and_infeasible_trials_are_never_the_best(
     delivery: InlineDelivery,
 ) -> None:
     study = _study_of(
@@ -166,7 +166,7 @@ def test_a_study_without_a_complete_trial_has_no_best(delivery: InlineDelivery) 
     assert study_run.best() == ""
 
 
-def test_a_second_report_adds_the_new_trials_only(delivery: InlineDelivery) -> None:
+def test_a_second_report_adds_only_the_new_trials(delivery: InlineDelivery) -> None:
     study = _study_of(_trial(3.0), _trial(2.0, minutes=1))
     study_run = _study_run(study, delivery)
     study_run.writer = run = RecordingRun()
@@ -219,7 +219,7 @@ def test_a_study_without_a_run_logs_nothing(delivery: InlineDelivery) -> None:
 # the end, and after it
 
 
-def test_a_run_that_was_closed_goes_on_with_the_next_report_and_ends_at_exit(
+def test_a_closed_run_is_reopened_by_the_next_report_and_ends_at_exit(
     delivery: InlineDelivery,
 ) -> None:
     study = _study_of(_trial(1.0))
@@ -236,7 +236,7 @@ def test_a_run_that_was_closed_goes_on_with_the_next_report_and_ends_at_exit(
 
 
 class _SlowStudy:
-    """Holds up the first report on a study, and knows how many were begun."""
+    """Delays the first report on a study, and counts the reports."""
 
     def __init__(self, study_run: StudyRun) -> None:
         self.begun = 0
@@ -266,7 +266,7 @@ def _start(work: Callable[[], None]) -> threading.Thread:
     return thread
 
 
-def test_a_report_that_meets_another_one_under_way_is_not_left_out(
+def test_a_report_during_another_one_is_not_skipped(
     delivery: InlineDelivery,
 ) -> None:
     study = _study_of(_trial(1.0))

@@ -1,16 +1,16 @@
-"""The table that a summary is, as text and in a notebook."""
+"""The table of a summary, as text and in a notebook."""
 
 from __future__ import annotations
 
 from mlflow_iap_callbacks.optuna.summary_table import Summary
 
 
-def test_as_text_it_is_two_columns() -> None:
+def test_as_text_it_has_two_columns() -> None:
     lines = str(Summary({"study mine": "2 COMPLETE", "best": "trial 0"})).splitlines()
     assert lines == [" study mine  2 COMPLETE", " best        trial 0"]
 
 
-def test_a_link_is_not_broken_however_long_it_is() -> None:
+def test_a_long_link_is_not_broken() -> None:
     link = f"https://mlflow.example/{'x' * 500}"
     assert link in str(Summary({"look": link}))
 
@@ -22,5 +22,5 @@ def test_in_a_notebook_names_are_escaped() -> None:
     assert "a &amp; b" in html
 
 
-def test_an_empty_one_is_empty() -> None:
+def test_an_empty_summary_is_empty() -> None:
     assert str(Summary({})) == ""

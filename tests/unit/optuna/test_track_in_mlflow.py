@@ -1,4 +1,4 @@
-"""The active run of MLflow's fluent API in an objective that is tracked."""
+"""The active run of MLflow's fluent API in a tracked objective."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _active_id() -> str:
     return str(active.info.run_id)
 
 
-def test_the_run_of_the_trial_is_the_active_one_in_its_objective_only(
+def test_the_run_of_the_trial_is_active_only_in_its_objective(
     delivery: InlineDelivery,
 ) -> None:
     callback = _callback(delivery)
@@ -74,7 +74,7 @@ def test_objectives_in_threads_each_have_their_own_active_run(delivery: InlineDe
     assert active == {int(run.tags[TRIAL_TAG]): run.run_id for run in delivery.runs()}
 
 
-def test_a_run_that_is_active_around_the_study_stays_so_and_is_not_written_to(
+def test_a_run_that_is_active_when_the_study_starts_stays_active_and_unchanged(
     delivery: InlineDelivery,
 ) -> None:
     callback = _callback(delivery)
@@ -94,7 +94,7 @@ def test_a_run_that_is_active_around_the_study_stays_so_and_is_not_written_to(
     assert delivery.runs()[0].tags == {"mlflow.runName": "run-0"}
 
 
-def test_a_run_that_the_objective_leaves_open_is_not_taken_for_the_trials(
+def test_a_run_that_the_objective_leaves_open_is_not_mistaken_for_the_trials(
     delivery: InlineDelivery,
 ) -> None:
     callback = _callback(delivery)
@@ -112,7 +112,7 @@ def test_a_run_that_the_objective_leaves_open_is_not_taken_for_the_trials(
 
 
 @pytest.mark.parametrize("is_caught", [True, False])
-def test_the_reason_of_a_failure_is_logged_once_whether_the_study_catches_it(
+def test_the_reason_of_a_failure_is_logged_once_even_if_the_study_catches_it(
     delivery_of_files: InlineDelivery, is_caught: bool
 ) -> None:
     callback = _callback(delivery_of_files)
@@ -163,7 +163,7 @@ def test_a_tracked_objective_keeps_its_name_and_what_it_returns(delivery: Inline
     assert study.trials[0].values == [1.0, 2.0]
 
 
-def test_the_active_run_of_a_tracked_objective_can_be_given_to_the_lightgbm_callback(
+def test_the_active_run_of_a_tracked_objective_can_be_passed_to_the_lightgbm_callback(
     delivery: InlineDelivery,
 ) -> None:
     callback = _callback(delivery)

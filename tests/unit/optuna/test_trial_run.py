@@ -1,4 +1,4 @@
-"""What a trial's run holds: names of values, tags, and the results that are logged."""
+"""What a trial's run contains: names of values, tags and results."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _ENDED = datetime(2026, 1, 2, 3, 4, 5, 678000)
         (None, ["x", "y"], None, ["x", "y"]),
     ],
 )
-def test_values_have_the_names_given_or_those_of_the_study(
+def test_values_have_the_given_names_or_the_study_s(
     given: Any, own: list[str] | None, one: list[str] | None, two: list[str] | None
 ) -> None:
     for study, expected in ((new_study(), one), (new_study("minimize", "maximize"), two)):
@@ -94,7 +94,7 @@ def test_constraints_are_metrics_by_number_or_by_name() -> None:
         assert run.curve(f"constraint.{name}") == [(0, value)]
 
 
-def test_tags_tell_number_times_state_direction_and_distributions() -> None:
+def test_tags_show_number_times_state_direction_and_distributions() -> None:
     distribution = FloatDistribution(0.0, 1.0)
     trial = create_trial(params={"x": 0.5}, distributions={"x": distribution}, value=2.0)
     tags = tags_of(trial, ["MINIMIZE"], {})

@@ -14,7 +14,13 @@ import numpy as np
 import pytest
 
 from disk_helpers import JUNK, Disk, free_files, limit_files
-from mlflow_iap_callbacks.outbox.intake import Intake, Message, read_messages
+from mlflow_iap_callbacks.outbox.intake import (
+    Intake,
+    Message,
+    read_messages,
+    read_server,
+    unreadable_bytes,
+)
 from own_log import said_by_us
 from waiting import wait_until
 
@@ -58,7 +64,11 @@ def _all(intake: Intake) -> list[Message]:
 
 
 def _numbers(intake: Intake) -> list[int]:
-    return [number for number, _, _ in _all(intake)]
+    return [message.number for message in _all(intake)]
+
+
+def _on_disk(stem: Path, generation: int = 0) -> list[int]:
+    return [message.number for message in read_messages(_file(stem, generation), 0)]
 
 
 # --- order -----------------------------------------------------------------------------------
@@ -70,9 +80,9 @@ def test_messages_come_back_once_and_in_order(stem: Path, is_on_disk: bool) -> N
     for n in range(10):
         assert intake.append(n, "metrics", (n, -n, {"ü": n / 7}))
     expected = [[n, "metrics", [n, -n, {"ü": n / 7}]] for n in range(10)]
-    assert [list(message) for message in _all(intake)] == expected
+    assert [list(message[1:4]) for message in _all(intake)] == expected
     assert _all(intake) == []
-    assert intake.appended == 10
+    assert intake.last_seq == 10
 
 
 def test_each_thread_finds_its_messages_in_its_own_order(stem: Path) -> None:
@@ -96,15 +106,16 @@ def test_each_thread_finds_its_messages_in_its_own_order(stem: Path) -> None:
     taker.join()
     found += _all(intake)
     for thread in range(8):
-        steps = [content[0] for number, _, content in found if number == thread]
+        steps = [message.content[0] for message in found if message.number == thread]
         assert steps == list(range(1000))
 
 
 def test_the_server_is_what_each_file_begins_with(stem: Path) -> None:
     Intake(stem, server="http://server").append(1, "tags", {})
-    Intake(stem, server="http://server").append(2, "tags", {})
-    messages = [tuple(message) for message in read_messages(_file(stem), 0)]
-    assert messages == [(0, "journal", "http://server"), (1, "tags", {}), (2, "tags", {})]
+    Intake(stem, last_seq=1, server="http://server").append(2, "tags", {})
+    messages = [message[1:4] for message in read_messages(_file(stem), 0)]
+    assert messages == [(1, "tags", {}), (2, "tags", {})]
+    assert read_server(_file(stem)) == "http://server"
 
 
 # --- what is taken ---------------------------------------------------------------------------
@@ -114,8 +125,8 @@ def test_the_server_is_what_each_file_begins_with(stem: Path) -> None:
 def test_a_number_of_any_library_is_taken(stem: Path, value: object) -> None:
     intake = Intake(stem)
     intake.append(1, "metrics", (0, 0, {"m": value}))
-    ((_, _, (_, _, values)),) = _all(intake)
-    assert values == {"m": float(value)}  # type: ignore[arg-type]
+    (message,) = _all(intake)
+    assert message.content[2] == {"m": float(value)}  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -129,14 +140,14 @@ def test_what_is_no_plain_data_is_refused_and_leaves_nothing_behind(
     with pytest.raises(error):
         intake.append(1, "metrics", (0, 0, {"before": 1.0, "m": value}))
     _append(intake, range(2, 4))
-    assert (_numbers(intake), intake.appended) == ([2, 3], 2)
+    assert (_numbers(intake), intake.last_seq) == ([2, 3], 2)
 
 
 def test_a_closed_intake_takes_nothing(stem: Path) -> None:
     intake = Intake(stem)
     intake.close()
     assert not intake.append(1, "tags", {})
-    assert intake.appended == 0
+    assert intake.last_seq == 0
 
 
 def test_a_file_is_for_its_owner_only(stem: Path) -> None:
@@ -161,8 +172,9 @@ def test_what_was_appended_survives_the_kill_of_its_process(stem: Path, lines: i
         process.kill()
         rest = process.stdout.read()
     appended = lines + rest.count("\n")
-    found = _all(Intake(stem))
-    assert found == [(n, "metrics", [n, 2 * n, {"m": n / 7}]) for n in range(len(found))]
+    found = [*read_messages(_file(stem), 0)]
+    expected = [(n, "metrics", [n, 2 * n, {"m": n / 7}]) for n in range(len(found))]
+    assert [message[1:4] for message in found] == expected
     assert appended <= len(found) <= appended + 1  # killed before it could say so
 
 
@@ -172,44 +184,52 @@ def test_a_message_that_was_cut_off_is_all_that_is_lost(stem: Path, left: int) -
     _append(intake, range(9))
     whole = _file(stem).stat().st_size
     _append(intake, range(9, 10))
-    size = _file(stem).stat().st_size
-    left = left % (size - whole)
+    left = left % (_file(stem).stat().st_size - whole)
     os.truncate(_file(stem), whole + left)
 
-    intake = Intake(stem)
-    assert _numbers(intake) == list(range(9))
-    assert intake.cut_off() == left
-    assert intake.cut_off() == 0
+    assert _on_disk(stem) == list(range(9))
+    assert unreadable_bytes(_file(stem)) == left
+    intake = Intake(stem, last_seq=9)
     _append(intake, range(20, 22))
     assert _numbers(intake) == [20, 21]
-    assert _numbers(Intake(stem)) == [*range(9), 20, 21]
+    assert _on_disk(stem) == [*range(9), 20, 21]
 
 
 @pytest.mark.parametrize("junk", JUNK.values(), ids=JUNK)
-def test_garbage_ends_what_can_be_read_and_hinders_nothing_new(
-    stem: Path, junk: bytes, caplog: pytest.LogCaptureFixture
+def test_garbage_costs_nothing_before_or_behind_it(stem: Path, junk: bytes) -> None:
+    _append(Intake(stem), range(5))
+    _file(stem).write_bytes(_file(stem).read_bytes() + junk)
+    _append(Intake(stem, last_seq=5), range(5, 7))
+    before = _file(stem).read_bytes()
+    assert _on_disk(stem) == list(range(7))
+    assert unreadable_bytes(_file(stem)) == len(junk)
+    assert _file(stem).read_bytes() == before
+
+
+def test_a_process_whose_own_file_is_damaged_takes_the_rest_of_it(
+    stem: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     intake = Intake(stem)
     _append(intake, range(5))
-    whole = _file(stem).read_bytes()
-    _file(stem).write_bytes(whole + junk + whole)
-
-    intake = Intake(stem)
-    taken = _numbers(intake)
-    assert taken[:5] == list(range(5))
-    # What could be the beginning of a long message is only found to be none at the end.
-    assert ("is damaged" in " ".join(said_by_us(caplog))) != (intake.cut_off() > 0)
-    _append(intake, range(10, 12))
-    assert _numbers(intake) == [10, 11]
+    content = bytearray(_file(stem).read_bytes())
+    size = len(content) // 5
+    content[2 * size + 30] ^= 4
+    _file(stem).write_bytes(content)
+    _append(intake, range(5, 7))
+    assert _numbers(intake) == [0, 1, 3, 4, 5, 6]
+    (text,) = said_by_us(caplog)
+    assert f"{size} bytes at byte {2 * size} cannot be read" in text
 
 
-@pytest.mark.parametrize("junk", JUNK.values(), ids=JUNK)
-def test_reading_alone_ends_at_garbage_too(stem: Path, junk: bytes) -> None:
-    _append(Intake(stem), range(5))
-    before = _file(stem).read_bytes() + junk
-    _file(stem).write_bytes(before)
-    assert [number for number, _, _ in read_messages(_file(stem), 0)] == list(range(5))
-    assert _file(stem).read_bytes() == before
+def test_messages_that_damage_moved_or_doubled_come_once_and_in_order(stem: Path) -> None:
+    _append(Intake(stem), range(40))
+    content = _file(stem).read_bytes()
+    third = len(content) // 3
+    first, second, last = content[:third], content[third : 2 * third], content[2 * third :]
+    _file(stem).write_bytes(second + first + second + last + first)
+    found = _on_disk(stem)
+    assert found == sorted(set(found))
+    assert len(found) >= 36
 
 
 # --- a disk that is full ---------------------------------------------------------------------
@@ -228,10 +248,11 @@ def test_a_full_disk_is_reported_once_and_memory_takes_over_until_there_is_room(
     assert _numbers(intake) == list(range(1010))
     assert intake.in_memory == 0
 
-    place = (intake.generation, intake.offset)
+    last = intake.last_seq
     _append(intake, range(2000, 2010))
     assert intake.in_memory == 0
-    assert _numbers(Intake(disk.folder / "journal", *place)) == list(range(2000, 2010))
+    file = disk.folder / "journal.0.intake"
+    assert [message.number for message in read_messages(file, last)] == list(range(2000, 2010))
     disk.fill()
     _append(intake, range(3000, 4000))
     assert intake.in_memory > 0
@@ -249,7 +270,7 @@ def test_memory_does_not_overtake_what_reached_the_disk_before_it(stem: Path) ->
     _append(intake, range(1, 2))
     free_files()
     found += intake.take_from_memory()
-    assert [number for number, _, _ in found] + _numbers(intake) == [0, 1]
+    assert [message.number for message in found] + _numbers(intake) == [0, 1]
 
 
 @pytest.mark.forked
@@ -263,7 +284,7 @@ def test_a_message_that_the_disk_takes_half_of_is_not_read_twice(stem: Path) -> 
     assert _numbers(intake) == list(range(7))
     _append(intake, range(7, 9), "text")
     assert _numbers(intake) == [7, 8]
-    assert [number for number, _, _ in read_messages(_file(stem), 0)] == [*range(5), 7, 8]
+    assert _on_disk(stem) == [*range(5), 7, 8]
 
 
 def test_what_neither_disk_nor_memory_has_room_for_is_counted_and_reported_once(
@@ -273,7 +294,7 @@ def test_what_neither_disk_nor_memory_has_room_for_is_counted_and_reported_once(
     _append(intake, range(100), "x" * 1_000_000)
     kept = intake.in_memory
     assert 10 <= kept <= 16
-    assert (intake.lost, intake.appended) == (100 - kept, kept)
+    assert (intake.lost, intake.last_seq) == (100 - kept, kept)
     assert _numbers(intake) == list(range(kept))
     (told,) = said_by_us(caplog)
     assert "are lost" in told
@@ -292,11 +313,10 @@ def test_a_long_file_is_left_once_all_of_it_is_taken(stem: Path) -> None:
     assert intake.start_new_file() is None
     taken += _all(intake)
     assert intake.start_new_file() == _file(stem)
-    assert (intake.generation, intake.offset) == (1, 0)
     _append(intake, range(5, 8))
     taken += _all(intake)
-    assert [number for number, kind, _ in taken if kind != "journal"] == list(range(8))
-    assert [number for number, _, _ in read_messages(_file(stem, 1), 0)] == [0, 5, 6, 7]
+    assert [message.number for message in taken] == list(range(8))
+    assert _on_disk(stem, 1) == [5, 6, 7]
 
 
 def test_a_short_file_is_gone_on_with(stem: Path) -> None:
@@ -304,7 +324,6 @@ def test_a_short_file_is_gone_on_with(stem: Path) -> None:
     _append(intake, range(5))
     _all(intake)
     assert intake.start_new_file() is None
-    assert not intake.go_to_next_file()
 
 
 def test_threads_go_on_appending_while_files_are_left(stem: Path) -> None:
@@ -325,7 +344,7 @@ def test_threads_go_on_appending_while_files_are_left(stem: Path) -> None:
             found.extend(intake.take())
             if old := intake.start_new_file():
                 old.unlink()
-            return last and intake.generation > 0 and not intake.take()
+            return last and not _file(stem).exists() and not intake.take()
 
         wait_until(is_done, "all is taken")
-    assert [number for number, _, _ in found] == list(range(400))
+    assert [message.number for message in found] == list(range(400))

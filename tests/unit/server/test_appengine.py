@@ -102,7 +102,7 @@ def test_health_checks_use_a_path_that_needs_no_sign_in(app: dict[str, Any]) -> 
     assert ready["app_start_timeout_sec"] > 120 + 60, "time to wait for the database, and to start"
 
 
-def test_app_engine_offers_such_a_machine(app: dict[str, Any]) -> None:
+def test_app_engine_offers_the_machine_in_app_yaml(app: dict[str, Any]) -> None:
     resources = app["resources"]
     assert resources["cpu"] == 1 or resources["cpu"] % 2 == 0
     assert 1.0 <= (resources["memory_gb"] + 0.4) / resources["cpu"] <= 6.5

@@ -246,6 +246,6 @@ def _assert_is_rejected(forged: str) -> None:
     if forged == _VALID:
         return
     verdict = VERIFIER.email(forged)
-    # Without an event loop, which would take longer than all the rest.
+    # Without an event loop, which would take longer than everything else.
     with pytest.raises(InvalidAssertionError):
         verdict.send(None)

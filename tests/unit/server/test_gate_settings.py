@@ -75,7 +75,7 @@ def test_rejects_permissions_that_nobody_could_grant() -> None:
         GateSettings.from_environment({**AUDIENCE, "MLFLOW_IAP_PERMISSIONS": "true"})
 
 
-def test_rejects_a_switch_that_is_neither_on_nor_off() -> None:
+def test_rejects_a_boolean_setting_that_is_neither_true_nor_false() -> None:
     with pytest.raises(StartError, match="MLFLOW_IAP_PERMISSIONS is 'perhaps'"):
         GateSettings.from_environment({**AUDIENCE, "MLFLOW_IAP_PERMISSIONS": "perhaps"})
 

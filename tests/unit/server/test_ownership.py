@@ -121,7 +121,9 @@ def test_setting_the_owners_tag_does_not_change_the_owner(name: str, method: str
 @pytest.mark.parametrize(
     ("name", "method"), [("runs/log-batch", "POST"), ("logged-models/m-1/tags", "PATCH")]
 )
-def test_nor_does_setting_it_in_a_batch(name: str, method: str) -> None:
+def test_setting_the_owners_tag_in_a_batch_does_not_change_the_owner(
+    name: str, method: str
+) -> None:
     metrics = [{"key": "mlflow.user", "value": 0.1 + 0.2, "timestamp": 2**53, "step": 1}]
     got = arrived(f"{MLFLOW}/{name}", {"metrics": metrics, "tags": [OTHER, CLAIMED_OWNER]}, method)
     assert got == {"metrics": metrics, "tags": [OTHER, CLAIM]}
@@ -309,7 +311,7 @@ def _suspects(message: Descriptor, depth: int = 0) -> bool:
     )
 
 
-def test_every_request_of_mlflow_that_can_name_somebody_has_a_rule() -> None:
+def test_every_request_that_can_name_an_owner_has_a_rule() -> None:
     from mlflow.server.handlers import get_endpoints
 
     from mlflow_iap_callbacks.server.ownership import OwnerIsFixedError

@@ -1,0 +1,54 @@
+"""``mlflow-iap sync --other-hosts``: journals of other hosts that share the folder."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from pathlib import Path
+
+import click
+
+from ..outbox.journal_folder import JournalReport
+from ..outbox.owner import last_beat
+from .console import console
+
+# A process notes every 20 seconds that it is alive, unless its threads cannot run.
+SECONDS_TO_WATCH = 90.0
+
+
+def abandoned(journals: Sequence[JournalReport]) -> list[Path]:
+    """Return those whose processes have ended: by what the user says, or as far as one can see.
+
+    On a terminal the user is asked for each host. Elsewhere, a process counts as ended if it does
+    not note that it is alive for 90 seconds.
+    """
+    if not journals or not sys.stdin.isatty():
+        return unmoved(journals)
+    return [
+        journal.path
+        for host in sorted({journal.host for journal in journals})
+        if _is_confirmed(host, found := [each for each in journals if each.host == host])
+        for journal in found
+    ]
+
+
+def unmoved(
+    journals: Sequence[JournalReport], sleep: Callable[[float], None] = time.sleep
+) -> list[Path]:
+    """Return those whose processes do not note that they are alive."""
+    before = {journal.path: last_beat(journal.path) for journal in journals}
+    if before:
+        console.print(f"Waiting {SECONDS_TO_WATCH:.0f} s for processes of other hosts to stir.")
+        sleep(SECONDS_TO_WATCH)
+    return [path for path, beat in before.items() if last_beat(path) == beat]
+
+
+def _is_confirmed(host: str, journals: Sequence[JournalReport]) -> bool:
+    beats = [journal.last_beat for journal in journals if journal.last_beat is not None]
+    ago = timedelta(seconds=max(0, int(time.time() - max(beats)))) if beats else "an unknown time"
+    return click.confirm(
+        f"{len(journals)} journals are from {host}, which last wrote to one {ago} ago. "
+        "Have its processes ended?"
+    )

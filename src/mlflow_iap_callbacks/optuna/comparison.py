@@ -1,0 +1,246 @@
+"""Compares studies with MLflow in the background, and logs the trials that no callback saw.
+
+A process may have died between the storage's commit and the callback. So each process compares
+what it finds in the storage of a study that it joins, and once more when it ends.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary, WeakMethod
+
+from ..delivery.clock import Clock
+from ..delivery.closing import Deadline
+from ..delivery.lifecycle import LOCK, draw_at_exit, sender_for
+from .background_thread import BackgroundThread
+from .study_run import StudyRun
+from .sync import SECONDS_FOR_OWN_PROCESS, Lacking, compare, has_old_run, own_process_until
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from optuna.trial import FrozenTrial
+
+_logger = logging.getLogger("mlflow_iap_callbacks")
+
+# Of 1,000 runs, newest first; each is 4 MB, and costs half a second of this process's CPU.
+_MOST_PAGES = 3
+# A kill loses no more than a few trials. A study that lacks more is older than the callback, and
+# each of its workers would log all of them.
+MOST_TRIALS = 1000
+_SECONDS_AFTER_AN_ERROR = 60.0
+_LONGEST_PAUSE = 4.0
+
+# Logs a trial that MLflow lacks, but not before a time in seconds since 1970.
+Log = Callable[[StudyRun, Lacking, float], None]
+
+
+@dataclass
+class _Joined:
+    """A study that this process has joined.
+
+    Args:
+        client: a client of its server.
+        log: returns what logs a trial; None if the callback is gone.
+        since: when its storage was read first.
+        before: trials by other processes that had ended by then; None if it has not been read.
+        due: when these are compared.
+        has_old: whether another callback has logged its first trials; None if not looked up.
+        is_too_old: whether so much is lacking that it is left to ``sync``.
+    """
+
+    client: MlflowClient
+    log: Callable[[], Log | None]
+    since: float = 0.0
+    before: dict[int, FrozenTrial] | None = None
+    due: float = -math.inf
+    has_old: bool | None = None
+    is_too_old: bool = False
+
+
+class Comparer(BackgroundThread):
+    """Compares the studies that this process joins, in a thread that the first one starts.
+
+    Args:
+        clock: tells the time.
+    """
+
+    def __init__(self, clock: Clock | None = None) -> None:
+        self._clock = clock or Clock()
+        super().__init__("mlflow-iap-comparison", self._clock.monotonic)
+
+    def joined(self, study_run: StudyRun, client: MlflowClient, log: Log) -> None:
+        """Take note that this process works on the study.
+
+        Args:
+            study_run: the study.
+            client: a client of its server.
+            log: a method that logs a trial. A study in memory does not keep its object alive.
+        """
+        with LOCK:
+            if self._pid != os.getpid():
+                self._reset()
+            if study_run in self._shared or study_run in self._in_memory:
+                return
+            if study_run.is_shared:
+                self._shared[study_run] = _Joined(client, lambda: log)
+            else:
+                self._in_memory[study_run] = _Joined(client, WeakMethod(log))
+            if self._thread is None:
+                self._start()
+            self._wake.set()  # what ends later may be this process's own
+
+    def tick(self) -> None:
+        """Read what there was when studies were joined, and compare it 20 seconds later.
+
+        By then the processes that ran those trials have logged them, if they are alive.
+        """
+        for study_run, joined in list(self._shared.items()):
+            if joined.due <= self._now():
+                _quietly(study_run, partial(self._look_or_compare, study_run, joined))
+
+    def compare_in_time(self, deadline: Deadline, only: Sequence[StudyRun] | None = None) -> None:
+        """Compare a last time, for up to half of the time that is left."""
+        if self._pid != os.getpid():
+            self._reset()
+        seconds = deadline.left / 2
+        in_memory = [ref() for ref in self._in_memory.keyrefs()]
+        study_runs = [
+            study_run
+            for study_run in [*self._shared, *filter(None, in_memory)]
+            if only is None or study_run in only
+        ]
+
+        def time_left() -> float:
+            return deadline.left - seconds
+
+        def compare_all() -> None:
+            for study_run in study_runs:
+                joined = self._shared.get(study_run) or self._in_memory.get(study_run)
+                if joined is not None and time_left() > 0:
+                    _quietly(study_run, partial(self._compare_last, study_run, joined, time_left))
+
+        if study_runs:
+            self._let_thread(compare_all, deadline, seconds)
+
+    def compare_at_exit(self, deadline: Deadline) -> None:
+        """Compare all studies a last time."""
+        self.compare_in_time(deadline)
+        self._reset()
+
+    def _reset(self) -> None:
+        super()._reset()
+        self._shared: dict[StudyRun, _Joined] = {}
+        # Studies in memory may be large, and are not kept for this.
+        self._in_memory: WeakKeyDictionary[StudyRun, _Joined] = WeakKeyDictionary()
+
+    def _look_or_compare(self, study_run: StudyRun, joined: _Joined) -> None:
+        joined.due = self._now() + SECONDS_FOR_OWN_PROCESS
+        if joined.before is None:
+            joined.before = {trial.number: trial for trial in study_run.unlogged()}
+            joined.since = self._now()
+        elif not sender_for(joined.client).is_away:
+            joined.due = self._now() + _SECONDS_AFTER_AN_ERROR
+            self._compare(study_run, joined, list(joined.before.values()))
+            joined.before = {}
+        if not joined.before:
+            joined.due = math.inf
+
+    def _compare_last(
+        self, study_run: StudyRun, joined: _Joined, time_left: Callable[[], float]
+    ) -> None:
+        trials, now = study_run.unlogged(), self._clock.time()
+        if study_run.is_shared:
+            fresh = {trial.number for trial in trials if own_process_until(trial, now) > now}
+            # A living process may have ended them, or one that died before this one began.
+            others = fresh - (joined.before or {}).keys()
+            trials = [trial for trial in trials if trial.number not in others]
+        self._compare(study_run, joined, trials, time_left)
+        joined.before, joined.due = {}, math.inf
+
+    def _compare(
+        self,
+        study_run: StudyRun,
+        joined: _Joined,
+        trials: Sequence[FrozenTrial],
+        time_left: Callable[[], float] = lambda: math.inf,
+    ) -> None:
+        log = joined.log()
+        trials = [trial for trial in trials if trial.number not in study_run.logged]
+        pause = 1.0
+        while trials and log is not None and not joined.is_too_old and time_left() > 0:
+            found = compare(
+                joined.client,
+                study_run.experiment,
+                study_run.key,
+                trials,
+                is_enough=lambda pages: pages >= _MOST_PAGES or time_left() <= 0,
+            )
+            study_run.logged |= found.logged
+            lacking_trials = _without_old(study_run, joined, found.lacking)
+            joined.is_too_old = len(lacking_trials) > MOST_TRIALS
+            if joined.is_too_old:
+                _warn_of_too_many(study_run, len(lacking_trials))
+                return
+            now = self._clock.time()
+            # It has seen those trials for so long, whatever the clocks of their machines say.
+            at_most = now + joined.since + SECONDS_FOR_OWN_PROCESS - self._now()
+            trials = []
+            for lacking in lacking_trials:
+                until = min(own_process_until(lacking.trial, now), at_most)
+                if not study_run.is_shared or until <= now:
+                    log(study_run, lacking, 0.0)
+                elif time_left() <= pause:
+                    log(study_run, lacking, until)
+                else:
+                    trials.append(lacking.trial)
+            if trials:  # living processes may be delivering them right now
+                self._pause(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _pause(self, seconds: float) -> None:
+        threading.Event().wait(seconds)
+
+
+def _without_old(
+    study_run: StudyRun, joined: _Joined, found: Sequence[Lacking]
+) -> Sequence[Lacking]:
+    """Leave out what another callback has logged, before this one took its place."""
+    if joined.has_old is None and found:
+        oldest = min((lacking.trial for lacking in found), key=lambda trial: trial.number)
+        joined.has_old = has_old_run(joined.client, study_run.experiment, oldest)
+    first = min(study_run.logged, default=math.inf) if joined.has_old else 0
+    return [lacking for lacking in found if lacking.trial.number >= first]
+
+
+def _warn_of_too_many(study_run: StudyRun, count: int) -> None:
+    _logger.warning(
+        "MLflow lacks %d ended trials of study %r. `callback.sync(study)` or `mlflow-iap sync "
+        "--storage URL` logs them.",
+        count,
+        study_run.study.study_name,
+    )
+
+
+def _quietly(study_run: StudyRun, work: Callable[[], None]) -> None:
+    """Do what can be done later, by another process or ``sync``.
+
+    A storage or a server that does not answer is warned of by those who need it.
+    """
+    storage: Any = getattr(study_run.study, "_storage")  # noqa: B009
+    try:
+        work()
+    except Exception as error:  # noqa: BLE001
+        _logger.debug("Study %r was not compared: %s", study_run.study.study_name, error)
+    finally:
+        storage.remove_session()  # this thread may have opened one of its own
+
+
+comparer = Comparer()
+draw_at_exit.insert(0, comparer.compare_at_exit)  # before plots take the rest of the time

@@ -1,0 +1,188 @@
+"""Taking over the journals of dead processes."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Collection, Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import format_1
+from .database import (
+    FORMAT,
+    Damaged,
+    artifacts_of,
+    connect_to_read,
+    delete_journal,
+    files_of,
+    last_written,
+)
+from .file_lock import FileLock
+from .intake import files_by_generation, unreadable_bytes
+from .journal_content import Content, messages_of, read_damaged, read_whole
+from .journal_folder import journals, new_outbox
+from .outbox import Outbox
+from .owner import beat, is_from_here, objection
+
+_logger = logging.getLogger("mlflow_iap_callbacks")
+
+# Beginnings of SQLite's messages about files that are not damaged.
+_NOT_DAMAGED = ("unable to open", "database is locked", "disk ", "database or disk", "attempt to")
+_NO_ROOM = "there is no room for a new journal"
+_MESSAGES_AT_ONCE = 1000
+
+
+@dataclass
+class Untaken:
+    """A dead process's journal that cannot be taken over.
+
+    Args:
+        path: path of the journal.
+        why: what stands in the way.
+    """
+
+    path: Path
+    why: str
+
+
+def orphans(
+    server: str | None = None, *, other_hosts: Collection[Path] = ()
+) -> Iterator[Outbox | Untaken]:
+    """Take over the journals of dead processes, and yield each.
+
+    The caller must close each outbox. If a journal is damaged, a warning is logged and the records
+    that are whole are moved to a new journal.
+
+    Args:
+        server: tracking URI; None for all servers.
+        other_hosts: journals of other hosts' processes, to take over as well.
+    """
+    for path in journals(server):
+        if not is_from_here(path) and path not in other_hosts:
+            continue
+        try:
+            lock = FileLock(path.with_suffix(".lock"))
+        except BlockingIOError:
+            continue  # its process is alive
+        except OSError as error:
+            yield Untaken(path, f"its lock cannot be opened: {error.strerror}")
+            continue
+        found: Outbox | Untaken | None
+        try:
+            found = _taken(path, lock, server)
+        except Exception as error:  # noqa: BLE001 - one must not stop the others
+            found = Untaken(path, str(error))
+        if not isinstance(found, Outbox) or found.file_lock is not lock:
+            lock.release()
+        if found is not None:
+            yield found
+
+
+def _taken(path: Path, lock: FileLock, server: str | None) -> Outbox | Untaken | None:
+    if not any(file.exists() and file.stat().st_size for file in files_of(path)):
+        delete_journal(path)  # already delivered, or never begun
+        return None
+    for file in (*files_of(path), artifacts_of(path)):
+        if file.exists() and (why := objection(file)):
+            return Untaken(path, why)
+    version: int | None = 0
+    try:
+        version = _version(path)
+        if version == FORMAT:
+            content = read_whole(path)
+            for _ in content.rows:
+                pass
+            _report_damage(path)
+            if not is_from_here(path):  # its host does not know of the lock
+                return _replaced(path, read_whole(path), content.server or "")
+            beat(lock)
+            outbox = Outbox(path, lock=lock)
+            outbox.collect_all_files()
+            return outbox
+    except sqlite3.OperationalError as error:
+        if str(error).startswith(_NOT_DAMAGED):
+            return Untaken(path, str(error))
+    except (sqlite3.Error, Damaged, TypeError, ValueError):
+        pass  # what is damaged may lead to anything
+    return _rescued(path, version, server)
+
+
+def _report_damage(path: Path) -> None:
+    for file in files_by_generation(path.with_suffix("")).values():
+        size = unreadable_bytes(file)
+        if size:
+            _logger.warning(
+                "%s is damaged: %d bytes of it cannot be read. Everything else in it is intact.",
+                file,
+                size,
+            )
+
+
+def _version(path: Path) -> int | None:
+    """Return the format of a journal's database; None if it has no tables."""
+    if not path.exists():
+        return None
+    with closing(connect_to_read(path)) as db:
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        tables = db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()
+    return int(version) if tables else None
+
+
+def _rescued(path: Path, version: int | None, server: str | None) -> Outbox | Untaken | None:
+    content = read_damaged(path)
+    if content.server is None:
+        content = format_1.read(path) or content
+    is_empty = content.last_seq == 0 and next(messages_of(path), None) is None
+    if content.server is None and version is None and is_empty:
+        delete_journal(path)  # its process died while it made it
+        return None
+    form = content.head.format if content.head else version
+    if form not in (0, None, format_1.FORMAT, FORMAT):
+        return Untaken(path, "another version of mlflow-iap-callbacks wrote it, and can send it")
+    server = content.server or server
+    if server is None:
+        return Untaken(path, "it is damaged and its server is unknown; set MLFLOW_TRACKING_URI")
+    if form == version == format_1.FORMAT and format_1.is_whole(path):
+        return _replaced(path, content, server)
+    outbox = _moved(path, content, server)
+    if outbox is None:
+        return Untaken(path, _NO_ROOM)
+    _logger.warning(
+        "%s is damaged. Its %d whole records will be sent; it is kept as damaged-%s.",
+        path,
+        outbox.waiting,
+        path.name,
+    )
+    for file in files_of(path):
+        with suppress(FileNotFoundError):
+            file.rename(file.with_name(f"damaged-{file.name}"))
+    path.with_suffix(".lock").unlink(missing_ok=True)
+    return outbox
+
+
+def _replaced(path: Path, content: Content, server: str) -> Outbox | Untaken:
+    outbox = _moved(path, content, server)
+    if outbox is None:
+        return Untaken(path, _NO_ROOM)
+    delete_journal(path)
+    return outbox
+
+
+def _moved(path: Path, content: Content, server: str) -> Outbox | None:
+    """Return a new journal with the content of another; None if there is no room for it."""
+    head = content.head
+    outbox = new_outbox(server, name=head.name if head and head.name else path.stem)
+    if outbox.path is None:
+        return None
+    outbox.is_adopted, outbox.died = True, last_written(path)
+    outbox.take_over(content.rows, content.last_seq)
+    for number, message in enumerate(content.messages, 1):
+        outbox.intake.append(message.number, message.kind, message.content)
+        if number % _MESSAGES_AT_ONCE == 0:
+            outbox.collect()
+    outbox.collect()
+    if artifacts_of(path).exists():
+        artifacts_of(path).rename(artifacts_of(outbox.path))
+    return outbox

@@ -1,0 +1,111 @@
+"""Frames: each record in a file of a journal is in one, so that damage costs it alone.
+
+A frame is a mark of three bytes, a letter that says what it holds, the length of the payload, its
+place, a checksum (CRC-32 of all other bytes), and the payload. The place says where the frame
+belongs: its offset in the file, or the id of its row. A copy at another place is not taken for it.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+from zlib import crc32
+
+_MARK = b"\xc1ml"  # MessagePack never uses the first byte
+_LABEL = struct.Struct("<3scIQ")
+_CHECKSUM = struct.Struct("<I")
+HEADER_BYTES = _LABEL.size + _CHECKSUM.size
+_CHUNK_BYTES = 1_000_000
+# What is read for frames that turn out to be damaged, before the rest of a file is given up.
+_MOST_WASTED_BYTES = 1_000_000_000
+
+Reader = Callable[[int, int], bytes]  # from an offset, so many bytes
+
+
+class Frame(NamedTuple):
+    """A whole frame.
+
+    Args:
+        offset: where it begins in its file.
+        letter: what it holds.
+        place: where it belongs.
+        payload: what it holds.
+    """
+
+    offset: int
+    letter: bytes
+    place: int
+    payload: bytes
+
+    @property
+    def size(self) -> int:
+        """Bytes of the frame."""
+        return HEADER_BYTES + len(self.payload)
+
+    @property
+    def end(self) -> int:
+        """Where the frame ends in its file, if it is in one piece."""
+        return self.offset + self.size
+
+
+def pack(letter: bytes, place: int, payload: bytes) -> bytes:
+    """Return a frame."""
+    label = _LABEL.pack(_MARK, letter, len(payload), place)
+    return label + _CHECKSUM.pack(crc32(payload, crc32(label))) + payload
+
+
+def unpack(frame: object, letter: bytes, place: int) -> bytes | None:
+    """Return the payload of a frame; None if it is damaged or belongs elsewhere."""
+    if not isinstance(frame, bytes) or len(frame) < HEADER_BYTES:
+        return None
+    label, payload = frame[: _LABEL.size], frame[HEADER_BYTES:]
+    is_whole = label == _LABEL.pack(_MARK, letter, len(payload), place) and _CHECKSUM.unpack_from(
+        frame, _LABEL.size
+    )[0] == crc32(payload, crc32(label))
+    return payload if is_whole else None
+
+
+def find(read: Reader, start: int, end: int, read_frame: Reader | None = None) -> Iterator[Frame]:
+    """Yield the whole frames between two offsets of a file, whatever is between them.
+
+    Args:
+        read: reads the file.
+        start: offset to begin at.
+        end: offset to stop at.
+        read_frame: reads a frame that may be in pieces. Default: frames are in one piece.
+    """
+    next_frame, wasted = start, 0
+    for offset, chunk, found in _marks(read, start, end):
+        if offset < next_frame or wasted > _MOST_WASTED_BYTES:
+            continue
+        _, letter, length, place = _LABEL.unpack_from(chunk, found)
+        size = HEADER_BYTES + length
+        if read_frame is None and offset + size > end:
+            continue
+        if read_frame is None and found + size <= len(chunk):
+            frame = chunk[found : found + size]
+        elif size <= end:
+            frame = (read_frame or read)(offset, size)
+        else:
+            continue
+        payload = unpack(frame, letter, place) if len(frame) == size else None
+        if payload is None:
+            wasted += size
+            continue
+        yield Frame(offset, letter, place, payload)
+        # The next frame may begin between the pieces of this one.
+        next_frame = offset + (size if read_frame is None else HEADER_BYTES)
+
+
+def _marks(read: Reader, start: int, end: int) -> Iterator[tuple[int, bytes, int]]:
+    """Yield the offset of each mark, with a part of the file and where the mark is in it."""
+    while start < end:
+        chunk = read(start, min(_CHUNK_BYTES, end - start))
+        found = chunk.find(_MARK)
+        while 0 <= found <= len(chunk) - HEADER_BYTES:
+            yield start + found, chunk, found
+            found = chunk.find(_MARK, found + 1)
+        if len(chunk) < HEADER_BYTES:
+            return
+        start += len(chunk) - HEADER_BYTES + 1

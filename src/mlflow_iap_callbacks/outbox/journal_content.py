@@ -1,0 +1,232 @@
+"""What a journal holds: by SQLite, or if it is damaged, all frames that are whole."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain, islice
+from pathlib import Path
+from typing import BinaryIO
+
+from . import frames
+from .database import (
+    LETTERS,
+    PAGE_BYTES,
+    SEQ,
+    Damaged,
+    Head,
+    Row,
+    connect_to_read,
+    packed_row,
+    record_id,
+    run_number,
+)
+from .intake import BEGINNINGS, Message, files_by_generation, read_messages, read_server
+from .records import RunState, packed, unpacked
+
+_ROWS_AT_ONCE = 1000
+_TABLES = ("runs", "starts", "records", "refused")
+
+
+@dataclass
+class Content:
+    """What can be read of a journal; rows and messages are read while they are iterated over.
+
+    Args:
+        head: what the journal says of itself; None if that is unreadable.
+        server: tracking URI of the server; None if it is unreadable.
+        rows: rows of an outbox's tables, each batch with the name of its table.
+        messages: messages that the database had not stored yet.
+        last_seq: sequence number of the last record in the rows, or before.
+    """
+
+    head: Head | None
+    server: str | None
+    rows: Iterable[tuple[str, list[Row]]]
+    messages: Iterable[Message]
+    last_seq: int = 0
+
+
+def read_whole(journal: Path) -> Content:
+    """Read a journal, also of a living process. Changes nothing.
+
+    Raises:
+        Damaged: it is damaged; also while the rows are iterated over.
+        sqlite3.Error: it cannot be read.
+    """
+    db = connect_to_read(journal)
+    try:
+        db.execute("BEGIN")  # all is read as it is at this moment
+        if db.execute("PRAGMA quick_check(1)").fetchall() != [(b"ok",)]:
+            raise Damaged
+        heads = db.execute("SELECT frame FROM journal").fetchall()
+        if len(heads) != 1:
+            raise Damaged
+        head = Head.from_row(_checked(heads[0][0], "journal", 1))
+    except BaseException:
+        db.close()
+        raise
+    return Content(head, head.server, _rows_by_sqlite(db), messages_of(journal, head.seq))
+
+
+def read_damaged(journal: Path) -> Content:
+    """Find all whole frames of a journal's files, also without SQLite. Changes nothing."""
+    head: Head | None = None
+    runs: dict[int, RunState] = {}
+    begun: dict[int, bytes] = {}
+    last_seq = 0
+    for frame in _stored_frames(journal):
+        if frame.letter == LETTERS["journal"]:
+            found = Head.from_row(frame.payload)
+            if head is None or found.seq >= head.seq:
+                head = found
+        elif frame.letter == LETTERS["runs"]:
+            state = RunState(*unpacked(frame.payload))
+            known = runs.setdefault(frame.place, state)
+            if known.saves < state.saves:  # older states may be found where nothing replaced them
+                runs[frame.place] = state
+        elif frame.letter == LETTERS["starts"]:
+            begun[frame.place] = frame.payload
+        elif frame.letter == LETTERS["records"]:
+            last_seq = max(last_seq, frame.place & SEQ)
+    for message in messages_of(journal):
+        if message.kind in BEGINNINGS:
+            begun.setdefault(message.number, message.payload)
+    for number, payload in begun.items():
+        _, kind, content = unpacked(payload)
+        runs.setdefault(number, RunState.begun_by(kind, content))
+    last_seq = max([last_seq, head.seq if head else 0, *(run.settled for run in runs.values())])
+    return Content(
+        head,
+        head.server if head else _server_by_intake(journal),
+        _rows_by_frames(journal, runs, begun, last_seq),
+        messages_of(journal, last_seq),
+        last_seq,
+    )
+
+
+def messages_of(journal: Path, after: int = 0) -> Iterator[Message]:
+    """Yield the whole messages of a journal's intake behind a sequence number."""
+    for path in files_by_generation(journal.with_suffix("")).values():
+        with suppress(OSError):
+            for message in read_messages(path, after):
+                after = message.seq
+                yield message
+
+
+def _server_by_intake(journal: Path) -> str | None:
+    for path in files_by_generation(journal.with_suffix("")).values():
+        with suppress(OSError):
+            server = read_server(path)
+            if server is not None:
+                return server
+    return None
+
+
+def batches(table: str, rows: Iterable[tuple[int, bytes]]) -> Iterator[tuple[str, list[Row]]]:
+    """Yield rows of a table in lists; each is given by its id and what its frame holds."""
+    packed = (packed_row(table, *row) for row in rows)
+    while batch := [*islice(packed, _ROWS_AT_ONCE)]:
+        yield table, batch
+
+
+def _rows_by_sqlite(db: sqlite3.Connection) -> Iterator[tuple[str, list[Row]]]:
+    try:
+        for table in _TABLES:
+            rows = db.execute(f"SELECT id, frame FROM {table}")  # noqa: S608 - our tables
+            checked = ((place, _checked(frame, table, place)) for place, frame in rows)
+            yield from batches(table, checked)
+    finally:
+        db.close()
+
+
+def _checked(frame: object, table: str, place: int) -> bytes:
+    payload = frames.unpack(frame, LETTERS[table], place)
+    if payload is None:
+        raise Damaged
+    return payload
+
+
+def _rows_by_frames(
+    journal: Path, runs: Mapping[int, RunState], begun: Mapping[int, bytes], last_seq: int
+) -> Iterator[tuple[str, list[Row]]]:
+    yield from batches("runs", ((number, packed(run)) for number, run in runs.items()))
+    yield from batches("starts", begun.items())
+    stored = (
+        (frame.place, frame.payload)
+        for frame in _stored_frames(journal)
+        if frame.letter == LETTERS["records"]
+    )
+    # What the database has lost may still be in the intake.
+    taken = (
+        (record_id(message.number, message.seq), message.payload)
+        for message in messages_of(journal)
+        if message.kind != "join" and message.seq <= last_seq
+    )
+    records = (row for row in chain(stored, taken) if not _is_settled(row[0], runs))
+    yield from batches("records", _once(records))
+    refused = (
+        (frame.place, frame.payload)
+        for frame in _stored_frames(journal)
+        if frame.letter == LETTERS["refused"]
+    )
+    yield from batches("refused", _once(refused))
+
+
+def _once(rows: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
+    """Leave out copies, which SQLite leaves behind when it moves a row."""
+    seen: set[int] = set()
+    for place, payload in rows:
+        if place not in seen:
+            seen.add(place)
+            yield place, payload
+
+
+def _is_settled(place: int, runs: Mapping[int, RunState]) -> bool:
+    """Return whether a record was deleted, and is found because nothing has replaced its bytes."""
+    run = runs.get(run_number(place))
+    return run is not None and place & SEQ <= run.settled
+
+
+def _stored_frames(journal: Path) -> Iterator[frames.Frame]:
+    """Yield the whole frames in the files of a database."""
+    for path in (journal, Path(f"{journal}-wal")):
+        with suppress(OSError), path.open("rb") as file:
+
+            def read(offset: int, size: int, file: BinaryIO = file) -> bytes:
+                return os.pread(file.fileno(), size, offset)
+
+            pieces = partial(_in_pieces, read) if path == journal else None
+            yield from frames.find(read, 0, path.stat().st_size, pieces)
+
+
+def _in_pieces(read: frames.Reader, offset: int, size: int) -> bytes:
+    """Read a value that begins in the row of a table, and may go on in overflow pages.
+
+    See https://www.sqlite.org/fileformat2.html#b_tree_pages for the sizes. The row is an id and
+    this value.
+    """
+    serial_type, header = 2 * size + 12, 3
+    while serial_type >= 128:
+        serial_type, header = serial_type >> 7, header + 1
+    whole = header + size
+    here = whole
+    if whole > PAGE_BYTES - 35:
+        least = (PAGE_BYTES - 12) * 32 // 255 - 23
+        here = least + (whole - least) % (PAGE_BYTES - 4)
+        here = here if here <= PAGE_BYTES - 35 else least
+    if here == whole:
+        return read(offset, size)
+    piece = read(offset, here - header + 4)
+    found, next_page = [piece[:-4]], piece[-4:]
+    left = size - (here - header)
+    while left > 0 and len(next_page) == 4:
+        page = read(max(0, int.from_bytes(next_page, "big") - 1) * PAGE_BYTES, PAGE_BYTES)
+        next_page, piece = page[:4], page[4 : 4 + left]
+        found.append(piece)
+        left -= len(piece) or left
+    return b"".join(found)

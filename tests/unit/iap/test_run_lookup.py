@@ -1,0 +1,33 @@
+"""Which run is found by a key that several have had."""
+
+from __future__ import annotations
+
+import pytest
+
+from fake_mlflow import FakeClient, FakeMlflow
+from mlflow_iap_callbacks.iap.run_lookup import find_run
+from mlflow_iap_callbacks.tags import RUN_KEY_TAG
+
+
+@pytest.mark.parametrize("deleted", [0, 1])
+def test_of_two_runs_that_were_made_at_the_same_time_the_one_that_stayed_is_found(
+    deleted: int,
+) -> None:
+    server = FakeMlflow()
+    client = FakeClient(server)
+    made = [client.create_run("0", 1000, {RUN_KEY_TAG: "key"}).info.run_id for _ in range(2)]
+    client.delete_run(made[deleted])
+    found = find_run(client, "0", "key")
+    assert found is not None
+    assert found.info.run_id == made[1 - deleted]
+
+
+def test_a_deleted_run_is_found_if_there_is_no_other() -> None:
+    server = FakeMlflow()
+    client = FakeClient(server)
+    run_id = client.create_run("0", 1000, {RUN_KEY_TAG: "key"}).info.run_id
+    client.delete_run(run_id)
+    found = find_run(client, "0", "key")
+    assert found is not None
+    assert found.info.run_id == run_id
+    assert find_run(client, "0", "another") is None
