@@ -63,9 +63,11 @@ _MOVED = {
 
 def _mark_as_ours(record: logging.LogRecord) -> bool:
     """Prefix a message with `mlflow-iap:`, and remove passwords from it."""
-    from .delivery.server_uri import without_passwords
+    from .iap.passwords import without_passwords
 
     record.msg, record.args = f"mlflow-iap: {without_passwords(record.getMessage())}", None
+    if record.exc_info:
+        record.exc_text = without_passwords(logging.Formatter().formatException(record.exc_info))
     return True
 
 

@@ -15,6 +15,7 @@ from ..iap import responses
 from ..iap.auth import IAPAuth
 from ..iap.client import IAPMlflowClient
 from ..iap.credentials import IAPCredentials
+from ..iap.passwords import without_passwords
 from ..iap.retry_policy import RetryPolicy
 
 _RETRY = RetryPolicy(max_attempts=3, deadline=20.0)
@@ -43,7 +44,8 @@ def examine(uri: str) -> Iterator[Finding]:
         try:
             yield Finding(name, step(auth, uri.rstrip("/")))
         except (MlflowException, requests.RequestException) as error:
-            yield Finding(name, " ".join(str(error).split()), is_good=False)
+            text = without_passwords(" ".join(str(error).split()))
+            yield Finding(name, text, is_good=False)
             return
 
 

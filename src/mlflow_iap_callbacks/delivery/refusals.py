@@ -9,7 +9,7 @@ import requests
 from mlflow.exceptions import MlflowException, RestException
 
 from ..errors import IAPError
-from .server_uri import without_passwords
+from ..iap.passwords import without_passwords
 
 _REFUSED = frozenset(
     {"BAD_REQUEST", "INVALID_PARAMETER_VALUE", "INVALID_STATE", "RESOURCE_DOES_NOT_EXIST"}

@@ -6,12 +6,7 @@ import os
 import re
 from urllib.parse import urlsplit, urlunsplit
 
-_PASSWORD = re.compile(r"(?<=://)[^/\s?#]+@")
-
-
-def without_passwords(text: str) -> str:
-    """Return the text without the user and password of each URI."""
-    return _PASSWORD.sub("", text)
+_SECRET_PARAMETER = re.compile(r"(?i)(\w*password|passwd|pwd|\w*token|\w*secret)=")
 
 
 def server_uri(uri: str) -> str:
@@ -21,4 +16,10 @@ def server_uri(uri: str) -> str:
         return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])).rstrip("/")
     if uri.startswith("sqlite:///"):
         return f"sqlite:///{os.path.abspath(uri.removeprefix('sqlite:///'))}"
-    return uri if parts.scheme else os.path.abspath(uri)
+    if not parts.scheme:
+        return os.path.abspath(uri)
+    # A database is another one for another user, and may know a user without a password.
+    user, is_given, host = parts.netloc.rpartition("@")
+    query = "&".join(each for each in parts.query.split("&") if not _SECRET_PARAMETER.match(each))
+    netloc = user.partition(":")[0] + is_given + host
+    return urlunsplit(parts._replace(netloc=netloc, query=query)) if parts.netloc else uri

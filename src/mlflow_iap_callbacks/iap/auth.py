@@ -15,6 +15,7 @@ from requests.auth import AuthBase
 
 from ..errors import IAPConfigurationError, IAPCredentialsError, IAPError
 from .credentials import IAPCredentials
+from .passwords import without_passwords
 from .retried_request import Answered, RetriedRequest, Send, set_bearer
 from .retry_policy import RetryPolicy
 from .transport import IAPTransport
@@ -35,8 +36,8 @@ def origin_of(url: str) -> str:
         host, port = None, None
     if parts.scheme not in ("http", "https") or not host:
         raise IAPConfigurationError(
-            f"{url!r} is not the URL of a server. Set MLFLOW_TRACKING_URI, or the argument, to "
-            "https://HOST."
+            f"{without_passwords(url)!r} is not the URL of a server. Set MLFLOW_TRACKING_URI, or "
+            "the argument, to https://HOST."
         )
     host = f"[{host}]" if ":" in host else host
     default = {"http": 80, "https": 443}[parts.scheme]

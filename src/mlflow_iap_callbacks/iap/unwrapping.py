@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from mlflow.exceptions import MlflowException
 
 from ..errors import IAPError
+from .passwords import hide_passwords
 
 
 @contextmanager
@@ -18,6 +19,7 @@ def unwrapped_errors() -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
+        hide_passwords(error)
         inner: BaseException | None = error
         while inner not in (None, handled) and not isinstance(inner, IAPError):
             inner = inner.__context__

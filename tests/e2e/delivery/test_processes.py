@@ -984,7 +984,7 @@ print(*kept["training"]["binary_logloss"])
 
 
 @pytest.mark.parametrize("kilobytes", [0, 16, 64])
-def test_training_on_a_full_disk_succeeds_with_one_warning_and_is_delivered(
+def test_training_on_a_full_disk_succeeds_with_a_warning_and_is_delivered(
     kilobytes: int, cloud: LocalCloud, start: Start, name: str, tmp_path: Path
 ) -> None:
     if kilobytes == 0:
@@ -998,7 +998,8 @@ resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))
 """
         script = start(limit + _TRAINING, name)
     assert script.end() == 0, script.err
-    assert script.err.count("kept in memory") == 1, script.err
+    # From the files that are appended to, the database, or both.
+    assert script.err.count("kept in memory") in (1, 2), script.err
     curve = [(step, float(value)) for step, value in enumerate(script.out.split())]
     assert len(curve) == 500
     run = _seen(name)["trained"]

@@ -12,6 +12,7 @@ from fake_mlflow import FakeClient, FakeMlflow
 from mlflow_iap_callbacks.delivery import lifecycle
 from mlflow_iap_callbacks.delivery.closing import Deadline
 from mlflow_iap_callbacks.delivery.run_writer import RunWriter
+from mlflow_iap_callbacks.delivery.server_uri import server_uri
 from mlflow_iap_callbacks.outbox import journal_folder
 from own_log import said_by_us
 
@@ -34,6 +35,28 @@ def test_clients_of_the_same_server_share_a_sender_which_uses_the_last_client(
     assert sender._calls.client is last
     other = FakeMlflow("https://other.example")
     assert lifecycle.sender_for(FakeClient(other)) is not sender
+
+
+@pytest.mark.parametrize(
+    ("uri", "stored"),
+    [
+        ("https://ada:S3cret@mlflow.example/", "https://mlflow.example"),
+        ("https://S3cret@mlflow.example", "https://mlflow.example"),
+        (
+            "mysql+pymysql://ada:S3%40cret@h:3306/db?charset=utf8",
+            "mysql+pymysql://ada@h:3306/db?charset=utf8",
+        ),
+        ("postgresql://ada@h/db", "postgresql://ada@h/db"),
+        (
+            "postgresql://h/db?password=S3cret&host=/cloudsql/a",
+            "postgresql://h/db?host=/cloudsql/a",
+        ),
+        ("postgresql://h/db?sslpassword=S3cret", "postgresql://h/db"),
+        ("file:///tmp/runs", "file:///tmp/runs"),
+    ],
+)
+def test_a_journal_stores_its_server_without_a_password(uri: str, stored: str) -> None:
+    assert server_uri(uri) == stored
 
 
 def test_a_sender_does_not_depend_on_the_password_in_its_uri() -> None:

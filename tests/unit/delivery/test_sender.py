@@ -632,30 +632,30 @@ def test_a_run_that_a_restored_server_no_longer_has_is_created_again_and_goes_on
     assert "no longer has the run" in text
 
 
-def test_what_was_rejected_with_a_lost_run_is_sent_again_with_its_name_and_tags(
-    server: FakeMlflow, process: VirtualProcess
+def test_what_was_rejected_with_a_lost_run_is_sent_again_with_its_name_tags_and_parent(
+    server: FakeMlflow, process: VirtualProcess, new_process: NewProcess
 ) -> None:
-    run = process.begin(run_name="mine", tags={"a": "b"})
+    parent = process.begin(run_name="parent")
+    run = process.begin(run_name="mine", tags={"a": "b"}, start_time=7, parent=parent)
     process.deliver_for(10.0)
-    for _ in range(2):  # the server loses it at once again
-        server.runs.clear()
-        _log(run, range(3))
-        server.on_request = lambda method: server.runs.clear() if method == "log_batch" else None
+    server.on_request = lambda method: server.runs.clear() if method == "log_batch" else None
+    for first in (1, 2):  # the server loses the run at once again
+        _log(run, range(first, first + 1))
+        process.deliver_for(10.0)
     run.finish()
     process.deliver_for(6.0)
-    assert server.runs == {}
-    assert process.sender.outbox.refusals() == 7
-    assert server.calls.count("create_run") == 2
+    assert process.sender.outbox.refusals() >= 3
+    process.die()
     server.on_request = lambda method: None
-    process.sender.outbox.requeue_refused()
-    process.sender._calls = MlflowCalls(process.client, process.clock)  # as of a later process
-    (queued,) = process.sender.outbox.runs()
-    queued.refused = None
-    process.sender._schedule.has_more = True
-    process.deliver_for(6.0)
+    server.runs.clear()
+    after = new_process()
+    after.sender.adopt(refused=True)
+    after.deliver_for(6.0)
     found = server.run(run.key)
-    assert (found.name, found.tags["a"], found.curve("m")) == ("mine", "b", _line(range(3)))
-    assert found.status == "FINISHED"
+    assert (found.name, found.tags["a"], found.start_time) == ("mine", "b", 7)
+    assert (found.curve("m"), found.status) == (_line(range(1, 3)), "FINISHED")
+    assert found.tags["mlflow.parentRunId"] == server.run(parent.key).run_id
+    assert AGAIN_TAG in found.tags
 
 
 def test_an_experiment_that_was_created_again_takes_the_runs_that_follow_and_those_that_go_on(

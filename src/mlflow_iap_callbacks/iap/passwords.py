@@ -1,0 +1,30 @@
+"""Passwords in URIs, which nobody but the server needs to see."""
+
+from __future__ import annotations
+
+import re
+
+# Of `//user:password@host`; a password may contain characters that a URI should not.
+_USER = re.compile(r"(?<=://)(?:[^/\s?#]+|[^/\s@:]*:(?!\d+(?:[/?#\s]|$))[^\s@]*)@")
+_PARAMETER = re.compile(
+    r"(?i)(?<=[?&])((?:\w*password|passwd|pwd|\w*token|\w*secret)=)[^&\s'\"<>)]*"
+)
+
+
+def without_passwords(text: str) -> str:
+    """Return a text with users, passwords and tokens left out of each URI."""
+    return _PARAMETER.sub(r"\1***", _USER.sub("", text))
+
+
+def hide_passwords(error: BaseException) -> None:
+    """Leave the passwords of URIs out of an error, and out of those that led to it."""
+    seen: set[int] = set()
+    inner: BaseException | None = error
+    while inner is not None and id(inner) not in seen:
+        seen.add(id(inner))
+        inner.args = tuple(
+            without_passwords(each) if isinstance(each, str) else each for each in inner.args
+        )
+        if isinstance(getattr(inner, "message", None), str):
+            inner.message = without_passwords(inner.message)  # type: ignore[attr-defined]
+        inner = inner.__cause__ or inner.__context__
