@@ -221,7 +221,7 @@ class Sender:
         try:
             since = self._adopting_since = self.clock.monotonic()
             self._next_adoption = since + _SECONDS_BETWEEN_ADOPTIONS
-            journals = orphans(self.server, other_hosts=other_hosts)
+            journals = orphans(self.server, other_hosts=other_hosts, passed_over=self._reported)
             while self.clock.monotonic() - since < seconds:
                 with self._taking_over:
                     found = None if self._is_closed else next(journals, None)
@@ -243,9 +243,8 @@ class Sender:
         """Call ``adopt``, and log its errors, so that this process's own records are still sent."""
         try:
             for journal in self.adopt(seconds):
-                if journal.path not in self._reported:
-                    self._reported.add(journal.path)
-                    _logger.warning("%s cannot be sent: %s.", journal.path, journal.why)
+                self._reported.add(journal.path)
+                _logger.warning("%s cannot be sent: %s.", journal.path, journal.why)
         except Exception as error:  # noqa: BLE001
             _logger.warning("Records of dead processes could not be taken over: %s", error)
 

@@ -48,7 +48,10 @@ class Untaken:
 
 
 def orphans(
-    server: str | None = None, *, other_hosts: Collection[Path] = ()
+    server: str | None = None,
+    *,
+    other_hosts: Collection[Path] = (),
+    passed_over: Collection[Path] = (),
 ) -> Iterator[Outbox | Untaken]:
     """Take over the journals of dead processes, and yield each.
 
@@ -58,9 +61,10 @@ def orphans(
     Args:
         server: tracking URI; None for all servers.
         other_hosts: journals of other hosts' processes, to take over as well.
+        passed_over: journals to leave alone, because they could not be taken over before.
     """
     for path in journals(server):
-        if not is_from_here(path) and path not in other_hosts:
+        if path in passed_over or not (path in other_hosts or is_from_here(path)):
             continue
         try:
             lock = FileLock(path.with_suffix(".lock"))
