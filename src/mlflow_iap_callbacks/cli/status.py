@@ -1,4 +1,4 @@
-"""``mlflow-iap status``: what is not in MLflow yet."""
+"""``mlflow-iap status``: shows what is not in MLflow yet."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 @click.command()
 def status() -> None:
-    """Show what was logged on this machine and is not in MLflow.
+    """Show what was logged on this machine but is not in MLflow yet.
 
-    Lists the journals of all processes, with the records that wait to be sent and those that MLflow
-    refused. MLFLOW_IAP_OUTBOX names the folder of the journals.
+    List the journals of all processes, with the records that are waiting to be sent and those that
+    MLflow refused. MLFLOW_IAP_OUTBOX sets the folder of the journals.
     """
     from ..outbox import journal_folder
 
@@ -30,7 +30,7 @@ def status() -> None:
     for journal in found:
         print_rows(_described(journal))
     if any(journal.waiting and not journal.is_live and journal.is_from_here for journal in found):
-        console.print("`mlflow-iap sync` sends what dead processes left.")
+        console.print("`mlflow-iap sync` sends what dead processes left behind.")
     if any(not journal.is_live and not journal.is_from_here for journal in found):
         console.print("`mlflow-iap sync --other-hosts` sends what those of other hosts left.")
 

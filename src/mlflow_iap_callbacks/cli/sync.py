@@ -1,4 +1,4 @@
-"""``mlflow-iap sync``: sends what dead processes left on this machine."""
+"""``mlflow-iap sync``: sends what dead processes left behind on this machine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("--dry-run", is_flag=True, help="Show what would be sent, but do not send it.")
-@click.option("--refused", is_flag=True, help="Also send again what MLflow refused.")
+@click.option("--refused", is_flag=True, help="Also send what MLflow refused before.")
 @click.option(
     "--other-hosts",
     is_flag=True,

@@ -10,13 +10,13 @@ class Clock:
     """Tells the time, and waits."""
 
     def monotonic(self) -> float:
-        """Return seconds that never jump; for intervals."""
+        """Return seconds that never jump, to measure intervals."""
         return time.monotonic()
 
     def time(self) -> float:
-        """Return seconds since 1970; for moments that other processes read."""
+        """Return seconds since 1970, for times that other processes read."""
         return time.time()
 
     def wait(self, condition: threading.Condition, seconds: float) -> None:
-        """Wait until the condition, which is held, is notified, or the seconds are over."""
+        """Wait until the condition, whose lock is held, is notified or the time is over."""
         condition.wait(seconds)

@@ -1,7 +1,7 @@
-"""The end of a process, or of a callback: one routine, within a time limit.
+"""The end of a process or of a callback: one routine, within a time limit.
 
-First the open runs are ended, then everything is delivered, then plots are drawn in the time that
-is left, and at last it is reported what stays on disk.
+It first ends the open runs, then delivers everything, draws plots in the time that is left, and
+finally reports what stays on disk.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Deadline:
         return max(0.0, self._ends - self._now())
 
     def shorten(self, seconds: float) -> None:
-        """Leave no more than this many seconds."""
+        """Leave at most this many seconds."""
         self._ends = min(self._ends, self._now() + seconds)
 
 
@@ -55,13 +55,13 @@ def close(
     """End runs, deliver, and draw if there is time left.
 
     Args:
-        senders: deliver what is logged.
+        senders: deliver the records.
         deadline: the time limit for all of this.
-        end: log what is known only at the end, and end runs.
-        draw: log plots.
+        end: logs what is known only at the end, and ends runs.
+        draw: logs plots.
 
     Returns:
-        Whether everything is delivered.
+        Whether everything was delivered.
 
     Raises:
         KeyboardInterrupt: the user does not want to wait any longer.
@@ -80,11 +80,11 @@ def flush(sender: Sender, timeout: float | None) -> bool:
     """Deliver everything that was logged before, and keep trying if the server is unreachable.
 
     Args:
-        sender: delivers it.
-        timeout: seconds; None to wait as long as it takes.
+        sender: delivers the records.
+        timeout: seconds to wait; None for no limit.
 
     Returns:
-        Whether everything is delivered.
+        Whether everything was delivered.
 
     Raises:
         KeyboardInterrupt: the user does not want to wait any longer.

@@ -1,4 +1,4 @@
-"""This process's senders, one for each server, from the first use to exit, fork or SIGTERM."""
+"""This process's senders, one per server, from their first use to exit, fork or SIGTERM."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ draw_at_exit: list[Work] = []
 
 
 def sender_for(client: MlflowClient) -> Sender:
-    """Return this process's sender for the client's server. It delivers with the latest client.
+    """Return this process's sender for the client's server. It uses the client given last.
 
-    Called in the main thread, it makes SIGTERM deliver.
+    If this is called in the main thread, the process also delivers on SIGTERM.
     """
     global _is_set_up
     server = server_uri(client.tracking_uri)
@@ -61,7 +61,7 @@ def flush(client: MlflowClient, timeout: float | None) -> bool:
 
 
 def close(client: MlflowClient, seconds: float, *, end: Work, draw: Work) -> bool:
-    """End what is given, deliver, and draw, within a time limit. The process may go on.
+    """End runs, deliver and draw plots, within a time limit. The process can continue afterwards.
 
     Args:
         client: a client of the server.
@@ -82,7 +82,7 @@ def close(client: MlflowClient, seconds: float, *, end: Work, draw: Work) -> boo
 
 def exit_process(seconds: float = _SECONDS_AT_EXIT) -> None:
     """End all runs, deliver for up to ``seconds``, report what is left, and close the journals."""
-    if _exit_deadline is not None:  # the main thread is at it when SIGTERM arrives
+    if _exit_deadline is not None:  # SIGTERM may arrive while the main thread is already here
         _exit_deadline.shorten(seconds)
     if _exiting.acquire(timeout=seconds):
         try:
@@ -133,7 +133,7 @@ def _set_up() -> None:
 
 
 def _deliver_beside() -> None:
-    """Deliver what was logged so far, while a handler of the user's decides what happens."""
+    """Deliver what was logged so far, while the user's own handler decides what happens."""
     with LOCK:
         senders = list(_senders.values())
     for sender in senders:

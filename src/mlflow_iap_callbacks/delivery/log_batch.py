@@ -1,4 +1,4 @@
-"""One ``log_batch`` request: joins records up to the limits of MLflow's API."""
+"""One ``log_batch`` request: combines records up to the limits of MLflow's API."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Entity = Metric | Param | RunTag
 
 
 class Batch:
-    """The content of one log_batch request, and the values that MLflow would reject.
+    """The content of one ``log_batch`` request, without values that MLflow would reject.
 
     Args:
         skipped: number of the run's NaN points that were skipped in earlier batches.
@@ -33,14 +33,14 @@ class Batch:
         self.skipped = skipped
         self.records: list[Record] = []
         self.refused: list[Refusal] = []
-        self.other_names: dict[str, str] = {}  # for params that have another value already
+        self.other_names: dict[str, str] = {}  # names for params that already have another value
         self._metrics: list[Metric] = []
         self._params: dict[str, str] = {}
         self._tags: dict[str, str] = {}
         self._size = 0
 
     def takes(self, record: Record) -> bool:
-        """Add the record, if one request can carry it with what is there already."""
+        """Add the record if it fits into the request. Return whether it does."""
         content = record.content
         is_points, is_params = record.kind in _POINTS, record.kind in ("params", "suggestions")
         values: dict[str, Any]
@@ -83,8 +83,8 @@ class Batch:
             len(self._params.keys() | params.keys()),
             len(self._tags.keys() | tags.keys()) + 1,
         )
-        # MLflow accepts a param only once per request. A second value goes into a request of its
-        # own, so that MLflow decides whether to accept it.
+        # MLflow accepts a param only once per request. A second value is sent in a separate
+        # request, so that MLflow decides whether to accept it.
         is_changed = any(self._params.get(name, value) != value for name, value in params.items())
         return (
             not is_changed

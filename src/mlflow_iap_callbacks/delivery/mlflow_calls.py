@@ -1,4 +1,4 @@
-"""The calls of MLflow that deliver records: few requests, in order, each safe to repeat."""
+"""The calls to MLflow that deliver records: few requests, in order, each safe to repeat."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Failing(list[Refusal]):
 
 
 class MlflowCalls:
-    """Delivers records by calls of ``client``, one request at a time.
+    """Delivers records with ``client``, one request at a time.
 
     Args:
         client: any MlflowClient; thread-safe, as MLflow's are.
@@ -71,19 +71,19 @@ class MlflowCalls:
     def send(
         self, run: QueuedRun, records: Sequence[Record]
     ) -> tuple[Sequence[Record], Sequence[Refusal]]:
-        """Deliver as many of the run's oldest records as one request takes.
+        """Deliver as many of the run's oldest records as fit into one request.
 
         Args:
             run: the run that the records belong to.
             records: at least one record.
 
         Returns:
-            The records that are settled, and the parts of them that MLflow permanently rejects.
+            The settled records, and the parts of them that MLflow permanently rejected.
 
         Raises:
             NotYet: the run waits for something.
-            MlflowException, requests.RequestException: the server cannot be written to; nothing
-                is lost if the same records are sent again.
+            MlflowException, requests.RequestException: the server cannot be written to. Send the
+                same records again later.
         """
         run_id = run.run_id
         try:
@@ -127,7 +127,12 @@ class MlflowCalls:
             most = MAX_ENTITIES
         if records[0].kind == "start":
             failing = Failing(most)
-            self._start_in_parts(run, records[0].content, failing)
+            try:
+                self._start_in_parts(run, records[0].content, failing)
+            except Exception as error:
+                if refusal(error) is None:
+                    raise
+                return (*self.send(run, records), ())  # MLflow rejects the run as a whole
             return records[:1], (), failing
         while True:
             failing = Failing(most)
@@ -140,7 +145,7 @@ class MlflowCalls:
             records = records[: min(len(records) // 2, max(1, most // 2))]
 
     def answers(self, run: QueuedRun) -> bool:
-        """Return whether the server answers a simple question about the run."""
+        """Return whether the server responds to a simple request about the run."""
         return self._works(lambda: self.client.get_run(str(run.run_id)))
 
     def takes_writes(self, run: QueuedRun) -> bool:
@@ -150,7 +155,7 @@ class MlflowCalls:
     def _works(self, request: Callable[[], object]) -> bool:
         try:
             request()
-        except Exception as error:  # noqa: BLE001 - whatever keeps the server from answering
+        except Exception as error:  # noqa: BLE001 - any error means that it does not respond
             return refusal(error) is not None
         return True
 
@@ -267,7 +272,7 @@ class MlflowCalls:
         try:
             self.client.log_inputs(run_id, [_input(record.content) for record in records])
         except Exception as error:
-            # Two runs that log the same new data set at once race for its insertion.
+            # Two runs that log the same new data set at the same time may both try to create it.
             if isinstance(error, MlflowException) and "IntegrityError" in str(error):
                 raise NotYet("Another run is logging the same data set.", 0.2) from None
             reason = refusal(error)

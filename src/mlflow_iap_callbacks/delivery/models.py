@@ -23,11 +23,11 @@ def log_model(client: MlflowClient, run_id: str, folder: str, content: Mapping[s
         run_id: run that the model comes from.
         folder: folder that ``mlflow.FLAVOR.save_model`` wrote.
         content: the model's ``key`` and ``name``, and ``registered_name``: the registered
-            model that gets it as a new version, or None.
+            model to which it is added as a new version, or None.
 
     Raises:
         MlflowException, requests.RequestException: the model was not logged, or only in
-            part; calling this again creates no duplicates.
+            part. Calling this again creates no duplicates.
     """
     run = client.get_run(run_id)
     experiment_id = run.info.experiment_id

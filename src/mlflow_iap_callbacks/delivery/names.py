@@ -13,11 +13,11 @@ _REFUSED = re.compile(r"[^/\w.\- ]")
 
 
 def mlflow_name(name: str) -> str:
-    """Return ``name`` if MLflow accepts it, else a name made from it and from no other name.
+    """Return ``name`` if MLflow accepts it, otherwise a similar one that is unique to this name.
 
-    MLflow refuses what is not a letter, a digit or one of ``_ - . / space`` (``:`` on Windows
-    servers), names over 250 characters, and those that are no plain path (a leading ``..`` or
-    ``/``, ``//``, ``/../``).
+    MLflow rejects names with characters other than letters, digits and ``_ - . / space`` (servers
+    on Windows also reject ``:``), names over 250 characters, and names that are not a plain path
+    (a leading ``..`` or ``/``, ``//``, ``/../``).
     """
     plain = re.sub(r"(?<![^/])(\.{0,2})(?:/|$)", r"_\1/", _REFUSED.sub("_", name)).rstrip("/")
     plain = f"_{plain}" if plain.startswith("..") else plain
@@ -28,13 +28,13 @@ def mlflow_name(name: str) -> str:
 
 
 def with_names_that_mlflow_takes(given: Mapping[str, str]) -> dict[str, str]:
-    """Return the tags under accepted names, with a tag for each original name that was changed."""
+    """Return the tags with accepted names, plus a tag for each name that was changed."""
     names = {name: mlflow_name(name) for name in given}
     return {**{names[name]: text for name, text in given.items()}, **original_names(names)}
 
 
 def original_names(names: Mapping[str, str]) -> dict[str, str]:
-    """Return a tag for each name that was changed, with the original one.
+    """Return a tag with the original name for each name that was changed.
 
     Args:
         names: MLflow's names, by original name.

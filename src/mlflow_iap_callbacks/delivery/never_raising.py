@@ -1,4 +1,4 @@
-"""Errors of logging as warnings: no study and no training ends because of its log."""
+"""Logs errors as warnings, so that logging never stops a study or training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What callers log, as MLflow takes it: odd values are made plain, others are refused at once."""
+"""Converts logged values to what MLflow accepts, or rejects them at once."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ _logger = logging.getLogger("mlflow_iap_callbacks")
 
 _ENDS = ("FINISHED", "FAILED", "KILLED")
 _PLAIN = ("name", "digest", "source_type")
-_EMPTY = {"source": "{}"}  # which MLflow does not do without
+_EMPTY = {"source": "{}"}  # MLflow requires it
 _NOT_IN_MODEL_NAMES = re.compile(r"[/:.%\"']")
 
 
 def as_text(value: object) -> str:
-    """Return ``str(value)`` in characters that UTF-8 can write."""
+    """Return ``str(value)``, with only characters that UTF-8 can encode."""
     return str(value).encode(errors="replace").decode()
 
 
 def as_texts(values: Mapping[Any, Any], longest: int) -> dict[str, str]:
-    """Return names and values as texts, the values cut; those that have no text are skipped."""
+    """Return names and values as texts, with long values cut; skip those without a text."""
     found = {}
     for name, value in values.items():
         with never_raising(f"the value of {name!r}"):
@@ -45,7 +45,7 @@ def integer(value: object) -> int:
     """Return an integer that MLflow can store, such as a step.
 
     Raises:
-        TypeError, ValueError, OverflowError: it is none.
+        TypeError, ValueError, OverflowError: the value is no such integer.
     """
     if isinstance(value, str | bytes):
         raise TypeError(f"{value!r} is not a number")
@@ -56,25 +56,25 @@ def integer(value: object) -> int:
 
 
 def milliseconds(value: object, default: int) -> int:
-    """Return a time in milliseconds since 1970; the default, with a warning, if it is none."""
+    """Return a time in milliseconds since 1970; if it is invalid, warn and return the default."""
     if value is None or value == 0:
         return default
     try:
         return integer(value)
     except (TypeError, ValueError, OverflowError):
         _logger.warning(
-            "%r is not a number of milliseconds since 1970; the time of the call is used.", value
+            "%r is not a number of milliseconds since 1970. The time of the call is used.", value
         )
         return default
 
 
 def end_status(status: object) -> str:
-    """Return the status that a run ends with; FINISHED, with a warning, if it is none of those."""
+    """Return a run's final status; if it is invalid, warn and return FINISHED."""
     found = str(getattr(status, "name", status)).upper()
     if found in _ENDS:
         return found
     _logger.warning(
-        "A run cannot end as %r; it ends as FINISHED. Give one of %s.", status, ", ".join(_ENDS)
+        "A run cannot end as %r, so it ends as FINISHED. Use one of %s.", status, ", ".join(_ENDS)
     )
     return "FINISHED"
 
@@ -83,7 +83,7 @@ def artifact_folder(path: str | PathLike[str] | None) -> str | None:
     """Return a folder of a run's artifacts; None for their root.
 
     Raises:
-        ValueError: it leads out of the run's artifacts.
+        ValueError: it is outside of the run's artifacts.
     """
     if path is None:
         return None
@@ -94,14 +94,14 @@ def artifact_folder(path: str | PathLike[str] | None) -> str | None:
 
 
 def model_name(name: object) -> str:
-    """Return a name that MLflow takes for a logged model."""
+    """Return a name that MLflow accepts for a logged model."""
     return _NOT_IN_MODEL_NAMES.sub("_", as_text(name)) or "model"
 
 
 def dataset_fields(dataset: Dataset) -> dict[str, str | None]:
-    """Return what MLflow stores of a data set.
+    """Return the fields of a data set that MLflow stores.
 
-    A name or digest that is too long is cut. What is JSON cannot be cut, and is left out.
+    A name or digest that is too long is cut. JSON that is too long is left out.
     """
     given = dataset.to_dict()
     fields: dict[str, str | None] = {}
@@ -111,7 +111,7 @@ def dataset_fields(dataset: Dataset) -> dict[str, str | None]:
             is_cut = name in _PLAIN
             value = value[:longest] if is_cut else _EMPTY.get(name)
             _logger.warning(
-                "The %s of a data set is %s: MLflow stores up to %d characters of it.",
+                "The %s of a data set is %s, because MLflow stores at most %d characters of it.",
                 name,
                 "cut" if is_cut else "not logged",
                 longest,
@@ -121,5 +121,5 @@ def dataset_fields(dataset: Dataset) -> dict[str, str | None]:
 
 
 def dataset_tag(value: object) -> str:
-    """Return the text of a data set's tag, cut."""
+    """Return the text of a data set's tag, cut to MLflow's limit."""
     return as_text(value)[:MAX_INPUT_TAG_LENGTH]

@@ -15,11 +15,11 @@ _SECONDS_WITHOUT_BAR = 1.0
 
 
 class _Bar(tqdm):  # type: ignore[type-arg]
-    monitor_interval = 0  # no thread of its own: none can be started while the interpreter exits
+    monitor_interval = 0  # no extra thread: none can be started while the interpreter exits
 
 
 class DeliveryBar:
-    """Shows how many of the waiting records are sent, in a terminal or notebook, after a second.
+    """Shows, after a second, how many of the waiting records are sent, in a terminal or notebook.
 
     Args:
         senders: deliver the records.

@@ -1,4 +1,4 @@
-"""What an error means for a delivery: wait, give up, or retry."""
+"""Decides what an error means for a delivery: wait, give up or retry."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from ..iap.passwords import without_passwords
 _REFUSED = frozenset(
     {"BAD_REQUEST", "INVALID_PARAMETER_VALUE", "INVALID_STATE", "RESOURCE_DOES_NOT_EXIST"}
 )
-# Errors in making the request: a file that is gone, a number that is out of bounds.
+# Errors before the request is sent: a missing file, a number that is out of bounds.
 _NO_REQUEST = (
     *(FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError),
     *(ArithmeticError, RecursionError, TypeError, ValueError),
 )
-# MLflow's client raises the same error for what it refuses itself and for what a server or a bucket
-# answered, whose text it then quotes behind these words.
+# MLflow's client raises the same error for what it rejects itself and for the response of a server
+# or a bucket, which it then quotes after these words.
 _ANSWERS = ("API request to", "The following failures occurred")
-# SQLAlchemy's message of a busy server, which MLflow reports as an error of the client.
+# SQLAlchemy's message on a busy server, which MLflow reports as the client's error.
 _NO_CONNECTION = ("QueuePool limit", "BAD_REQUEST: QueuePool limit")
 _REFUSED_STATUS = frozenset({400, 404, 413})
 
@@ -31,8 +31,8 @@ class NotYet(Exception):
     """The run cannot be delivered yet, although the server works.
 
     Args:
-        why: what the run waits for, for `mlflow-iap status`.
-        after: seconds until the next try; None for a delay that grows.
+        why: what the run waits for, shown by `mlflow-iap status`.
+        after: seconds until the next try; None for increasing delays.
     """
 
     def __init__(self, why: str, after: float | None = None) -> None:
@@ -61,10 +61,10 @@ def _refusal(error: Exception) -> str | None:
         return str(error.message) if error.error_code in _REFUSED or is_by_client else None
     if isinstance(error, requests.HTTPError) and error.response is not None:
         return str(error) if error.response.status_code in _REFUSED_STATUS else None
-    # A page in place of JSON comes from a server that is not there.
+    # A web page instead of JSON means that MLflow did not respond.
     if isinstance(error, requests.RequestException | json.JSONDecodeError):
         return None
-    # MLflow's RunStatus raises a plain Exception. A LookupError may come from an odd answer.
+    # MLflow's RunStatus raises a plain Exception. A malformed response may raise a LookupError.
     is_no_request = isinstance(error, _NO_REQUEST) or type(error) is Exception
     return f"{type(error).__name__}: {error}" if is_no_request else None
 

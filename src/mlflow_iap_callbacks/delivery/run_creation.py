@@ -1,4 +1,4 @@
-"""How a run comes to be in MLflow once, whoever else makes it: found by its key, or created."""
+"""Creates each run exactly once, even if others create it too: it is looked up by its key first."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from .server_uri import server_uri
 
 _logger = logging.getLogger("mlflow_iap_callbacks")
 
-# A server may yet make a run that it was asked for by a process that died, or gave up waiting.
+# Seconds in which a server may still create a run, for a process that died or gave up waiting.
 _PATIENCE = 30.0
-# Seconds in which those who make a shared run at once find each other.
+# Seconds in which processes that create a shared run at the same time find each other's.
 _TO_AGREE = 2.0
 # Seconds for which a run waits for a parent that is nowhere to be found.
 _SECONDS_FOR_A_PARENT = 60.0
@@ -44,13 +44,13 @@ _Place = tuple[str, str]  # as QueuedRun.place
 
 
 class Mode(str, Enum):
-    """Who else may have made a run by the same key."""
+    """Who else may have created a run with the same key."""
 
-    NEW = "new"  # nobody: no other process can know the key
-    CLAIMED = "claimed"  # nobody yet: only this process knows what happened in it
-    LOGGED = "logged"  # its claimer, or others that logged it afterwards
-    RESUMED = "resumed"  # a process that is over; the run goes on
-    SHARED = "shared"  # many, at this moment
+    NEW = "new"  # nobody: no other process knows the key
+    CLAIMED = "claimed"  # nobody yet: this process executed the trial
+    LOGGED = "logged"  # the process that executed the trial, or others that logged it afterwards
+    RESUMED = "resumed"  # a process that has ended; the run is continued
+    SHARED = "shared"  # many processes, at the same time
 
 
 class RunCreation:
@@ -67,21 +67,21 @@ class RunCreation:
         self._experiments: dict[str, str] = {}
         # Run ids by place; None for one that is refused.
         self._parents: dict[_Place, str | None] = {}
-        self._awaited: set[_Place] = set()  # of shared runs that are not agreed on yet
+        self._awaited: set[_Place] = set()  # shared runs that are not agreed on yet
         self._first_seen: dict[_Place, float] = {}
         self._missed: dict[_Place, float] = {}  # parents, since when they were looked for in vain
         self._again: set[str] = set()  # ids of runs that were created again
-        self._made: dict[_Place, str] = {}  # ids of the last runs, for one that logs them again
-        # Runs that the server may make a second time, late; until they end.
+        self._made: dict[_Place, str] = {}  # ids of the last runs, in case one is logged again
+        # Runs that the server may still create a second time; forgotten when they end.
         self._doubtful: dict[_Place, Run] = {}
         self._starting: dict[_Place, QueuedRun] = {}
         self._lock = threading.Lock()
 
     def start(self, run: QueuedRun, content: Mapping[str, Any]) -> None:
-        """Give the run the id of the one that MLflow has, or of a new one.
+        """Find the run in MLflow or create it, and set its id.
 
         Raises:
-            NotYet: it is made by others right now, or waits for its parent.
+            NotYet: others are creating it at the moment, or it waits for its parent.
         """
         if run.run_id is None and content["mode"] == Mode.SHARED:
             self._awaited.add(run.place)  # before a child of it is started
@@ -102,7 +102,7 @@ class RunCreation:
         if run.run_id is None:
             found = find_run(self.client, self._experiment_id(run.experiment), run.key)
             if found is None:
-                raise NotYet("It is created by another process, which has not done so yet.")
+                raise NotYet("Another process has not created it yet.")
             self._is_now(run, found)
         return str(run.run_id)
 
@@ -149,7 +149,7 @@ class RunCreation:
             self.update(found.info.run_id, "RUNNING", None)
 
     def end(self, run: QueuedRun, status: str, time_ms: int) -> None:
-        """Set a run's last status, and its end in milliseconds since 1970."""
+        """Set a run's final status, and its end in milliseconds since 1970."""
         self.update(str(run.run_id), status, time_ms)
         found = self._doubtful.get(run.place)
         if found is not None:
@@ -158,7 +158,7 @@ class RunCreation:
 
     def update(self, run_id: str, status: str, time_ms: int | None) -> None:
         """Set a run's status, and its end in milliseconds since 1970."""
-        # The public set_terminated asks for the run first and prints two lines for each.
+        # The public set_terminated reads the run first, and prints two lines for each.
         store = self.client._tracking_client.store
         with unwrapped_errors():
             store.update_run_info(run_id, RunStatus.from_string(status), time_ms, None)
@@ -226,10 +226,10 @@ class RunCreation:
         return None
 
     def _agree(self, run: QueuedRun, experiment_id: str, content: Mapping[str, Any]) -> Run:
-        """The one run that all who share it use.
+        """Return the one run that all processes use.
 
-        MLflow can make two at once. So each maker waits until all can see all of them, takes the
-        one with the lowest id, marks it for those that come later, and deletes the others.
+        MLflow can create two at the same time. So each process waits until all are visible, takes
+        the one with the lowest id, marks it for later processes, and deletes the others.
         """
         found = find_runs(self.client, experiment_id, run.key)
         if not any(map(_is_agreed, found)):
@@ -240,13 +240,13 @@ class RunCreation:
             now = self._clock.monotonic()
             wait = self._first_seen.setdefault(run.place, now) + _TO_AGREE - now
             if wait > 0:
-                raise NotYet("Others may be making it at the same time.", wait)
+                raise NotYet("Other processes may be creating it at the same time.", wait)
             with _unless_refused():
                 self.client.set_tag(found[0].info.run_id, AGREED_TAG, "true")
             found = find_runs(self.client, experiment_id, run.key)
         agreed = next(filter(_is_agreed, found), None)
         if agreed is None:
-            raise NotYet("Another was agreed on at the same time.", 0.5)
+            raise NotYet("The other processes agreed on another run at the same time.", 0.5)
         for other in found:
             if other is not agreed:
                 self._delete(other)
@@ -256,7 +256,7 @@ class RunCreation:
         """Delete empty duplicates of a run, made by requests that were thought to be lost."""
         for other in find_runs(self.client, kept.info.experiment_id, key):
             tags = kept.data.tags.keys() | other.data.tags.keys()
-            # Else another process may have made it, and be about to write to it.
+            # Otherwise another process may have created it, and be about to write to it.
             is_late = not tags.isdisjoint({ASKED_TWICE_TAG, AGREED_TAG})
             is_empty = not (other.data.metrics or other.data.params)
             if other.info.run_id != kept.info.run_id and is_late and is_empty:
@@ -270,7 +270,7 @@ class RunCreation:
         since = self._clock.time() - (run.tried or 0.0)
         if 0 <= since < _PATIENCE:
             raise NotYet(
-                "The answer to its creation was lost; it is created again if it does not show up.",
+                "The response to its creation was lost. It is created again unless it shows up.",
                 _PATIENCE - since,
             )
 
@@ -290,7 +290,7 @@ class RunCreation:
         try:
             made = self.client.create_run(experiment_id, content["time_ms"], tags, content["name"])
         except Exception as error:
-            # Of other clients it is not known what their errors say about the run.
+            # The errors of other clients do not say whether the run was created.
             is_unknown = isinstance(error, IAPUnknownOutcomeError)
             is_unknown |= not isinstance(self.client, IAPMlflowClient)
             run.tried = self._clock.time() if is_unknown else None
@@ -318,7 +318,7 @@ class RunCreation:
             queued = next((each for each in run.outbox.runs() if each.place == place), None)
             if queued is None or queued.run_id is not None:
                 return self._missing_parent(place, queued)
-        raise NotYet("Its parent is not there yet.", 0.5)
+        raise NotYet("Its parent does not exist yet.", 0.5)
 
     def _missing_parent(self, place: _Place, queued: QueuedRun | None) -> str | None:
         """Return the id of a parent that was created once, and that the server does not find."""
@@ -378,7 +378,7 @@ class RunCreation:
     def _make(self, name: str) -> str:
         try:
             return str(self.client.create_experiment(name))
-        except MlflowException:  # another was first, or the answer was lost
+        except MlflowException:  # another process was first, or the response was lost
             found = self._find_experiment(name)
             if found is None:
                 raise
@@ -409,7 +409,7 @@ def _is_agreed(run: Run) -> bool:
 
 @contextmanager
 def _unless_refused() -> Iterator[None]:
-    """For a run that another may have deleted at the same moment."""
+    """Ignore the error if another process has just deleted the run."""
     try:
         yield
     except Exception as error:

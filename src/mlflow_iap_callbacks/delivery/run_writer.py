@@ -1,4 +1,4 @@
-"""The handle to a run: what is logged to it is on disk at once, and sent in the background."""
+"""The handle for a run: writes records to disk at once, to be sent in the background."""
 
 from __future__ import annotations
 
@@ -45,24 +45,24 @@ if TYPE_CHECKING:
 
 _V = TypeVar("_V", str, float)
 
-# The experiment of a run whose key is MLflow's own id.
+# In place of the experiment, for a run whose key is MLflow's own id.
 _EXISTING = "id:"
 
-# Characters; a tenth of a request, so that records fill requests well.
+# Characters: a tenth of a request, so that records fit well into requests.
 _MAX_RECORD_LENGTH = 100_000
 
 
 def now_ms() -> int:
-    """Return the time as MLflow stores it, in milliseconds since 1970, UTC."""
+    """Return the current time as MLflow stores it, in milliseconds since 1970, UTC."""
     return time.time_ns() // 1_000_000
 
 
 class RunWriter:
-    """Logs to one run, from any thread.
+    """A handle for logging to one run, from any thread.
 
-    Only ``flush`` and ``run_id`` wait for the server. Nothing else raises: values that cannot be
-    logged are skipped with a warning. A copy in another process, made by pickle or fork, logs to
-    the same run.
+    Only ``flush`` and ``run_id`` wait for the server. The other methods never raise: values that
+    cannot be logged are skipped with a warning. A copy in another process, made by pickle or fork,
+    logs to the same run.
 
     Args:
         client: delivers the run.
@@ -72,10 +72,10 @@ class RunWriter:
         start_time: milliseconds since 1970, UTC. Default: now.
         tags: tags of the new run.
         key: run key, stored as a tag. Default: a random one.
-        mode: who else may have created a run with this key. Default: a process that has ended,
+        mode: who else may have created a run with this key. Default: a process that has ended, and
             whose run is continued.
         parent: parent run, or its id.
-        not_before: seconds since 1970 until which the run is not looked up.
+        not_before: the time, in seconds since 1970, before which the run is not looked up.
 
     Examples:
         ```python
@@ -130,7 +130,7 @@ class RunWriter:
 
     @classmethod
     def existing(cls, client: MlflowClient, run_id: str) -> RunWriter:
-        """Return a handle to a run that exists, and that others may log to and finish.
+        """Return a handle for an existing run, which others may also log to and finish.
 
         Args:
             client: delivers what is logged.
@@ -152,7 +152,7 @@ class RunWriter:
             timestamp: milliseconds since 1970, UTC. Default: now.
         """
         time_ms = timestamp or now_ms()
-        # A training calls this at each iteration, so the sender does all that can wait.
+        # Called at each iteration of training, so the sender does everything that can wait.
         try:
             is_plain = type(step) is type(time_ms) is int and max(abs(step), time_ms) <= MAX_INTEGER
             if is_plain and len(values) <= MAX_METRICS:
@@ -173,7 +173,7 @@ class RunWriter:
         Args:
             name: name of the metric.
             points: step and value of each point.
-            timestamp: of all points, in milliseconds since 1970, UTC. Default: now.
+            timestamp: time of all points, in milliseconds since 1970, UTC. Default: now.
         """
         time_ms = milliseconds(timestamp, now_ms())
         for first in range(0, len(points), MAX_METRICS):
@@ -188,10 +188,10 @@ class RunWriter:
             self._append("params", part)
 
     def log_suggestions(self, params: Mapping[str, Any]) -> None:
-        """Log the params that a trial suggests.
+        """Log the params that were suggested for a trial.
 
-        If the training has already logged another value, the one that it used, the suggestion is
-        logged as ``suggested.NAME``.
+        If the run already has a param with another value, such as the one that was really used, the
+        suggestion is logged as ``suggested.NAME``.
         """
         for part in _parts(as_texts(params, MAX_PARAM_LENGTH), MAX_PARAMS):
             self._append("suggestions", part)
@@ -209,8 +209,8 @@ class RunWriter:
         Args:
             local_path: path of the file or folder.
             artifact_path: folder in the run's artifacts. Default: their root.
-            copy: copy it at once, so that it may be changed or deleted. Pass False for large files
-                that stay as they are.
+            copy: whether to copy it at once, so that it may be changed or deleted. Use False for
+                large files that do not change.
         """
         with never_raising(f"artifact {str(local_path)!r}"):
             to = artifact_folder(artifact_path)
@@ -220,11 +220,11 @@ class RunWriter:
             self._append("artifact", {"path": kept, "is_copied": copy, "to": to})
 
     def log_text(self, text: str, artifact_file: str) -> None:
-        """Upload a text as a file.
+        """Upload text as a file.
 
         Args:
             text: content of the file.
-            artifact_file: name of the file, which may be in a folder of the run's artifacts.
+            artifact_file: path of the file in the run's artifacts.
         """
         with never_raising(f"artifact {artifact_file!r}"), tempfile.TemporaryDirectory() as folder:
             to, _, name = (artifact_folder(artifact_file) or "").rpartition("/")
@@ -242,7 +242,7 @@ class RunWriter:
         Args:
             local_path: folder written by ``mlflow.FLAVOR.save_model``; it is copied at once.
             name: name of the model.
-            registered_name: registered model that gets it as a new version. Default: none.
+            registered_name: registered model to which it is added as a new version. Default: none.
         """
         with never_raising("the model"):
             kept = self._queued().outbox.copy_artifact(Path(local_path).resolve(strict=True))
@@ -286,8 +286,8 @@ class RunWriter:
         """Set the status that the run gets if it is still open when the process exits.
 
         Args:
-            status: FINISHED, FAILED or KILLED; None for FAILED with a tag that says why. A run
-                whose process is killed always ends like that.
+            status: FINISHED, FAILED or KILLED. None: FAILED, with a tag that says why; this is also
+                how a run ends if its process is killed.
         """
         self._queued().at_exit = None if status is None else end_status(status)
 
@@ -295,12 +295,12 @@ class RunWriter:
         """Wait until everything that this process logged to the server is delivered.
 
         Args:
-            timeout: seconds; None waits as long as it takes. Default: a minute, which outlasts the
-                restart of an App Engine instance.
+            timeout: seconds to wait, None for no limit. The default is longer than the restart of
+                an App Engine instance.
 
         Returns:
-            Whether everything was delivered, or permanently rejected by MLflow. The rest stays
-            queued.
+            Whether everything was delivered, or permanently rejected by MLflow. The rest is sent
+            later.
         """
         return flush(self._client, timeout)
 
@@ -308,15 +308,15 @@ class RunWriter:
         """Wait for MLflow's id of the run, and return it.
 
         Args:
-            timeout: seconds; None waits as long as it takes. Default: a minute, as for ``flush``.
+            timeout: seconds to wait, None for no limit.
 
         Raises:
-            IAPError: MLflow has not created the run in time, or rejected it.
+            IAPError: MLflow has not created the run in time, or has rejected it.
         """
         run = self._queued()
         found = sender_for(self._client).run_id(run, timeout)
         if found is None:
-            why = run.refused or run.trouble or "The server has not answered yet."
+            why = run.refused or run.trouble or "The server has not responded yet."
             raise IAPError(f"MLflow has not created the run. {why}")
         return found
 
@@ -349,7 +349,7 @@ class RunWriter:
             run.outbox.intake.append(run.number, kind, content)
 
     def _queued(self, *, to_write: bool = False) -> QueuedRun:
-        """Return the run in this process's outbox; a run of another process joins it."""
+        """Return the run in this process's outbox, to which another process's run is added."""
         with LOCK:
             run = self._run
             is_over = to_write and run is not None and run.is_ended
@@ -365,7 +365,7 @@ class RunWriter:
 def active_experiment() -> str:
     """Return MLflow's active experiment, in the form that ``RunWriter`` takes.
 
-    It is set by ``mlflow.set_experiment``, else by the environment, else it is *Default*.
+    It is the one set by ``mlflow.set_experiment``, then the environment's, then *Default*.
     """
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME")
     if "MLFLOW_EXPERIMENT_ID" not in os.environ and name is not None:
@@ -374,8 +374,8 @@ def active_experiment() -> str:
 
 
 def prepare(client: MlflowClient) -> None:
-    """Prepare for a training: call this in the main thread, before it begins."""
-    sender_for(client)  # sets up the delivery at SIGTERM
+    """Prepare the delivery. Call this in the main thread, before training begins."""
+    sender_for(client)  # sets up delivery on SIGTERM
     _context()
 
 
@@ -388,7 +388,7 @@ def _context() -> dict[str, str]:
 
 
 def _parts(values: Mapping[str, _V], most: int) -> Iterator[dict[str, _V]]:
-    """Split values into parts that fit into one request each."""
+    """Split values into parts that each fit into one request."""
     part: dict[str, _V] = {}
     size = 0
     for name, value in values.items():

@@ -1,6 +1,6 @@
-"""When each run is delivered: what is due, and how long to wait after a failure.
+"""Decides when each run is delivered: which one is due, and how long to wait after a failure.
 
-Pure bookkeeping without threads; the sender says what time it is, in monotonic seconds.
+Pure bookkeeping without threads; the sender passes the time, in monotonic seconds.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from ..limits import MAX_ENTITIES
 from ..outbox import Outbox, QueuedRun
 from .refusals import NotYet
 
-# Records wait for others to join them in one request: for a tenth of the run's age, within these
-# bounds. Short enough to watch a training, long enough for a server of many trainings.
+# Seconds. Records wait for others, to be sent in one request: for a tenth of the run's age, within
+# these bounds. Short enough to watch training, long enough for a server with many training jobs.
 _MIN_WAIT, _MAX_WAIT = 5.0, 60.0
 _MAX_PAUSE = 30.0
 # Seconds without an answer after which a server counts as away, if it usually answers sooner.
@@ -26,19 +26,19 @@ _MAX_TURNS = 1000
 
 @dataclass(eq=False)
 class Turn:
-    """A run that is delivered now and then.
+    """A run in the schedule.
 
     Args:
         run: the run.
         since: when it was first seen here.
         due: when its records have waited long enough; infinite if nothing waits.
         not_before: the end of the pause after a failure.
-        entities: metrics, params and tags that wait.
+        entities: number of waiting metrics, params and tags.
         is_busy: whether it is being delivered.
         failures: how often its delivery has failed since it last succeeded.
         asked_at: when the request that is under way was sent; infinite for an upload, which takes
             as long as it takes.
-        is_aside: whether it has only a record that the rest of its run does not wait for.
+        is_aside: whether its only record was set aside, so that the rest of its run does not wait.
     """
 
     run: QueuedRun
@@ -56,7 +56,7 @@ class Turn:
 
 
 def seconds_aside(failures: int) -> float:
-    """Return how long a record that failed so often is set aside: 10 s to 10 minutes."""
+    """Return how long a record is set aside after so many failures: 10 s to 10 minutes."""
     return min(5.0 * 2.0**failures, 600.0)
 
 
@@ -74,8 +74,8 @@ class Schedule:
 
     @property
     def is_stuck(self) -> bool:
-        """Whether all that waits is only being tried again: the server is away, or each run has
-        failed since something was delivered."""
+        """Whether everything that waits is only being retried: the server is unreachable, or each
+        run has failed since the last delivery."""
         turns = self._unfinished()
         has_failed = bool(turns) and all(
             turn.failures and (turn.is_aside or turn.tried_at > self._last_success)
@@ -93,7 +93,7 @@ class Schedule:
         return [turn for turn in self._turns.values() if turn.is_busy or turn.due < math.inf]
 
     def add(self, run: QueuedRun, entities: int, now: float) -> None:
-        """Note that so many metrics, params and tags were appended to the run."""
+        """Note that this many metrics, params and tags were appended to the run."""
         turn = self._turns.setdefault(run, Turn(run, now))
         turn.entities += entities
         is_awaited = run.is_urgent and run.run_id is None
@@ -119,7 +119,7 @@ class Schedule:
                     self._turns[run] = Turn(run, now, due=0.0)
 
     def hurry(self, run: QueuedRun | None = None) -> None:
-        """Make one run due, or all of them in spite of failures."""
+        """Make one run due, or all of them, even after failures."""
         if run is not None:
             if run in self._turns:
                 self._turns[run].due = 0.0
@@ -139,12 +139,12 @@ class Schedule:
         ]
 
     def add_aside(self, run: QueuedRun, now: float) -> None:
-        """Note that a record was set aside, and is tried again later."""
+        """Note that a record was set aside, to be retried later."""
         self._turns[run] = Turn(run, now, due=now, failures=1, tried_at=now, is_aside=True)
         self._turns[run].not_before = now + seconds_aside(1)
 
     def take(self, now: float) -> Turn | None:
-        """Return the turn that is due, which is busy from now on; None if there is none."""
+        """Return a turn that is due and mark it as busy; None if none is due."""
         turns = self._turns.values()
         # While the server is away, one request at a time is enough to see whether it is back.
         is_tried = self.away_since is not None and any(turn.is_busy for turn in turns)
@@ -165,8 +165,8 @@ class Schedule:
             if max(turn.due, turn.not_before) <= now
             and not turn.is_busy
             and (turn.run.outbox, turn.run.place) not in (written if turn.is_aside else blocked)
-            # What a dead process logged to a run goes before what this one logs to it, unless it
-            # is this one that creates the run.
+            # What a dead process logged to a run is sent before what this one logs to it, unless
+            # this process creates the run.
             and (
                 turn.run.is_adopted
                 or (turn.run.run_id is None and (turn.run.place, True) not in adopted)
@@ -180,7 +180,7 @@ class Schedule:
         return taken
 
     def seconds_to_next(self, now: float) -> float:
-        """Return how soon another turn will be due, if nothing happens before."""
+        """Return the seconds until another turn is due, if nothing happens before."""
         moments = (
             max(turn.due, turn.not_before, self._away_until) for turn in self._turns.values()
         )
@@ -223,7 +223,7 @@ class Schedule:
         return is_done
 
     def failed(self, turn: Turn, error: Exception, now: float) -> Literal["run", "server"] | None:
-        """Plan the next try; return whether the run or the server is newly in trouble, or None."""
+        """Plan the next try; return whether the run or the server has a new problem, or None."""
         turn.is_busy = False
         after = error.after if isinstance(error, NotYet) else None
         if after is None:

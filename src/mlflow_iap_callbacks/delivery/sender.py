@@ -1,4 +1,4 @@
-"""Delivers what outboxes hold: in the background, by a few threads."""
+"""Delivers the records in outboxes, in a few background threads."""
 
 from __future__ import annotations
 
@@ -30,11 +30,12 @@ _MAX_THREADS = 8
 _MAX_IDLE_THREADS = 2
 # For one request: no retry begins later. What is under way has MLflow's own timeout.
 _RETRY = RetryPolicy(deadline=20.0)
-# An append wakes no thread: that would cost a training more than the append.
+# Seconds between two checks for new records. An append wakes no thread, because that would cost
+# more than the append itself.
 _SECONDS_BETWEEN_LOOKS = 0.5
 _SECONDS_BETWEEN_ADOPTIONS = 60.0
 _SECONDS_BETWEEN_BEATS = 20.0
-# How long this process's records wait for older ones, which an adoption may bring.
+# How long this process's records wait for older ones from an adopted journal.
 _SECONDS_FOR_OLDER_RECORDS = 5.0
 _SECONDS_AFTER_A_FAULT = 30.0
 # Of what is set aside, in about half an hour, while the server answers other requests.
@@ -51,12 +52,14 @@ Marks = list[tuple[Outbox, int]]  # with sequence numbers
 
 
 class Sender:
-    """Delivers this process's outbox, and those that dead processes left: in order per run,
-    several runs at once, until the server has taken or permanently rejected each record.
+    """Delivers this process's outbox and those of dead processes.
+
+    Records are sent in order per run, and several runs at once, until MLflow has accepted or
+    permanently rejected each record.
 
     Args:
         client: used for all requests.
-        server: URI that the server's journals are known by.
+        server: URI under which journals are stored for the server.
         clock: tells the time.
         max_threads: how many threads deliver. With 0, the caller must call ``deliver_next``.
     """
@@ -127,7 +130,7 @@ class Sender:
 
     @property
     def has_only_asides(self) -> bool:
-        """Whether nothing waits but uploads that were set aside because they kept failing."""
+        """Whether only uploads are waiting that were set aside because they kept failing."""
         with self._changed:
             return self._schedule.has_only_asides
 
@@ -136,10 +139,10 @@ class Sender:
         return self._begin(key, experiment, is_owned=True, run_id=None)
 
     def join(self, key: str, experiment: str, run_id: str | None) -> QueuedRun:
-        """Return a run that another process began, or that was ended before."""
+        """Return a run that another process started, or that had already ended."""
         known = self._open.get((experiment, key))
         if known is not None and not known.is_ended and known.outbox.intake.is_open:
-            return known  # all copies of a handle are one writer
+            return known  # all copies of a handle are the same writer
         run = self._begin(key, experiment, is_owned=False, run_id=run_id)
         content = {"key": key, "experiment": experiment, "run_id": run_id}
         run.outbox.intake.append(run.number, "join", content)
@@ -153,11 +156,11 @@ class Sender:
         """Deliver everything that was appended.
 
         Args:
-            timeout: seconds; None to wait as long as it takes.
-            upto: the last records to wait for. Default: those appended by now.
+            timeout: seconds to wait; None for no limit.
+            upto: the last records to wait for. Default: those appended so far.
 
         Returns:
-            Whether MLflow has taken or permanently rejected all of it.
+            Whether MLflow has accepted or permanently rejected all of them.
         """
         with self._changed:
             marks = self.marks() if upto is None else upto
@@ -173,10 +176,10 @@ class Sender:
 
         Args:
             run: the run.
-            timeout: seconds; None to wait as long as it takes.
+            timeout: seconds to wait; None for no limit.
 
         Returns:
-            The id; None if it is not known in time or never will be.
+            The id; None if it is not known in time, or there will be none.
         """
         with self._changed:
             self._collect()
@@ -237,7 +240,7 @@ class Sender:
         return untaken
 
     def adopt_safely(self, seconds: float = math.inf) -> None:
-        """Call ``adopt``, and log what goes wrong: this process's own records must not suffer."""
+        """Call ``adopt``, and log its errors, so that this process's own records are still sent."""
         try:
             for journal in self.adopt(seconds):
                 if journal.path not in self._reported:
@@ -264,13 +267,13 @@ class Sender:
             turn = self._next_turn()
             if turn is None:
                 return False
-            self._wake()  # for what else is due
+            self._wake()  # for other runs that are due
         self._deliver(turn)
         self._close_delivered()
         return True
 
     def close(self) -> None:
-        """Stop delivering; what waits stays on disk."""
+        """Stop delivering; the waiting records stay on disk."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
@@ -294,7 +297,7 @@ class Sender:
         self._opening.release()
 
     def leave_to_parent(self) -> None:
-        """Leave what waits to the parent, in a forked child."""
+        """In a forked child, leave the waiting records to the parent."""
         for outbox in self.outboxes:
             outbox.leave_to_parent()
 
@@ -312,8 +315,8 @@ class Sender:
         while is_needed:
             try:
                 is_needed = self.deliver_next() or self._rest()
-            except Exception:  # a bug of this package; what waits is on disk, and goes on waiting
-                _logger.exception("The delivery to %s failed. It will be tried again.", self.server)
+            except Exception:  # a bug in this package; the waiting records stay on disk
+                _logger.exception("The delivery to %s failed. It will be retried.", self.server)
                 with self._changed:
                     self.clock.wait(self._changed, _SECONDS_AFTER_A_FAULT)
         with self._changed:
@@ -372,12 +375,13 @@ class Sender:
         if sent is None:
             return
         done, refused = sent
-        with self._changed:  # who waits for the records reads the counts next
-            run.outbox.settle(run, done, refused)
-            turn.is_aside = False
-            self._drop_replaced(run, done)
+        with self._changed:
             self.delivered += max(0, len(done) - len(refused))
             self.refused += len(refused)
+        run.outbox.settle(run, done, refused)
+        with self._changed:
+            turn.is_aside = False
+            self._drop_replaced(run, done)
             now, seconds = self.clock.monotonic(), None
             if is_request:
                 took = 0.0 if records[0].has_files else now - asked_at
@@ -394,10 +398,10 @@ class Sender:
     def _send_files(
         self, turn: Turn, records: Sequence[Record]
     ) -> tuple[Sequence[Record], Sequence[Refusal]] | None:
-        """Send an artifact or a model, which takes as long as it takes.
+        """Send an artifact or a model, without a time limit.
 
-        If it fails though the server works, the rest of its run does not wait for it: it is set
-        aside, and None is returned.
+        If this fails although the server works, the record is set aside, so that the rest of its
+        run does not wait for it, and None is returned.
         """
         run, record = turn.run, records[0]
         with self._changed:
@@ -503,7 +507,7 @@ class Sender:
                         self._adopted.remove(outbox)
                         outbox.close()
 
-    # From here on, self._changed is held.
+    # The methods below are called while self._changed is held.
 
     def _beat_if_due(self) -> None:
         now = self.clock.monotonic()
@@ -522,14 +526,14 @@ class Sender:
         return True
 
     def _wake(self) -> None:
-        """Let a thread look at what is due: an idle one, or a new one if all are at work."""
+        """Let a thread check what is due: an idle one, or a new one if all are busy."""
         if self._idle:
             self._changed.notify()
         elif self._threads < self._max_threads:
             thread = threading.Thread(target=self._work, name="mlflow-iap-sender", daemon=True)
             try:
                 thread.start()
-            except RuntimeError:  # the interpreter ends
+            except RuntimeError:  # the interpreter is exiting
                 return
             self._threads += 1
 
@@ -545,7 +549,7 @@ class Sender:
                     aside.outbox.settle(aside, [record])
 
     def _collect(self) -> None:
-        """Schedule the runs that were written to."""
+        """Schedule the runs that have new records."""
         now = self.clock.monotonic()
         self._begun, begun = [], self._begun  # held until the outbox knows them
         for outbox in self.outboxes:
@@ -572,13 +576,13 @@ class Sender:
         run = turn.run
         in_trouble = self._schedule.failed(turn, error, self.clock.monotonic())
         if self._is_closed:
-            return  # what stays is reported already
+            return  # the waiting records were already reported
         why = first_line(error)
         if run.trouble != why:
             run.trouble = why
             run.outbox.save(run)
         if in_trouble == "run":
-            _logger.warning("A run waits, and is tried again later: %s", why)
+            _logger.warning("A run cannot be sent yet, and will be retried: %s", why)
         elif in_trouble == "server":
             _logger.warning(
                 "%s cannot be written to; records are kept in %s and sent later. %s",

@@ -10,7 +10,7 @@ _SECRET_PARAMETER = re.compile(r"(?i)(\w*password|passwd|pwd|\w*token|\w*secret)
 
 
 def server_uri(uri: str) -> str:
-    """Return a tracking URI as journals store it: without password, and with an absolute path."""
+    """Return a tracking URI as journals store it: without a password, and with an absolute path."""
     parts = urlsplit(uri)
     if parts.scheme in ("http", "https"):
         return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])).rstrip("/")

@@ -1,11 +1,11 @@
-"""SIGTERM, noticed by a thread, no matter what the main thread is doing.
+"""Notices SIGTERM in a thread, no matter what the main thread is doing.
 
-Python calls a handler in the main thread, once that returns from C. A training in C may take long,
-and a wait in C that begins just after the signal may take forever, as in a pool's worker:
+Python calls a handler in the main thread, once that returns from C code. Training in C may take
+long, and a wait in C that begins just after the signal may never end, as in a pool's worker:
 https://docs.python.org/3/library/signal.html#execution-of-python-signal-handlers
 
-How the process ends is up to whoever handles SIGTERM. Only where nobody does, the process delivers
-and is then killed by the signal, as it would have been.
+If the program handles SIGTERM, its handler decides how the process ends. Otherwise the process
+delivers, and is then killed by the signal, as it would be without this package.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _is_received = False
 
 
 def listen(close: Callable[[], None], deliver: Callable[[], None]) -> None:
-    """At SIGTERM, call one of two functions in a thread. This works in the main thread only.
+    """On SIGTERM, call one of two functions in a thread. This works only in the main thread.
 
-    Calling it again listens again where an event loop has put the default handler back.
+    Call it again if an event loop has restored the default handler.
 
     Args:
         close: called once if SIGTERM has no other handler. The process is killed afterwards. A
-            second SIGTERM kills it at once, unless the main thread is in C then.
-        deliver: called beside a handler of the user's, no matter when that was installed.
+            second SIGTERM kills it at once, unless the main thread is in C code then.
+        deliver: called in parallel with the user's own handler, no matter when that was installed.
     """
     global _pipe
     is_main = threading.current_thread() is threading.main_thread()
@@ -54,20 +54,20 @@ def listen(close: Callable[[], None], deliver: Callable[[], None]) -> None:
     if handler is signal.SIG_DFL and not _is_handled_in_c():
         signal.signal(signal.SIGTERM, _on_sigterm)
     other = signal.set_wakeup_fd(_pipe[1], warn_on_full_buffer=False)
-    if other not in (-1, _pipe[1]):  # of an event loop, which wakes the main thread itself
+    if other not in (-1, _pipe[1]):  # that of an event loop, which wakes the main thread itself
         signal.set_wakeup_fd(other)
 
 
 def is_received() -> bool:
-    """Return whether the process is to end because of SIGTERM."""
+    """Return whether the process must end because of SIGTERM."""
     return _is_received
 
 
 def die() -> None:
-    """End the process as SIGTERM does that nobody handles."""
+    """End the process as an unhandled SIGTERM does."""
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         os.kill(os.getpid(), signal.SIGTERM)
-    os._exit(128 + signal.SIGTERM)  # the status in a shell: the main thread is still in C
+    os._exit(128 + signal.SIGTERM)  # the status in a shell: the main thread is still in C code
 
 
 def hold_for_fork() -> None:
@@ -101,7 +101,7 @@ def forget_in_child() -> None:
 
 def _on_sigterm(number: int, frame: FrameType | None) -> None:
     global _is_received
-    # A handler that was installed later may call this one, and then decides what happens.
+    # A handler that was installed later may call this one; it then decides what happens.
     if signal.getsignal(signal.SIGTERM) is _on_sigterm:
         _is_received = True
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -111,7 +111,7 @@ def _on_sigterm(number: int, frame: FrameType | None) -> None:
 
 
 def _is_handled_in_c() -> bool:
-    """Whether a library has a handler that Python does not know, as ``faulthandler.register``."""
+    """Whether a library has a handler unknown to Python, such as ``faulthandler.register``'s."""
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii")
     except OSError:

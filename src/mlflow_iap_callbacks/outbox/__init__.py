@@ -1,4 +1,4 @@
-"""Records that are not delivered yet, in a journal on disk for each process and server."""
+"""Records that are not delivered yet, in one journal on disk per process and server."""
 
 from .outbox import Outbox, QueuedRun
 from .records import Record, Refusal

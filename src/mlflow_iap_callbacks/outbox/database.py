@@ -1,8 +1,8 @@
 """The SQLite database of a journal, and the other files that a journal consists of.
 
-In WAL mode, a transaction survives the kill of its process. A crash of the machine, or damage, may
-cost the last transactions, which the intake then still has. Each row is an id and a frame: a
-damaged row is never taken for data, and whole rows are found even if SQLite finds nothing any more.
+In WAL mode, a transaction survives if its process is killed. A crash of the machine, or damage, may
+lose the last transactions, but the intake still has them. Each row is an id and a frame: a damaged
+row is never mistaken for data, and other rows are found even if SQLite cannot read the file.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ _logger = logging.getLogger("mlflow_iap_callbacks")
 
 FORMAT = 2
 PAGE_BYTES = 4096
-_RUN_BITS = 40  # low bits of a record's id: sequence number; the others: run number
+_RUN_BITS = 40  # a record's id: sequence number in these low bits, run number in the others
 SEQ = (1 << _RUN_BITS) - 1
 # The tables, and the letter of each one's frames.
 LETTERS = {
     "journal": b"j",  # one row: the head
     "runs": b"r",  # the state of each run, by its number
-    "starts": b"s",  # the message that each run began with, by the run's number
-    "records": b"m",  # messages that wait, by the run's number and their sequence number
-    "refused": b"n",  # what MLflow rejected, by the run's number and one more
+    "starts": b"s",  # the first message of each run, by the run's number
+    "records": b"m",  # waiting messages, by the run's number and their sequence number
+    "refused": b"n",  # what MLflow rejected, by the run's number and another number
 }
 _LAST_ID = (1 << 63) - 1
 # Runs, and whether they have records.
@@ -48,14 +48,14 @@ Change = tuple[str, Iterable[Sequence[object]]]
 
 @dataclass
 class Head:
-    """What a journal says of itself.
+    """A journal's description of itself.
 
     Args:
         server: tracking URI of the server.
         host: machine of its process.
         pid: id of its process.
         begun: seconds since 1970.
-        name: name of the journal on the server; of the first one if records were moved.
+        name: name of the journal on the server; of the first journal if records were moved.
         seq: sequence number of the last stored record.
         format: version of the format of journals.
     """
@@ -70,17 +70,17 @@ class Head:
 
     @classmethod
     def from_row(cls, payload: bytes) -> Head:
-        """Return the head that a row holds; one of another format is known by its format only."""
+        """Return the head in a row; if it has another format, only the format is known."""
         known = unpacked(payload)
         return cls(*known) if known[-1] == FORMAT else cls("", "", 0, 0.0, "", format=known[-1])
 
 
 class Damaged(Exception):
-    """The database is damaged; what is whole in it can be rescued."""
+    """The database is damaged; its undamaged records can be rescued."""
 
 
 class Database:
-    """The database. Its errors are logged once, and never raised after it was opened.
+    """The database. After it has been opened, errors are logged once and never raised.
 
     Args:
         path: path of the file.
@@ -88,7 +88,7 @@ class Database:
 
     Raises:
         Damaged: its head cannot be read.
-        sqlite3.Error, OSError: it cannot be made, or read.
+        sqlite3.Error, OSError: it cannot be created or read.
     """
 
     def __init__(self, path: Path, head: Head | None) -> None:
@@ -130,17 +130,17 @@ class Database:
         try:
             yield from self._db.execute(query, values)
         except sqlite3.Error as error:
-            self._report(error, "What it holds is left as it is, for `mlflow-iap sync`")
+            self._report(error, "Its records stay in it, for `mlflow-iap sync`")
             self._db, self.is_readable = None, False
 
     def rows(
         self, table: str, first: int = 0, end: int = _LAST_ID
     ) -> Iterator[tuple[int, bytes | None]]:
-        """Yield the ids of a table from ``first`` up to ``end``, and what their frames hold; None
-        for one that is damaged."""
+        """Yield ids of a table from ``first`` up to ``end`` with the content of their frames, None
+        if damaged."""
         query = f"SELECT id, frame FROM {table} WHERE id >= ? AND id < ? ORDER BY id"  # noqa: S608
         for number, frame in self.select(query, first, end):
-            if number < first:  # SQLite follows a damaged page in circles
+            if number < first:  # a damaged page makes SQLite loop
                 return
             first = number + 1
             yield number, frames.unpack(frame, LETTERS[table], number)
@@ -157,7 +157,7 @@ class Database:
         except sqlite3.Error as error:
             with suppress(sqlite3.Error):
                 self._db.rollback()
-            self._report(error, "What is logged is kept in memory for now")
+            self._report(error, "New records are kept in memory for now")
             return False
         return True
 
@@ -167,13 +167,13 @@ class Database:
         return bool(rows) and rows[0][0] == 0
 
     def is_whole(self) -> bool:
-        """Return whether nothing in it is damaged."""
+        """Return whether SQLite finds no damage."""
         if [*self.select("PRAGMA quick_check(1)")] != [(b"ok",)]:
             return False
         return all(payload is not None for table in LETTERS for _, payload in self.rows(table))
 
     def close(self) -> bool:
-        """Close it. Return whether it was readable and writable until now."""
+        """Close it. Return whether it could always be read and written."""
         db, self._db = self._db, None
         if db is None:
             return False
@@ -185,7 +185,7 @@ class Database:
         if not self._is_reported:
             self._is_reported = True
             _logger.warning(
-                "The journal %s cannot be used (%s). %s; training goes on. Free space there, or "
+                "The journal %s cannot be used (%s). %s; training goes on. Free some space, or "
                 "set MLFLOW_IAP_OUTBOX to another folder.",
                 self.path,
                 error,
@@ -196,7 +196,7 @@ class Database:
 def connect(path: Path | str, *, uri: bool = False) -> sqlite3.Connection:
     """Return a connection to a database that may be damaged."""
     db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, uri=uri)
-    db.text_factory = bytes  # a damaged row may hold any bytes
+    db.text_factory = bytes  # a damaged row may contain any bytes
     return db
 
 
@@ -204,7 +204,7 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
     """Return a connection that changes no file."""
     uri = f"{path.resolve().as_uri()}?mode=ro"
     if not Path(f"{path}-wal").exists():
-        uri += "&immutable=1"  # else SQLite makes one
+        uri += "&immutable=1"  # otherwise SQLite would create it
     return connect(uri, uri=True)
 
 
@@ -240,7 +240,7 @@ def files_of(journal: Path) -> list[Path]:
 
 
 def delete_journal(journal: Path) -> None:
-    """Delete a journal whose lock is held. The file that it is found by goes last."""
+    """Delete a journal whose lock is held. The database, by which journals are found, goes last."""
     shutil.rmtree(artifacts_of(journal), ignore_errors=True)
     for path in reversed(files_of(journal)):
         path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""A lock on a file, which the system releases when its process dies."""
+"""A lock on a file that the operating system releases when its process dies."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class FileLock:
         create: create the file, readable by its owner only, if it does not exist.
 
     Raises:
-        BlockingIOError: another process, or another object of this one, holds it.
-        OSError: the file cannot be made or opened.
+        BlockingIOError: another process, or another object in this one, holds it.
+        OSError: the file cannot be created or opened.
     """
 
     def __init__(self, path: Path, *, create: bool = True) -> None:

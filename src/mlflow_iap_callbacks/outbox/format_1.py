@@ -1,4 +1,4 @@
-"""Journals of version 0.1.0: tables with a column for each value, and no checksums."""
+"""Reads journals of version 0.1.0: tables with a column for each value, and no checksums."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from .records import RunState, packed
 
 FORMAT = 1
 _HEADER = "journal"  # kind of the first message of an intake file, which names the server
-# A damaged length must not fill the memory.
+# A damaged length must not use up the memory.
 _LIMITS: dict[str, Any] = {"max_array_len": 1_000_000, "max_map_len": 1_000_000}
 
 
 def read(journal: Path) -> Content | None:
-    """Read a journal up to where it is damaged; None if it is of another format."""
+    """Read a journal up to the first damage; return None if it has another format."""
     query = "SELECT server, host, pid, begun, generation, offset FROM journal"
     heads = [*_select(journal, query)]
     place = heads[0][-2:] if heads else (0, 0)

@@ -1,8 +1,9 @@
-"""Frames: each record in a file of a journal is in one, so that damage costs it alone.
+"""Frames: each record in a journal's files is in its own frame, so that damage affects only it.
 
-A frame is a mark of three bytes, a letter that says what it holds, the length of the payload, its
+A frame is a mark of three bytes, a letter for the kind of content, the length of the payload, its
 place, a checksum (CRC-32 of all other bytes), and the payload. The place says where the frame
-belongs: its offset in the file, or the id of its row. A copy at another place is not taken for it.
+belongs: its offset in the file, or the id of its row. So a copy at another place is not mistaken
+for it.
 """
 
 from __future__ import annotations
@@ -17,20 +18,20 @@ _LABEL = struct.Struct("<3scIQ")
 _CHECKSUM = struct.Struct("<I")
 HEADER_BYTES = _LABEL.size + _CHECKSUM.size
 _CHUNK_BYTES = 1_000_000
-# What is read for frames that turn out to be damaged, before the rest of a file is given up.
+# Bytes that are read for damaged frames before the rest of a file is given up.
 _MOST_WASTED_BYTES = 1_000_000_000
 
-Reader = Callable[[int, int], bytes]  # from an offset, so many bytes
+Reader = Callable[[int, int], bytes]  # this many bytes from an offset
 
 
 class Frame(NamedTuple):
-    """A whole frame.
+    """An undamaged frame.
 
     Args:
         offset: where it begins in its file.
-        letter: what it holds.
+        letter: the kind of its content.
         place: where it belongs.
-        payload: what it holds.
+        payload: its content.
     """
 
     offset: int
@@ -40,7 +41,7 @@ class Frame(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes of the frame."""
+        """Number of bytes of the frame."""
         return HEADER_BYTES + len(self.payload)
 
     @property
@@ -56,7 +57,7 @@ def pack(letter: bytes, place: int, payload: bytes) -> bytes:
 
 
 def unpack(frame: object, letter: bytes, place: int) -> bytes | None:
-    """Return the payload of a frame; None if it is damaged or belongs elsewhere."""
+    """Return the payload of a frame; None if the frame is damaged or belongs elsewhere."""
     if not isinstance(frame, bytes) or len(frame) < HEADER_BYTES:
         return None
     label, payload = frame[: _LABEL.size], frame[HEADER_BYTES:]
@@ -67,7 +68,7 @@ def unpack(frame: object, letter: bytes, place: int) -> bytes | None:
 
 
 def find(read: Reader, start: int, end: int, read_frame: Reader | None = None) -> Iterator[Frame]:
-    """Yield the whole frames between two offsets of a file, whatever is between them.
+    """Yield the undamaged frames between two offsets of a file, no matter what is between them.
 
     Args:
         read: reads the file.

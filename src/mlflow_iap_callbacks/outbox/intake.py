@@ -1,9 +1,9 @@
 """The files that records are appended to, until the database of the journal has stored them.
 
-Appending costs a training one system call. Inserting into a database would cost several times as
-much, because the training fills the processor's caches between two inserts. A file contains
-messages as MessagePack, each in a frame. When ``append`` returns, the kernel has the message, so it
-survives the kill of the process.
+Appending takes one system call. Inserting into a database would take several times as long, because
+training fills the processor's caches between two inserts. A file contains messages as MessagePack,
+each in a frame. When ``append`` returns, the kernel has the message, so it survives if the process
+is killed.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _LONG_FILE_BYTES = 4_000_000
 # The limit in memory when the disk is full: several hours of four metrics a second.
 _MOST_IN_MEMORY_BYTES = 16_000_000
 
-# The letters of frames, whose places are sequence numbers; a file begins with the server.
+# The letters of frames, whose places are sequence numbers. A file begins with the server.
 _MESSAGE, _SERVER = b"i", b"h"
 BEGINNINGS = ("start", "join")  # kinds of the first message of each run
 
 
 class Message(NamedTuple):
-    """What was appended.
+    """An appended message.
 
     Args:
         seq: its sequence number in the journal, from 1.
@@ -52,9 +52,9 @@ class Message(NamedTuple):
 
 
 class Intake:
-    """Messages in order, appended by any thread and taken by one.
+    """A queue of messages; any thread may append, and one thread takes them.
 
-    What an existing file holds already is read by ``read_messages``.
+    Use ``read_messages`` to read what existing files already contain.
 
     Args:
         stem: path of the files without its suffixes; None to use memory only.
@@ -66,8 +66,8 @@ class Intake:
     """
 
     def __init__(self, stem: Path | None, last_seq: int = 0, server: str = "") -> None:
-        self.last_seq = last_seq  # of the message that was appended last
-        self.lost = 0  # messages that had no room on disk nor in memory
+        self.last_seq = last_seq  # sequence number of the last message
+        self.lost = 0  # messages for which neither disk nor memory had room
         self._taken = last_seq
         self._read = 0  # bytes of the file
         self._stem = stem
@@ -80,7 +80,7 @@ class Intake:
         self._is_reported = False
         self._file: int | None = None
         self._size = 0
-        # Each file has a higher number than those before it.
+        # Each file has a higher number than the earlier ones.
         self._generation = max([0, *files_by_generation(stem)]) if stem else 0
         if stem is not None:
             self._open()
@@ -90,8 +90,8 @@ class Intake:
         """Append a message, and return whether the intake is open.
 
         Raises:
-            TypeError, ValueError, OverflowError: the content is not plain data. Objects that
-                ``float`` accepts are allowed.
+            TypeError, ValueError, OverflowError: the content is not plain data, or objects that
+                ``float`` accepts.
         """
         with self._lock:
             if not self.is_open:
@@ -100,14 +100,14 @@ class Intake:
             # Messages in memory must not be overtaken.
             frame = frames.pack(_MESSAGE, self.last_seq + 1, payload)
             if kind in BEGINNINGS:
-                frame *= 2  # damage to one of them does not cost the run's other messages
+                frame *= 2  # so damage to one of them does not lose the run's other messages
             is_written = not self._memory and self._write(frame)
             if is_written or self._keep_in_memory(payload):
                 self.last_seq += 1
             return True
 
     def skip_to(self, seq: int) -> None:
-        """Let the sequence numbers of new messages be higher than this one."""
+        """Make the sequence numbers of new messages higher than this one."""
         with self._lock:
             self.last_seq = self._taken = max(self.last_seq, seq)
 
@@ -117,7 +117,7 @@ class Intake:
         return len(self._memory)
 
     def take(self) -> list[Message]:
-        """Return about a megabyte of messages on disk, the oldest that were not taken before."""
+        """Return about a megabyte of the oldest messages on disk that were not taken before."""
         return list(self._from_file())
 
     def take_from_memory(self) -> list[Message]:
@@ -132,7 +132,11 @@ class Intake:
         return [_unpacked(seq, payload) for seq, payload in enumerate(found, first)]
 
     def start_new_file(self) -> Path | None:
-        """Start a new file if all of a long one was taken. Return the old one, to be deleted."""
+        """Start a new file if the current one is long and all of it was taken.
+
+        Returns:
+            The old file, which can be deleted.
+        """
         with self._lock:
             is_due = self._read > _LONG_FILE_BYTES and self._read == self._size
             if self._file is None or not is_due:
@@ -219,7 +223,7 @@ class Intake:
         """Report the bytes up to an offset as damaged, if there are any."""
         if offset > self._read:
             _logger.warning(
-                "%s is damaged: %d bytes at byte %d cannot be read, and what they held is lost. "
+                "%s is damaged: %d bytes at byte %d cannot be read, and their content is lost. "
                 "Everything else in it is intact.",
                 self._path(self._generation),
                 offset - self._read,
@@ -232,7 +236,7 @@ class Intake:
             self._is_reported = True
             _logger.warning(
                 "Records cannot be written to %s (%s); they are kept in memory for now, and "
-                "training goes on. Free space there, or set MLFLOW_IAP_OUTBOX to another folder.",
+                "training goes on. Free some space, or set MLFLOW_IAP_OUTBOX to another folder.",
                 self._path(self._generation).parent,
                 why,
             )
@@ -245,10 +249,10 @@ def files_by_generation(stem: Path) -> dict[int, Path]:
 
 
 def read_messages(path: Path, after: int) -> Iterator[Message]:
-    """Yield the whole messages of a file behind a sequence number, in order. Changes nothing."""
+    """Yield the undamaged messages of a file after a sequence number, in order. Change nothing."""
     with path.open("rb") as file:
         offsets: dict[int, tuple[int, int]] = {}
-        # Damage can double messages, or change their order.
+        # Damage can duplicate messages or change their order.
         for frame in _frames(file.fileno(), 0, path.stat().st_size):
             if frame.letter == _MESSAGE and frame.place > after:
                 offsets[frame.place] = (frame.offset, frame.size)
@@ -260,14 +264,14 @@ def read_messages(path: Path, after: int) -> Iterator[Message]:
 
 
 def unreadable_bytes(path: Path) -> int:
-    """Return how many bytes of a file belong to no whole frame."""
+    """Return how many bytes of a file belong to no undamaged frame."""
     with path.open("rb") as file:
         size = path.stat().st_size
         return size - sum(frame.size for frame in _frames(file.fileno(), 0, size))
 
 
 def read_server(path: Path) -> str | None:
-    """Return the server that a file begins with; None if that is unreadable. Changes nothing."""
+    """Return the server that a file begins with; None if it is unreadable. Change nothing."""
     with path.open("rb") as file:
         for frame in _frames(file.fileno(), 0, path.stat().st_size):
             if frame.letter == _SERVER:

@@ -1,4 +1,4 @@
-"""What a journal holds: by SQLite, or if it is damaged, all frames that are whole."""
+"""Reads a journal: with SQLite or, if it is damaged, by looking for undamaged frames."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ _TABLES = ("runs", "starts", "records", "refused")
 
 @dataclass
 class Content:
-    """What can be read of a journal; rows and messages are read while they are iterated over.
+    """The readable content of a journal; rows and messages are read during iteration.
 
     Args:
-        head: what the journal says of itself; None if that is unreadable.
+        head: the journal's description of itself; None if it is unreadable.
         server: tracking URI of the server; None if it is unreadable.
-        rows: rows of an outbox's tables, each batch with the name of its table.
+        rows: batches of rows of an outbox's tables, each with the name of its table.
         messages: messages that the database had not stored yet.
-        last_seq: sequence number of the last record in the rows, or before.
+        last_seq: sequence number of the last record in the rows, or of an earlier one.
     """
 
     head: Head | None
@@ -52,10 +52,10 @@ class Content:
 
 
 def read_whole(journal: Path) -> Content:
-    """Read a journal, also of a living process. Changes nothing.
+    """Read a journal, even that of a live process. Change nothing.
 
     Raises:
-        Damaged: it is damaged; also while the rows are iterated over.
+        Damaged: it is damaged; may also be raised during iteration over the rows.
         sqlite3.Error: it cannot be read.
     """
     db = connect_to_read(journal)
@@ -74,7 +74,7 @@ def read_whole(journal: Path) -> Content:
 
 
 def read_damaged(journal: Path) -> Content:
-    """Find all whole frames of a journal's files, also without SQLite. Changes nothing."""
+    """Find all undamaged frames in a journal's files, even without SQLite. Change nothing."""
     head: Head | None = None
     runs: dict[int, RunState] = {}
     begun: dict[int, bytes] = {}
@@ -87,7 +87,7 @@ def read_damaged(journal: Path) -> Content:
         elif frame.letter == LETTERS["runs"]:
             state = RunState(*unpacked(frame.payload))
             known = runs.setdefault(frame.place, state)
-            if known.saves < state.saves:  # older states may be found where nothing replaced them
+            if known.saves < state.saves:  # deleted states may still be found
                 runs[frame.place] = state
         elif frame.letter == LETTERS["starts"]:
             begun[frame.place] = frame.payload
@@ -110,7 +110,7 @@ def read_damaged(journal: Path) -> Content:
 
 
 def messages_of(journal: Path, after: int = 0) -> Iterator[Message]:
-    """Yield the whole messages of a journal's intake behind a sequence number."""
+    """Yield the undamaged messages of a journal's intake after a sequence number."""
     for path in files_by_generation(journal.with_suffix("")).values():
         with suppress(OSError):
             for message in read_messages(path, after):
@@ -128,7 +128,7 @@ def _server_by_intake(journal: Path) -> str | None:
 
 
 def batches(table: str, rows: Iterable[tuple[int, bytes]]) -> Iterator[tuple[str, list[Row]]]:
-    """Yield rows of a table in lists; each is given by its id and what its frame holds."""
+    """Yield rows of a table in lists; each row as its id and the content of its frame."""
     packed = (packed_row(table, *row) for row in rows)
     while batch := [*islice(packed, _ROWS_AT_ONCE)]:
         yield table, batch
@@ -161,7 +161,7 @@ def _rows_by_frames(
         for frame in _stored_frames(journal)
         if frame.letter == LETTERS["records"]
     )
-    # What the database has lost may still be in the intake.
+    # Records that the database has lost may still be in the intake.
     taken = (
         (record_id(message.number, message.seq), message.payload)
         for message in messages_of(journal)
@@ -178,7 +178,7 @@ def _rows_by_frames(
 
 
 def _once(rows: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
-    """Leave out copies, which SQLite leaves behind when it moves a row."""
+    """Skip the copies that SQLite leaves behind when it moves a row."""
     seen: set[int] = set()
     for place, payload in rows:
         if place not in seen:
@@ -187,13 +187,13 @@ def _once(rows: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
 
 
 def _is_settled(place: int, runs: Mapping[int, RunState]) -> bool:
-    """Return whether a record was deleted, and is found because nothing has replaced its bytes."""
+    """Return whether a record was deleted, and was found only because its bytes still exist."""
     run = runs.get(run_number(place))
     return run is not None and place & SEQ <= run.settled
 
 
 def _stored_frames(journal: Path) -> Iterator[frames.Frame]:
-    """Yield the whole frames in the files of a database."""
+    """Yield the undamaged frames in the files of a database."""
     for path in (journal, Path(f"{journal}-wal")):
         with suppress(OSError), path.open("rb") as file:
 
@@ -205,7 +205,7 @@ def _stored_frames(journal: Path) -> Iterator[frames.Frame]:
 
 
 def _in_pieces(read: frames.Reader, offset: int, size: int) -> bytes:
-    """Read a value that begins in the row of a table, and may go on in overflow pages.
+    """Read a value that begins in the row of a table and may continue in overflow pages.
 
     See https://www.sqlite.org/fileformat2.html#b_tree_pages for the sizes. The row is an id and
     this value.

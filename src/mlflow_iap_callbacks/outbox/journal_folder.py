@@ -1,4 +1,4 @@
-"""The journals on this machine: where they are, whose they are, what they hold."""
+"""The journals on this machine: where they are, whose they are, and what is in them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ VARIABLE = "MLFLOW_IAP_OUTBOX"
 
 @dataclass
 class JournalReport:
-    """What a journal holds.
+    """A summary of a journal.
 
     Args:
         path: path of the database.
@@ -44,11 +44,11 @@ class JournalReport:
         pid: id of its process.
         begun: seconds since 1970.
         bytes: size on disk, with copied artifacts.
-        waiting: number of records that wait, by kind.
-        runs: number of runs that are open or wait to be delivered.
+        waiting: number of waiting records, by kind.
+        runs: number of runs that are open or have waiting records.
         refused: number of refusals, by reason.
         trouble: why the last delivery failed, if known.
-        error: why the journal cannot be read, if it cannot.
+        error: why the journal cannot be read; None if it can.
     """
 
     path: Path
@@ -103,7 +103,7 @@ def _warn_once(why: str) -> None:
 
 
 def new_outbox(server: str, *, name: str | None = None) -> Outbox:
-    """Return a new outbox of this process; in memory, with a warning, if no journal can be made.
+    """Return a new outbox of this process; in memory, with a warning, if no file can be created.
 
     Args:
         server: tracking URI.
@@ -124,8 +124,8 @@ def new_outbox(server: str, *, name: str | None = None) -> Outbox:
             raise
     except (OSError, sqlite3.Error) as error:
         _logger.warning(
-            "What is logged is kept in memory, and lost if this process is killed: no journal can "
-            "be kept in %s (%s). Make it writable, or set %s to another folder.",
+            "No journal can be created in %s (%s), so records are kept in memory and are lost if "
+            "this process is killed. Make the folder writable, or set %s to another one.",
             path.parent,
             error,
             VARIABLE,
@@ -139,7 +139,7 @@ def is_for(server: str, journal: Path) -> bool:
 
 
 def journals(server: str | None = None) -> list[Path]:
-    """Return the paths of the journals, for one server or for all; some may be deleted any time."""
+    """Return the paths of the journals, for one server or all; they may be deleted at any time."""
     mark = _mark(server) if server else "[0-9a-f]" * 8  # without damaged-*
     found = {path.with_suffix(".sqlite") for path in folder().glob(f"{mark}-*.sqlite")}
     found |= {
@@ -149,7 +149,7 @@ def journals(server: str | None = None) -> list[Path]:
 
 
 def survey() -> list[JournalReport]:
-    """Return a report of each journal, also of living processes. Changes nothing."""
+    """Return a report on each journal, including those of live processes. Change nothing."""
     found = []
     for path in journals():
         report = JournalReport(path, _is_live(path), is_from_here(path), last_beat(path))
@@ -157,7 +157,7 @@ def survey() -> list[JournalReport]:
             _look_into(report)
             files = [*files_of(path), *artifacts_of(path).rglob("*")]
             report.bytes = sum(file.stat().st_size for file in files if file.is_file())
-        except Exception as error:  # noqa: BLE001 - it can be deleted meanwhile, or be anything
+        except Exception as error:  # noqa: BLE001 - it may be deleted meanwhile, or be any kind of file
             report.error = str(error)
         if any(file.exists() for file in files_of(path)):
             found.append(report)

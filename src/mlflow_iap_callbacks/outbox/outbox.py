@@ -1,9 +1,9 @@
-"""What is logged and not yet delivered: a journal on disk for one process and one server.
+"""Records that are not delivered yet, in a journal on disk for one process and one server.
 
 A journal is an SQLite database, plus the intake: files with the records that the database has not
-stored yet. It survives the kill of its process at any moment; a crash of the machine may lose the
-last seconds, but nothing older. If the disk cannot be written to, records are kept in memory, up to
-a limit.
+stored yet. No record is lost if its process is killed. A crash of the machine may lose the last
+seconds, but nothing older. If the disk cannot be written to, records are kept in memory, up to a
+limit.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ _RUNS_AT_ONCE = 1000
 
 @dataclass(eq=False)
 class QueuedRun:
-    """A run whose records an outbox holds.
+    """A run whose records are in an outbox.
 
     Args:
         outbox: the outbox.
@@ -70,9 +70,9 @@ class QueuedRun:
         key: run key, which is also a tag of the run in MLflow.
         experiment: its experiment, as ``name:NAME`` or ``id:ID``.
         is_owned: whether this outbox started the run, and so must end it.
-        is_ended: whether its end is among the records, or delivered.
+        is_ended: whether its end is among the records or was delivered.
         run_id: MLflow's id of the run, once known.
-        tried: when its creation was tried, seconds since 1970, if the answer is unknown.
+        tried: when its creation was tried, in seconds since 1970, if the outcome is unknown.
         refused: why MLflow permanently rejects the run; None if it does not.
         trouble: what stands in the way of its delivery, if something does.
         skipped: number of points that were not logged because they are NaN.
@@ -81,8 +81,8 @@ class QueuedRun:
         is_urgent: whether others wait for its creation.
         at_exit: status that the run gets if it is still open when its process exits normally.
         experiment_id: MLflow's id of the experiment, once known; not stored.
-        is_begun: whether its first record has come to the outbox.
-        is_stored: whether the journal knows all this.
+        is_begun: whether its first record is in the outbox.
+        is_stored: whether the journal contains this state.
     """
 
     outbox: Outbox
@@ -106,7 +106,7 @@ class QueuedRun:
 
     @property
     def place(self) -> tuple[str, str]:
-        """Tells runs apart; one key may be used in several experiments."""
+        """Identifies the run; one key may be used in several experiments."""
         return self.experiment, self.key
 
     @property
@@ -116,14 +116,14 @@ class QueuedRun:
 
     @property
     def is_adopted(self) -> bool:
-        """Whether it was written by a process that is dead."""
+        """Whether a process that is now dead wrote it."""
         return self.outbox.is_adopted
 
 
 class Outbox:
-    """Records in order, run by run, until they are settled. Its methods are thread-safe.
+    """The records of each run, in order, until they are settled. Its methods are thread-safe.
 
-    What is appended waits in the intake until ``collect`` moves it, many at once, to the database.
+    Appended records wait in the intake until ``collect`` moves them to the database, many at once.
 
     Args:
         path: path of the journal; None to use memory only.
@@ -134,7 +134,7 @@ class Outbox:
 
     Raises:
         Damaged: the journal's database is damaged.
-        sqlite3.Error, OSError: the journal cannot be made, or read.
+        sqlite3.Error, OSError: the journal cannot be created or read.
     """
 
     def __init__(
@@ -176,28 +176,28 @@ class Outbox:
 
     @property
     def name(self) -> str:
-        """Tells journals apart, on the server too."""
+        """Identifies the journal, also on the server."""
         return self._head.name
 
     @property
     def waiting(self) -> int:
-        """Records that are not settled."""
+        """Number of records that are not settled."""
         return self._stored + self.last_seq - self._stored_seq
 
     @property
     def last_seq(self) -> int:
-        """Sequence number of what was appended last."""
+        """Sequence number of the last record that was appended."""
         return self.intake.last_seq
 
     @property
     def volatile(self) -> int:
-        """Records that are lost with the process."""
+        """Number of records that are lost if the process ends."""
         return len(self._volatile) + self.intake.in_memory
 
     def copy_artifact(self, path: Path) -> str:
-        """Copy a file or folder for its delivery; return the path to pass to ``artifact``.
+        """Copy a file or folder to deliver it later; return the path to pass to ``artifact``.
 
-        The journals themselves are left out of a folder that contains them.
+        If the folder contains the journals, they are not copied.
 
         Raises:
             OSError: it cannot be copied, or the outbox is in memory only.
@@ -235,8 +235,11 @@ class Outbox:
         return run
 
     def collect(self) -> dict[QueuedRun, int]:
-        """Move new records from the intake to the database; return the runs that were written to,
-        each with its number of new metrics, params and tags."""
+        """Move new records from the intake to the database.
+
+        Returns:
+            The runs that they belong to, each with its number of new metrics, params and tags.
+        """
         entities: dict[QueuedRun, int] = {}
         with self._lock:
             while self._memory_bytes < _MOST_IN_MEMORY_BYTES:
@@ -249,7 +252,7 @@ class Outbox:
         return entities
 
     def collect_all_files(self) -> None:
-        """Move what a dead process left in its intake to the database."""
+        """Move the records that a dead process left in its intake to the database."""
         if self.path is None:
             return
         messages = messages_of(self.path, self._head.seq)
@@ -265,7 +268,7 @@ class Outbox:
             self.intake.skip_to(max([self._stored_seq, *left]))
 
     def read(self, run: QueuedRun, upto: int) -> list[Record]:
-        """The run's oldest records up to sequence number ``upto``, as many as a request takes."""
+        """Return the run's oldest records up to number ``upto``, enough for one request."""
         found: list[Record] = []
         damaged: list[tuple[int, int]] = []
         size = 0
@@ -287,8 +290,7 @@ class Outbox:
     def settle(
         self, run: QueuedRun, records: Sequence[Record], refused: Sequence[Refusal] = ()
     ) -> None:
-        """Delete ``records``, which must be the run's oldest ones; store the refusals and the state
-        of the run."""
+        """Delete the run's oldest ``records``; store the refusals and the state of the run."""
         run.settled = records[-1].seq
         payloads = [packed(tuple(refusal)) for refusal in refused]
 
@@ -313,11 +315,11 @@ class Outbox:
                     self._delete_copy(record.content)
 
     def set_aside(self, run: QueuedRun, record: Record) -> QueuedRun | None:
-        """Move the run's oldest record out of the way of the others.
+        """Move the run's oldest record to its own queue, so that the others do not wait for it.
 
         Returns:
-            Another queued run for the same run of MLflow, which has this record only; None if the
-            journal cannot be written to.
+            A queued run for the same MLflow run that has only this record; None if the journal
+            cannot be written to.
         """
         aside = QueuedRun(self, next(self._numbers), *run.place[::-1], False, True, run.run_id)
         old = record_id(run.number, record.seq)
@@ -366,7 +368,7 @@ class Outbox:
             run.is_stored = is_needed
 
     def runs(self, most: float = math.inf) -> list[QueuedRun]:
-        """Runs that are not done with, the oldest first."""
+        """Return the runs that are open or have records, the oldest first."""
         found: list[QueuedRun] = []
         last, rows = 0, [(0, b"", 0)]
         with self._lock:
@@ -389,7 +391,7 @@ class Outbox:
             ]
 
     def has_records(self, run: QueuedRun) -> bool:
-        """Whether anything waits for the run."""
+        """Whether the run has records."""
         with self._lock:
             return run.number in self._memory or self._has_rows("records", run.number)
 
@@ -410,7 +412,7 @@ class Outbox:
             return self._db is not None and not self._db.is_readable
 
     def refusals(self) -> int:
-        """How many things MLflow refused."""
+        """Number of records that MLflow refused."""
         with self._lock:
             return sum(number for (number,) in self._select("SELECT count(*) FROM refused"))
 
@@ -421,7 +423,7 @@ class Outbox:
         return [Refusal(*unpacked(payload)) for payload in payloads]
 
     def requeue_refused(self) -> int:
-        """Put refused records back in the queue, after all others; return their number."""
+        """Put refused records back, after all others; return their number."""
         with self._lock:
             rows = [
                 (run_number(place), unpacked(payload)[:2])
@@ -448,7 +450,7 @@ class Outbox:
             return len(rows)
 
     def take_over(self, tables: Iterable[tuple[str, Sequence[Row]]], last_seq: int) -> None:
-        """Add rows of another journal's tables, whose last record had this sequence number."""
+        """Add rows of another journal's tables; its last record had this sequence number."""
         with self._lock:
             for table, rows in tables:
                 self._write((f"INSERT OR IGNORE INTO {table} VALUES (?, ?)", rows))  # noqa: S608
@@ -461,7 +463,7 @@ class Outbox:
         """End each collected run that is open, with its ``at_exit`` status or as failed.
 
         Args:
-            why: text of the tag that a failed run gets.
+            why: text of the tag for runs that end as failed.
             when: seconds since 1970.
         """
         time_ms = int(when * 1000)
@@ -478,13 +480,13 @@ class Outbox:
                 self.save(run)
 
     def close(self) -> None:
-        """Let go of the journal, and delete it if all that was in it is settled."""
+        """Close the journal, and delete it if all of its records are settled."""
         with self._lock:  # no thread may be reading the file
             self.intake.close()
         is_done = (
             self._db is not None
             and not (self.waiting or self.refusals())
-            # The disk may have kept runs that it was told to delete.
+            # Runs that should have been deleted may still be on disk.
             and all(run.is_ended for run in self.runs())
         )
         with self._lock:
@@ -501,7 +503,7 @@ class Outbox:
             beat(self.file_lock)
 
     def stop_for_fork(self) -> None:
-        """Keep threads out of SQLite, whose locks would stay taken forever in a child."""
+        """Keep threads out of SQLite, whose locks would stay locked forever in a forked child."""
         self._lock.acquire()
         self.intake.stop_for_fork()
 
@@ -575,7 +577,7 @@ class Outbox:
         old = self.intake.start_new_file()
         if old is None or not self._write((_PUT_HEAD, [self._moved_head()])):
             return
-        # Damage to the WAL costs what is in it, unless the intake still has that.
+        # Damage to the WAL loses its records, unless the intake still has them.
         if self._checkpoint():
             old.unlink(missing_ok=True)
 

@@ -41,7 +41,7 @@ class Record(NamedTuple):
 
     @property
     def has_files(self) -> bool:
-        """Whether it has files, which the outbox may have copied."""
+        """Whether it has files, of which the outbox may have a copy."""
         return self.kind in ("artifact", "model")
 
 

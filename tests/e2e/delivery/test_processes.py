@@ -286,7 +286,7 @@ def test_a_process_exits_while_the_server_is_down_and_sync_delivers_its_records(
         assert re.search(rf"process +{script.pid} on \S+ \(dead\)", status.stdout)
         assert re.search(rf"server +{cloud.url}\s", status.stdout)
         assert "46 records of 2 runs (2 finish, 40 metrics, 2 params, 2 start)" in status.stdout
-        assert "`mlflow-iap sync` sends what dead processes left." in status.stdout
+        assert "`mlflow-iap sync` sends what dead processes left behind." in status.stdout
 
         done = command("sync")
         assert (done.returncode, "sent 46 records" in done.stdout) == (0, True), done.stdout

@@ -72,7 +72,7 @@ def test_status_shows_what_a_dead_process_left_behind_and_why(leave: Callable[..
     assert "4 records of 1 runs (1 finish, 2 metrics, 1 start)" in shown
     assert re.search(rf"on disk +{survey()[0].path}, [\d.]+ kB", shown)
     assert not re.search("refused|unreadable", shown)
-    assert "`mlflow-iap sync` sends what dead processes left." in shown
+    assert "`mlflow-iap sync` sends what dead processes left behind." in shown
 
 
 def test_status_shows_what_mlflow_refused(leave: Callable[..., str]) -> None:

@@ -23,7 +23,7 @@ def clock() -> VirtualClock:
 
 @pytest.fixture
 def new_process(server: FakeMlflow, clock: VirtualClock) -> Iterator[Callable[[], VirtualProcess]]:
-    """Start processes; each is closed at the test's end."""
+    """Start processes, which are closed at the end of the test."""
     with ExitStack() as stack:
 
         def start() -> VirtualProcess:

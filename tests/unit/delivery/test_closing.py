@@ -23,7 +23,7 @@ def _limit(process: VirtualProcess) -> closing.Deadline:
 
 
 def _exit(*processes: VirtualProcess) -> None:
-    """End the processes together, as one that logs to several servers."""
+    """Close the processes together, like one process that logs to several servers."""
     senders = [process.sender for process in processes]
     end = [partial(lifecycle._end_runs, senders), partial(lifecycle._adopt, senders)]
     closing.close(senders, _limit(processes[0]), end=end, draw=[])
@@ -41,7 +41,7 @@ def test_open_runs_are_ended_and_delivered(server: FakeMlflow, process: VirtualP
     assert process.sender.waiting == 0
 
 
-def test_what_dead_processes_left_is_delivered_too(
+def test_what_dead_processes_left_behind_is_delivered_too(
     server: FakeMlflow, clock: VirtualClock, process: VirtualProcess
 ) -> None:
     dead = VirtualProcess(server, clock)
@@ -53,7 +53,7 @@ def test_what_dead_processes_left_is_delivered_too(
     assert server.run(run.key).curve("loss") == [(0, 1.0)]
 
 
-def test_a_server_that_is_away_is_given_up_after_five_seconds(
+def test_an_unreachable_server_is_given_up_after_five_seconds(
     server: FakeMlflow, clock: VirtualClock, process: VirtualProcess
 ) -> None:
     server.is_away = True
@@ -63,7 +63,7 @@ def test_a_server_that_is_away_is_given_up_after_five_seconds(
     assert 5.0 <= clock.monotonic() - began < 10.0
 
 
-def test_a_server_that_comes_back_in_time_is_delivered_to(
+def test_records_are_delivered_to_a_server_that_comes_back_in_time(
     server: FakeMlflow, clock: VirtualClock, process: VirtualProcess
 ) -> None:
     run = process.begin()
@@ -81,7 +81,7 @@ def test_a_server_that_comes_back_in_time_is_delivered_to(
 
 
 @pytest.mark.parametrize("count", [1, 20])
-def test_the_time_limit_is_for_all_servers_together(
+def test_all_servers_share_the_time_limit(
     count: int, server: FakeMlflow, clock: VirtualClock, process: VirtualProcess
 ) -> None:
     others = [
@@ -99,7 +99,7 @@ def test_the_time_limit_is_for_all_servers_together(
         each.close()
 
 
-def test_servers_that_are_all_away_are_given_up_together(
+def test_unreachable_servers_are_given_up_together(
     server: FakeMlflow, clock: VirtualClock, process: VirtualProcess
 ) -> None:
     servers = [FakeMlflow(f"https://other-{number}.example") for number in range(9)]
@@ -118,7 +118,7 @@ def test_servers_that_are_all_away_are_given_up_together(
         each.close()
 
 
-def test_ctrl_c_stops_the_delivery_and_says_what_was_sent_and_what_stays(
+def test_ctrl_c_stops_the_delivery_and_reports_what_was_sent_and_what_stays(
     server: FakeMlflow,
     clock: VirtualClock,
     process: VirtualProcess,
@@ -141,7 +141,7 @@ def test_ctrl_c_stops_the_delivery_and_says_what_was_sent_and_what_stays(
     assert second.startswith("2 records for https://mlflow.example stay on disk.")
 
 
-def test_an_interrupted_exit_raises_nothing_and_says_it_once(
+def test_an_interrupted_exit_raises_nothing_and_reports_it_once(
     server: FakeMlflow,
     clock: VirtualClock,
     process: VirtualProcess,
@@ -179,7 +179,7 @@ def test_runs_end_before_they_are_delivered_and_plots_are_drawn_last(
     assert server.run(study.key).status == "FINISHED"
 
 
-def test_a_process_that_draws_at_its_exit_leaves_no_journal(
+def test_a_process_that_draws_at_exit_leaves_no_journal(
     server: FakeMlflow, process: VirtualProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = process.begin()
@@ -205,7 +205,7 @@ def test_a_run_that_another_process_has_not_created_yet_is_waited_for(
     assert process.sender.waiting == 1
 
 
-def test_nothing_is_drawn_if_the_server_is_away(
+def test_nothing_is_drawn_if_the_server_is_unreachable(
     server: FakeMlflow, process: VirtualProcess
 ) -> None:
     server.is_away = True
@@ -215,7 +215,7 @@ def test_nothing_is_drawn_if_the_server_is_away(
     assert drawn == []
 
 
-def test_a_flush_keeps_trying_for_as_long_as_it_was_asked_to(
+def test_flush_keeps_trying_until_its_timeout(
     server: FakeMlflow, clock: VirtualClock, process: VirtualProcess
 ) -> None:
     server.is_away = True
@@ -246,7 +246,7 @@ def test_records_that_stay_on_disk_are_counted_once(
     assert report.startswith("2 records for https://mlflow.example stay on disk. `mlflow-iap sync`")
 
 
-def test_nothing_is_reported_if_all_is_delivered(
+def test_nothing_is_reported_if_everything_is_delivered(
     process: VirtualProcess, caplog: pytest.LogCaptureFixture
 ) -> None:
     process.begin().finish()
@@ -271,7 +271,7 @@ def test_records_in_memory_are_reported_as_lost(
     process.close()
 
 
-def test_an_exit_logs_what_is_known_last_and_then_delivers_it(
+def test_an_exit_logs_what_is_known_only_at_the_end_and_then_delivers_it(
     server: FakeMlflow, process: VirtualProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = process.begin()
@@ -289,7 +289,7 @@ def test_an_exit_logs_what_is_known_last_and_then_delivers_it(
     assert server.run(run.key).status == "FINISHED"
 
 
-def test_a_process_that_goes_on_after_its_exit_gets_another_sender(
+def test_a_process_that_continues_after_its_exit_gets_another_sender(
     server: FakeMlflow, process: VirtualProcess
 ) -> None:
     run = process.begin()
@@ -303,7 +303,7 @@ def test_a_process_that_goes_on_after_its_exit_gets_another_sender(
     sender.close()
 
 
-def test_clients_of_one_server_share_a_sender_however_its_uri_is_written() -> None:
+def test_clients_of_the_same_server_share_a_sender_even_if_its_uri_differs_in_form() -> None:
     server = FakeMlflow("https://ada:secret@mlflow.example/")
     same = FakeMlflow("https://mlflow.example")
     senders = {lifecycle.sender_for(FakePlainClient(each)) for each in (server, same)}

@@ -1,8 +1,8 @@
-"""Any history of appends, faults, deaths and deliveries: MLflow holds what was appended.
+"""MLflow holds what was appended, after any history of appends, faults, kills and deliveries.
 
 A history is a list of steps that hypothesis chooses, in virtual time and in one thread. At its end
-the server is back and everything is delivered: each run is there once, each point once and in the
-order of the appends, and what MLflow rejected is kept, exactly that.
+the server is back and everything is delivered: each run exists once, with each point once and in
+the order of the appends, and exactly what MLflow rejected is kept.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ from mlflow_iap_callbacks.outbox import Outbox, journal_folder
 from mlflow_iap_callbacks.tags import ENDED_TAG, SKIPPED_TAG
 from virtual_process import VirtualClock, VirtualProcess
 
-_MEMORY = "/dev/shm"  # many small journals are made, which a disk takes its time for
+_MEMORY = "/dev/shm"  # many small journals are created, which takes time on a disk
 _MAX_PROCESSES = 3
-_SECONDS_TO_DELIVER = 900.0  # once there is no trouble any more
+_SECONDS_TO_DELIVER = 900.0  # once there are no more faults
 _FAULTY = (
     *("create_run", "create_run", "create_run", "log_batch", "log_batch", "search_runs"),
     *("set_tag", "update_run_info", "get_run"),
@@ -61,7 +61,7 @@ class _Killed(BaseException):
 
 
 class _Dataset:
-    """As ``mlflow.data`` makes them."""
+    """A data set as ``mlflow.data`` creates it."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -72,9 +72,9 @@ class _Dataset:
 
 @dataclass(eq=False)
 class _Stream:
-    """What one process appended to a run, in order; and what is to become of it."""
+    """What one process appended to a run, in order, and what is expected of it."""
 
-    process: VirtualProcess | None  # None for one that did no more
+    process: VirtualProcess | None  # None if it did nothing more
     writer: RunWriter
     number: int
     is_owner: bool
@@ -90,13 +90,13 @@ class _Stream:
     skipped: int = 0
 
     def own(self, name: str) -> str:
-        """A name for params and tags that no other stream uses: no order holds between streams."""
+        """A name for params and tags that no other stream uses: streams have no common order."""
         return f"{name}.{self.number}"
 
 
 @dataclass(eq=False)
 class _Run:
-    """All that was appended to a run."""
+    """Everything that was appended to a run."""
 
     key: str
     mode: Mode
@@ -107,7 +107,7 @@ class _Run:
 
 
 class DeliveryMachine(RuleBasedStateMachine):
-    """The steps of a history, and what must come of them."""
+    """The steps of a history, and their expected result."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         self.processes: list[VirtualProcess] = []
         self.runs: dict[str, _Run] = {}
         self.rejected: Counter[tuple[str, str]] = Counter()
-        self.number = 0  # of streams, steps and files
+        self.number = 0  # numbers of streams, steps and files
         self.caught_up = self.clock.monotonic()
         # Keys and the order of journals are the same when a history is repeated.
         self.random = random.Random(0)
@@ -179,7 +179,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         known = None if is_new or mode is Mode.NEW else self._known_run(process, mode, pick)
         if known is not None:
             key, not_before = known.key, 0.0
-            # Those who log what another claimed give it time; nobody resumes a run at once.
+            # Whoever logs a run that another claimed gives it time; nobody resumes a run at once.
             self.server.catch_up()
             if mode is Mode.LOGGED:
                 not_before = self.clock.time() + 20.0
@@ -246,7 +246,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         stream = self._open_stream(pick)
         name = stream.own(f"suggested {name}" if is_suggestion else name)
         for value in values:
-            # What a training says it used comes first, what was suggested to it afterwards.
+            # The values that training used come first, and the suggested values afterwards.
             if is_suggestion and mlflow_name(name) in stream.params:
                 stream.writer.log_suggestions({name: value})
                 self._expect_param(stream, f"suggested.{name}", value, instead_of=name)
@@ -418,7 +418,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         return self.processes[pick % len(self.processes)]
 
     def _streams(self) -> list[_Stream]:
-        """Those of living processes that can be appended to."""
+        """The streams of live processes that can be appended to."""
         return [
             stream
             for run in self.runs.values()
@@ -433,7 +433,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         return streams[-1 - pick % len(streams)]
 
     def _open_stream(self, pick: int) -> _Stream:
-        """A stream to append to; what comes behind its end is another."""
+        """A stream to append to; what follows its end is another stream."""
         stream = self._stream(pick)
         assert stream.process is not None
         stream.process.enter()
@@ -451,7 +451,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         return self.runs[stream.writer.key]
 
     def _known_run(self, process: VirtualProcess, mode: Mode, pick: int) -> _Run | None:
-        """A run that the process may begin too, in this mode."""
+        """A run that the process may also start, in this mode."""
         modes = {Mode.LOGGED: (Mode.CLAIMED, Mode.LOGGED), Mode.CLAIMED: ()}.get(mode, (mode,))
         at_work = self.processes if mode is Mode.RESUMED else [process]
         runs = [
@@ -483,18 +483,18 @@ class DeliveryMachine(RuleBasedStateMachine):
         if instead_of is not None and stream.params[mlflow_name(instead_of)] == value:
             return
         if stream.params.setdefault(taken, value) != value:
-            # One that comes twice is sent once, where one request has both.
+            # A record that occurs twice is sent once if one request has both.
             self.rejected["params", repr({taken: value})] = 1
 
     def _is_rejected(self, stream: _Stream, kind: str) -> bool:
-        """Whether a record is rejected with its run, and so is to be found among what was."""
+        """Whether a record is rejected with its run, and so must be among the rejected ones."""
         is_possible = self._run_of(stream).is_possible
         if not is_possible:
             self.rejected[kind, "404"] += 1
         return not is_possible
 
     def _end(self, stream: _Stream, status: str, kind: str) -> None:
-        self.server.catch_up()  # what is created behind the end of its run is there for good
+        self.server.catch_up()  # what is created after the end of its run remains
         self._run_of(stream).endings.append(status)
         self._is_rejected(stream, kind)
         stream.is_ended, stream.is_abandoned = True, kind == "abandon"
@@ -555,16 +555,16 @@ def _settings(max_examples: int, **given: Any) -> settings:
     )
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of a fork beside other threads
-def test_whatever_happens_mlflow_holds_what_was_appended() -> None:
-    histories = settings().max_examples // 4  # more of them in `make test-all`
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # a fork with other threads
+def test_mlflow_holds_what_was_appended_no_matter_what_happens() -> None:
+    histories = settings().max_examples // 4  # more histories in `make test-all`
     run_state_machine_as_test(DeliveryMachine, settings=_settings(histories, derandomize=True))
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(1200)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_whatever_happens_in_many_histories_mlflow_holds_what_was_appended() -> None:
+def test_mlflow_holds_what_was_appended_in_many_histories() -> None:
     run_state_machine_as_test(DeliveryMachine, settings=_settings(5000))
 
 

@@ -1,4 +1,4 @@
-"""The senders of a process: one for each server, from the first use to the exit or a fork."""
+"""The senders of a process, one per server, from the first use to the exit or a fork."""
 
 from __future__ import annotations
 
@@ -19,14 +19,16 @@ from own_log import said_by_us
 
 @pytest.fixture
 def log_last(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Seconds that are left for what is called at the end."""
+    """The seconds that are left for the functions called at the end."""
     seconds: list[float] = []
     work = [lambda deadline: seconds.append(round(deadline.left))]
     monkeypatch.setattr(lifecycle, "end_at_exit", work)
     return seconds
 
 
-def test_clients_of_one_server_share_a_sender_which_uses_the_last_one(server: FakeMlflow) -> None:
+def test_clients_of_the_same_server_share_a_sender_which_uses_the_last_client(
+    server: FakeMlflow,
+) -> None:
     first, last = FakeClient(server), FakeClient(server)
     sender = lifecycle.sender_for(first)
     assert lifecycle.sender_for(last) is sender
@@ -57,14 +59,14 @@ def test_a_journal_stores_its_server_without_a_password(uri: str, stored: str) -
     assert server_uri(uri) == stored
 
 
-def test_a_sender_is_the_same_whatever_password_its_uri_carries() -> None:
+def test_a_sender_does_not_depend_on_the_password_in_its_uri() -> None:
     with_password = FakeMlflow("https://user:secret@mlflow.example/")
     sender = lifecycle.sender_for(FakeClient(with_password))
     assert sender.server == "https://mlflow.example"
     assert lifecycle.sender_for(FakeClient(FakeMlflow("https://mlflow.example"))) is sender
 
 
-def test_the_end_delivers_everything_and_leaves_no_file(
+def test_an_exit_delivers_everything_and_leaves_no_file(
     server: FakeMlflow, log_last: list[float], caplog: pytest.LogCaptureFixture
 ) -> None:
     run = RunWriter(FakeClient(server), "experiment")
@@ -76,7 +78,7 @@ def test_the_end_delivers_everything_and_leaves_no_file(
     assert said_by_us(caplog) == []
 
 
-def test_what_is_logged_after_the_end_has_a_sender_of_its_own(server: FakeMlflow) -> None:
+def test_what_is_logged_after_the_exit_gets_a_new_sender(server: FakeMlflow) -> None:
     client = FakeClient(server)
     run = RunWriter(client, "experiment")
     first = lifecycle.sender_for(client)
@@ -87,7 +89,7 @@ def test_what_is_logged_after_the_end_has_a_sender_of_its_own(server: FakeMlflow
     assert server.run(run.key).curve("m") == [(0, 0.5)]
 
 
-def test_an_end_without_time_leaves_everything_on_disk_and_says_so(
+def test_an_exit_without_time_leaves_everything_on_disk_and_says_so(
     server: FakeMlflow, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.is_away = True
@@ -98,7 +100,7 @@ def test_an_end_without_time_leaves_everything_on_disk_and_says_so(
     assert any("2 records" in text for text in said_by_us(caplog))
 
 
-def test_ctrl_c_in_what_is_logged_last_ends_the_exit_and_keeps_everything(
+def test_ctrl_c_during_the_last_logging_ends_the_exit_and_keeps_everything(
     server: FakeMlflow, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def interrupt(deadline: object) -> None:
@@ -131,14 +133,14 @@ def test_sigterm_during_the_exit_shortens_it(
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of a fork beside other threads
-def test_a_forked_child_has_senders_of_its_own_and_its_parent_goes_on(server: FakeMlflow) -> None:
+def test_a_forked_child_has_its_own_senders_and_its_parent_continues(server: FakeMlflow) -> None:
     run = RunWriter(FakeClient(server), "experiment")
     parent = lifecycle.sender_for(run.client)
     child = os.fork()
     if child == 0:
         with suppress(BaseException):
             assert lifecycle.sender_for(run.client) is not parent
-            # Nothing may wait for a lock that a thread of the parent held.
+            # Nothing may wait for a lock that a thread of the parent was holding.
             assert lifecycle.LOCK.acquire(timeout=5.0)
             lifecycle.exit_process(0.0)
             os._exit(0)

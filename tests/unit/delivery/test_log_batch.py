@@ -1,6 +1,6 @@
-"""What one request carries: MLflow's limits, names and values that it takes, and what it would not.
+"""The content of one request: MLflow's limits, and the names and values that it accepts or rejects.
 
-The server's own judgement is in the end-to-end tests; here a client tells what it was given.
+The real server is in the end-to-end tests; here a client shows what it was given.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class _Recorder:
 
 
 class _Line:
-    """A run, and all that becomes of what is logged to it."""
+    """A run, and the requests and refusals of what is logged to it."""
 
     def __init__(self) -> None:
         self.outbox = Outbox(None, "http://server")
@@ -103,7 +103,7 @@ def _assert_within_limits(requests: Sequence[_Request]) -> None:
         assert request.size() <= 1_000_000
 
 
-def test_points_go_in_order_in_requests_of_a_thousand_at_most(line: _Line) -> None:
+def test_points_are_sent_in_order_and_at_most_a_thousand_per_request(line: _Line) -> None:
     for step in range(2500):
         line.metrics(step, a=step / 7, b=-step)
     requests = line.deliver()
@@ -118,7 +118,7 @@ def test_points_go_in_order_in_requests_of_a_thousand_at_most(line: _Line) -> No
 
 
 @pytest.mark.parametrize("kind", ["params", "tags"])
-def test_params_and_tags_go_in_requests_of_a_hundred_at_most(line: _Line, kind: str) -> None:
+def test_at_most_a_hundred_params_and_tags_are_sent_per_request(line: _Line, kind: str) -> None:
     given = {f"{kind}{n}": str(n) for n in range(250)}
     for name, value in given.items():
         getattr(line, kind)({name: value})
@@ -131,7 +131,7 @@ def test_params_and_tags_go_in_requests_of_a_hundred_at_most(line: _Line, kind: 
     assert found == given
 
 
-def test_all_kinds_together_keep_to_a_thousand(line: _Line) -> None:
+def test_at_most_a_thousand_entities_of_all_kinds_are_sent_per_request(line: _Line) -> None:
     for n in range(90):
         line.params({f"p{n}": "x"})
         line.tags({f"t{n}": "x"})
@@ -145,7 +145,7 @@ def test_all_kinds_together_keep_to_a_thousand(line: _Line) -> None:
 
 
 @pytest.mark.parametrize(("kind", "longest"), [("params", 6000), ("tags", 8000)])
-def test_a_request_has_about_a_megabyte_at_most(line: _Line, kind: str, longest: int) -> None:
+def test_a_request_has_at_most_about_a_megabyte(line: _Line, kind: str, longest: int) -> None:
     for n in range(300):
         getattr(line, kind)({f"{n:0>250}": "x" * longest})
         line.metrics(n, **{"m" * 240 + str(i): math.pi for i in range(8)})
@@ -156,7 +156,7 @@ def test_a_request_has_about_a_megabyte_at_most(line: _Line, kind: str, longest:
 
 
 @pytest.mark.parametrize("most", [100, 1000])
-def test_many_odd_names_at_once_keep_to_the_limits(line: _Line, most: int) -> None:
+def test_many_unusual_names_at_once_stay_within_the_limits(line: _Line, most: int) -> None:
     line.metrics(0, **{f"ndcg@{n}": 0.5 for n in range(most)})
     requests = line.deliver()
     _assert_within_limits(requests)
@@ -172,7 +172,7 @@ def test_a_param_that_comes_twice_is_sent_once(line: _Line) -> None:
     assert len(request.params) == 3
 
 
-def test_a_param_that_changes_is_for_mlflow_to_judge_in_a_request_of_its_own(line: _Line) -> None:
+def test_a_changed_param_is_sent_in_a_separate_request(line: _Line) -> None:
     line.params({"p": "1"})
     line.metrics(0, m=0.5)
     line.params({"p": "2", "q": "1"})
@@ -182,14 +182,14 @@ def test_a_param_that_changes_is_for_mlflow_to_judge_in_a_request_of_its_own(lin
     assert [len(request.metrics) for request in (first, second)] == [1, 1]
 
 
-def test_of_a_tag_that_changes_the_last_text_is_sent(line: _Line) -> None:
+def test_the_last_value_of_a_changed_tag_is_sent(line: _Line) -> None:
     line.tags({"t": "1"})
     line.tags({"t": "2"})
     (request,) = line.deliver()
     assert (request.named_tags(), len(request.tags)) == ({"t": "2"}, 1)
 
 
-def test_what_goes_by_another_name_carries_its_own_in_a_tag(line: _Line) -> None:
+def test_a_changed_name_has_the_original_in_a_tag(line: _Line) -> None:
     line.metrics(0, **{"ndcg@1": 0.5, "plain": 0.5})
     line.params({"p@1": "1"})
     line.tags({"t@1": "text"})
@@ -222,7 +222,7 @@ def test_nan_is_left_out_and_counted_over_requests(line: _Line) -> None:
 
 
 @pytest.mark.parametrize("value", [None, "abc", [1.0], {"a": 1.0}])
-def test_a_value_that_is_no_number_is_refused_alone(line: _Line, value: object) -> None:
+def test_only_a_value_that_is_not_a_number_is_rejected(line: _Line, value: object) -> None:
     line.metrics(0, a=0.5)
     line.metrics(1, a=value, b=1.0)
     line.metrics(2, a=1.5)
@@ -233,7 +233,7 @@ def test_a_value_that_is_no_number_is_refused_alone(line: _Line, value: object) 
     assert reason
 
 
-def test_nothing_is_asked_of_mlflow_where_nothing_is_left_to_send(line: _Line) -> None:
+def test_no_request_is_sent_if_nothing_is_left_to_send(line: _Line) -> None:
     line.metrics(0, a=None)
     line.metrics(1)
     assert line.deliver() == []
@@ -241,7 +241,7 @@ def test_nothing_is_asked_of_mlflow_where_nothing_is_left_to_send(line: _Line) -
 
 
 @pytest.mark.parametrize("value", ["1.5", True, 3])
-def test_what_can_be_made_a_number_is_one(line: _Line, value: object) -> None:
+def test_what_can_be_converted_to_a_number_is_one(line: _Line, value: object) -> None:
     line.metrics(0, a=value)
     (request,) = line.deliver()
     assert request.points() == [("a", 0, 1000, float(value))]  # type: ignore[arg-type]
@@ -252,7 +252,7 @@ def test_other_records_wait_for_those_before_them(line: _Line) -> None:
     content = {"path": "/nowhere", "is_copied": False, "to": None}
     line.outbox.intake.append(line.run.number, "artifact", content)
     line.metrics(1, a=0.5)
-    with pytest.raises(AttributeError):  # this client takes no artifacts
+    with pytest.raises(AttributeError):  # this client accepts no artifacts
         line.deliver()
     (request,) = line._recorder.requests
     assert request.points() == [("a", 0, 1000, 0.5)]

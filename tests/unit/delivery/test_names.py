@@ -1,4 +1,4 @@
-"""Names that MLflow takes: the rule is checked against MLflow's own."""
+"""Names that MLflow accepts, checked against MLflow's own rule."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _ODD = [
 
 
 @pytest.mark.parametrize("name", _ODD)
-def test_mlflow_takes_every_name(name: str) -> None:
+def test_mlflow_accepts_every_name(name: str) -> None:
     taken = mlflow_name(name)
     _validate_metric_name(taken)
     assert not path_not_unique(taken)
@@ -36,11 +36,11 @@ def test_mlflow_takes_every_name(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["valid_0-auc", "tr/ain-auc", "l2", "a...b", "x" * 250, "a b.c"])
-def test_a_name_that_mlflow_takes_stays_as_it_is(name: str) -> None:
+def test_a_name_that_mlflow_accepts_is_not_changed(name: str) -> None:
     assert mlflow_name(name) == name
 
 
-def test_no_two_names_become_one() -> None:
+def test_different_names_stay_different() -> None:
     alphabet = ["a", "/", ".", "@", "#", "_", " "]
     names = {"".join(parts) for n in range(5) for parts in itertools.product(alphabet, repeat=n)}
     assert len({mlflow_name(name) for name in names | set(_ODD)}) == len(names | set(_ODD))

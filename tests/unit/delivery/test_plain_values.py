@@ -1,4 +1,4 @@
-"""Each kind of odd value, and what arrives in MLflow of it: itself, a plain form, or nothing."""
+"""What MLflow gets for each kind of unusual value: the value, a normalised form, or nothing."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_the_file_of_a_text(
         ),
     ],
 )
-def test_what_is_no_file_is_refused_at_once(
+def test_what_is_not_a_file_is_rejected_at_once(
     make: _Any,
     server: FakeMlflow,
     process: VirtualProcess,
@@ -169,7 +169,7 @@ def test_what_is_no_file_is_refused_at_once(
     assert len(said_by_us(caplog)) == 1
 
 
-def test_a_folder_is_logged_without_the_journals_in_it(
+def test_a_folder_is_logged_without_journals_in_it(
     server: FakeMlflow, process: VirtualProcess, tmp_path: Path
 ) -> None:
     assert journal_folder.folder().is_relative_to(tmp_path)

@@ -1,4 +1,4 @@
-"""The progress bar of a delivery: on a terminal only, and only where it takes a while."""
+"""The progress bar of a delivery, shown only on a terminal and only if delivery takes a while."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _shown(process: VirtualProcess, *, is_terminal: bool = True, is_jupyter: boo
 
 
 def _slow(server: FakeMlflow, process: VirtualProcess, seconds: float) -> None:
-    """Make the server come back after some time, and ten runs wait for it."""
+    """Let ten runs wait for the server, which comes back after some time."""
     ends = process.clock.monotonic() + seconds
     for _ in range(10):
         process.begin().finish()
@@ -41,7 +41,7 @@ def test_a_quick_delivery_shows_nothing(server: FakeMlflow, process: VirtualProc
 
 
 @pytest.mark.parametrize("is_jupyter", [False, True])
-def test_a_delivery_that_takes_longer_shows_how_far_it_is(
+def test_a_slow_delivery_shows_its_progress(
     server: FakeMlflow, process: VirtualProcess, is_jupyter: bool
 ) -> None:
     _slow(server, process, 10.0)
@@ -51,6 +51,6 @@ def test_a_delivery_that_takes_longer_shows_how_far_it_is(
     assert len(server.runs) == 10
 
 
-def test_nothing_is_drawn_where_no_terminal_is(server: FakeMlflow, process: VirtualProcess) -> None:
+def test_nothing_is_shown_without_a_terminal(server: FakeMlflow, process: VirtualProcess) -> None:
     _slow(server, process, 10.0)
     assert _shown(process, is_terminal=False) == ""

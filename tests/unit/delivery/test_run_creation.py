@@ -1,4 +1,4 @@
-"""A run is made once in MLflow, whoever else makes it and whatever answer is lost."""
+"""A run is created once in MLflow, even if others create it too or responses are lost."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LOOK = "search_runs"
 
 
 class _Process:
-    """What one process does to make runs in experiment 0."""
+    """One process that creates runs in experiment 0."""
 
     def __init__(self, server: FakeMlflow, clock: VirtualClock, client_type: Any) -> None:
         self.creation = RunCreation(client_type(server), clock)
@@ -68,14 +68,14 @@ def process(new_process: NewProcess) -> _Process:
 
 
 def _wait(clock: VirtualClock, error: pytest.ExceptionInfo[NotYet]) -> float:
-    """Wait as the error asks; return how long."""
+    """Wait as long as the error asks for; return how long."""
     assert error.value.after is not None
     clock.advance(error.value.after)
     return error.value.after
 
 
 def _made(server: FakeMlflow, **tags: str) -> FakeRun:
-    """A run of the key that another process made."""
+    """A run with this key that another process created."""
     run = FakeClient(server).create_run("0", 1, {"mlflow_iap.run_key": _KEY, **tags})
     server.calls.clear()
     return server.runs[run.info.run_id]
@@ -85,7 +85,7 @@ def _made(server: FakeMlflow, **tags: str) -> FakeRun:
 
 
 @pytest.mark.parametrize("mode", [Mode.NEW, Mode.CLAIMED])
-def test_a_run_that_nobody_else_can_have_made_is_made_without_a_look(
+def test_a_run_that_nobody_else_can_have_created_is_not_looked_up(
     mode: Mode, server: FakeMlflow, process: _Process
 ) -> None:
     run = process.start(mode, tags={"a": "b"})
@@ -96,7 +96,7 @@ def test_a_run_that_nobody_else_can_have_made_is_made_without_a_look(
 
 
 @pytest.mark.parametrize("mode", [Mode.LOGGED, Mode.RESUMED, Mode.SHARED])
-def test_a_run_that_others_may_have_made_is_looked_for_first(
+def test_a_run_that_others_may_have_created_is_looked_up_first(
     mode: Mode, server: FakeMlflow, process: _Process
 ) -> None:
     found = _made(server, **{"mlflow_iap.agreed": "true"})
@@ -106,7 +106,7 @@ def test_a_run_that_others_may_have_made_is_looked_for_first(
 
 
 @pytest.mark.parametrize("seconds", [CLAIM_SECONDS + 0.1, -60.0])
-def test_a_claim_that_is_late_or_of_another_time_is_looked_for_first(
+def test_the_run_of_a_late_or_future_claim_is_looked_up_first(
     seconds: float, server: FakeMlflow, process: _Process, clock: VirtualClock
 ) -> None:
     found = _made(server)
@@ -116,7 +116,7 @@ def test_a_claim_that_is_late_or_of_another_time_is_looked_for_first(
     assert (run.run_id, found.tags["more"]) == (found.run_id, "1")
 
 
-def test_a_run_that_others_logged_gets_the_tags_that_they_did_not_know(
+def test_a_run_that_others_created_gets_the_missing_tags(
     server: FakeMlflow, process: _Process
 ) -> None:
     found = _made(server)
@@ -125,7 +125,7 @@ def test_a_run_that_others_logged_gets_the_tags_that_they_did_not_know(
     assert all(found.tags[f"tag {n}"] == "1" for n in range(250))
 
 
-def test_a_run_that_others_log_is_left_to_its_owner_for_a_while(
+def test_a_run_that_its_owner_may_create_is_left_to_it_for_a_while(
     server: FakeMlflow, process: _Process, clock: VirtualClock
 ) -> None:
     run, content = process.run(), process.content(Mode.LOGGED, not_before=clock.time() + 20.0)
@@ -149,18 +149,14 @@ def test_a_time_in_the_future_holds_up_no_run_for_more_than_twenty_seconds(
     assert run.run_id == server.run(_KEY).run_id
 
 
-def test_a_wall_clock_that_was_set_back_holds_up_no_run(
-    process: _Process, clock: VirtualClock
-) -> None:
+def test_a_clock_that_was_set_back_delays_no_run(process: _Process, clock: VirtualClock) -> None:
     run, content = process.run(), process.content(Mode.LOGGED, not_before=clock.time() + 20.0)
     clock.jump(-7200.0)
     process.creation.start(run, content)
     assert run.run_id is not None
 
 
-def test_a_run_that_is_resumed_goes_on_as_this_journal_s(
-    server: FakeMlflow, process: _Process
-) -> None:
+def test_a_resumed_run_belongs_to_this_journal(server: FakeMlflow, process: _Process) -> None:
     found = _made(server, **{"mlflow_iap.ended": "why", "mlflow_iap.journal": "another"})
     found.status = "FAILED"
     process.start(Mode.RESUMED)
@@ -169,7 +165,7 @@ def test_a_run_that_is_resumed_goes_on_as_this_journal_s(
     assert "mlflow_iap.ended" not in found.tags
 
 
-def test_a_run_that_a_dead_process_resumed_is_not_opened_again(
+def test_a_run_that_a_dead_process_resumed_is_not_reopened(
     server: FakeMlflow, process: _Process
 ) -> None:
     found = _made(server, **{"mlflow_iap.journal": "another"})
@@ -179,7 +175,7 @@ def test_a_run_that_a_dead_process_resumed_is_not_opened_again(
     assert (found.status, found.tags["mlflow_iap.journal"]) == ("FINISHED", "another")
 
 
-def test_what_a_dead_process_began_is_looked_for_first(
+def test_a_run_that_a_dead_process_began_is_looked_up_first(
     server: FakeMlflow, process: _Process
 ) -> None:
     found = _made(server)
@@ -187,16 +183,14 @@ def test_what_a_dead_process_began_is_looked_for_first(
     assert process.start(Mode.NEW).run_id == found.run_id
 
 
-def test_a_run_whose_start_was_lost_is_made_all_the_same(
-    server: FakeMlflow, process: _Process
-) -> None:
+def test_a_run_whose_start_was_lost_is_still_created(server: FakeMlflow, process: _Process) -> None:
     run = process.run()
     assert process.creation.known(run) == server.run(_KEY).run_id
 
 
 def test_a_run_of_another_process_is_waited_for(server: FakeMlflow, process: _Process) -> None:
     run = process.run(is_owned=False)
-    with pytest.raises(NotYet, match="created by another process"):
+    with pytest.raises(NotYet, match="Another process has not created it yet"):
         process.creation.known(run)
     found = _made(server)
     assert process.creation.known(run) == found.run_id == run.run_id
@@ -205,7 +199,7 @@ def test_a_run_of_another_process_is_waited_for(server: FakeMlflow, process: _Pr
     assert server.calls == []
 
 
-def test_a_run_that_this_process_made_is_known_when_it_is_logged_again(
+def test_a_run_that_this_process_created_is_known_when_it_is_logged_again(
     server: FakeMlflow, process: _Process
 ) -> None:
     first, second = process.start(Mode.CLAIMED), process.start(Mode.CLAIMED)
@@ -213,7 +207,7 @@ def test_a_run_that_this_process_made_is_known_when_it_is_logged_again(
     assert server.calls == ["create_run"]
 
 
-def test_two_that_go_on_with_one_run_make_it_one_after_the_other(
+def test_two_queued_runs_with_one_key_create_it_one_after_the_other(
     server: FakeMlflow, process: _Process
 ) -> None:
     errors: list[NotYet] = []
@@ -241,7 +235,7 @@ def _agree(process: _Process, run: QueuedRun, clock: VirtualClock) -> None:
     process.start(Mode.SHARED, run)
 
 
-def test_a_shared_run_is_made_once_its_makers_had_time_to_see_each_other(
+def test_a_shared_run_is_created_once_its_creators_had_time_to_see_each_other(
     server: FakeMlflow, process: _Process, clock: VirtualClock
 ) -> None:
     run = process.run()
@@ -250,12 +244,12 @@ def test_a_shared_run_is_made_once_its_makers_had_time_to_see_each_other(
     assert server.run(_KEY).tags["mlflow_iap.agreed"] == "true"
 
 
-def test_makers_that_made_two_agree_on_the_one_with_the_lowest_id(
+def test_creators_of_two_runs_agree_on_the_one_with_the_lowest_id(
     server: FakeMlflow, new_process: NewProcess, clock: VirtualClock
 ) -> None:
     makers = [new_process() for _ in range(3)]
     runs = [maker.run() for maker in makers]
-    # The server answers none of the makers with what the others are making.
+    # The server does not show the creators each other's runs.
     real, hidden = FakeClient.search_runs, {"is": True}
 
     class _Blind(FakeClient):
@@ -276,7 +270,7 @@ def test_makers_that_made_two_agree_on_the_one_with_the_lowest_id(
     assert {run.run_id for run in runs} == {lowest} == {server.run(_KEY).run_id}
 
 
-def test_one_that_comes_later_takes_the_run_that_was_agreed_on(
+def test_a_later_process_takes_the_agreed_run(
     server: FakeMlflow, new_process: NewProcess, clock: VirtualClock
 ) -> None:
     first, later = new_process(), new_process()
@@ -285,7 +279,7 @@ def test_one_that_comes_later_takes_the_run_that_was_agreed_on(
     assert later.start(Mode.SHARED).run_id == run.run_id
 
 
-def test_one_that_finds_a_run_not_agreed_on_waits_as_its_maker_does(
+def test_a_process_that_finds_a_run_without_agreement_waits_too(
     server: FakeMlflow, process: _Process, clock: VirtualClock
 ) -> None:
     found = _made(server)
@@ -294,7 +288,7 @@ def test_one_that_finds_a_run_not_agreed_on_waits_as_its_maker_does(
     assert run.run_id == found.run_id
 
 
-def test_a_run_that_another_deletes_at_the_same_moment_is_no_trouble(
+def test_a_run_that_another_process_deletes_at_the_same_time_does_no_harm(
     server: FakeMlflow, process: _Process, clock: VirtualClock
 ) -> None:
     kept = _made(server, **{"mlflow_iap.agreed": "true"})
@@ -306,7 +300,7 @@ def test_a_run_that_another_deletes_at_the_same_moment_is_no_trouble(
 # --- lost answers ------------------------------------------------------------------------------
 
 
-def test_a_run_whose_answer_was_lost_is_found_and_not_made_again(
+def test_a_run_whose_response_was_lost_is_found_and_not_created_again(
     server: FakeMlflow, process: _Process, clock: VirtualClock
 ) -> None:
     server.lose_answer("create_run")
@@ -318,7 +312,7 @@ def test_a_run_whose_answer_was_lost_is_found_and_not_made_again(
     assert run.run_id == server.run(_KEY).run_id
 
 
-def test_a_run_that_does_not_show_up_is_made_again_after_half_a_minute(
+def test_a_run_that_does_not_show_up_is_created_again_after_half_a_minute(
     server: FakeMlflow, process: _Process, clock: VirtualClock
 ) -> None:
     server.drop("create_run", IAPUnknownOutcomeError("lost"))
@@ -326,14 +320,14 @@ def test_a_run_that_does_not_show_up_is_made_again_after_half_a_minute(
     with pytest.raises(IAPUnknownOutcomeError):
         process.start(Mode.NEW, run)
     clock.advance(10.0)
-    with pytest.raises(NotYet, match="answer to its creation was lost") as error:
+    with pytest.raises(NotYet, match="response to its creation was lost") as error:
         process.start(Mode.NEW, run)
     assert _wait(clock, error) == 20.0
     process.start(Mode.NEW, run)
     assert server.run(_KEY).tags["mlflow_iap.asked_twice"] == "true"
 
 
-def test_a_run_that_was_not_made_for_certain_is_made_again_without_waiting(
+def test_a_run_that_was_certainly_not_created_is_created_again_at_once(
     server: FakeMlflow, process: _Process
 ) -> None:
     server.drop("create_run", IAPUnavailableError("away"))
@@ -345,7 +339,7 @@ def test_a_run_that_was_not_made_for_certain_is_made_again_without_waiting(
     assert "mlflow_iap.asked_twice" not in server.run(_KEY).tags
 
 
-def test_of_mlflow_s_own_client_no_error_says_that_the_run_was_not_made(
+def test_no_error_of_mlflow_s_own_client_says_that_the_run_was_not_created(
     server: FakeMlflow, new_process: NewProcess
 ) -> None:
     process = new_process(FakePlainClient)
@@ -358,7 +352,7 @@ def test_of_mlflow_s_own_client_no_error_says_that_the_run_was_not_made(
 
 
 @pytest.mark.parametrize("mode", [Mode.NEW, Mode.CLAIMED, Mode.LOGGED, Mode.RESUMED])
-def test_a_run_that_the_server_makes_late_is_deleted_again(
+def test_a_run_that_the_server_creates_late_is_deleted_again(
     mode: Mode, server: FakeMlflow, process: _Process, clock: VirtualClock
 ) -> None:
     server.delay("create_run")
@@ -374,7 +368,7 @@ def test_a_run_that_the_server_makes_late_is_deleted_again(
     assert (server.run(_KEY).status, server.run(_KEY).end_time) == ("FINISHED", 9)
 
 
-def test_a_late_run_is_deleted_too_where_it_is_found_and_the_second_one_comes_even_later(
+def test_a_second_late_run_is_deleted_too(
     server: FakeMlflow, process: _Process, clock: VirtualClock
 ) -> None:
     server.delay("create_run", times=2)
@@ -389,7 +383,7 @@ def test_a_late_run_is_deleted_too_where_it_is_found_and_the_second_one_comes_ev
     assert server.run(_KEY).run_id == run.run_id
 
 
-def test_a_shared_run_that_the_server_makes_late_is_deleted_when_the_agreed_one_ends(
+def test_a_late_duplicate_of_a_shared_run_is_deleted_when_the_agreed_run_ends(
     server: FakeMlflow, new_process: NewProcess, clock: VirtualClock
 ) -> None:
     slow, quick = new_process(), new_process()
@@ -404,7 +398,7 @@ def test_a_shared_run_that_the_server_makes_late_is_deleted_when_the_agreed_one_
     assert server.run(_KEY).run_id == run.run_id
 
 
-def test_a_late_run_that_something_was_logged_to_stays(
+def test_a_late_run_that_was_logged_to_is_kept(
     server: FakeMlflow, process: _Process, clock: VirtualClock
 ) -> None:
     found = _made(server, **{"mlflow_iap.asked_twice": "true"})
@@ -421,7 +415,7 @@ def _parent_of(server: FakeMlflow, run: QueuedRun) -> str | None:
     return server.runs[str(run.run_id)].tags.get("mlflow.parentRunId")
 
 
-def test_a_child_waits_until_its_parent_is_there(server: FakeMlflow, process: _Process) -> None:
+def test_a_child_waits_until_its_parent_exists(server: FakeMlflow, process: _Process) -> None:
     child = process.run("child")
     with pytest.raises(NotYet, match="parent"):
         process.start(Mode.NEW, child, parent=_KEY)
@@ -430,14 +424,14 @@ def test_a_child_waits_until_its_parent_is_there(server: FakeMlflow, process: _P
     assert _parent_of(server, child) == parent.run_id
 
 
-def test_the_children_of_a_parent_look_for_it_once(server: FakeMlflow, process: _Process) -> None:
+def test_the_children_of_a_parent_look_it_up_once(server: FakeMlflow, process: _Process) -> None:
     _made(server)
     for number in range(3):
         process.start(Mode.NEW, process.run(str(number)), parent=_KEY)
     assert server.calls.count(_LOOK) == 1
 
 
-def test_a_child_waits_for_the_parent_that_is_agreed_on(
+def test_a_child_waits_until_its_parent_is_agreed_on(
     server: FakeMlflow, process: _Process, clock: VirtualClock
 ) -> None:
     parent, child = process.run(), process.run("child")
@@ -451,9 +445,7 @@ def test_a_child_waits_for_the_parent_that_is_agreed_on(
     assert _parent_of(server, child) == parent.run_id
 
 
-def test_a_parent_that_was_agreed_on_is_taken_before_others(
-    server: FakeMlflow, process: _Process
-) -> None:
+def test_an_agreed_parent_takes_precedence(server: FakeMlflow, process: _Process) -> None:
     ids = {_made(server).run_id for _ in range(3)}
     agreed = server.runs[max(ids)]
     agreed.tags["mlflow_iap.agreed"] = "true"
@@ -469,7 +461,7 @@ def test_a_child_of_a_parent_that_mlflow_rejects_has_none(
     assert _parent_of(server, child) is None
 
 
-def test_a_parent_that_is_given_by_its_id_is_not_looked_for(
+def test_a_parent_that_is_given_by_its_id_is_not_looked_up(
     server: FakeMlflow, process: _Process
 ) -> None:
     child = process.start(Mode.NEW, process.run("child"), parent_id="7")
@@ -483,16 +475,14 @@ def _names(server: FakeMlflow) -> list[str]:
     return [experiment.name for experiment in server.experiments.values()]
 
 
-def test_an_experiment_is_made_where_it_does_not_exist_and_is_known_then(
-    server: FakeMlflow, process: _Process
-) -> None:
+def test_a_missing_experiment_is_created_once(server: FakeMlflow, process: _Process) -> None:
     for number in range(3):
         process.start(Mode.NEW, process.run(str(number), "name:new"))
     assert _names(server) == ["Default", "new"]
     assert server.calls.count("get_experiment_by_name") == 1
 
 
-def test_an_experiment_that_another_makes_at_the_same_time_is_shared(
+def test_an_experiment_that_another_process_creates_at_the_same_time_is_shared(
     server: FakeMlflow, process: _Process
 ) -> None:
     def make(method: str) -> None:
@@ -505,7 +495,7 @@ def test_an_experiment_that_another_makes_at_the_same_time_is_shared(
     assert _names(server) == ["Default", "new"]
 
 
-def test_an_experiment_whose_answer_was_lost_is_found(
+def test_an_experiment_whose_response_was_lost_is_found(
     server: FakeMlflow, process: _Process
 ) -> None:
     server.lose_answer("create_experiment")
@@ -513,7 +503,7 @@ def test_an_experiment_whose_answer_was_lost_is_found(
     assert _names(server) == ["Default", "new"]
 
 
-def test_an_experiment_that_cannot_be_made_is_tried_again_later(
+def test_an_experiment_that_cannot_be_created_is_retried_later(
     server: FakeMlflow, process: _Process
 ) -> None:
     server.drop("create_experiment")

@@ -1,4 +1,4 @@
-"""When runs are delivered: how long records wait, what comes first, and pauses after failures."""
+"""When runs are delivered: how long records wait, which run is first, pauses after failures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def schedule() -> Schedule:
 
 @pytest.fixture
 def new_run() -> NewRun:
-    """Make runs of one outbox; each gets a key of its own unless one is given."""
+    """Create runs of one outbox; each gets a new key unless one is given."""
     outbox = Outbox(None, "http://server")
 
     def make(key: str | None = None, **given: Any) -> QueuedRun:
@@ -64,9 +64,7 @@ def test_records_wait_a_tenth_of_the_run_s_age_for_others(
     assert _take(schedule, age + wait).run is run
 
 
-def test_records_that_follow_do_not_put_the_delivery_off(
-    schedule: Schedule, new_run: NewRun
-) -> None:
+def test_later_records_do_not_delay_the_delivery(schedule: Schedule, new_run: NewRun) -> None:
     run = new_run()
     for second in range(5):
         schedule.add(run, 1, float(second))
@@ -78,21 +76,21 @@ def test_records_that_follow_do_not_put_the_delivery_off(
     [(1, {"is_ended": True}), (1, {"is_urgent": True}), (1000, {})],
     ids=["ended", "others wait for it", "a full request"],
 )
-def test_a_run_is_due_at_once(
+def test_a_new_run_is_due_at_once(
     entities: int, run: dict[str, bool], schedule: Schedule, new_run: NewRun
 ) -> None:
     schedule.add(new_run(**run), entities, 7.0)
     assert schedule.take(7.0) is not None
 
 
-def test_a_run_that_others_waited_for_waits_itself_once_it_is_made(
+def test_a_run_that_others_waited_for_waits_again_once_it_is_created(
     schedule: Schedule, new_run: NewRun
 ) -> None:
     schedule.add(new_run(is_urgent=True, run_id="1"), 1, 7.0)
     assert schedule.take(7.0) is None
 
 
-def test_entities_count_from_the_last_delivery_on(schedule: Schedule, new_run: NewRun) -> None:
+def test_entities_are_counted_from_the_last_delivery(schedule: Schedule, new_run: NewRun) -> None:
     run = new_run()
     schedule.add(run, 999, 0.0)
     schedule.ended(_take(schedule, 5.0))
@@ -119,7 +117,7 @@ def test_the_run_that_has_waited_longest_comes_first(schedule: Schedule, new_run
     assert [_take(schedule, 4.0).run for _ in runs] == [runs[1], runs[2], runs[0]]
 
 
-def test_what_a_dead_process_logged_to_a_run_goes_before_what_this_one_logs(
+def test_what_a_dead_process_logged_to_a_run_is_sent_first(
     schedule: Schedule, new_run: NewRun
 ) -> None:
     own = new_run(is_ended=True)
@@ -144,7 +142,7 @@ def test_a_run_that_only_its_own_process_can_create_does_not_wait_for_a_dead_chi
     assert own in turns
 
 
-def test_a_run_of_the_same_key_in_another_experiment_is_another_run(
+def test_a_run_with_the_same_key_in_another_experiment_is_another_run(
     schedule: Schedule, new_run: NewRun
 ) -> None:
     own, other = new_run("key", is_ended=True), new_run("key", experiment="name:other")
@@ -167,7 +165,7 @@ def test_pauses_after_failures_of_a_run_double_up_to_a_minute(
     assert pauses == [2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0, 60.0]
 
 
-def test_a_run_that_is_to_wait_for_a_certain_time_is_in_no_trouble(
+def test_a_run_that_must_wait_for_some_time_has_no_problem(
     schedule: Schedule, new_run: NewRun
 ) -> None:
     schedule.add(new_run(is_ended=True), 1, 0.0)
@@ -177,7 +175,7 @@ def test_a_run_that_is_to_wait_for_a_certain_time_is_in_no_trouble(
     assert schedule.take(2.0) is not None
 
 
-def test_a_server_that_fails_is_away_and_is_tried_with_one_request_at_a_time(
+def test_a_failing_server_is_tried_with_one_request_at_a_time(
     schedule: Schedule, new_run: NewRun
 ) -> None:
     for _ in range(3):
@@ -195,7 +193,7 @@ def test_a_server_that_fails_is_away_and_is_tried_with_one_request_at_a_time(
     assert schedule.take(4.0) is not None
 
 
-def test_pauses_of_an_absent_server_double_up_to_half_a_minute(
+def test_pauses_for_an_unreachable_server_double_up_to_half_a_minute(
     schedule: Schedule, new_run: NewRun
 ) -> None:
     now, pauses = 0.0, []
@@ -207,12 +205,10 @@ def test_pauses_of_an_absent_server_double_up_to_half_a_minute(
     assert pauses == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]
 
 
-def test_a_run_that_fails_while_others_are_delivered_holds_up_no_other(
-    schedule: Schedule, new_run: NewRun
-) -> None:
+def test_a_failing_run_delays_no_other(schedule: Schedule, new_run: NewRun) -> None:
     bad = new_run(is_ended=True)
     schedule.add(bad, 1, 0.0)
-    assert _fail(schedule, 0.0) == "server"  # which cannot be told from the run's trouble yet
+    assert _fail(schedule, 0.0) == "server"  # it may be the run, too
     for now, in_trouble in ((2.0, "run"), (8.0, None)):
         assert schedule.succeeded(now - 1.0) is not None or now > 2.0
         assert _fail(schedule, now) == in_trouble
@@ -280,9 +276,7 @@ def test_hurrying_ends_all_pauses(schedule: Schedule, new_run: NewRun) -> None:
     assert schedule.take(0.0) is not None
 
 
-def test_only_one_run_is_hurried_where_only_one_is_asked_for(
-    schedule: Schedule, new_run: NewRun
-) -> None:
+def test_only_the_given_run_is_hurried(schedule: Schedule, new_run: NewRun) -> None:
     runs = [new_run(), new_run()]
     for run in runs:
         schedule.add(run, 1, 0.0)
@@ -291,7 +285,9 @@ def test_only_one_run_is_hurried_where_only_one_is_asked_for(
     assert schedule.take(0.0) is None
 
 
-def test_it_is_stuck_while_all_that_waits_has_failed(schedule: Schedule, new_run: NewRun) -> None:
+def test_it_is_stuck_while_everything_that_waits_has_failed(
+    schedule: Schedule, new_run: NewRun
+) -> None:
     assert not schedule.is_stuck
     schedule.add(new_run(is_ended=True), 1, 0.0)
     assert not schedule.is_stuck
@@ -305,7 +301,7 @@ def test_it_is_stuck_while_all_that_waits_has_failed(schedule: Schedule, new_run
     assert not schedule.is_stuck
 
 
-def test_ended_runs_beyond_a_number_are_on_disk_only_until_there_is_room(
+def test_many_ended_runs_stay_on_disk_until_there_is_room(
     schedule: Schedule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(schedule_module, "_MAX_TURNS", 20)

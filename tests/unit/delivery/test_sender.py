@@ -1,4 +1,4 @@
-"""What the sender does with a process's records, and with those that dead processes left."""
+"""What the sender does with the records of its process and of dead processes."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _files() -> list[str]:
 # --- requests ----------------------------------------------------------------------------------
 
 
-def test_points_of_five_seconds_are_one_request(
+def test_points_within_five_seconds_are_one_request(
     server: FakeMlflow, process: VirtualProcess, clock: VirtualClock
 ) -> None:
     run = process.begin()
@@ -70,7 +70,7 @@ def test_points_of_five_seconds_are_one_request(
     assert server.run(run.key).curve("m") == _line(range(100))
 
 
-def test_a_finished_run_takes_three_requests_at_once(
+def test_a_finished_run_takes_three_requests_without_waiting(
     server: FakeMlflow, process: VirtualProcess
 ) -> None:
     server.add_experiment("experiment")
@@ -100,7 +100,7 @@ def test_points_of_many_requests_arrive_in_order(
     assert server.calls.count("log_batch") == 4
 
 
-def test_all_requests_are_sent_with_the_client_that_was_given_last(
+def test_all_requests_use_the_client_given_last(
     server: FakeMlflow, process: VirtualProcess
 ) -> None:
     run = process.begin()
@@ -135,7 +135,7 @@ _UPLOAD_FAILS = MlflowException("API request to mpu/create failed with error cod
 @pytest.mark.parametrize(
     "error", [_UPLOAD_FAILS, ConnectionError("reset by peer"), RuntimeError("no bucket"), None]
 )
-def test_an_upload_that_fails_steps_aside_and_the_rest_of_its_run_goes_on(
+def test_a_failing_upload_is_set_aside_and_the_rest_of_its_run_is_sent(
     method: str,
     error: Exception | None,
     server: FakeMlflow,
@@ -171,7 +171,7 @@ def test_an_upload_that_fails_steps_aside_and_the_rest_of_its_run_goes_on(
     assert _files() == []
 
 
-def test_an_upload_that_keeps_failing_is_tried_at_growing_intervals_and_then_kept_as_refused(
+def test_an_upload_that_keeps_failing_is_retried_at_growing_intervals_and_then_kept_as_refused(
     server: FakeMlflow, clock: VirtualClock, process: VirtualProcess, tmp_path: Path
 ) -> None:
     server.drop("log_artifact", _UPLOAD_FAILS, times=float("inf"))
@@ -187,7 +187,7 @@ def test_an_upload_that_keeps_failing_is_tried_at_growing_intervals_and_then_kep
     assert pauses == [10, 20, 40, 80, 160, 320, 600, 600]
     assert process.sender.waiting == 0
     assert process.sender.outbox.refusals() == 1
-    # `mlflow-iap sync --refused` tries it again, with the copy of the file.
+    # `mlflow-iap sync --refused` retries it, with the copy of the file.
     process.close()
     server.clear_faults()
     _file(tmp_path, text="changed")
@@ -200,7 +200,7 @@ def test_an_upload_that_keeps_failing_is_tried_at_growing_intervals_and_then_kep
 
 
 @pytest.mark.parametrize("is_killed", [False, True])
-def test_an_upload_that_stepped_aside_replaces_no_newer_file(
+def test_an_upload_that_was_set_aside_replaces_no_newer_file(
     is_killed: bool,
     server: FakeMlflow,
     process: VirtualProcess,
@@ -227,7 +227,7 @@ def test_an_upload_that_stepped_aside_replaces_no_newer_file(
     }
 
 
-def test_an_upload_during_an_outage_waits_in_its_place(
+def test_an_upload_during_an_outage_keeps_its_place(
     server: FakeMlflow, process: VirtualProcess, tmp_path: Path
 ) -> None:
     run = process.begin()
@@ -245,7 +245,7 @@ def test_an_upload_during_an_outage_waits_in_its_place(
     assert process.sender.waiting == 0
 
 
-def test_an_upload_that_stepped_aside_survives_a_kill(
+def test_an_upload_that_was_set_aside_survives_a_kill(
     server: FakeMlflow, process: VirtualProcess, new_process: NewProcess, tmp_path: Path
 ) -> None:
     server.drop("log_artifact", _UPLOAD_FAILS)
@@ -261,7 +261,7 @@ def test_an_upload_that_stepped_aside_survives_a_kill(
     assert after.sender.waiting == 0
 
 
-def test_an_upload_that_stepped_aside_does_not_hold_up_an_exit(
+def test_an_upload_that_was_set_aside_does_not_delay_an_exit(
     server: FakeMlflow, clock: VirtualClock, process: VirtualProcess, tmp_path: Path
 ) -> None:
     server.drop("log_artifact", _UPLOAD_FAILS, times=float("inf"))
@@ -521,7 +521,7 @@ def test_a_server_that_takes_no_data_but_a_tag_is_not_flooded(
     assert sorted(server.run(run.key).curve("m")) == _line(range(3000))
 
 
-def test_a_data_set_that_mlflow_rejects_takes_no_other_with_it(
+def test_a_data_set_that_mlflow_rejects_does_not_affect_others(
     server: FakeMlflow, process: VirtualProcess
 ) -> None:
     class _Client(FakeClient):
@@ -554,11 +554,11 @@ def test_a_data_set_that_mlflow_rejects_takes_no_other_with_it(
         (MlflowException("The following failures occurred while uploading: 503"), False),
     ],
 )
-def test_what_the_client_refuses_by_itself_is_a_refusal(error: Exception, is_refused: bool) -> None:
+def test_a_rejection_by_the_client_itself_is_a_refusal(error: Exception, is_refused: bool) -> None:
     assert (refusal(error) is not None) == is_refused
 
 
-def test_what_mlflow_rejects_is_set_aside_and_reported_once_and_the_rest_arrives(
+def test_rejected_records_are_set_aside_and_reported_once_and_the_rest_arrives(
     server: FakeMlflow, process: VirtualProcess, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = process.begin()
@@ -739,7 +739,7 @@ def test_an_outage_is_reported_once_at_its_start_and_once_at_its_end(
     assert all(server.run(run.key).curve("m") == _line(range(10)) for run in runs)
 
 
-def test_points_are_there_once_though_the_answer_was_lost(
+def test_points_arrive_once_even_if_the_response_was_lost(
     server: FakeMlflow, process: VirtualProcess
 ) -> None:
     run = process.begin()
@@ -750,7 +750,7 @@ def test_points_are_there_once_though_the_answer_was_lost(
     assert server.run(run.key).curve("m") == _line(range(10))
 
 
-def test_the_trouble_of_a_run_is_known_until_it_is_over(
+def test_the_problem_of_a_run_is_known_until_it_is_solved(
     server: FakeMlflow, process: VirtualProcess, clock: VirtualClock
 ) -> None:
     server.is_away = True
@@ -767,7 +767,7 @@ def test_the_trouble_of_a_run_is_known_until_it_is_over(
 # --- dead processes ----------------------------------------------------------------------------
 
 
-def test_what_a_dead_process_left_is_delivered_within_a_minute_without_being_asked(
+def test_what_a_dead_process_left_behind_is_delivered_automatically_within_a_minute(
     server: FakeMlflow, new_process: NewProcess
 ) -> None:
     following, dead = new_process(), new_process()
@@ -784,7 +784,7 @@ def test_what_a_dead_process_left_is_delivered_within_a_minute_without_being_ask
     assert _files() == []
 
 
-def test_a_living_process_keeps_its_records(server: FakeMlflow, new_process: NewProcess) -> None:
+def test_a_live_process_keeps_its_records(server: FakeMlflow, new_process: NewProcess) -> None:
     living, other = new_process(), new_process()
     run = living.begin()
     _log(run, range(10))
@@ -793,7 +793,7 @@ def test_a_living_process_keeps_its_records(server: FakeMlflow, new_process: New
     assert living.sender.waiting == 11
 
 
-def test_what_was_rejected_is_tried_again_where_that_is_asked_for(
+def test_rejected_records_are_retried_on_request(
     server: FakeMlflow, new_process: NewProcess
 ) -> None:
     dead = new_process()
@@ -813,7 +813,7 @@ def test_what_was_rejected_is_tried_again_where_that_is_asked_for(
     assert _files() == []
 
 
-def test_a_run_that_this_process_began_arrives_though_a_dead_child_wrote_to_it(
+def test_a_run_of_this_process_arrives_even_if_a_dead_child_wrote_to_it(
     server: FakeMlflow, new_process: NewProcess
 ) -> None:
     parent, child = new_process(), new_process()
@@ -832,7 +832,7 @@ def test_a_run_that_this_process_began_arrives_though_a_dead_child_wrote_to_it(
     assert sorted(server.run(run.key).curve("m")) == _line(range(20))
 
 
-def test_what_cannot_be_taken_over_holds_up_nothing(
+def test_a_journal_that_cannot_be_taken_over_delays_nothing(
     server: FakeMlflow,
     process: VirtualProcess,
     new_process: NewProcess,
@@ -857,7 +857,7 @@ def test_what_cannot_be_taken_over_holds_up_nothing(
 # --- waiting -----------------------------------------------------------------------------------
 
 
-def test_flush_delivers_what_would_have_waited(
+def test_flush_delivers_without_waiting_for_more_records(
     server: FakeMlflow, process: VirtualProcess, clock: VirtualClock
 ) -> None:
     run = process.begin()
@@ -868,7 +868,7 @@ def test_flush_delivers_what_would_have_waited(
     assert server.run(run.key).curve("m") == _line(range(10))
 
 
-def test_flush_gives_up_when_its_time_is_over(
+def test_flush_gives_up_at_its_timeout(
     server: FakeMlflow, process: VirtualProcess, clock: VirtualClock
 ) -> None:
     server.is_away = True
@@ -894,7 +894,7 @@ def test_flush_waits_only_for_what_was_appended_before(
     assert process.sender.flush(60.0, marks)
 
 
-def test_flush_counts_what_mlflow_rejects_as_done(process: VirtualProcess) -> None:
+def test_flush_counts_rejected_records_as_done(process: VirtualProcess) -> None:
     _log(process.begin("id:404"), range(10))
     assert process.sender.flush(60.0)
     assert process.sender.delivered == 0
@@ -908,7 +908,7 @@ def test_the_run_id_is_waited_for(
 
 
 @pytest.mark.parametrize("timeout", [0.0, 20.0])
-def test_the_run_id_is_none_where_it_is_not_known_in_time(
+def test_the_run_id_is_none_if_it_is_not_known_in_time(
     timeout: float, server: FakeMlflow, process: VirtualProcess
 ) -> None:
     server.is_away = True
@@ -916,7 +916,7 @@ def test_the_run_id_is_none_where_it_is_not_known_in_time(
     assert process.sender.run_id(queued, timeout) is None
 
 
-def test_the_run_id_is_none_at_once_where_mlflow_rejects_the_run(
+def test_the_run_id_is_none_at_once_if_mlflow_rejects_the_run(
     process: VirtualProcess, clock: VirtualClock
 ) -> None:
     queued = process.begin("id:404")._queued()
@@ -925,7 +925,7 @@ def test_the_run_id_is_none_at_once_where_mlflow_rejects_the_run(
     assert clock.monotonic() == began
 
 
-def test_nothing_is_delivered_once_it_is_closed_and_all_stays_on_disk(
+def test_a_closed_sender_delivers_nothing_and_everything_stays_on_disk(
     server: FakeMlflow, process: VirtualProcess
 ) -> None:
     run = process.begin()
@@ -942,8 +942,8 @@ def test_nothing_is_delivered_once_it_is_closed_and_all_stays_on_disk(
 # --- forks -------------------------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of a fork beside other threads
-def test_a_fork_s_child_leaves_what_waits_to_its_parent(
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # a fork with other threads
+def test_a_forked_child_leaves_waiting_records_to_its_parent(
     server: FakeMlflow, process: VirtualProcess, clock: VirtualClock
 ) -> None:
     run = process.begin()
@@ -997,7 +997,7 @@ def _begin(sender: Sender, key: str) -> QueuedRun:
     return run
 
 
-def test_threads_deliver_in_the_background_and_several_runs_at_once(
+def test_threads_deliver_several_runs_at_once_in_the_background(
     server: FakeMlflow, sender: Sender
 ) -> None:
     at_once = threading.Barrier(8)
@@ -1066,7 +1066,7 @@ def _failing_once(method: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def test_a_bug_of_this_package_is_logged_and_other_runs_are_delivered(
+def test_a_bug_in_this_package_is_logged_and_other_runs_are_delivered(
     server: FakeMlflow,
     sender: Sender,
     monkeypatch: pytest.MonkeyPatch,
@@ -1077,11 +1077,11 @@ def test_a_bug_of_this_package_is_logged_and_other_runs_are_delivered(
     wait_until(lambda: bool(said_by_us(caplog)), "the bug is logged")
     _begin(sender, "b")
     wait_until(lambda: bool(server.runs_of("b")), "the other run is delivered")
-    assert any("It will be tried again" in text for text in said_by_us(caplog))
+    assert any("It will be retried" in text for text in said_by_us(caplog))
     sender.close()
 
 
-def test_an_error_that_no_request_explains_is_tried_again(
+def test_an_error_without_a_request_is_retried(
     server: FakeMlflow, process: VirtualProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(MlflowCalls, "_send", _failing_once(MlflowCalls._send))

@@ -1,4 +1,4 @@
-"""SIGTERM in small processes, which import nothing but the module that handles it."""
+"""SIGTERM in small processes that import only the module that handles it."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_a_handler_of_the_user_decides_how_the_process_ends(handler: str, is_lat
         assert {"delivered beside", "ends as it wants to"} == set(printed)
 
 
-def test_a_handler_that_puts_the_one_before_back_and_repeats_the_signal_ends_the_process() -> None:
+def test_a_handler_that_restores_the_previous_one_and_repeats_the_signal_ends_the_process() -> None:
     status, printed = _run(
         """
         sigterm.listen(close, deliver)
@@ -138,7 +138,7 @@ async def take_sigterm_and_give_it_back():
 
 
 @pytest.mark.parametrize("is_later", [True, False])
-def test_it_listens_again_after_an_event_loop_took_sigterm_and_gave_it_back(is_later: bool) -> None:
+def test_it_listens_again_after_an_event_loop_used_sigterm(is_later: bool) -> None:
     status, printed = _run(
         _LOOP
         + f"""
@@ -155,7 +155,7 @@ terminate()
 
 @pytest.mark.parametrize("order", ["before", "after"])
 @pytest.mark.parametrize("chain", [False, True])
-def test_a_handler_in_c_decides_as_well(order: str, chain: bool) -> None:
+def test_a_handler_in_c_decides_too(order: str, chain: bool) -> None:
     status, printed = _run(
         f"""
         import faulthandler, tempfile
@@ -197,7 +197,7 @@ def test_a_second_sigterm_kills_at_once() -> None:
     assert (status, printed) == (-signal.SIGTERM, ["closing"])
 
 
-def test_it_does_not_listen_again_once_sigterm_is_received() -> None:
+def test_it_does_not_listen_again_after_sigterm() -> None:
     status, printed = _run(
         """
         is_listening = threading.Event()
@@ -216,7 +216,7 @@ def test_it_does_not_listen_again_once_sigterm_is_received() -> None:
     assert (status, printed) == (-signal.SIGTERM, ["closed"])
 
 
-def test_another_wakeup_descriptor_set_later_takes_nothing_from_it() -> None:
+def test_another_wakeup_descriptor_set_later_does_not_disable_it() -> None:
     status, printed = _run(
         """
         sigterm.listen(close, deliver)
@@ -241,7 +241,7 @@ def test_an_ignored_sigterm_stays_ignored() -> None:
     assert (status, printed) == (0, ["goes on"])
 
 
-def test_a_thread_does_not_set_it_up() -> None:
+def test_it_is_not_set_up_in_a_thread() -> None:
     status, printed = _run(
         """
         thread = threading.Thread(target=sigterm.listen, args=(close, deliver))
@@ -265,7 +265,7 @@ def test_it_is_set_up_once() -> None:
     assert (status, printed) == (-signal.SIGTERM, _CLOSED)
 
 
-def test_the_wakeup_descriptor_of_an_event_loop_is_left_alone() -> None:
+def test_the_wakeup_descriptor_of_an_event_loop_is_kept() -> None:
     status, printed = _run(
         """
         theirs = os.pipe()

@@ -35,7 +35,7 @@ def delivered(server: FakeMlflow, new_process: Callable[[], VirtualProcess]) -> 
     return server
 
 
-def test_the_run_that_was_finished_has_all_that_was_logged_to_it(delivered: FakeMlflow) -> None:
+def test_the_finished_run_has_everything_that_was_logged_to_it(delivered: FakeMlflow) -> None:
     run = delivered.run("a" * 32)
     assert (run.name, run.status) == ("first", "FINISHED")
     assert (run.start_time, run.end_time) == (_BEGAN, _BEGAN + 1000)
@@ -62,7 +62,7 @@ def test_the_run_that_was_finished_has_all_that_was_logged_to_it(delivered: Fake
     }
 
 
-def test_the_run_that_was_open_has_failed_and_says_why(delivered: FakeMlflow) -> None:
+def test_the_open_run_has_failed_and_says_why(delivered: FakeMlflow) -> None:
     run = delivered.run("b" * 32)
     assert (run.name, run.status) == ("second", "FAILED")
     assert [*run.points] == [("loss", 7, _BEGAN, 0.5)]
@@ -75,6 +75,6 @@ def test_the_run_that_was_open_has_failed_and_says_why(delivered: FakeMlflow) ->
     }
 
 
-def test_no_other_run_is_made_and_no_file_is_left(delivered: FakeMlflow) -> None:
+def test_no_other_run_is_created_and_no_file_is_left(delivered: FakeMlflow) -> None:
     assert len(delivered.runs) == 2
     assert list(journal_folder.folder().iterdir()) == []

@@ -1,8 +1,8 @@
-"""Journals with damage anywhere: what was appended is found, but for what the damage touches.
+"""Journals with damage anywhere: everything is found except the records that the damage touches.
 
-The reach of a damage is the records whose bytes it touches, be they in the intake or in the
-database. What SQLite keeps of its own (headers, schema, inner pages), the WAL and what the journal
-says of itself and of its runs can be damaged without the loss of a record.
+Damage affects the records whose bytes it touches, in the intake or in the database. SQLite's own
+data (headers, schema, inner pages), the WAL, and what the journal says about itself and its runs
+can be damaged without the loss of a record.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mlflow_iap_callbacks.outbox.adoption import orphans
 from mlflow_iap_callbacks.outbox.journal_folder import new_outbox, survey
 
 _SERVER = "http://server"
-_MEMORY = "/dev/shm"  # many small journals are made, which a disk takes its time for
+_MEMORY = "/dev/shm"  # many small journals are created, which takes time on a disk
 _Record = tuple[str, Any]
 
 
@@ -43,7 +43,7 @@ class _Journal:
 
 @dataclass
 class _Found:
-    """What a take-over finds in each run, in order."""
+    """What an adoption finds in each run, in order."""
 
     records: dict[str, list[_Record]] = field(default_factory=dict)
     reports: int = 0
@@ -59,7 +59,7 @@ def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
 
 
 def _journal(folder: Path, *, runs: int, stored: int, appended: int, text: int = 1) -> _Journal:
-    """Of a process that was killed with so many records of each run in the database and intake."""
+    """The journal of a process that was killed with so many records in the database and intake."""
     outbox = new_outbox(_SERVER)
     queued = [outbox.begin(f"key {n}", "name:experiment") for n in range(runs)]
     expected: dict[str, list[_Record]] = {run.key: [] for run in queued}
@@ -108,7 +108,7 @@ def _records(outbox: Outbox, run: QueuedRun) -> Iterator[_Record]:
 
 
 def _lost(journal: _Journal, found: _Found) -> int:
-    """How many records were not found; each that was found was appended, and is in its order."""
+    """Number of records that were not found; check that the others were appended, in this order."""
     assert found.records.keys() <= journal.appended.keys()
     lost = 0
     for key, appended in journal.appended.items():
@@ -126,7 +126,7 @@ def _flipped(content: bytes, bit: int) -> bytes:
 
 
 def _flip_bits(folder: Path, step: int) -> dict[str, dict[int, int]]:
-    """How many flips of each file cost how many records."""
+    """How many bit flips in each file lost how many records."""
     journal = _journal(folder, runs=2, stored=4, appended=3)
     assert _lost(journal, _found(folder, journal.files)) == 0
     costs: dict[str, dict[int, int]] = {}
@@ -145,13 +145,13 @@ def _assert_within_reach(costs: dict[str, dict[int, int]]) -> None:
         assert max(cost, default=0) <= most, (suffix, cost)
 
 
-def test_a_flipped_bit_costs_no_more_than_the_record_it_is_in(folder: Path) -> None:
+def test_a_flipped_bit_loses_at_most_the_record_it_is_in(folder: Path) -> None:
     _assert_within_reach(_flip_bits(folder, 1009))
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(7200)
-def test_each_flipped_bit_costs_no_more_than_the_record_it_is_in(folder: Path) -> None:
+def test_each_flipped_bit_loses_at_most_the_record_it_is_in(folder: Path) -> None:
     costs = _flip_bits(folder, 1)
     print(costs)
     _assert_within_reach(costs)
@@ -208,7 +208,7 @@ def _damaged(journal: _Journal, chance: random.Random) -> dict[str, bytes]:
 
 
 def _whole_frames(journal: _Journal, files: dict[str, bytes]) -> int:
-    """How many records have a whole frame, in one piece, in the database or the intake."""
+    """Number of records with an undamaged frame, in one piece, in the database or the intake."""
     contents = [c for name, c in files.items() if name.endswith((".sqlite", ".intake"))]
     whole = 0
     for number, appended in enumerate(journal.appended.values(), 1):
@@ -247,13 +247,13 @@ def _damage_at_random(folder: Path, number: int, seed: int) -> dict[str, float]:
     return {"lost of each": lost / number, "of": total, "slowest take-over": slowest}
 
 
-def test_damage_of_any_kind_costs_no_more_than_the_records_it_touches(folder: Path) -> None:
+def test_damage_of_any_kind_loses_at_most_the_records_it_touches(folder: Path) -> None:
     _damage_at_random(folder, settings().max_examples // 4, seed=0)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(7200)
-def test_damages_in_plenty_cost_no_more_than_the_records_they_touch(folder: Path) -> None:
+def test_many_kinds_of_damage_lose_at_most_the_records_they_touch(folder: Path) -> None:
     seed = random.randrange(1 << 32)
     print("seed", seed)
     print(_damage_at_random(folder, 10_000, seed))

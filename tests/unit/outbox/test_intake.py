@@ -1,4 +1,4 @@
-"""What is appended, and what of it is there after the process or the disk fails."""
+"""What is appended, and what remains after the process or the disk fails."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _on_disk(stem: Path, generation: int = 0) -> list[int]:
 
 
 @pytest.mark.parametrize("is_on_disk", [True, False])
-def test_messages_come_back_once_and_in_order(stem: Path, is_on_disk: bool) -> None:
+def test_messages_are_taken_once_and_in_order(stem: Path, is_on_disk: bool) -> None:
     intake = Intake(stem if is_on_disk else None)
     for n in range(10):
         assert intake.append(n, "metrics", (n, -n, {"ü": n / 7}))
@@ -85,7 +85,7 @@ def test_messages_come_back_once_and_in_order(stem: Path, is_on_disk: bool) -> N
     assert intake.last_seq == 10
 
 
-def test_each_thread_finds_its_messages_in_its_own_order(stem: Path) -> None:
+def test_the_messages_of_each_thread_stay_in_order(stem: Path) -> None:
     intake = Intake(stem)
     found: list[Message] = []
     is_over = threading.Event()
@@ -110,7 +110,7 @@ def test_each_thread_finds_its_messages_in_its_own_order(stem: Path) -> None:
         assert steps == list(range(1000))
 
 
-def test_the_server_is_what_each_file_begins_with(stem: Path) -> None:
+def test_each_file_begins_with_the_server(stem: Path) -> None:
     Intake(stem, server="http://server").append(1, "tags", {})
     Intake(stem, last_seq=1, server="http://server").append(2, "tags", {})
     messages = [message[1:4] for message in read_messages(_file(stem), 0)]
@@ -122,7 +122,7 @@ def test_the_server_is_what_each_file_begins_with(stem: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [np.float32(0.5), np.float64(0.5), np.int8(1), np.array(0.5)])
-def test_a_number_of_any_library_is_taken(stem: Path, value: object) -> None:
+def test_a_number_from_any_library_is_accepted(stem: Path, value: object) -> None:
     intake = Intake(stem)
     intake.append(1, "metrics", (0, 0, {"m": value}))
     (message,) = _all(intake)
@@ -133,7 +133,7 @@ def test_a_number_of_any_library_is_taken(stem: Path, value: object) -> None:
     ("value", "error"),
     [(object(), TypeError), (1j, TypeError), ("\ud800", ValueError), (10**400, OverflowError)],
 )
-def test_what_is_no_plain_data_is_refused_and_leaves_nothing_behind(
+def test_data_that_is_not_plain_is_rejected_and_leaves_nothing_behind(
     stem: Path, value: object, error: type[Exception]
 ) -> None:
     intake = Intake(stem)
@@ -143,14 +143,14 @@ def test_what_is_no_plain_data_is_refused_and_leaves_nothing_behind(
     assert (_numbers(intake), intake.last_seq) == ([2, 3], 2)
 
 
-def test_a_closed_intake_takes_nothing(stem: Path) -> None:
+def test_a_closed_intake_accepts_nothing(stem: Path) -> None:
     intake = Intake(stem)
     intake.close()
     assert not intake.append(1, "tags", {})
     assert intake.last_seq == 0
 
 
-def test_a_file_is_for_its_owner_only(stem: Path) -> None:
+def test_only_its_owner_can_read_a_file(stem: Path) -> None:
     mask = os.umask(0)
     try:
         Intake(stem)
@@ -163,7 +163,7 @@ def test_a_file_is_for_its_owner_only(stem: Path) -> None:
 
 
 @pytest.mark.parametrize("lines", [1, 10, 500, 5000])
-def test_what_was_appended_survives_the_kill_of_its_process(stem: Path, lines: int) -> None:
+def test_appended_messages_survive_the_kill_of_their_process(stem: Path, lines: int) -> None:
     command = [sys.executable, "-c", _APPEND_UNTIL_KILLED, str(stem)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -179,7 +179,7 @@ def test_what_was_appended_survives_the_kill_of_its_process(stem: Path, lines: i
 
 
 @pytest.mark.parametrize("left", [1, 5, -1])
-def test_a_message_that_was_cut_off_is_all_that_is_lost(stem: Path, left: int) -> None:
+def test_only_an_incomplete_message_is_lost(stem: Path, left: int) -> None:
     intake = Intake(stem)
     _append(intake, range(9))
     whole = _file(stem).stat().st_size
@@ -235,7 +235,7 @@ def test_messages_that_damage_moved_or_doubled_come_once_and_in_order(stem: Path
 # --- a disk that is full ---------------------------------------------------------------------
 
 
-def test_a_full_disk_is_reported_once_and_memory_takes_over_until_there_is_room(
+def test_a_full_disk_is_reported_once_and_memory_is_used_until_there_is_room(
     disk: Disk, caplog: pytest.LogCaptureFixture
 ) -> None:
     intake = Intake(disk.folder / "journal")
@@ -244,7 +244,7 @@ def test_a_full_disk_is_reported_once_and_memory_takes_over_until_there_is_room(
     _append(intake, range(100, 1000))
     assert intake.in_memory > 0
     disk.free()
-    _append(intake, range(1000, 1010))  # behind those in memory, though there is room again
+    _append(intake, range(1000, 1010))  # after those in memory, although there is room again
     assert _numbers(intake) == list(range(1010))
     assert intake.in_memory == 0
 
@@ -262,7 +262,7 @@ def test_a_full_disk_is_reported_once_and_memory_takes_over_until_there_is_room(
 
 
 @pytest.mark.forked
-def test_memory_does_not_overtake_what_reached_the_disk_before_it(stem: Path) -> None:
+def test_messages_in_memory_do_not_overtake_earlier_ones_on_disk(stem: Path) -> None:
     intake = Intake(stem)
     found = intake.take()
     _append(intake, range(1))
@@ -274,7 +274,7 @@ def test_memory_does_not_overtake_what_reached_the_disk_before_it(stem: Path) ->
 
 
 @pytest.mark.forked
-def test_a_message_that_the_disk_takes_half_of_is_not_read_twice(stem: Path) -> None:
+def test_a_message_that_was_half_written_is_not_read_twice(stem: Path) -> None:
     intake = Intake(stem)
     _append(intake, range(5), "text")
     limit_files(_file(stem).stat().st_size + 3)
@@ -287,7 +287,7 @@ def test_a_message_that_the_disk_takes_half_of_is_not_read_twice(stem: Path) -> 
     assert _on_disk(stem) == [*range(5), 7, 8]
 
 
-def test_what_neither_disk_nor_memory_has_room_for_is_counted_and_reported_once(
+def test_messages_without_room_on_disk_or_in_memory_are_counted_and_reported_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     intake = Intake(None)
@@ -305,7 +305,7 @@ def test_what_neither_disk_nor_memory_has_room_for_is_counted_and_reported_once(
 # --- a file that gets long -------------------------------------------------------------------
 
 
-def test_a_long_file_is_left_once_all_of_it_is_taken(stem: Path) -> None:
+def test_a_long_file_is_replaced_once_all_of_it_is_taken(stem: Path) -> None:
     intake = Intake(stem, server="s")
     _append(intake, range(5), "x" * 1_000_000)
     assert intake.start_new_file() is None
@@ -319,14 +319,14 @@ def test_a_long_file_is_left_once_all_of_it_is_taken(stem: Path) -> None:
     assert _on_disk(stem, 1) == [5, 6, 7]
 
 
-def test_a_short_file_is_gone_on_with(stem: Path) -> None:
+def test_a_short_file_is_used_further(stem: Path) -> None:
     intake = Intake(stem)
     _append(intake, range(5))
     _all(intake)
     assert intake.start_new_file() is None
 
 
-def test_threads_go_on_appending_while_files_are_left(stem: Path) -> None:
+def test_threads_can_append_while_files_are_replaced(stem: Path) -> None:
     intake = Intake(stem)
     found: list[Message] = []
     is_over = threading.Event()

@@ -1,4 +1,4 @@
-"""Journals of other processes: who lives, what the dead left, and what damage costs."""
+"""Journals of other processes: live and dead ones, and the effects of damage."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def take(server):
 
 @contextmanager
 def _process(*args: str) -> Iterator[tuple[Process, str]]:
-    """One that holds or takes journals until it is killed, and its first line."""
+    """A process that holds or adopts journals until it is killed, and its first line of output."""
     with python_process.start("-c", _SCRIPT, *args, stdin=PIPE, stdout=PIPE) as process:
         assert process.stdout is not None
         try:
@@ -88,7 +88,7 @@ def _settle_all(outbox: Outbox) -> dict[str, list[int]]:
 
 
 def _files() -> dict[str, bytes]:
-    # What SQLite's readers share changes with each of them.
+    # Except SQLite's shared memory, which each reader changes.
     return {f.name: f.read_bytes() for f in folder().iterdir() if not f.name.endswith("-shm")}
 
 
@@ -114,7 +114,7 @@ def test_a_process_adopts_none_of_its_own() -> None:
     outbox.close()
 
 
-def test_only_journals_for_the_server_that_is_asked_for_are_adopted() -> None:
+def test_only_journals_for_the_given_server_are_adopted() -> None:
     paths = {_killed(server) for server in (_SERVER, _OTHER)}
     (outbox,) = _adopted(_OTHER)
     assert outbox.server == _OTHER
@@ -125,7 +125,7 @@ def test_only_journals_for_the_server_that_is_asked_for_are_adopted() -> None:
         outbox.close()
 
 
-def test_of_processes_that_adopt_at_once_one_gets_each_journal() -> None:
+def test_only_one_of_several_adopting_processes_gets_each_journal() -> None:
     paths = sorted(_killed(collected=1, appended=1).name for _ in range(4))
     with _process("take", _SERVER) as (one, _), _process("take", _SERVER) as (other, _):
         for taker in (one, other):
@@ -137,7 +137,7 @@ def test_of_processes_that_adopt_at_once_one_gets_each_journal() -> None:
         assert sorted(one.stdout.readline().split() + other.stdout.readline().split()) == paths
 
 
-def test_a_journal_that_is_delivered_leaves_nothing_behind() -> None:
+def test_a_delivered_journal_leaves_nothing_behind() -> None:
     _killed()
     (outbox,) = _adopted(_SERVER)
     (run,) = outbox.runs()
@@ -150,7 +150,7 @@ def test_a_journal_that_is_delivered_leaves_nothing_behind() -> None:
     assert _adopted() == []
 
 
-def test_a_lock_whose_journal_is_gone_does_no_harm() -> None:
+def test_a_lock_without_its_journal_does_no_harm() -> None:
     path = _killed()
     for file in folder().glob(f"{path.stem}*"):
         if file.suffix != ".lock":
@@ -167,7 +167,7 @@ def test_a_journal_whose_database_was_deleted_is_found_by_its_intake() -> None:
     outbox.close()
 
 
-def test_a_process_that_dies_while_it_makes_its_journal_leaves_nothing_to_tell(
+def test_a_process_that_dies_while_creating_its_journal_leaves_nothing_to_report(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     path = _killed(collected=0, appended=0)
@@ -181,7 +181,7 @@ def test_a_process_that_dies_while_it_makes_its_journal_leaves_nothing_to_tell(
 # --- looked into -----------------------------------------------------------------------------
 
 
-def test_a_survey_shows_the_living_and_the_dead_with_what_their_intakes_hold() -> None:
+def test_a_survey_shows_live_and_dead_processes_with_the_records_in_their_intakes() -> None:
     dead = _killed(collected=20, appended=10)
     with _process("hold", _OTHER, "5", "7") as (process, path):
         found = {journal.path: journal for journal in survey()}
@@ -196,7 +196,7 @@ def test_a_survey_shows_the_living_and_the_dead_with_what_their_intakes_hold() -
         assert found[dead].bytes > 10_000
 
 
-def test_a_survey_shows_what_was_refused_and_why_the_rest_waits() -> None:
+def test_a_survey_shows_what_was_refused_and_why_the_rest_is_waiting() -> None:
     outbox = new_outbox(_SERVER)
     run = outbox.begin("key", "experiment")
     outbox.intake.append(run.number, "start", {"key": "key", "experiment": "experiment"})
@@ -225,7 +225,7 @@ def test_a_survey_changes_nothing(is_killed: bool) -> None:
     assert _files() == before
 
 
-def test_a_survey_lets_the_living_write_and_the_dead_be_adopted() -> None:
+def test_a_survey_does_not_prevent_writing_or_adoption() -> None:
     own = new_outbox(_SERVER)
     run = own.begin("key", "experiment")
     own.intake.append(run.number, "start", {"key": "key", "experiment": "experiment"})
@@ -242,7 +242,7 @@ def test_a_survey_lets_the_living_write_and_the_dead_be_adopted() -> None:
 
 
 def _filled(runs: int = 3, points: int = 400) -> Path:
-    """A journal most of which is in the database only, and the last of it in the intake only."""
+    """A journal with most records only in the database, and the last ones only in the intake."""
     outbox = new_outbox(_SERVER)
     assert outbox.path is not None
     queued = [outbox.begin(f"key{n}", "experiment") for n in range(runs)]
@@ -251,7 +251,7 @@ def _filled(runs: int = 3, points: int = 400) -> Path:
         outbox.intake.append(run.number, "start", start)
     for step in range(points):
         for run in queued:
-            # Long enough for the intake to go on in a new file.
+            # Long enough for the intake to start a new file.
             content = (step, step, {"m" * 5000: step / 7})
             outbox.intake.append(run.number, "metrics", content)
         if step % 20 == 0:
@@ -295,7 +295,7 @@ def test_all_that_is_left_of_a_journal_that_was_cut_short_is_rescued(
 
 
 @pytest.mark.parametrize("damage", [bytes(100), b"", b"no database " * 1000], ids=len)
-def test_a_journal_whose_database_is_gone_is_rescued_from_its_intake(
+def test_a_journal_without_its_database_is_rescued_from_its_intake(
     caplog: pytest.LogCaptureFixture, damage: bytes
 ) -> None:
     path = _killed(collected=20, appended=10)
@@ -309,11 +309,11 @@ def test_a_journal_whose_database_is_gone_is_rescued_from_its_intake(
     outbox.close()
     assert path.with_name(f"damaged-{path.name}").read_bytes() == damage
     (again,) = _adopted()
-    assert again.path == outbox.path  # the damaged one is not tried again
+    assert again.path == outbox.path  # the damaged journal is not tried again
     again.close()
 
 
-def test_a_survey_knows_which_server_a_journal_was_for_whose_database_is_gone() -> None:
+def test_a_survey_knows_the_server_of_a_journal_without_its_database() -> None:
     _destroy(_killed(collected=20, appended=10), b"no database")
     (journal,) = survey()
     assert (journal.server, journal.records()) == (_SERVER, 31)
@@ -362,7 +362,7 @@ def _peek(outbox: Outbox) -> dict[str, list[int]]:
     }
 
 
-def test_a_journal_that_ends_in_half_a_message_is_reported_and_all_before_it_is_there(
+def test_a_journal_that_ends_in_half_a_message_is_reported_and_everything_before_it_is_read(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     path = _killed(collected=5, appended=10)
@@ -378,7 +378,7 @@ def test_a_journal_that_ends_in_half_a_message_is_reported_and_all_before_it_is_
     outbox.close()
 
 
-def test_a_journal_that_cannot_be_read_at_all_is_reported_and_kept_and_stops_no_other(
+def test_an_unreadable_journal_is_reported_and_kept_and_stops_no_other(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     paths = sorted(_killed() for _ in range(3))
@@ -398,7 +398,7 @@ def test_a_journal_that_cannot_be_read_at_all_is_reported_and_kept_and_stops_no_
         outbox.close()
 
 
-def test_a_journal_of_another_format_is_reported_and_left_alone() -> None:
+def test_a_journal_in_another_format_is_reported_and_not_changed() -> None:
     path = _killed()
     with closing(connect(path)) as db:
         ((_, frame),) = db.execute("SELECT * FROM journal").fetchall()
@@ -430,7 +430,7 @@ def disk(
 
 
 @pytest.mark.parametrize("is_closed", [False, True])
-def test_a_full_disk_costs_no_journal_that_is_adopted_on_it(disk: Disk, is_closed: bool) -> None:
+def test_no_journal_is_lost_when_it_is_adopted_on_a_full_disk(disk: Disk, is_closed: bool) -> None:
     _killed(collected=20, appended=200)
     if is_closed:
         for outbox in _adopted():
@@ -440,7 +440,7 @@ def test_a_full_disk_costs_no_journal_that_is_adopted_on_it(disk: Disk, is_close
     disk.fill()
     for outbox in _adopted():
         assert outbox.waiting == 1 + len(expected)
-        outbox.close()  # as at the end of a process that could not deliver it
+        outbox.close()  # like a process that exits without having delivered it
     disk.free()
     (outbox,) = _adopted()
     assert _settle_all(outbox) == {"key": expected}

@@ -1,4 +1,4 @@
-"""What an outbox holds, from the append until it is settled or refused."""
+"""What an outbox contains, from the append until records are settled or refused."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _read(run: QueuedRun) -> list[Record]:
 
 
 def _settle_all(run: QueuedRun) -> list[int]:
-    """The steps of what was there, in order."""
+    """The steps of the records, in order."""
     steps: list[int] = []
     while records := _read(run):
         steps += _steps(records)
@@ -91,7 +91,7 @@ def _reopen(outbox: Outbox) -> Outbox:
 # --- read ------------------------------------------------------------------------------------
 
 
-def test_each_run_is_read_in_order_and_apart_from_the_others(any_outbox: Outbox) -> None:
+def test_each_run_is_read_separately_and_in_order(any_outbox: Outbox) -> None:
     runs = [_begin(any_outbox, key) for key in "abc"]
     for step in range(50):
         for run in runs:
@@ -107,7 +107,7 @@ def test_each_run_is_read_in_order_and_apart_from_the_others(any_outbox: Outbox)
     assert [_steps(_read(run)) for run in runs] == [list(range(50)), [], list(range(50))]
 
 
-def test_a_batch_has_a_thousand_records_at_most(any_outbox: Outbox) -> None:
+def test_a_batch_has_at_most_a_thousand_records(any_outbox: Outbox) -> None:
     run = _begin(any_outbox)
     _log(run, range(2500))
     any_outbox.collect()
@@ -119,7 +119,7 @@ def test_a_batch_has_a_thousand_records_at_most(any_outbox: Outbox) -> None:
     assert (sizes, steps) == ([1000, 1000, 501], list(range(2500)))
 
 
-def test_a_batch_has_a_megabyte_at_most_or_one_record(any_outbox: Outbox) -> None:
+def test_a_batch_has_at_most_a_megabyte_or_one_record(any_outbox: Outbox) -> None:
     run = _begin(any_outbox)
     for size in [*[100_000] * 30, 3_000_000, 10]:
         any_outbox.intake.append(run.number, "tags", {"t": "x" * size})
@@ -133,7 +133,7 @@ def test_a_batch_has_a_megabyte_at_most_or_one_record(any_outbox: Outbox) -> Non
     assert len(batches) <= 7
 
 
-def test_nothing_is_read_that_was_appended_behind_the_mark(any_outbox: Outbox) -> None:
+def test_records_appended_after_the_mark_are_not_read(any_outbox: Outbox) -> None:
     run = _begin(any_outbox)
     _log(run, range(5))
     upto = any_outbox.last_seq
@@ -142,7 +142,7 @@ def test_nothing_is_read_that_was_appended_behind_the_mark(any_outbox: Outbox) -
     assert _steps(any_outbox.read(run, upto)) == list(range(5))
 
 
-def test_collect_returns_the_runs_that_were_written_to_and_marks_those_that_ended(
+def test_collect_returns_the_runs_with_new_records_and_marks_those_that_ended(
     any_outbox: Outbox,
 ) -> None:
     written, ended, _ = (_begin(any_outbox, key) for key in "abc")
@@ -157,7 +157,7 @@ def test_collect_returns_the_runs_that_were_written_to_and_marks_those_that_ende
 # --- settled ---------------------------------------------------------------------------------
 
 
-def test_waiting_counts_what_is_not_settled_at_each_step(any_outbox: Outbox) -> None:
+def test_waiting_counts_the_records_that_are_not_settled_at_each_step(any_outbox: Outbox) -> None:
     joined = any_outbox.begin("other", "experiment", is_owned=False)
     any_outbox.intake.append(joined.number, "join", {"key": "other", "experiment": "experiment"})
     any_outbox.collect()
@@ -176,7 +176,7 @@ def test_waiting_counts_what_is_not_settled_at_each_step(any_outbox: Outbox) -> 
     assert any_outbox.waiting == 0
 
 
-def test_holds_is_true_while_anything_waits_up_to_the_mark(any_outbox: Outbox) -> None:
+def test_holds_is_true_while_records_up_to_the_mark_wait(any_outbox: Outbox) -> None:
     first, second = _begin(any_outbox, "a"), _begin(any_outbox, "b")
     _log(first, range(3))
     upto = any_outbox.last_seq
@@ -192,7 +192,7 @@ def test_holds_is_true_while_anything_waits_up_to_the_mark(any_outbox: Outbox) -
     assert not any_outbox.holds(any_outbox.last_seq)
 
 
-def test_no_statement_of_sqlite_is_open_where_a_fork_may_come(outbox: Outbox) -> None:
+def test_no_sqlite_statement_is_open_when_a_fork_can_happen(outbox: Outbox) -> None:
     assert outbox._db is not None
     lock, connection = outbox._lock, outbox._db._db
     is_open: list[Any] = []
@@ -219,7 +219,7 @@ def test_no_statement_of_sqlite_is_open_where_a_fork_may_come(outbox: Outbox) ->
     assert is_open == []
 
 
-def test_a_reopened_outbox_goes_on_where_it_was(outbox: Outbox) -> None:
+def test_a_reopened_outbox_continues_where_it_stopped(outbox: Outbox) -> None:
     first, second = _begin(outbox, "a"), _begin(outbox, "b")
     _log(first, range(10))
     _log(second, range(10))
@@ -242,7 +242,7 @@ def test_a_reopened_outbox_goes_on_where_it_was(outbox: Outbox) -> None:
     outbox.close()
 
 
-def test_what_is_known_of_a_run_survives(outbox: Outbox) -> None:
+def test_the_state_of_a_run_survives(outbox: Outbox) -> None:
     owned, joined = _begin(outbox, "a"), outbox.begin("b", "experiment", is_owned=False)
     content = {"key": "b", "experiment": "experiment", "run_id": "id of b"}
     outbox.intake.append(joined.number, "join", content)
@@ -261,7 +261,7 @@ def test_what_is_known_of_a_run_survives(outbox: Outbox) -> None:
     outbox.close()
 
 
-def test_a_run_that_was_joined_knows_its_id_though_its_process_died_at_once(
+def test_a_joined_run_has_its_id_even_if_its_process_died_at_once(
     outbox: Outbox,
 ) -> None:
     run = outbox.begin("b", "experiment", is_owned=False, run_id="id of b")
@@ -275,7 +275,7 @@ def test_a_run_that_was_joined_knows_its_id_though_its_process_died_at_once(
     outbox.close()
 
 
-def test_a_run_whose_start_is_yet_to_come_is_nobodys_to_end(any_outbox: Outbox) -> None:
+def test_a_run_without_its_start_yet_is_not_ended_by_anybody(any_outbox: Outbox) -> None:
     run = any_outbox.begin("key", "experiment")
     any_outbox.collect()
     assert any_outbox.runs() == []
@@ -284,7 +284,7 @@ def test_a_run_whose_start_is_yet_to_come_is_nobodys_to_end(any_outbox: Outbox) 
     assert any_outbox.runs() == [run]
 
 
-def test_a_run_that_is_ended_and_settled_is_not_done_with_again(any_outbox: Outbox) -> None:
+def test_a_run_that_is_ended_and_settled_is_not_ended_again(any_outbox: Outbox) -> None:
     done, open_one = _begin(any_outbox, "a"), _begin(any_outbox, "b")
     any_outbox.intake.append(done.number, "finish", {"status": "FINISHED", "time_ms": 0})
     any_outbox.collect()
@@ -298,7 +298,7 @@ def test_a_run_that_is_ended_and_settled_is_not_done_with_again(any_outbox: Outb
 # --- refused ---------------------------------------------------------------------------------
 
 
-def test_what_was_refused_is_kept_with_its_reason_and_can_be_queued_again(
+def test_refused_records_are_kept_with_their_reason_and_can_be_queued_again(
     outbox: Outbox,
 ) -> None:
     run = _begin(outbox)
@@ -330,7 +330,7 @@ def test_what_was_refused_is_kept_with_its_reason_and_can_be_queued_again(
 # --- memory ----------------------------------------------------------------------------------
 
 
-def test_what_is_in_memory_only_is_known_to_be(any_outbox: Outbox) -> None:
+def test_records_that_are_only_in_memory_are_counted(any_outbox: Outbox) -> None:
     run = _begin(any_outbox)
     _log(run, range(9))
     any_outbox.collect()
@@ -339,7 +339,7 @@ def test_what_is_in_memory_only_is_known_to_be(any_outbox: Outbox) -> None:
     assert any_outbox.volatile == 0
 
 
-def test_each_part_reports_a_full_disk_once_and_delivery_goes_on_from_memory(
+def test_each_part_reports_a_full_disk_once_and_delivery_continues_from_memory(
     disk: Disk, caplog: pytest.LogCaptureFixture
 ) -> None:
     outbox = new_outbox(_SERVER)
@@ -352,7 +352,7 @@ def test_each_part_reports_a_full_disk_once_and_delivery_goes_on_from_memory(
     assert outbox.waiting == 3001
     assert outbox.volatile > 0
     steps = _steps(records := _read(run))
-    outbox.settle(run, records)  # while the disk lets nothing be deleted either
+    outbox.settle(run, records)  # while nothing can be deleted from the disk either
     assert outbox.waiting == 3001 - len(records)
     _log(run, range(3000, 3010))
     outbox.collect()
@@ -375,7 +375,7 @@ def test_each_part_reports_a_full_disk_once_and_delivery_goes_on_from_memory(
     outbox.close()
 
 
-def test_a_run_that_only_memory_knows_is_one_to_be_ended_too(disk: Disk) -> None:
+def test_a_run_that_is_only_in_memory_is_ended_too(disk: Disk) -> None:
     outbox = new_outbox(_SERVER)
     disk.fill()
     run = _begin(outbox)
@@ -387,7 +387,7 @@ def test_a_run_that_only_memory_knows_is_one_to_be_ended_too(disk: Disk) -> None
     outbox.close()
 
 
-def test_what_a_full_disk_does_not_delete_is_done_with_all_the_same(disk: Disk) -> None:
+def test_settled_records_that_a_full_disk_cannot_delete_are_not_sent_again(disk: Disk) -> None:
     outbox = new_outbox(_SERVER)
     run = _begin(outbox)
     _log(run, range(10))
@@ -401,9 +401,7 @@ def test_what_a_full_disk_does_not_delete_is_done_with_all_the_same(disk: Disk) 
     assert survey() == []
 
 
-def test_what_a_full_disk_keeps_in_memory_has_a_bound(
-    disk: Disk, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_memory_use_on_a_full_disk_is_limited(disk: Disk, caplog: pytest.LogCaptureFixture) -> None:
     outbox = new_outbox(_SERVER)
     run = _begin(outbox)
     outbox.collect()
@@ -449,7 +447,7 @@ def _refuse(run: QueuedRun) -> None:
     ("leave", "is_kept"),
     [(_nothing, False), (_leave_in_intake, True), (_leave_in_database, True), (_refuse, True)],
 )
-def test_a_closed_journal_is_kept_only_while_something_is_left_in_it(
+def test_a_closed_journal_is_kept_only_while_it_has_records(
     outbox: Outbox, leave: Callable[[QueuedRun], None], is_kept: bool
 ) -> None:
     run = _begin(outbox)
@@ -485,7 +483,7 @@ def test_a_journal_can_be_closed_while_another_thread_collects(tmp_path: Path) -
             future.result()
 
 
-def test_what_is_in_a_journal_is_for_its_owner_only(outbox: Outbox, file: Path) -> None:
+def test_only_its_owner_can_read_a_journal(outbox: Outbox, file: Path) -> None:
     file.chmod(0o644)
     _begin(outbox)
     outbox.copy_artifact(file)
@@ -504,7 +502,7 @@ def test_what_is_in_a_journal_is_for_its_owner_only(outbox: Outbox, file: Path) 
 
 
 def _artifact(run: QueuedRun, file: Path, *, is_copied: bool) -> Path:
-    """Where it is delivered from."""
+    """The path from which it is delivered."""
     outbox = run.outbox
     kept = outbox.copy_artifact(file) if is_copied else str(file)
     content: dict[str, Any] = {"path": kept, "is_copied": is_copied, "to": None}
@@ -527,7 +525,7 @@ def test_a_copy_is_kept_until_it_is_settled(outbox: Outbox, file: Path) -> None:
     assert not other.exists()
 
 
-def test_a_folder_is_copied_with_all_that_is_in_it(outbox: Outbox, file: Path) -> None:
+def test_a_folder_is_copied_with_its_contents(outbox: Outbox, file: Path) -> None:
     folder = file.parent / "model"
     (folder / "deep").mkdir(parents=True)
     shutil.copy(file, folder / "deep")
@@ -555,19 +553,19 @@ def test_a_copy_that_was_refused_is_kept_and_can_be_sent_later(outbox: Outbox, f
     outbox.close()
 
 
-def test_what_is_not_copied_is_never_deleted(outbox: Outbox, file: Path) -> None:
+def test_files_that_are_not_copies_are_never_deleted(outbox: Outbox, file: Path) -> None:
     run = _begin(outbox)
     assert _artifact(run, file, is_copied=False) == file
     _settle_all(run)
     assert file.exists()
 
 
-def test_memory_takes_no_copies(file: Path) -> None:
+def test_an_outbox_in_memory_makes_no_copies(file: Path) -> None:
     with pytest.raises(OSError, match="no journal"):
         Outbox(None, _SERVER).copy_artifact(file)
 
 
-def test_a_copy_that_finds_no_room_leaves_nothing_behind(disk: Disk) -> None:
+def test_a_copy_without_room_leaves_nothing_behind(disk: Disk) -> None:
     outbox = new_outbox(_SERVER)
     assert outbox.path is not None
     large = disk.folder / "large"
@@ -584,7 +582,7 @@ def test_a_copy_that_finds_no_room_leaves_nothing_behind(disk: Disk) -> None:
 
 
 @pytest.mark.parametrize("died", ["later", "before the old was deleted"])
-def test_a_new_file_of_the_intake_neither_loses_nor_doubles(outbox: Outbox, died: str) -> None:
+def test_a_new_intake_file_neither_loses_nor_duplicates_records(outbox: Outbox, died: str) -> None:
     assert outbox.path is not None
     run = _begin(outbox)
     for step in range(50):
@@ -598,7 +596,7 @@ def test_a_new_file_of_the_intake_neither_loses_nor_doubles(outbox: Outbox, died
     del run
     outbox.close()
 
-    # What a process leaves that dies between the steps of it.
+    # What remains if a process dies between these steps.
     if died != "later":
         old.write_bytes(content_of_old)
     assert [journal.records() for journal in survey()] == [61]
