@@ -518,6 +518,7 @@ class Sender:
     def _wait_until(self, is_over: Callable[[], bool], timeout: float | None) -> bool:
         ends = math.inf if timeout is None else self.clock.monotonic() + timeout
         while not is_over():
+            self._note_silence()  # each of the threads may be waiting for a response
             left = ends - self.clock.monotonic()
             if left <= 0 or self._is_closed:
                 return False
@@ -560,7 +561,12 @@ class Sender:
         now, since = self.clock.monotonic(), self._adopting_since
         if self._is_closed or (since is not None and now - since < _SECONDS_FOR_OLDER_RECORDS):
             return None
-        silence = self._schedule.silence(now)
+        self._note_silence()
+        self._schedule.load(self.outboxes, now)
+        return self._schedule.take(now)
+
+    def _note_silence(self) -> None:
+        silence = self._schedule.silence(self.clock.monotonic())
         if silence is not None:
             _logger.warning(
                 "%s has not answered for %.0f s; records are kept in %s and sent later.",
@@ -568,8 +574,6 @@ class Sender:
                 silence,
                 (self._own or self.outboxes[0]).path or "memory",
             )
-        self._schedule.load(self.outboxes, now)
-        return self._schedule.take(now)
 
     def _after_failure(self, turn: Turn, error: Exception) -> None:
         run = turn.run

@@ -1089,3 +1089,23 @@ def test_an_error_without_a_request_is_retried(
     run.finish()
     process.deliver_for(5.0)
     assert server.run(run.key).status == "FINISHED"
+
+
+def test_a_silent_server_counts_as_away_although_each_thread_waits_for_it(
+    process: VirtualProcess,
+    server: FakeMlflow,
+    clock: VirtualClock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    seen = []
+
+    def hang(method: str) -> None:
+        clock.advance(25.0)
+        process.sender.flush(0.0)  # by the thread that closes the callback
+        seen.append(process.sender.is_away)
+
+    process.begin().finish()
+    server.on_request = hang
+    process.sender.deliver_next()
+    assert seen[0]
+    assert "has not answered for 25 s" in said_by_us(caplog)[0]
