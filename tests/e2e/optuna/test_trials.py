@@ -40,8 +40,6 @@ from optuna_helpers import (
     trial_run,
     trial_runs,
 )
-from own_log import said_by_us
-from waiting import wait_until
 
 # What MLflow's own server stores for infinity.
 _LARGEST = sys.float_info.max
@@ -877,24 +875,6 @@ def test_the_summary_escapes_the_studys_name_for_a_notebook() -> None:
     assert html.startswith("<table>")
     assert name in str(callback.summary())
     assert trial_runs(name).keys() == {0}
-
-
-def test_a_link_that_is_not_known_yet_is_shown_later_and_nothing_before(
-    cloud: LocalCloud, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
-) -> None:
-    study = new_study()
-    cloud.fault("answer", path="runs/get?", status=403, from_iap=True)
-    study.optimize(_x, 1, callbacks=[IAPMLflowCallback()])
-    told = ""
-
-    def is_there() -> bool:
-        nonlocal told
-        told += capsys.readouterr().err
-        return f"Study {study.study_name}: http" in told
-
-    wait_until(is_there, "the link")
-    assert [seen.status for seen in cloud.requests if "runs/get?" in seen.path] == [403, 200]
-    assert not said_by_us(caplog)
 
 
 @pytest.mark.slow

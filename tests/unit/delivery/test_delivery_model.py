@@ -114,7 +114,8 @@ class DeliveryMachine(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp(dir=_MEMORY if os.path.isdir(_MEMORY) else None))
         self.patch = pytest.MonkeyPatch()
         self.patch.setenv("MLFLOW_IAP_OUTBOX", str(self.folder / "outbox"))
-        self.server = FakeMlflow()
+        # Senders that other tests left running would deliver journals for their own server.
+        self.server = FakeMlflow("https://model.example")
         self.clock = VirtualClock()
         self.processes: list[VirtualProcess] = []
         self.runs: dict[str, _Run] = {}
