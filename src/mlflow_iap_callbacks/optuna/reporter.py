@@ -129,7 +129,7 @@ class Reporter(BackgroundThread):
             except OutOfTime:
                 self._undrawn.setdefault(study_run)
 
-        # There may be no room for its folder.
+        # The disk may have no room for its folder.
         with never_raising("the plots of studies"), PlotProcess() as process:
             for study_run in _chosen(self._undrawn, only):
                 if seconds() < _SECONDS_TO_DRAW:
