@@ -94,7 +94,7 @@ def _abandoned(journals: Sequence[JournalReport]) -> list[Path]:
 
 
 def _server_of(journal: JournalReport) -> str:
-    """Return a journal's server; if unreadable, MLFLOW_TRACKING_URI if it fits, else nothing."""
+    """Return a journal's server, or MLFLOW_TRACKING_URI if that matches a damaged journal."""
     from ..delivery.server_uri import server_uri
     from ..outbox.journal_folder import is_for
 

@@ -26,7 +26,7 @@ def set_aside(part: Refusal, seq: int) -> tuple[str, Any]:
 
 
 def original(record: Record) -> Record:
-    """Return the original of a record that was set aside; any other as it is."""
+    """Return the original of a record that was set aside; any other unchanged."""
     if record.kind != _KIND:
         return record
     content = record.content

@@ -70,7 +70,7 @@ class Schedule:
         self._away_until = 0.0
         self._failures = 0
         self._last_success = 0.0
-        self._slowest = 0.0  # recent answer, in seconds
+        self._slowest = 0.0  # slowest recent answer, in seconds
 
     @property
     def is_stuck(self) -> bool:

@@ -82,7 +82,7 @@ class Sender:
         self._opening = threading.Lock()
         self._adoption = threading.Lock()
         self._adopting_since: float | None = None
-        self._taking_over = threading.Lock()  # held while a journal is taken over; a fork waits
+        self._taking_over = threading.Lock()  # held to take over a journal; a fork waits for it
         self._reported: set[Path] = set()  # journals that cannot be taken over
         self._next_adoption = self._next_beat = 0.0
         self._begun: list[QueuedRun] = []

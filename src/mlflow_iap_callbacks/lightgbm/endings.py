@@ -11,7 +11,7 @@ from typing import Any
 from .. import delivery, outbox
 from ..delivery.run_writer import now_ms
 
-# Python may free an object in the middle of their functions; nothing can be logged then.
+# Nothing can be logged when Python frees an object in the middle of these packages' functions.
 _BUSY = (delivery.__name__, outbox.__name__)
 
 

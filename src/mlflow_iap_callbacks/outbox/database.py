@@ -240,7 +240,7 @@ def files_of(journal: Path) -> list[Path]:
 
 
 def delete_journal(journal: Path) -> None:
-    """Delete a journal whose lock is held; last its database, by which journals are found."""
+    """Delete a journal whose lock is held, its database last: journals are found by it."""
     shutil.rmtree(artifacts_of(journal), ignore_errors=True)
     for path in reversed(files_of(journal)):
         path.unlink(missing_ok=True)

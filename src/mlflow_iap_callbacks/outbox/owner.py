@@ -75,7 +75,7 @@ def _note(journal: Path) -> tuple[str, float | None]:
 
 @functools.cache
 def _machine() -> str:
-    """Return a machine id, to tell hosts of one name apart; empty if there is none."""
+    """Return a machine id, to tell hosts with the same name apart; empty if there is none."""
     text = b""
     with suppress(OSError):
         text = _MACHINE_ID.read_bytes().strip()
