@@ -30,7 +30,7 @@ from .refusals import NotYet, first_line, refusal
 from .run_creation import RunCreation
 
 _MAX_INPUTS = 10  # each with a schema of up to 100 kB
-_LOCKED = "database is locked"  # what SQLite says after having waited for some seconds
+_LOCKED = "database is locked"  # SQLite's message after it waited a few seconds
 
 
 class Failing(list[Refusal]):
