@@ -124,7 +124,7 @@ class SessionArtifactRepository(GCSArtifactRepository):
             )
             return found
         except MlflowException:
-            # MLflow raises a 500 for a missing file, which clients would retry for minutes.
+            # MLflow raises one error for all files: a 500, which clients would retry for minutes.
             if artifact_path and not self._exists(artifact_path):
                 raise _not_found(artifact_path) from None
             raise
