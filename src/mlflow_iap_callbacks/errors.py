@@ -5,7 +5,7 @@ mlflow.exceptions.MlflowException
     ├── IAPConfigurationError     the settings cannot work: no URI, or http to another machine
     ├── IAPCredentialsError       no token: no identity, the wrong kind, or rejected by Google
     ├── IAPRefusedError           IAP rejected the request; ``reason`` says why
-    ├── IAPUnavailableError       the server could not be reached behind Google's front end
+    ├── IAPUnavailableError       Google's front end could not reach the server
     └── IAPUnknownOutcomeError    the response to a request that cannot be repeated was lost
 """
 

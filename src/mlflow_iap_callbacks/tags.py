@@ -4,19 +4,19 @@ from __future__ import annotations
 
 # The key by which a run is looked up, so that it is never created twice.
 RUN_KEY_TAG = "mlflow_iap.run_key"
-# On a run that was requested twice: the first response was lost, and no run showed up.
+# On a run that was requested twice: the first response was lost, and no run was found.
 ASKED_TWICE_TAG = "mlflow_iap.asked_twice"
 # The journal that writes to the run now.
 JOURNAL_TAG = "mlflow_iap.journal"
-# What a run lacks that was created again, because the server no longer had it.
+# On a run that was created again after the server lost it: what it lacks.
 AGAIN_TAG = "mlflow_iap.created_again"
-# Why a run ended that its own process did not end.
+# Why a run was not ended by its own process.
 ENDED_TAG = "mlflow_iap.ended"
 # On the run that all processes agreed to share, if several created one.
 AGREED_TAG = "mlflow_iap.agreed"
 # The number of points left out because they are NaN.
 SKIPPED_TAG = "mlflow_iap.skipped_nan_points"
-# Followed by the name that MLflow stores: the original name, which MLflow does not accept.
+# Prefix of the name that MLflow stores; the value is the original name, which it rejects.
 NAME_TAG = "mlflow_iap.name"
 # The key by which a logged model is looked up.
 MODEL_KEY_TAG = "mlflow_iap.model_key"

@@ -19,7 +19,7 @@ SECONDS_TO_WATCH = 90.0
 
 
 def abandoned(journals: Sequence[JournalReport]) -> list[Path]:
-    """Return those whose processes have ended: by what the user says, or as far as one can see.
+    """Return the journals whose processes have ended, according to the user or the journals.
 
     On a terminal the user is asked for each host. Elsewhere, a process counts as ended if it does
     not note that it is alive for 90 seconds.
@@ -37,7 +37,7 @@ def abandoned(journals: Sequence[JournalReport]) -> list[Path]:
 def unmoved(
     journals: Sequence[JournalReport], sleep: Callable[[float], None] = time.sleep
 ) -> list[Path]:
-    """Return those whose processes do not note that they are alive."""
+    """Return the journals whose processes do not note that they are alive."""
     before = {journal.path: last_beat(journal.path) for journal in journals}
     if before:
         console.print(f"Waiting {SECONDS_TO_WATCH:.0f} s for processes of other hosts to stir.")

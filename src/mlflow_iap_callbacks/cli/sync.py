@@ -94,7 +94,7 @@ def _abandoned(journals: Sequence[JournalReport]) -> list[Path]:
 
 
 def _server_of(journal: JournalReport) -> str:
-    """Return the server of a journal, even if damage has made that unreadable; or nothing."""
+    """Return a journal's server, or MLFLOW_TRACKING_URI if that matches a damaged journal."""
     from ..delivery.server_uri import server_uri
     from ..outbox.journal_folder import is_for
 
@@ -107,7 +107,7 @@ def _server_of(journal: JournalReport) -> str:
 def _is_sent(
     server: str, journals: Sequence[JournalReport], *, refused: bool, other_hosts: Sequence[Path]
 ) -> bool:
-    """Send what dead processes left for a server, and say what was sent and what was not."""
+    """Send what dead processes left for a server, and print what was sent and what was not."""
     if not server:
         for journal in journals:
             print_line(

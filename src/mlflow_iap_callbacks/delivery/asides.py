@@ -9,24 +9,24 @@ from ..outbox import Record, Refusal
 from .names import mlflow_name
 
 _KIND = "aside"
-# A run without its first record is nothing, and nothing may overtake a change of its status.
+# A run's first record must come first, and nothing may overtake a change of its status.
 _KEPT_IN_ORDER = ("start", "reopen", "finish", "abandon")
 
 Place = tuple[str, str]
 
 
 def set_aside(part: Refusal, seq: int) -> tuple[str, Any]:
-    """Return kind and content of a record for a part that is appended again.
+    """Return the kind and content of the record that holds a part set aside.
 
     Args:
-        part: what is set aside.
+        part: the part.
         seq: sequence number of the record that it was a part of.
     """
     return _KIND, {"kind": part.kind, "content": part.content, "seq": seq}
 
 
 def original(record: Record) -> Record:
-    """Return the record that a record set aside stands for; any other as it is."""
+    """Return the original of a record that was set aside; any other unchanged."""
     if record.kind != _KIND:
         return record
     content = record.content
@@ -34,12 +34,12 @@ def original(record: Record) -> Record:
 
 
 def is_divisible(record: Record) -> bool:
-    """Return whether what is at fault in the record may be set aside."""
+    """Return whether parts of the record may be set aside."""
     return record.kind != _KIND and record.kind not in _KEPT_IN_ORDER
 
 
 def places(record: Record) -> set[Place]:
-    """Return what a newer record for the same place replaces: a file, or tags of a run."""
+    """Return the files or tags that the record sets, and that a newer record may replace."""
     record = original(record)
     if record.kind == "artifact":
         return {(record.content["to"] or "", Path(record.content["path"]).name)}

@@ -30,14 +30,14 @@ from .refusals import NotYet, first_line, refusal
 from .run_creation import RunCreation
 
 _MAX_INPUTS = 10  # each with a schema of up to 100 kB
-_LOCKED = "database is locked"  # what SQLite says after having waited for some seconds
+_LOCKED = "database is locked"  # SQLite's message after it waited a few seconds
 
 
 class Failing(list[Refusal]):
-    """Parts of records that the server fails on, though it takes others; with its answers.
+    """Parts of records that the server fails on while it accepts others, with its answers.
 
     Args:
-        most: how many there may be.
+        most: maximum number of parts.
     """
 
     def __init__(self, most: int) -> None:
@@ -113,15 +113,15 @@ class MlflowCalls:
     def send_in_parts(
         self, run: QueuedRun, records: Sequence[Record], most: int
     ) -> tuple[Sequence[Record], Sequence[Refusal], Sequence[Refusal]]:
-        """Deliver some of the run's oldest records though the server fails on a part of them.
+        """Deliver some of the run's oldest records, even if the server fails on parts of them.
 
         Args:
             run: the run that the records belong to.
             records: at least one record.
-            most: how many parts may be found, unless they are of one record.
+            most: maximum number of such parts, unless they are of one record.
 
         Returns:
-            As ``send``, and the parts that the server fails on, with its answer.
+            The same as ``send``, and the parts that the server fails on, with its answers.
         """
         if len(records) == 1:
             most = MAX_ENTITIES
@@ -189,7 +189,7 @@ class MlflowCalls:
         return records[:1], ()
 
     def _start_in_parts(self, run: QueuedRun, content: Mapping[str, Any], failing: Failing) -> None:
-        """Create a run without its name and tags, and then set each that the server takes."""
+        """Create a run without its name and tags, then set each that the server accepts."""
         self._creation.start(run, {**content, "name": None, "tags": {}})
         tags = with_names_that_mlflow_takes(content["tags"])
         if content["name"] is not None:

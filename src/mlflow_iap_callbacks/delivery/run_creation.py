@@ -30,11 +30,11 @@ _logger = logging.getLogger("mlflow_iap_callbacks")
 
 # Seconds in which a server may still create a run, for a process that died or gave up waiting.
 _PATIENCE = 30.0
-# Seconds in which processes that create a shared run at the same time find each other's.
+# Seconds after which processes that create a shared run together see each other's runs.
 _TO_AGREE = 2.0
 # Seconds for which a run waits for a parent that is nowhere to be found.
 _SECONDS_FOR_A_PARENT = 60.0
-# Seconds for which the run of a process is left to it, at most.
+# Maximum seconds for which a run is left to its own process.
 _SECONDS_LEFT_TO_OTHERS = 20.0
 _MOST_REMEMBERED = 10_000  # runs
 # Seconds after logging during which a claimed run is created without looking for an existing one.
@@ -69,7 +69,7 @@ class RunCreation:
         self._parents: dict[_Place, str | None] = {}
         self._awaited: set[_Place] = set()  # shared runs that are not agreed on yet
         self._first_seen: dict[_Place, float] = {}
-        self._missed: dict[_Place, float] = {}  # parents, since when they were looked for in vain
+        self._missed: dict[_Place, float] = {}  # when each missing parent was first looked for
         self._again: set[str] = set()  # ids of runs that were created again
         self._made: dict[_Place, str] = {}  # ids of the last runs, in case one is logged again
         # Runs that the server may still create a second time; forgotten when they end.
@@ -119,8 +119,8 @@ class RunCreation:
         """Forget the id of a run that the server no longer knows, as after the restore of a backup.
 
         Returns:
-            Whether the run will be found by its key, or created again. It is not if that happened
-            before and the server has lost it at once, nor if other processes are to create it.
+            Whether the run will be found by its key, or created again. False if the lost run was
+            itself created again, or if only other processes can create it.
         """
         if run_id in self._again or (run.start is None and not run.is_owned):
             return False
@@ -154,7 +154,7 @@ class RunCreation:
         found = self._doubtful.get(run.place)
         if found is not None:
             self._delete_late_ones(found, run.key)
-            self._doubtful.pop(run.place, None)  # another queued run of the same may end, too
+            self._doubtful.pop(run.place, None)  # gone if another queued run for it has ended
 
     def update(self, run_id: str, status: str, time_ms: int | None) -> None:
         """Set a run's status, and its end in milliseconds since 1970."""
@@ -228,8 +228,8 @@ class RunCreation:
     def _agree(self, run: QueuedRun, experiment_id: str, content: Mapping[str, Any]) -> Run:
         """Return the one run that all processes use.
 
-        MLflow can create two at the same time. So each process waits until all are visible, takes
-        the one with the lowest id, marks it for later processes, and deletes the others.
+        MLflow can create two runs at the same time. So each process waits until all are visible,
+        takes the one with the lowest id, marks it for later processes, and deletes the others.
         """
         found = find_runs(self.client, experiment_id, run.key)
         if not any(map(_is_agreed, found)):
@@ -321,7 +321,7 @@ class RunCreation:
         raise NotYet("Its parent does not exist yet.", 0.5)
 
     def _missing_parent(self, place: _Place, queued: QueuedRun | None) -> str | None:
-        """Return the id of a parent that was created once, and that the server does not find."""
+        """Return a lost parent's id once it exists again; None if it stays lost."""
         if queued is not None:
             run_id = str(queued.run_id)
             if self.stage(run_id) is None and self.can_create_again(queued, run_id):
@@ -355,7 +355,7 @@ class RunCreation:
             return self._experiments[experiment]
 
     def _is_replaced(self, experiment: str, experiment_id: str) -> bool:
-        """Return whether the server knows another experiment, or none, by the name; forget it."""
+        """Return whether the name no longer has this experiment id; if so, forget the id."""
         kind, _, name = experiment.partition(":")
         if kind == "id" or self._find_experiment(name) == experiment_id:
             return False
@@ -386,7 +386,7 @@ class RunCreation:
 
 
 def _start_again(run: QueuedRun) -> dict[str, Any]:
-    """Return the start of a run that was started before; what it was may be lost."""
+    """Return the content of ``start`` for a run started before; the original may be lost."""
     if run.start is None:
         nothing: dict[str, Any] = {"mode": Mode.RESUMED, "time_ms": None, "tags": {}, "name": None}
         return {**nothing, "is_again": True}

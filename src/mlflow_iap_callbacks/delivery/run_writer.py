@@ -72,10 +72,10 @@ class RunWriter:
         start_time: milliseconds since 1970, UTC. Default: now.
         tags: tags of the new run.
         key: run key, stored as a tag. Default: a random one.
-        mode: who else may have created a run with this key. Default: a process that has ended, and
-            whose run is continued.
+        mode: who else may have created a run with this key. Default: a process that has ended; its
+            run is continued.
         parent: parent run, or its id.
-        not_before: the time, in seconds since 1970, before which the run is not looked up.
+        not_before: time before which the run is not looked up or created, in seconds since 1970.
 
     Examples:
         ```python
@@ -349,7 +349,7 @@ class RunWriter:
             run.outbox.intake.append(run.number, kind, content)
 
     def _queued(self, *, to_write: bool = False) -> QueuedRun:
-        """Return the run in this process's outbox, to which another process's run is added."""
+        """Return the run in this process's outbox; add it if another process began it."""
         with LOCK:
             run = self._run
             is_over = to_write and run is not None and run.is_ended

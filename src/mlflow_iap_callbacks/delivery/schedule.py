@@ -36,8 +36,8 @@ class Turn:
         entities: number of waiting metrics, params and tags.
         is_busy: whether it is being delivered.
         failures: how often its delivery has failed since it last succeeded.
-        asked_at: when the request that is under way was sent; infinite for an upload, which takes
-            as long as it takes.
+        asked_at: when the request that is under way was sent; infinite for an upload, which has no
+            time limit.
         is_aside: whether its only record was set aside, so that the rest of its run does not wait.
     """
 
@@ -70,7 +70,7 @@ class Schedule:
         self._away_until = 0.0
         self._failures = 0
         self._last_success = 0.0
-        self._slowest = 0.0  # answer of late, in seconds
+        self._slowest = 0.0  # slowest recent answer, in seconds
 
     @property
     def is_stuck(self) -> bool:
@@ -131,7 +131,7 @@ class Schedule:
                 turn.not_before = 0.0
 
     def others(self, run: QueuedRun) -> list[Turn]:
-        """Return the turns of the same run of MLflow, in the same outbox."""
+        """Return the other turns of the same MLflow run in the same outbox."""
         return [
             turn
             for turn in self._turns.values()
@@ -190,7 +190,7 @@ class Schedule:
     def silence(self, now: float) -> float | None:
         """Return for how many seconds the server has not answered, if it newly counts as away.
 
-        The request goes on. Meanwhile no other is sent, and nobody who can stop waiting waits.
+        The request goes on. Meanwhile no other is sent, and callers that can stop waiting do.
         """
         asked_at = [turn.asked_at for turn in self._turns.values() if turn.is_busy]
         seconds = now - max(min(asked_at, default=math.inf), self._last_success)
@@ -232,7 +232,7 @@ class Schedule:
         turn.due, turn.not_before = min(turn.due, now), now + after
         if isinstance(error, NotYet):
             return None
-        # Where other runs are delivered meanwhile, the server is not away.
+        # If other runs were delivered meanwhile, the server is not away.
         is_its_own = turn.failures > 1 and self._last_success > turn.failed_at
         turn.failed_at = now
         if is_its_own:

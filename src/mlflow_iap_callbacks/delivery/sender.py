@@ -28,7 +28,7 @@ _logger = logging.getLogger("mlflow_iap_callbacks")
 _MAX_THREADS = 8
 # Two, so that one can look for due runs while the other is delivering.
 _MAX_IDLE_THREADS = 2
-# For one request: no retry begins later. What is under way has MLflow's own timeout.
+# For one request: no retry begins later. One that is under way has MLflow's own timeout.
 _RETRY = RetryPolicy(deadline=20.0)
 # Seconds between two checks for new records. An append wakes no thread, because that would cost
 # more than the append itself.
@@ -38,11 +38,11 @@ _SECONDS_BETWEEN_BEATS = 20.0
 # How long this process's records wait for older ones from an adopted journal.
 _SECONDS_FOR_OLDER_RECORDS = 5.0
 _SECONDS_AFTER_A_FAULT = 30.0
-# Of what is set aside, in about half an hour, while the server answers other requests.
+# Tries of a record that was set aside: about half an hour, without outages.
 _MOST_TRIES = 8
 # After so many failures a run is created without its tags, which are set one by one.
 _TRIES_OF_A_START = 2
-# Of one run's parts: more, and the server is at fault.
+# Parts of one run; if more fail, the server is at fault.
 _MOST_ASIDE = 20
 _SECONDS_WITHOUT_ROOM = 60.0
 # For requests whose failure is expected.
@@ -82,7 +82,7 @@ class Sender:
         self._opening = threading.Lock()
         self._adoption = threading.Lock()
         self._adopting_since: float | None = None
-        self._taking_over = threading.Lock()  # one journal; a fork waits for it
+        self._taking_over = threading.Lock()  # held to take over a journal; a fork waits for it
         self._reported: set[Path] = set()  # journals that cannot be taken over
         self._next_adoption = self._next_beat = 0.0
         self._begun: list[QueuedRun] = []
@@ -130,7 +130,7 @@ class Sender:
 
     @property
     def has_only_asides(self) -> bool:
-        """Whether only uploads are waiting that were set aside because they kept failing."""
+        """Whether all waiting records were set aside because the server fails on them."""
         with self._changed:
             return self._schedule.has_only_asides
 
@@ -217,7 +217,7 @@ class Sender:
         """
         untaken: list[Untaken] = []
         if not self._adoption.acquire(timeout=min(seconds, threading.TIMEOUT_MAX)):
-            return untaken  # another thread is at it
+            return untaken  # another thread is doing this
         try:
             since = self._adopting_since = self.clock.monotonic()
             self._next_adoption = since + _SECONDS_BETWEEN_ADOPTIONS

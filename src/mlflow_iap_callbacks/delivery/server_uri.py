@@ -18,7 +18,7 @@ def server_uri(uri: str) -> str:
         return f"sqlite:///{os.path.abspath(uri.removeprefix('sqlite:///'))}"
     if not parts.scheme:
         return os.path.abspath(uri)
-    # A database is another one for another user, and may know a user without a password.
+    # Another user may have another database, and a user may have no password.
     user, is_given, host = parts.netloc.rpartition("@")
     query = "&".join(each for each in parts.query.split("&") if not _SECRET_PARAMETER.match(each))
     netloc = user.partition(":")[0] + is_given + host

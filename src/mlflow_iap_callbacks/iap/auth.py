@@ -47,9 +47,9 @@ def origin_of(url: str) -> str:
 class IAPAuth(AuthBase):
     """``requests`` authentication for one server behind IAP.
 
-    A token is sent only after IAP has asked for one, so a server without IAP never receives one. It
-    is in the header ``Authorization``. If MLflow's own basic authentication uses that header, the
-    token is in ``Proxy-Authorization``, which IAP reads as well.
+    A token is sent only after IAP has asked for one, so a server without IAP never receives one.
+    The token is in the header ``Authorization`` or, if MLflow's own basic authentication uses that
+    header, in ``Proxy-Authorization``, which IAP reads as well.
 
     Args:
         origin: ``https://HOST[:PORT]``; plain http only for this machine.
@@ -107,7 +107,7 @@ class IAPAuth(AuthBase):
     def _settle(
         self, token: str | None, response: requests.Response, **kwargs: Any
     ) -> requests.Response:
-        """Retry the request of a session without IAPTransport, given its first response."""
+        """Retry a request that a session without IAPTransport sent, given its first response."""
         connection: Any = response.connection
         if isinstance(connection, IAPTransport) or origin_of(response.url) != self.origin:
             return response

@@ -103,7 +103,7 @@ class IAPCredentials:
         Args:
             origin: ``https://HOST[:PORT]``, the audience of signed JWTs if no other was given.
         """
-        bound = copy(self)  # without the token, as a pickle
+        bound = copy(self)  # without the token, like a pickle
         bound._configuration = replace(self._configuration, host=origin.partition("://")[2])
         return bound
 

@@ -46,7 +46,7 @@ def _credentials_error(error: BaseException) -> IAPCredentialsError:
         error = first
     reason = reason_of(error)
     if isinstance(error, exceptions.TransportError):
-        # When the metadata server refuses, its response is a second argument; so is its 404 on a
+        # An error response of the metadata server is a second argument, such as its 404 on a
         # machine without a service account.
         is_unreachable = len(error.args) == 1
         is_tls = isinstance(error.__cause__, requests.exceptions.SSLError)

@@ -30,7 +30,7 @@ from ..errors import IAPCredentialsError
 from .google_errors import MALFORMED, reason_of
 
 _CLOUD_PLATFORM = ["https://www.googleapis.com/auth/cloud-platform"]
-# Clients of gcloud itself, which are on no allowlist of IAP.
+# gcloud's own OAuth clients, which are on no IAP allowlist.
 _GCLOUD_CLIENTS = ("764086051850-", "32555940559.")
 
 

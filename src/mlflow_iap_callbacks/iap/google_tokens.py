@@ -39,7 +39,7 @@ LIFETIME = 3600.0  # seconds, the default for all of Google's tokens
 # What IAP requires of an access token.
 _SCOPES = ["openid", "https://www.googleapis.com/auth/userinfo.email"]
 _IAM = "https://iamcredentials.googleapis.com/v1/projects/-/serviceAccounts/{}:{}"
-_TIMEOUT = 20.0  # seconds for Google to respond; google-auth's default is 120, three times
+_TIMEOUT = 20.0  # seconds for Google to respond; google-auth's default is three times 120
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Issuer:
     @with_google_errors
     @quiet_google_logs()
     def issue(self) -> tuple[str, float | None]:
-        """A new token, and its expiry in seconds since 1970 unless only the token says it."""
+        """A new token, and its expiry in seconds since 1970; None if only the token has it."""
         self.google.refresh(partial(Request(), timeout=_TIMEOUT))
         text, expiry = self.google.token, self.google.expiry
         if self.kind == "id_token" and isinstance(self.google, user_credentials.Credentials):

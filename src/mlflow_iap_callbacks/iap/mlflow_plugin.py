@@ -1,7 +1,7 @@
 """MLflow's entry point for IAP: a token and retries for the requests of this process.
 
 MLflow loads this module while MLflow itself is being imported, in every process that sends a
-request to any server. So everything heavy is imported inside the functions.
+request to any server. So heavy modules are imported inside the functions.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ NAME = "iap"
 _MULTIPART_MINIMUM = 32_000_000
 
 _auths: dict[str, IAPAuth] = {}  # by origin
-_prefixes: dict[str, str] = {}  # origins by URL prefix, as their tracking URI writes it
+_prefixes: dict[str, str] = {}  # origins by URL prefix, as written in the tracking URI
 _is_chosen_by_user = True
 
 
@@ -128,7 +128,7 @@ def _take_over_transport() -> None:
 
     MLflow's own retries (urllib3, seven times, POSTs included) would send ``runs/create`` again
     after a lost response, and wait as long as any Retry-After says. There is no public way to
-    replace them. If a version of MLflow has no such function, its retries remain active.
+    replace them. If MLflow's function for sessions has changed, its retries remain active.
     """
     from mlflow import environment_variables as env
     from mlflow.utils import request_utils

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-# Of `//user:password@host`; a password may contain characters that a URI should not.
+# The user of `//user:password@host`; a password may contain characters invalid in a URI.
 _USER = re.compile(r"(?<=://)(?:[^/\s?#]+|[^/\s@:]*:(?!\d+(?:[/?#\s]|$))[^\s@]*)@")
 _PARAMETER = re.compile(
     r"(?i)(?<=[?&])((?:\w*password|passwd|pwd|\w*token|\w*secret)=)[^&\s'\"<>)]*"
@@ -17,7 +17,7 @@ def without_passwords(text: str) -> str:
 
 
 def hide_passwords(error: BaseException) -> None:
-    """Leave the passwords of URIs out of an error, and out of those that led to it."""
+    """Remove the passwords in URIs from an error, and from the errors that led to it."""
     seen: set[int] = set()
     inner: BaseException | None = error
     while inner is not None and id(inner) not in seen:

@@ -21,7 +21,7 @@ _ALLOWLIST = (
 )
 _NO_TOKEN = "empty token"  # noqa: S105 - IAP's words
 _EXPIRED = "expired"
-# By a part of IAP's message, as measured in 2026: reason, meaning and remedy. The first part that
+# By a part of IAP's message, as observed in 2026: reason, meaning and remedy. The first part that
 # occurs in the message applies.
 _MEANINGS: dict[str, tuple[Reason, str, str]] = {
     "Access denied": (

@@ -13,7 +13,7 @@ from ..tags import RUN_KEY_TAG
 def find_run(client: MlflowClient, experiment_id: str, key: str) -> Run | None:
     """Return the run whose tag ``mlflow_iap.run_key`` is ``key``; None if there is none.
 
-    A deleted one is returned only if all are deleted: of runs made at the same time, one stays.
+    A deleted run is returned only if all are deleted: of duplicate runs, one is kept.
     """
     found = _search(client, experiment_id, key, ViewType.ALL, 100)
     active = [run for run in found if run.info.lifecycle_stage == LifecycleStage.ACTIVE]

@@ -10,7 +10,7 @@ from urllib3.util import Retry
 
 from .retried_request import Send
 
-# A server that takes longer to accept a connection, or to agree on its encryption, is away.
+# A server that takes longer to accept a connection, TLS handshake included, is unreachable.
 _SECONDS_TO_CONNECT = 10.0
 
 

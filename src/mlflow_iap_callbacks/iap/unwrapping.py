@@ -14,7 +14,7 @@ from .passwords import hide_passwords
 
 @contextmanager
 def unwrapped_errors() -> Iterator[None]:
-    """Raise the IAPError in the context of an MlflowException, which has no cause."""
+    """Raise the IAPError that led to an MlflowException, found as its ``__context__``."""
     handled = sys.exc_info()[1]  # the caller's, in the context of everything raised here
     try:
         yield

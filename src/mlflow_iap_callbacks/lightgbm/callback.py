@@ -202,7 +202,7 @@ class IAPLightGBMCallback:
             in the journal and are sent later.
         """
         training = self._trainings.get(threading.get_ident())
-        if training is not None:  # its thread called this, so it has ended
+        if training is not None:  # this thread ran the training, so it has ended
             training.end()
         return flush(self._client, timeout)
 

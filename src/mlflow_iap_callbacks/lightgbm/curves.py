@@ -121,7 +121,7 @@ class Curves:
         names, bests = self._names, self._best
         for item in items:
             # (set, metric, mean, is higher better[, stdv]); up to LightGBM 4.5, cv has ("cv_agg",
-            # "set metric", ...). The items of 4.7 are tuples with a slow length of their own.
+            # "set metric", ...). The items of 4.7 are tuples with a slow ``__len__``.
             data, metric, value = item[0], item[1], item[2]
             if data == "cv_agg":
                 data, _, metric = metric.partition(" ")

@@ -11,16 +11,16 @@ from typing import Any
 from .. import delivery, outbox
 from ..delivery.run_writer import now_ms
 
-# Nothing can be logged while these are running: Python may free an object in the middle of them.
+# Nothing can be logged when Python frees an object in the middle of these packages' functions.
 _BUSY = (delivery.__name__, outbox.__name__)
 
 
 class Ending:
     """Watches for the end of one training run.
 
-    ``lgb.train`` and ``lgb.cv`` keep their callbacks in a set. It is freed when they return, after
-    the model got its ``best_score``, or when the exception that they raised is freed. Then
-    ``on_end`` is called, in any thread. ``engine`` is the frame of that function, if it was found.
+    ``lgb.train`` and ``lgb.cv`` keep their callbacks in a set. The set is freed when they return,
+    after the model got its ``best_score``, or when the exception that they raised is freed. Then
+    ``on_end`` is called, in any thread. ``engine`` is the frame of either function, if found.
     """
 
     def __init__(self, model: Any, engine: FrameType | None, on_end: Callable[[], None]) -> None:

@@ -24,7 +24,7 @@ def header_of(model: Any) -> str:
 
 
 def used_in(header: str) -> dict[str, str]:
-    """Params that LightGBM used, by their canonical names, as it writes them."""
+    """Params that LightGBM used, by canonical name, with values as LightGBM writes them."""
     text = header.partition("\nparameters:\n")[2].partition("\nend of parameters")[0]
     found = dict(re.findall(r"^\[(\w+): (.*)\]$", text, re.MULTILINE))
     return {
@@ -41,7 +41,7 @@ def features_in(header: str) -> tuple[list[str], list[str]]:
 
 
 def params_of(given: Mapping[str, Any], used: Mapping[str, str]) -> dict[str, Any]:
-    """The given params, by the names they were given under and by their canonical names.
+    """The given params, by their given names and by their canonical names.
 
     If LightGBM used another value than the given one, the canonical ``NAME`` has the used value and
     ``given.NAME`` has the given value. ``used`` is what ``used_in`` returns.
@@ -66,7 +66,7 @@ def _canonical_names() -> Mapping[str, str]:
     try:
         from lightgbm.basic import _ConfigAliases
 
-        _ConfigAliases.get("")  # reads them
+        _ConfigAliases.get("")  # loads the aliases
         aliases: Any = _ConfigAliases.aliases
         return {alias: str(main) for main, others in aliases.items() for alias in others}
     except (AttributeError, ImportError):  # private to LightGBM

@@ -125,7 +125,7 @@ def draw_confusion(counts: Any, labels: Sequence[str], path: Path) -> None:
 
 
 def draw_residuals(predicted: Any, true: Any, path: Path) -> None:
-    """Draw residuals over predictions, and their distribution; both have shape (rows,)."""
+    """Draw residuals against predictions, and their distribution; inputs have shape (rows,)."""
     every = max(1, len(true) // _MOST_DOTS)
     residuals = true - predicted
     figure = Figure(figsize=(10, 4), layout="constrained")

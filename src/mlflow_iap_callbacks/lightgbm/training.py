@@ -60,7 +60,7 @@ class Training:
             for data, context in data_of(env.model, *features_in(header)):
                 run.log_input(data, context)
         params = params_of(env.params, self.used)
-        # In a trial's run, LightGBM's defaults could take the names of the trial's params.
+        # In a trial's run, LightGBM's defaults could conflict with the trial's params.
         run.log_params({**self.used, **params} if is_own else params)
         self.ending = Ending(env.model, engine, self._on_end)
         _live.add(self)

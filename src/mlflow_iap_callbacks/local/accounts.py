@@ -70,7 +70,7 @@ class Accounts:
     def key_of(self, account: Account) -> RsaKey:
         """Return an account's key, generated on first use because that is slow.
 
-        A workload's key is the one of its identity provider.
+        A workload's key is that of its identity provider.
         """
         with self._lock:
             if account.name not in self._keys:
@@ -93,7 +93,7 @@ class Accounts:
         self._token_creators.setdefault(to, set()).add(name)
 
     def deny(self, name: str, *, on: str) -> None:
-        """Take the Token Creator role on the service account `on` from `name`."""
+        """Revoke `name`'s Token Creator role on the service account `on`."""
         self._token_creators.setdefault(on, set()).discard(name)
 
     def may_impersonate(self, name: str, target: str) -> bool:

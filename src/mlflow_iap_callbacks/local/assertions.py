@@ -8,7 +8,7 @@ from .accounts import PROJECT_ID, PROJECT_NUMBER, Account
 from .state import CloudState
 
 AUDIENCE = f"/projects/{PROJECT_NUMBER}/apps/{PROJECT_ID}"
-_LIFETIME = 600  # seconds, as the real ones last
+_LIFETIME = 600  # seconds, as for real ones
 
 
 def sign_assertion(state: CloudState, account: Account, **claims: Any) -> str:

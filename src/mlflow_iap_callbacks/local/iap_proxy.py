@@ -160,7 +160,7 @@ class IapProxy:
         async for _ in visit.body(up_to=half):
             pass
         if identity.token_kind == "signed_jwt":  # noqa: S105 - a kind
-            # If it is signed again within the same second, it has the same text.
+            # A JWT that is signed again within the same second has the same text.
             await asyncio.sleep(max(0.0, math.floor(identity.signed_at) + 1.0 - time.time()))
         self._state.mint.revoke(identity.token)
         response = responses.iap_response(401, EXPIRED)
@@ -267,10 +267,10 @@ class _Visit:
         return self.end(responses.fault_response(fault, user=user), iap_answer=fault.from_iap)
 
     def log(self, status: int, *, iap_answer: bool = False) -> None:
-        """Log the request. Called before its response is sent, so that the client can read it."""
+        """Log the request, before its response is sent, so that the client finds the entry."""
         self.ended = True
         identity = self.identity
-        # The callback's query has a code that signs in, which must not be logged.
+        # The callback's query has a sign-in code, which must not be logged.
         is_callback = self.request.path == CALLBACK_PATH
         self._state.requests.append(
             SeenRequest(

@@ -147,7 +147,7 @@ class Mint:
 
         Args:
             token: its text.
-            signed_at: the `iat` claim of a JWT that its owner signed; nothing else says when.
+            signed_at: the `iat` claim of a JWT that its owner signed; no endpoint issued it.
         """
         key = digest(token)
         made_at = self._issued_at.get(key, signed_at)

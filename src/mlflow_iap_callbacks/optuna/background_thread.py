@@ -1,4 +1,4 @@
-"""A thread that works on studies every now and then, and at once for those who wait for it."""
+"""A thread that works on studies at intervals, or at once if another thread waits for it."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ class BackgroundThread:
         self._wake = threading.Event()
 
     def _let_thread(self, work: Callable[[], None], deadline: Deadline, seconds: float) -> None:
-        """Wait for the thread to do something, until only so many seconds are left.
+        """Wait until the thread has done the work, or until only ``seconds`` are left.
 
-        A storage may not answer for long, and this thread must go on.
+        A storage may block for a long time, and the caller must go on.
         """
         request = _Request(work)
         self._requests.append(request)

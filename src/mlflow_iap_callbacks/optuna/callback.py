@@ -170,8 +170,8 @@ class IAPMLflowCallback:
     ) -> None:
         """Log a file or folder, such as a model, only if the trial is the best so far.
 
-        It is copied at once. When the trial ends, it is uploaded to its run if the trial has the
-        best value of the study or, with several objectives, is on the Pareto front.
+        It is copied at once. The copy is uploaded when the trial ends, if the trial has the best
+        value of the study or, with several objectives, is on the Pareto front.
 
         Args:
             trial: the running trial.
@@ -248,7 +248,7 @@ class IAPMLflowCallback:
     def close(self) -> bool:
         """End the studies' runs, deliver all records, and draw the plots, in up to a minute.
 
-        The same happens in up to 30 seconds when the process exits. If the server is unreachable,
+        The same happens when the process exits, in up to 30 seconds. If the server is unreachable,
         this gives up after five seconds. The callback can still be used afterwards.
 
         Returns:
@@ -397,7 +397,7 @@ class IAPMLflowCallback:
         # By the study's key and the trial's number.
         self._runs: dict[tuple[str, int], RunWriter] = {}
         self._held: dict[tuple[str, int], list[HeldArtifact]] = {}
-        self._failed: set[str] = set()  # keys of runs that have the traceback
+        self._failed: set[str] = set()  # keys of runs whose traceback is logged
 
     def __getstate__(self) -> dict[str, Any]:
         left = ("_keys", "_study_runs", "_runs", "_held", "_failed")

@@ -1,7 +1,7 @@
 """Compares studies with MLflow in the background, and logs the trials that no callback saw.
 
-A process may have died between the storage's commit and the callback. So each process compares
-what it finds in the storage of a study that it joins, and once more when it ends.
+A process may have died between the storage's commit and the callback. So each process compares a
+study with MLflow when it joins the study, and again at the end.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger("mlflow_iap_callbacks")
 
-# Of 1,000 runs, newest first; each is 4 MB, and costs half a second of this process's CPU.
+# Pages of 1,000 runs, newest first. Each is 4 MB, and costs half a second of CPU time here.
 _MOST_PAGES = 3
-# A kill loses no more than a few trials. A study that lacks more is older than the callback, and
-# each of its workers would log all of them.
+# A killed process loses a few trials at most. A study that lacks this many began without the
+# callback, and each of its workers would log all of them.
 MOST_TRIALS = 1000
 _SECONDS_AFTER_AN_ERROR = 60.0
 _LONGEST_PAUSE = 4.0
@@ -47,12 +47,12 @@ class _Joined:
 
     Args:
         client: a client of its server.
-        log: returns what logs a trial; None if the callback is gone.
-        since: when its storage was read first.
-        before: trials by other processes that had ended by then; None if it has not been read.
+        log: returns the method that logs a trial; None if the callback is gone.
+        since: when its storage was first read.
+        before: unlogged trials that had ended by then; None if it has not been read yet.
         due: when these are compared.
         has_old: whether another callback has logged its first trials; None if not looked up.
-        is_too_old: whether so much is lacking that it is left to ``sync``.
+        is_too_old: whether so many trials are lacking that ``sync`` must log them.
     """
 
     client: MlflowClient
@@ -65,7 +65,7 @@ class _Joined:
 
 
 class Comparer(BackgroundThread):
-    """Compares the studies that this process joins, in a thread that the first one starts.
+    """Compares the studies that this process joins, in a thread that the first study starts.
 
     Args:
         clock: tells the time.
@@ -76,12 +76,12 @@ class Comparer(BackgroundThread):
         super().__init__("mlflow-iap-comparison", self._clock.monotonic)
 
     def joined(self, study_run: StudyRun, client: MlflowClient, log: Log) -> None:
-        """Take note that this process works on the study.
+        """Note that this process works on the study.
 
         Args:
             study_run: the study.
             client: a client of its server.
-            log: a method that logs a trial. A study in memory does not keep its object alive.
+            log: a method that logs a trial; for a study in memory, its object is not kept alive.
         """
         with LOCK:
             if self._pid != os.getpid():
@@ -94,12 +94,12 @@ class Comparer(BackgroundThread):
                 self._in_memory[study_run] = _Joined(client, WeakMethod(log))
             if self._thread is None:
                 self._start()
-            self._wake.set()  # what ends later may be this process's own
+            self._wake.set()  # trials that end later may be this process's own
 
     def tick(self) -> None:
-        """Read what there was when studies were joined, and compare it 20 seconds later.
+        """Read the ended trials of newly joined studies, and compare them 20 seconds later.
 
-        By then the processes that ran those trials have logged them, if they are alive.
+        By then the processes that ran these trials have logged them, if they are alive.
         """
         for study_run, joined in list(self._shared.items()):
             if joined.due <= self._now():
@@ -137,7 +137,7 @@ class Comparer(BackgroundThread):
     def _reset(self) -> None:
         super()._reset()
         self._shared: dict[StudyRun, _Joined] = {}
-        # Studies in memory may be large, and are not kept for this.
+        # Studies in memory may be large, and are not kept alive here.
         self._in_memory: WeakKeyDictionary[StudyRun, _Joined] = WeakKeyDictionary()
 
     def _look_or_compare(self, study_run: StudyRun, joined: _Joined) -> None:
@@ -158,7 +158,7 @@ class Comparer(BackgroundThread):
         trials, now = study_run.unlogged(), self._clock.time()
         if study_run.is_shared:
             fresh = {trial.number for trial in trials if own_process_until(trial, now) > now}
-            # A living process may have ended them, or one that died before this one began.
+            # Trials that ended just now, after joining, are left to their own processes.
             others = fresh - (joined.before or {}).keys()
             trials = [trial for trial in trials if trial.number not in others]
         self._compare(study_run, joined, trials, time_left)
@@ -189,7 +189,7 @@ class Comparer(BackgroundThread):
                 _warn_of_too_many(study_run, len(lacking_trials))
                 return
             now = self._clock.time()
-            # It has seen those trials for so long, whatever the clocks of their machines say.
+            # 20 seconds after the first read, whatever the clocks of other machines say.
             at_most = now + joined.since + SECONDS_FOR_OWN_PROCESS - self._now()
             trials = []
             for lacking in lacking_trials:
@@ -211,7 +211,7 @@ class Comparer(BackgroundThread):
 def _without_old(
     study_run: StudyRun, joined: _Joined, found: Sequence[Lacking]
 ) -> Sequence[Lacking]:
-    """Leave out what another callback has logged, before this one took its place."""
+    """Leave out trials that another callback logged before this one replaced it."""
     if joined.has_old is None and found:
         oldest = min((lacking.trial for lacking in found), key=lambda trial: trial.number)
         joined.has_old = has_old_run(joined.client, study_run.experiment, oldest)
@@ -229,9 +229,9 @@ def _warn_of_too_many(study_run: StudyRun, count: int) -> None:
 
 
 def _quietly(study_run: StudyRun, work: Callable[[], None]) -> None:
-    """Do what can be done later, by another process or ``sync``.
+    """Do work that another process or ``sync`` can also do later.
 
-    A storage or a server that does not answer is warned of by those who need it.
+    Code that needs the storage or the server warns if it does not respond.
     """
     storage: Any = getattr(study_run.study, "_storage")  # noqa: B009
     try:

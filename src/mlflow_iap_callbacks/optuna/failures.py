@@ -23,7 +23,7 @@ class _Listener(logging.Handler):
 
 
 def listen() -> None:
-    """Listen to Optuna's log, which must show warnings."""
+    """Listen to Optuna's log; its level must be WARNING or lower."""
     logger = logging.getLogger("optuna")
     if not any(isinstance(handler, _Listener) for handler in logger.handlers):
         logger.addHandler(_Listener(logging.WARNING))

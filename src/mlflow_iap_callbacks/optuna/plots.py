@@ -176,7 +176,7 @@ def _plots(study: optuna.Study, names: list[str], shown: Any) -> dict[str, Calla
         given: dict[str, Any] = {"target_name": name}
         if len(names) > 1:
             given["target"] = lambda trial, number=number: float(trial.values[number])
-        # The default evaluator needs scikit-learn and takes seconds for some hundred trials.
+        # The default evaluator needs scikit-learn and takes seconds for a few hundred trials.
         importance = {**given, "evaluator": evaluator()}
         for kind, options in (
             ("optimization_history", given),

@@ -24,7 +24,7 @@ _logger = logging.getLogger("mlflow_iap_callbacks")
 REPORT_EVERY, DRAW_EVERY = 30.0, 600.0
 # Largest share of the time that either may take, no matter how many trials a study has.
 MOST_SHARE = 0.02
-# Drawing and sending plots takes some seconds; if less time is left, none are drawn.
+# Drawing and sending plots takes a few seconds; with less time left, none are drawn.
 _SECONDS_TO_DRAW, _SECONDS_TO_SEND_PLOTS = 7.0, 3.0
 _MOST_SECONDS_TO_DRAW = 300.0
 
@@ -129,7 +129,7 @@ class Reporter(BackgroundThread):
             except OutOfTime:
                 self._undrawn.setdefault(study_run)
 
-        # There may be no room for its folder.
+        # The disk may have no room for its folder.
         with never_raising("the plots of studies"), PlotProcess() as process:
             for study_run in _chosen(self._undrawn, only):
                 if seconds() < _SECONDS_TO_DRAW:

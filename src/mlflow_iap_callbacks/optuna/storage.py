@@ -1,4 +1,4 @@
-"""Storages by their URLs, in the forms that Optuna's own command line takes."""
+"""Opens storages by URL, in the forms that Optuna's own command line accepts."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def studies_of(storage: BaseStorage, url: str, name: str | None) -> Sequence[opt
     """Load the studies of a storage, or one of them.
 
     Raises:
-        StorageError: there is none, or none of this name.
+        StorageError: there is none, or none with this name.
     """
     try:
         names = sorted(optuna.get_all_study_names(storage))
@@ -100,7 +100,7 @@ def _database(url: str, parsed: URL) -> BaseStorage:
             f"Optuna has no storage for {parsed.drivername!r}. Give the URL of a database, such as "
             "mysql+pymysql://USER:PASSWORD@HOST/NAME."
         ) from None
-    except Exception as error:  # noqa: BLE001 - the driver's own, or Optuna's of another version
+    except Exception as error:  # noqa: BLE001 - the driver's, or Optuna's for another version
         raise _unreadable(url, error) from None
     raise StorageError(f"There are no tables of Optuna in {_shown(url)}.")
 

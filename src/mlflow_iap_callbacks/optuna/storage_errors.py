@@ -1,4 +1,4 @@
-"""Errors of a storage that its user closed or removed: one warning in a process."""
+"""Errors of a storage that its user closed or removed: one warning for each type."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _reported: set[type[Exception]] = set()
 
 @contextmanager
 def reading(study: optuna.Study) -> Iterator[None]:
-    """Read a study in a thread of this package; log an error that is new, and raise none."""
+    """Read a study in a thread of this package; log each type of error once, and raise none."""
     try:
         try:
             yield

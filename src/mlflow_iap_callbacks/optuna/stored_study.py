@@ -23,17 +23,17 @@ _RETRY = RetryPolicy(deadline=20.0)
 
 
 class StoredStudy:
-    """A study, and the experiment of MLflow that has its runs.
+    """A study, and the MLflow experiment that has its runs.
 
-    That is the one with the run of the study, else the one with runs of its trials, else the one
-    that ``IAPMLflowCallback()`` logs to.
+    The experiment is the one with the study's run, else the one with runs of its trials, else the
+    one that ``IAPMLflowCallback()`` logs to.
 
     Args:
         study: the study.
         client: a client of the server.
 
     Raises:
-        MlflowException: MLflow cannot be asked.
+        MlflowException: MLflow cannot be read.
     """
 
     def __init__(self, study: optuna.Study, client: MlflowClient) -> None:
@@ -59,7 +59,7 @@ class StoredStudy:
         """Find the ended trials that MLflow lacks.
 
         Raises:
-            MlflowException: MLflow cannot be asked.
+            MlflowException: MLflow cannot be read.
         """
         if self._key is None:
             return Comparison([], set())
@@ -69,7 +69,7 @@ class StoredStudy:
         """Log what MLflow lacks, in the background.
 
         Raises:
-            MlflowException: MLflow cannot be asked.
+            MlflowException: MLflow cannot be read.
         """
         IAPMLflowCallback(client=self._client, **self._options).sync(self.study)
 

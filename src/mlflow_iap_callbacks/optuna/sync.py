@@ -22,7 +22,7 @@ SECONDS_FOR_OWN_PROCESS = CLAIM_SECONDS + 15.0
 # For one request, retries included.
 _RETRY = RetryPolicy(deadline=20.0)
 _RUNS_OF_A_PAGE = 1000
-# Local times of two machines, in milliseconds, differ by no more.
+# The most that local times of two machines differ, in milliseconds.
 _MOST_MS_APART = 26 * 3_600_000
 
 
@@ -57,8 +57,8 @@ def compare(
         experiment: the experiment of the runs, as for ``RunWriter``.
         key: key of the study.
         trials: trials of the study that have ended.
-        is_enough: whether so many requests, each for 1,000 runs, are enough. The newest runs come
-            first, and trials that began before all that were read are left out.
+        is_enough: whether this many requests, each for 1,000 runs, are enough. The newest runs come
+            first, and trials that began before all the runs read are left out.
 
     Raises:
         MlflowException: the runs in MLflow cannot be read.
@@ -82,7 +82,7 @@ def compare(
             if page.token and is_enough(number):
                 wanted = {n: trial for n, trial in wanted.items() if _began(trial) >= reached}
                 break
-    # Of runs that were made at the same time, all but one were deleted.
+    # Trials whose runs were all deleted; of duplicate runs, one was kept.
     logged |= {n for n, runs in found.items() if not any(map(_is_active, runs))}
     lacking = [Lacking(t, has_run=n in found) for n, t in wanted.items() if n not in logged]
     return Comparison(lacking, logged)
@@ -92,7 +92,7 @@ def has_old_run(client: MlflowClient, experiment: str, trial: FrozenTrial) -> bo
     """Whether ``optuna_integration.MLflowCallback`` has logged the trial to the experiment.
 
     Raises:
-        MlflowException: MLflow cannot be asked.
+        MlflowException: MLflow cannot be read.
     """
     experiment_id = _experiment_id(client, experiment)
     if experiment_id is None:
@@ -109,7 +109,7 @@ def pages_of_runs(
     """Yield the runs of a study and its trials, deleted ones included, the newest first.
 
     Raises:
-        MlflowException: MLflow cannot be asked.
+        MlflowException: MLflow cannot be read.
     """
     query = f"tags.`{STUDY_TAG}` = '{key}'"
     token = None
@@ -137,7 +137,7 @@ def has_begun(trials: Sequence[FrozenTrial]) -> bool:
 
 
 def own_process_until(trial: FrozenTrial, now: float) -> float:
-    """Return until when a trial's own process may create its run, in seconds since 1970.
+    """Return when a trial's run is no longer left to its own process, in seconds since 1970.
 
     The trial may seem to end after ``now``, by the clock or the time zone of another machine.
     """

@@ -57,7 +57,7 @@ class _LazyRun(ActiveRun):
     @functools.cached_property
     def _run(self) -> Run:
         run = self.writer.client.get_run(self.writer.run_id())
-        # MLflow asks a run for its id before it starts another one inside it.
+        # MLflow reads a run's id before it starts a nested run.
         setattr(fluent, "_active_experiment_id", run.info.experiment_id)  # noqa: B010
         return run
 

@@ -40,7 +40,7 @@ class Untaken:
 
     Args:
         path: path of the journal.
-        why: what stands in the way.
+        why: the reason.
     """
 
     path: Path
@@ -55,8 +55,8 @@ def orphans(
 ) -> Iterator[Outbox | Untaken]:
     """Take over the journals of dead processes, and yield each.
 
-    The caller must close each outbox. If a journal is damaged, a warning is logged and the records
-    that are whole are moved to a new journal.
+    The caller must close each outbox. If a journal is damaged, a warning is logged and its
+    undamaged records are moved to a new journal.
 
     Args:
         server: tracking URI; None for all servers.
@@ -109,7 +109,7 @@ def _taken(path: Path, lock: FileLock, server: str | None) -> Outbox | Untaken |
         if str(error).startswith(_NOT_DAMAGED):
             return Untaken(path, str(error))
     except (sqlite3.Error, Damaged, TypeError, ValueError):
-        pass  # what is damaged may lead to anything
+        pass  # damage may lead to any of these
     return _rescued(path, version, server)
 
 
@@ -140,7 +140,7 @@ def _rescued(path: Path, version: int | None, server: str | None) -> Outbox | Un
         content = format_1.read(path) or content
     is_empty = content.last_seq == 0 and next(messages_of(path), None) is None
     if content.server is None and version is None and is_empty:
-        delete_journal(path)  # its process died while it made it
+        delete_journal(path)  # its process died while creating it
         return None
     form = content.head.format if content.head else version
     if form not in (0, None, format_1.FORMAT, FORMAT):

@@ -24,7 +24,7 @@ _logger = logging.getLogger("mlflow_iap_callbacks")
 
 FORMAT = 2
 PAGE_BYTES = 4096
-_RUN_BITS = 40  # a record's id: sequence number in these low bits, run number in the others
+_RUN_BITS = 40  # a record's id: sequence number in these low bits, run number above
 SEQ = (1 << _RUN_BITS) - 1
 # The tables, and the letter of each one's frames.
 LETTERS = {
@@ -32,7 +32,7 @@ LETTERS = {
     "runs": b"r",  # the state of each run, by its number
     "starts": b"s",  # the first message of each run, by the run's number
     "records": b"m",  # waiting messages, by the run's number and their sequence number
-    "refused": b"n",  # what MLflow rejected, by the run's number and another number
+    "refused": b"n",  # what MLflow rejected, by the run's number and a counter
 }
 _LAST_ID = (1 << 63) - 1
 # Runs, and whether they have records.
@@ -55,7 +55,7 @@ class Head:
         host: machine of its process.
         pid: id of its process.
         begun: seconds since 1970.
-        name: name of the journal on the server; of the first journal if records were moved.
+        name: name of the journal on the server; the original's if its records were moved here.
         seq: sequence number of the last stored record.
         format: version of the format of journals.
     """
@@ -173,7 +173,7 @@ class Database:
         return all(payload is not None for table in LETTERS for _, payload in self.rows(table))
 
     def close(self) -> bool:
-        """Close it. Return whether it could always be read and written."""
+        """Close it. Return whether it could always be read."""
         db, self._db = self._db, None
         if db is None:
             return False
@@ -204,7 +204,7 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
     """Return a connection that changes no file."""
     uri = f"{path.resolve().as_uri()}?mode=ro"
     if not Path(f"{path}-wal").exists():
-        uri += "&immutable=1"  # otherwise SQLite would create it
+        uri += "&immutable=1"  # otherwise SQLite would create a WAL
     return connect(uri, uri=True)
 
 
@@ -240,7 +240,7 @@ def files_of(journal: Path) -> list[Path]:
 
 
 def delete_journal(journal: Path) -> None:
-    """Delete a journal whose lock is held. The database, by which journals are found, goes last."""
+    """Delete a journal whose lock is held, its database last: journals are found by it."""
     shutil.rmtree(artifacts_of(journal), ignore_errors=True)
     for path in reversed(files_of(journal)):
         path.unlink(missing_ok=True)

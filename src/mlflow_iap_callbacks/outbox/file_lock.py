@@ -43,7 +43,7 @@ class FileLock:
 
     def write(self, content: bytes) -> None:
         """Replace the beginning of the file."""
-        with suppress(OSError):  # the lock holds all the same
+        with suppress(OSError):  # the lock is held anyway
             os.lseek(self._descriptor, 0, os.SEEK_SET)
             os.write(self._descriptor, content)
 

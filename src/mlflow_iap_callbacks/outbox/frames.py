@@ -21,7 +21,7 @@ _CHUNK_BYTES = 1_000_000
 # Bytes that are read for damaged frames before the rest of a file is given up.
 _MOST_WASTED_BYTES = 1_000_000_000
 
-Reader = Callable[[int, int], bytes]  # this many bytes from an offset
+Reader = Callable[[int, int], bytes]  # from an offset and a size
 
 
 class Frame(NamedTuple):

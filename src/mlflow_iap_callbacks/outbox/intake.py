@@ -69,7 +69,7 @@ class Intake:
         self.last_seq = last_seq  # sequence number of the last message
         self.lost = 0  # messages for which neither disk nor memory had room
         self._taken = last_seq
-        self._read = 0  # bytes of the file
+        self._read = 0  # bytes read from the file
         self._stem = stem
         self._server = server
         self._lock = threading.Lock()
@@ -90,7 +90,7 @@ class Intake:
         """Append a message, and return whether the intake is open.
 
         Raises:
-            TypeError, ValueError, OverflowError: the content is not plain data, or objects that
+            TypeError, ValueError, OverflowError: the content is neither plain data nor objects that
                 ``float`` accepts.
         """
         with self._lock:
@@ -100,7 +100,7 @@ class Intake:
             # Messages in memory must not be overtaken.
             frame = frames.pack(_MESSAGE, self.last_seq + 1, payload)
             if kind in BEGINNINGS:
-                frame *= 2  # so damage to one of them does not lose the run's other messages
+                frame *= 2  # so damage to one copy does not lose the run's other messages
             is_written = not self._memory and self._write(frame)
             if is_written or self._keep_in_memory(payload):
                 self.last_seq += 1

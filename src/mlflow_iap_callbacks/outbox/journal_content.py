@@ -41,7 +41,7 @@ class Content:
         server: tracking URI of the server; None if it is unreadable.
         rows: batches of rows of an outbox's tables, each with the name of its table.
         messages: messages that the database had not stored yet.
-        last_seq: sequence number of the last record in the rows, or of an earlier one.
+        last_seq: sequence number of the last stored record, or a lower one.
     """
 
     head: Head | None
@@ -60,7 +60,7 @@ def read_whole(journal: Path) -> Content:
     """
     db = connect_to_read(journal)
     try:
-        db.execute("BEGIN")  # all is read as it is at this moment
+        db.execute("BEGIN")  # all reads see one snapshot
         if db.execute("PRAGMA quick_check(1)").fetchall() != [(b"ok",)]:
             raise Damaged
         heads = db.execute("SELECT frame FROM journal").fetchall()

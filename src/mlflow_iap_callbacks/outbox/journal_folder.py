@@ -35,8 +35,8 @@ class JournalReport:
 
     Args:
         path: path of the database.
-        is_live: whether its process is alive; of another host's it is unknown unless it is locked.
-        is_from_here: whether its process is, or was, one of this host.
+        is_live: whether its process is alive; unknown on another host unless the lock is held.
+        is_from_here: whether its process runs, or ran, on this host.
         last_beat: when its process last noted that it is alive, by its own clock, in seconds since
             1970; None if it never did.
         server: tracking URI of the server.
@@ -93,7 +93,7 @@ def folder() -> Path:
 
 @functools.cache
 def _absolute(given: str) -> Path:
-    """Return the path as it was when it was first used, before any ``os.chdir``."""
+    """Return the absolute path at the first use, before any ``os.chdir``."""
     return Path(given).absolute()
 
 

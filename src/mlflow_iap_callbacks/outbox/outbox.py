@@ -74,7 +74,7 @@ class QueuedRun:
         run_id: MLflow's id of the run, once known.
         tried: when its creation was tried, in seconds since 1970, if the outcome is unknown.
         refused: why MLflow permanently rejects the run; None if it does not.
-        trouble: what stands in the way of its delivery, if something does.
+        trouble: why its delivery last failed, if it did.
         skipped: number of points that were not logged because they are NaN.
         settled: sequence number of its last settled record.
         saves: how often its state was stored.
@@ -156,7 +156,7 @@ class Outbox:
         self._memory_bytes = 0
         self._volatile: set[int] = set()  # sequence numbers of records that are in no file
         self._unstored_starts: dict[int, Any] = {}
-        self._undeleted: dict[int, int] = {}  # by run: last settled record that is still there
+        self._undeleted: dict[int, int] = {}  # by run: last settled record that is still on disk
         self._is_damage_reported = False
         self._stored = self._stored_seq = 0
         self._numbers = itertools.count(1)
@@ -450,7 +450,7 @@ class Outbox:
             return len(rows)
 
     def take_over(self, tables: Iterable[tuple[str, Sequence[Row]]], last_seq: int) -> None:
-        """Add rows of another journal's tables; its last record had this sequence number."""
+        """Add rows of another journal's tables; new records are numbered after ``last_seq``."""
         with self._lock:
             for table, rows in tables:
                 self._write((f"INSERT OR IGNORE INTO {table} VALUES (?, ?)", rows))  # noqa: S608
@@ -660,7 +660,7 @@ class Outbox:
 
 
 def _copy_file(path: str | Path, copied: str | Path) -> None:
-    """Copy a file; a pipe or a device would be read without end."""
+    """Copy a regular file; a pipe or a device would be read without end."""
     if not os.path.isfile(path):
         raise OSError(f"{path} is not a regular file")
     shutil.copy2(path, copied)

@@ -1,7 +1,7 @@
-"""Whose a journal is: which user's, and which host's process writes to it.
+"""Who owns a journal: its user, and the host whose process writes to it.
 
-A journal names files to upload, so only the user's own are trusted. A lock proves a process dead on
-the same host only: network file systems may keep the locks of each host apart.
+A journal names files to upload, so only the user's own are trusted. A free lock proves a process
+dead only on the same host, because network file systems may not share locks between hosts.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _LETTER = b"o"
 def objection(path: Path) -> str | None:
     """Return why a file or folder cannot be trusted; None if it can.
 
-    The rule is that of OpenSSH: it belongs to this user, and nobody else may write to it.
+    As in OpenSSH, it must belong to this user, and nobody else may write to it.
     """
     if not hasattr(os, "geteuid"):
         return None  # Windows
@@ -39,7 +39,7 @@ def objection(path: Path) -> str | None:
 
 
 def host() -> str:
-    """Return this host's name, in the form that it has in names of journals."""
+    """Return this host's name, as it is written in names of journals."""
     return re.sub(r"[^\w]+", "-", socket.gethostname())
 
 
@@ -75,7 +75,7 @@ def _note(journal: Path) -> tuple[str, float | None]:
 
 @functools.cache
 def _machine() -> str:
-    """Tell apart hosts of one name, where the system says which machine it is."""
+    """Return a machine id, to tell hosts with the same name apart; empty if there is none."""
     text = b""
     with suppress(OSError):
         text = _MACHINE_ID.read_bytes().strip()

@@ -36,8 +36,8 @@ def database_url(environment: Mapping[str, str]) -> URL:
     """Return the URL of the database that environment variables name.
 
     Raises:
-        StartError: unless exactly one of socket and host is set and exactly one password, which
-            can be read.
+        StartError: unless exactly one of socket and host, and exactly one readable password, are
+            set.
     """
     socket = environment.get("MLFLOW_SERVER_DATABASE_SOCKET", "")
     host, _, port = environment.get("MLFLOW_SERVER_DATABASE_HOST", "").partition(":")

@@ -91,7 +91,7 @@ def _is_open(scope: Scope) -> bool:
         scope["type"] == "http"
         and scope["method"] in ("GET", "HEAD")
         and scope["path"] in _OPEN
-        # Only if the client spelled it exactly so, without percent-encoding.
+        # Only if the client spelled it like this, without percent-encoding.
         and scope.get("raw_path") in (None, scope["path"].encode())
     )
 

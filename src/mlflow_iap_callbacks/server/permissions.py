@@ -59,7 +59,7 @@ def app_with_permissions(settings: GateSettings) -> ASGIApp:
     os.environ[mlflow_variables.MLFLOW_AUTH_ADMIN_USERNAME.name] = settings.admins[0]
     os.environ[mlflow_variables.MLFLOW_AUTH_ADMIN_PASSWORD.name] = secrets.token_urlsafe()
     mlflow_variables.MLFLOW_BASIC_AUTH_FAIL_CLOSED.set(True)
-    mlflow_variables._MLFLOW_SGI_NAME.set("uvicorn")  # otherwise it returns only the Flask app
+    mlflow_variables._MLFLOW_SGI_NAME.set("uvicorn")  # otherwise MLflow returns only the Flask app
     with _config_file(settings.default_permission):
         from mlflow.server import auth
     with _one_process_at_a_time():

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 _FETCH_INTERVAL = 10.0  # seconds
-_FRESH_FOR = 3600.0  # seconds; withdrawn keys are forgotten after it
+_FRESH_FOR = 3600.0  # seconds; withdrawn keys are forgotten afterwards
 _TIMEOUT = 5.0  # seconds; requests with an unknown key wait for it
 
 _logger = logging.getLogger(__name__)

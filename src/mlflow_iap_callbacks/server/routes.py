@@ -1,4 +1,4 @@
-"""MLflow's routes: which path a request is routed by, and which routes are not served."""
+"""MLflow's routes: the path by which a request is routed, and the routes not served."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class SchemaState(Enum):
     """How a database's tables compare to this version of MLflow."""
 
     EMPTY = auto()  # no tables
-    FOREIGN = auto()  # tables without a revision of MLflow's
+    FOREIGN = auto()  # tables without an MLflow revision
     OLDER = auto()
     CURRENT = auto()
     NEWER = auto()  # a revision that this MLflow does not know

@@ -30,8 +30,8 @@ _UVICORN: tuple[str, ...] = (
     # App Engine's front end has an access log. With a second one, the server handled 0.78 times as
     # many requests in one run, and 1.04 times in another.
     "--no-access-log",
-    # Seconds until an idle connection is closed. nginx closes its side after 60 by default. It
-    # must be first, because a request that is sent on a connection while it closes is lost.
+    # Seconds until an idle connection is closed. nginx closes its side after 60 by default. nginx
+    # must be first, because a request that is sent on a closing connection is lost.
     *("--timeout-keep-alive", "75"),
     # Seconds. The default of 5 kills workers that are busy with an import or a large file.
     *("--timeout-worker-healthcheck", "30"),
@@ -80,7 +80,7 @@ def serve(environment: Mapping[str, str], *, must_migrate: bool) -> NoReturn:
         "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ",".join(f"https://{name}" for name in ready.hosts),
     }
     sys.stdout.flush()
-    # It replaces this process, so that it gets App Engine's SIGTERM.
+    # The server replaces this process, so that it gets App Engine's SIGTERM.
     os.execve(  # noqa: S606 - our own command
         ready.command[0], ready.command, {**_POOL, **kept, **_OFF, **added}
     )

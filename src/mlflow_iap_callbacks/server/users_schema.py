@@ -52,6 +52,6 @@ def _context(connection: Connection) -> MigrationContext:
 def _without_constraint_name(
     _: Connection, __: object, statement: str, parameters: Any, *___: object
 ) -> tuple[str, Any]:
-    """Two tables use one name for a foreign key, but names are unique in a MySQL database."""
+    """Remove a foreign key's name that two tables share; MySQL requires unique names."""
     # github.com/mlflow/mlflow/issues/9642, from 2023
     return statement.replace("CONSTRAINT fk_user_id FOREIGN KEY", "FOREIGN KEY"), parameters
