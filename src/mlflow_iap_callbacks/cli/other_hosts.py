@@ -40,7 +40,7 @@ def unmoved(
     """Return the journals whose processes do not note that they are alive."""
     before = {journal.path: last_beat(journal.path) for journal in journals}
     if before:
-        console.print(f"Waiting {SECONDS_TO_WATCH:.0f} s for processes of other hosts to stir.")
+        console.print(f"Waiting {SECONDS_TO_WATCH:.0f} s for signs of life from other hosts.")
         sleep(SECONDS_TO_WATCH)
     return [path for path, beat in before.items() if last_beat(path) == beat]
 
