@@ -24,7 +24,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.errors import FlakyFailure
+from hypothesis.errors import Flaky
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     rule,
@@ -600,7 +600,7 @@ def test_the_model_finds_a_planted_bug(
     plant(monkeypatch)
     # Journals are taken over in the order of their process ids, which differs when a history with
     # forks is repeated: what it finds then may not be found again.
-    with pytest.raises((AssertionError, FlakyFailure)):
+    with pytest.raises((AssertionError, Flaky)):
         run_state_machine_as_test(
             DeliveryMachine,
             settings=_settings(
