@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from ..delivery.lifecycle import flush, sender_for
-from ..delivery.progress import DeliveryBar
+from ..delivery.progress import deliver
 from ..errors import IAPError
 from ..iap.client import IAPMlflowClient
 from ..optuna.storage import StorageError, open_storage, studies_of
@@ -75,6 +75,4 @@ def _send_journals(client: MlflowClient) -> None:
     """Send what dead processes logged to this server, which may be more than a storage has."""
     sender = sender_for(client)
     sender.adopt_safely()
-    with DeliveryBar([sender], console) as bar:
-        while not sender.flush(0.2) and not sender.is_stuck:
-            bar.update()
+    deliver(sender, console)

@@ -64,7 +64,11 @@ def sync(
         if journal.records(refused=refused) or journal.runs or journal.error
     ]
     there = [journal for journal in found if not (journal.is_from_here or journal.is_live)]
-    taken = _abandoned(there) if other_hosts else []
+    taken: Sequence[Path] = ()
+    if other_hosts:
+        from .other_hosts import abandoned
+
+        taken = abandoned(there)
     dead = [journal for journal in found if not journal.is_live]
     dead = [journal for journal in dead if journal not in there or journal.path in taken]
     if not dead:
@@ -85,12 +89,6 @@ def sync(
             how = "seems to be alive" if other_hosts else "`mlflow-iap sync --other-hosts` sends it"
             print_line(f"{journal.path} is from another host, {journal.host}: {how}.")
     sys.exit(1 if is_left else 0)
-
-
-def _abandoned(journals: Sequence[JournalReport]) -> list[Path]:
-    from .other_hosts import abandoned
-
-    return abandoned(journals)
 
 
 def _server_of(journal: JournalReport) -> str:
@@ -153,15 +151,13 @@ def send(
     client: MlflowClient, server: str, *, refused: bool = False, other_hosts: Sequence[Path] = ()
 ) -> Sent:
     """Send what dead processes left for a server."""
-    from ..delivery.progress import DeliveryBar
+    from ..delivery.progress import deliver
     from ..delivery.sender import Sender
 
     sender = Sender(client, server)
     untaken = sender.adopt(refused=refused, other_hosts=other_hosts)
     try:
-        with DeliveryBar([sender], console) as bar:
-            while not sender.flush(0.2) and not sender.is_stuck:
-                bar.update()
+        deliver(sender, console)
         troubles = (run.trouble for outbox in sender.outboxes for run in outbox.runs())
         trouble = next(filter(None, troubles), None)
         return Sent(sender.delivered, sender.refused, sender.waiting, trouble, untaken)

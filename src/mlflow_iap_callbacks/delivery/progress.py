@@ -65,3 +65,10 @@ class DeliveryBar:
 
     def _now(self) -> float:
         return self._senders[0].clock.monotonic() if self._senders else 0.0
+
+
+def deliver(sender: Sender, console: Console) -> None:
+    """Deliver all that waits, with a bar, until nothing does or all of it is only retried."""
+    with DeliveryBar([sender], console) as bar:
+        while not sender.flush(0.2) and not sender.is_stuck:
+            bar.update()

@@ -6,7 +6,9 @@ import os
 import re
 from urllib.parse import urlsplit, urlunsplit
 
-_SECRET_PARAMETER = re.compile(r"(?i)(\w*password|passwd|pwd|\w*token|\w*secret)=")
+from ..iap.passwords import HIDDEN_PARAMETER
+
+_SECRET_PARAMETER = re.compile(HIDDEN_PARAMETER)
 
 
 def server_uri(uri: str) -> str:

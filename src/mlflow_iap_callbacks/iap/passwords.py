@@ -6,9 +6,9 @@ import re
 
 # The user of `//user:password@host`; a password may contain characters invalid in a URI.
 _USER = re.compile(r"(?<=://)(?:[^/\s?#]+|[^/\s@:]*:(?!\d+(?:[/?#\s]|$))[^\s@]*)@")
-_PARAMETER = re.compile(
-    r"(?i)(?<=[?&])((?:\w*password|passwd|pwd|\w*token|\w*secret)=)[^&\s'\"<>)]*"
-)
+# Begins a query parameter that holds a secret.
+HIDDEN_PARAMETER = r"(?i:\w*password|passwd|pwd|\w*token|\w*secret)="
+_PARAMETER = re.compile(rf"(?<=[?&])({HIDDEN_PARAMETER})[^&\s'\"<>)]*")
 
 
 def without_passwords(text: str) -> str:

@@ -10,16 +10,13 @@ from typing import TYPE_CHECKING, Any
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from ..iap.retry_policy import RetryPolicy
 from ..tags import RUN_KEY_TAG, STUDY_TAG
 from .callback import IAPMLflowCallback
 from .study_key import study_key
-from .sync import Comparison, compare, has_begun
+from .sync import RETRY, Comparison, compare, has_begun
 
 if TYPE_CHECKING:
     import optuna
-
-_RETRY = RetryPolicy(deadline=20.0)
 
 
 class StoredStudy:
@@ -78,7 +75,7 @@ class StoredStudy:
         experiments: list[str] = []
         token = None
         while True:
-            page = _RETRY(partial(self._client.search_experiments, page_token=token))
+            page = RETRY(partial(self._client.search_experiments, page_token=token))
             experiments += [experiment.experiment_id for experiment in page]
             token = page.token
             if not token:
@@ -88,4 +85,4 @@ class StoredStudy:
 
     def _search(self, experiments: list[str], tag: str, key: str) -> Sequence[Run]:
         query = f"tags.`{tag}` = '{key}'"
-        return _RETRY(partial(self._client.search_runs, experiments, query, max_results=1))
+        return RETRY(partial(self._client.search_runs, experiments, query, max_results=1))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SECONDS_FOR_OWN_PROCESS = CLAIM_SECONDS + 15.0
 # For one request, retries included.
-_RETRY = RetryPolicy(deadline=20.0)
+RETRY = RetryPolicy(deadline=20.0)
 _RUNS_OF_A_PAGE = 1000
 # The most that local times of two machines differ, in milliseconds.
 _MOST_MS_APART = 26 * 3_600_000
@@ -99,7 +99,7 @@ def has_old_run(client: MlflowClient, experiment: str, trial: FrozenTrial) -> bo
         return False
     tags = {"number": trial.number, "datetime_start": trial.datetime_start}
     query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
-    found = _RETRY(partial(client.search_runs, [experiment_id], query, ViewType.ALL))
+    found = RETRY(partial(client.search_runs, [experiment_id], query, ViewType.ALL))
     return any(STUDY_TAG not in run.data.tags for run in found)
 
 
@@ -114,7 +114,7 @@ def pages_of_runs(
     query = f"tags.`{STUDY_TAG}` = '{key}'"
     token = None
     while True:
-        page = _RETRY(
+        page = RETRY(
             partial(
                 client.search_runs,
                 experiment_ids,
@@ -149,7 +149,7 @@ def _experiment_id(client: MlflowClient, experiment: str) -> str | None:
     kind, _, text = experiment.partition(":")
     if kind == "id":
         return text
-    found = _RETRY(partial(client.get_experiment_by_name, text))
+    found = RETRY(partial(client.get_experiment_by_name, text))
     return None if found is None else str(found.experiment_id)
 
 

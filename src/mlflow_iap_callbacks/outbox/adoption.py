@@ -181,7 +181,7 @@ def _moved(path: Path, content: Content, server: str) -> Outbox | None:
     if outbox.path is None:
         return None
     outbox.is_adopted, outbox.died = True, last_written(path)
-    outbox.take_over(content.rows, content.last_seq)
+    outbox.take_over(content)
     for number, message in enumerate(content.messages, 1):
         outbox.intake.append(message.number, message.kind, message.content)
         if number % _MESSAGES_AT_ONCE == 0:

@@ -166,12 +166,6 @@ class Database:
         rows = [*self.select("PRAGMA wal_checkpoint(TRUNCATE)")]
         return bool(rows) and rows[0][0] == 0
 
-    def is_whole(self) -> bool:
-        """Return whether SQLite finds no damage."""
-        if [*self.select("PRAGMA quick_check(1)")] != [(b"ok",)]:
-            return False
-        return all(payload is not None for table in LETTERS for _, payload in self.rows(table))
-
     def close(self) -> bool:
         """Close it. Return whether it could always be read."""
         db, self._db = self._db, None

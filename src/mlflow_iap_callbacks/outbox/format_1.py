@@ -10,9 +10,9 @@ from typing import Any
 
 import msgpack
 
-from .database import Head, Row, connect_to_read, record_id, run_number
+from .database import Head, connect_to_read, record_id, run_number
 from .intake import Message, files_by_generation
-from .journal_content import Content, batches
+from .journal_content import Batch, Content, batches
 from .records import RunState, packed
 
 FORMAT = 1
@@ -47,7 +47,7 @@ def is_whole(journal: Path) -> bool:
     return [*_select(journal, "PRAGMA quick_check(1)")] == [("ok",)]
 
 
-def _rows(journal: Path) -> Iterator[tuple[str, list[Row]]]:
+def _rows(journal: Path) -> Iterator[Batch]:
     runs = _select(journal, "SELECT * FROM runs")
     yield from batches("runs", ((number, _state(*row)) for number, *row in runs))
     starts = _select(journal, "SELECT id, kind, body FROM records WHERE kind = 'start'")
@@ -59,8 +59,7 @@ def _rows(journal: Path) -> Iterator[tuple[str, list[Row]]]:
 
 
 def _state(key: str, experiment: str, is_owned: int, is_ended: int, *known: Any) -> bytes:
-    state = RunState(key, experiment, bool(is_owned), bool(is_ended), *known)
-    return packed(state)
+    return RunState(key, experiment, bool(is_owned), bool(is_ended), *known).packed_state()
 
 
 def _packed(rows: Iterator[tuple[int, str, bytes]]) -> Iterator[tuple[int, bytes]]:

@@ -2,8 +2,8 @@
 
 A frame is a mark of three bytes, a letter for the kind of content, the length of the payload, its
 place, a checksum (CRC-32 of all other bytes), and the payload. The place says where the frame
-belongs: its offset in the file, or the id of its row. So a copy at another place is not mistaken
-for it.
+belongs: the sequence number of a message, or the id of a row. So a copy at another place is not
+mistaken for it.
 """
 
 from __future__ import annotations
@@ -78,7 +78,9 @@ def find(read: Reader, start: int, end: int, read_frame: Reader | None = None) -
     """
     next_frame, wasted = start, 0
     for offset, chunk, found in _marks(read, start, end):
-        if offset < next_frame or wasted > _MOST_WASTED_BYTES:
+        if wasted > _MOST_WASTED_BYTES:
+            return
+        if offset < next_frame:
             continue
         _, letter, length, place = _LABEL.unpack_from(chunk, found)
         size = HEADER_BYTES + length

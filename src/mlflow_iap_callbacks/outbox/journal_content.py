@@ -19,16 +19,17 @@ from .database import (
     SEQ,
     Damaged,
     Head,
-    Row,
     connect_to_read,
-    packed_row,
     record_id,
     run_number,
 )
 from .intake import BEGINNINGS, Message, files_by_generation, read_messages, read_server
-from .records import RunState, packed, unpacked
+from .records import RunState, begun_by, unpacked
 
 _ROWS_AT_ONCE = 1000
+
+Row = tuple[int, bytes]  # an id, and what its frame holds
+Batch = tuple[str, list[Row]]  # the name of a table, and some of its rows
 _TABLES = ("runs", "starts", "records", "refused")
 
 
@@ -46,7 +47,7 @@ class Content:
 
     head: Head | None
     server: str | None
-    rows: Iterable[tuple[str, list[Row]]]
+    rows: Iterable[Batch]
     messages: Iterable[Message]
     last_seq: int = 0
 
@@ -98,7 +99,7 @@ def read_damaged(journal: Path) -> Content:
             begun.setdefault(message.number, message.payload)
     for number, payload in begun.items():
         _, kind, content = unpacked(payload)
-        runs.setdefault(number, RunState.begun_by(kind, content))
+        runs.setdefault(number, begun_by(kind, content))
     last_seq = max([last_seq, head.seq if head else 0, *(run.settled for run in runs.values())])
     return Content(
         head,
@@ -127,14 +128,14 @@ def _server_by_intake(journal: Path) -> str | None:
     return None
 
 
-def batches(table: str, rows: Iterable[tuple[int, bytes]]) -> Iterator[tuple[str, list[Row]]]:
+def batches(table: str, rows: Iterable[Row]) -> Iterator[Batch]:
     """Yield rows of a table in lists; each row as its id and the content of its frame."""
-    packed = (packed_row(table, *row) for row in rows)
-    while batch := [*islice(packed, _ROWS_AT_ONCE)]:
+    rest = iter(rows)
+    while batch := [*islice(rest, _ROWS_AT_ONCE)]:
         yield table, batch
 
 
-def _rows_by_sqlite(db: sqlite3.Connection) -> Iterator[tuple[str, list[Row]]]:
+def _rows_by_sqlite(db: sqlite3.Connection) -> Iterator[Batch]:
     try:
         for table in _TABLES:
             rows = db.execute(f"SELECT id, frame FROM {table}")  # noqa: S608 - our tables
@@ -153,31 +154,27 @@ def _checked(frame: object, table: str, place: int) -> bytes:
 
 def _rows_by_frames(
     journal: Path, runs: Mapping[int, RunState], begun: Mapping[int, bytes], last_seq: int
-) -> Iterator[tuple[str, list[Row]]]:
-    yield from batches("runs", ((number, packed(run)) for number, run in runs.items()))
+) -> Iterator[Batch]:
+    yield from batches("runs", ((number, run.packed_state()) for number, run in runs.items()))
     yield from batches("starts", begun.items())
-    stored = (
-        (frame.place, frame.payload)
-        for frame in _stored_frames(journal)
-        if frame.letter == LETTERS["records"]
-    )
     # Records that the database has lost may still be in the intake.
     taken = (
         (record_id(message.number, message.seq), message.payload)
         for message in messages_of(journal)
         if message.kind != "join" and message.seq <= last_seq
     )
-    records = (row for row in chain(stored, taken) if not _is_settled(row[0], runs))
-    yield from batches("records", _once(records))
-    refused = (
-        (frame.place, frame.payload)
-        for frame in _stored_frames(journal)
-        if frame.letter == LETTERS["refused"]
-    )
-    yield from batches("refused", _once(refused))
+    found = chain(_stored_rows(journal, "records"), taken)
+    yield from batches("records", _once(row for row in found if not _is_settled(row[0], runs)))
+    yield from batches("refused", _once(_stored_rows(journal, "refused")))
 
 
-def _once(rows: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
+def _stored_rows(journal: Path, table: str) -> Iterator[Row]:
+    for frame in _stored_frames(journal):
+        if frame.letter == LETTERS[table]:
+            yield frame.place, frame.payload
+
+
+def _once(rows: Iterable[Row]) -> Iterator[Row]:
     """Skip the copies that SQLite leaves behind when it moves a row."""
     seen: set[int] = set()
     for place, payload in rows:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import platformdirs
 
-from . import format_1, frames
+from . import format_1
 from .database import Damaged, artifacts_of, delete_journal, files_of, run_number
 from .file_lock import FileLock
 from .journal_content import Content, read_damaged, read_whole
@@ -141,11 +141,10 @@ def is_for(server: str, journal: Path) -> bool:
 def journals(server: str | None = None) -> list[Path]:
     """Return the paths of the journals, for one server or all; they may be deleted at any time."""
     mark = _mark(server) if server else "[0-9a-f]" * 8  # without damaged-*
-    found = {path.with_suffix(".sqlite") for path in folder().glob(f"{mark}-*.sqlite")}
-    found |= {
-        path.with_suffix("").with_suffix(".sqlite") for path in folder().glob(f"{mark}-*.intake")
-    }
-    return sorted(found)
+    where = folder()
+    found = {*where.glob(f"{mark}-*.sqlite")}
+    intakes = where.glob(f"{mark}-*.intake")
+    return sorted(found | {path.with_suffix("").with_suffix(".sqlite") for path in intakes})
 
 
 def survey() -> list[JournalReport]:
@@ -182,8 +181,8 @@ def _count(report: JournalReport, content: Content) -> None:
     runs: set[int] = set()
     report.waiting, report.refused = Counter(), Counter()
     for table, rows in content.rows:
-        for place, frame in rows:
-            row = unpacked(frame[frames.HEADER_BYTES :])
+        for place, payload in rows:
+            row = unpacked(payload)
             if table == "records":
                 report.waiting[row[1]] += 1
                 runs.add(run_number(place))

@@ -18,7 +18,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,9 +44,9 @@ from .database import (
 )
 from .file_lock import FileLock
 from .intake import BEGINNINGS, Intake, Message
-from .journal_content import messages_of
+from .journal_content import Content, messages_of
 from .owner import beat
-from .records import Record, Refusal, RunState, packed, unpacked
+from .records import Record, Refusal, RunState, begun_by, packed, unpacked
 
 _logger = logging.getLogger("mlflow_iap_callbacks")
 
@@ -60,44 +60,22 @@ _MOST_IN_MEMORY_BYTES = 16_000_000
 _RUNS_AT_ONCE = 1000
 
 
-@dataclass(eq=False)
-class QueuedRun:
+@dataclass(eq=False, kw_only=True)
+class QueuedRun(RunState):
     """A run whose records are in an outbox.
 
     Args:
         outbox: the outbox.
         number: its number in the outbox.
-        key: run key, which is also a tag of the run in MLflow.
-        experiment: its experiment, as ``name:NAME`` or ``id:ID``.
-        is_owned: whether this outbox started the run, and so must end it.
-        is_ended: whether its end is among the records or was delivered.
-        run_id: MLflow's id of the run, once known.
-        tried: when its creation was tried, in seconds since 1970, if the outcome is unknown.
-        refused: why MLflow permanently rejects the run; None if it does not.
-        trouble: why its delivery last failed, if it did.
-        skipped: number of points that were not logged because they are NaN.
-        settled: sequence number of its last settled record.
-        saves: how often its state was stored.
         is_urgent: whether others wait for its creation.
         at_exit: status that the run gets if it is still open when its process exits normally.
-        experiment_id: MLflow's id of the experiment, once known; not stored.
+        experiment_id: MLflow's id of the experiment, once known.
         is_begun: whether its first record is in the outbox.
-        is_stored: whether the journal contains this state.
+        is_stored: whether the journal contains the state of the run.
     """
 
     outbox: Outbox
     number: int
-    key: str
-    experiment: str
-    is_owned: bool = True
-    is_ended: bool = False
-    run_id: str | None = None
-    tried: float | None = None
-    refused: str | None = None
-    trouble: str | None = None
-    skipped: int = 0
-    settled: int = 0
-    saves: int = 0
     is_urgent: bool = False
     at_exit: str | None = None
     experiment_id: str | None = None
@@ -230,7 +208,8 @@ class Outbox:
         self, key: str, experiment: str, *, is_owned: bool = True, run_id: str | None = None
     ) -> QueuedRun:
         """Return a new run to append to. Its first record must be ``start`` or ``join``."""
-        run = QueuedRun(self, next(self._numbers), key, experiment, is_owned, run_id=run_id)
+        state = RunState(key, experiment, is_owned, run_id=run_id)
+        run = self._queued(next(self._numbers), state)
         self._runs[run.number] = run
         return run
 
@@ -321,7 +300,8 @@ class Outbox:
             A queued run for the same MLflow run that has only this record; None if the journal
             cannot be written to.
         """
-        aside = QueuedRun(self, next(self._numbers), *run.place[::-1], False, True, run.run_id)
+        state = RunState(run.key, run.experiment, False, is_ended=True, run_id=run.run_id)
+        aside = self._queued(next(self._numbers), state)
         old = record_id(run.number, record.seq)
         with self._lock:
             moved = next((p for seq, p in self._messages(run.number) if seq == record.seq), None)
@@ -449,12 +429,13 @@ class Outbox:
             self._count()
             return len(rows)
 
-    def take_over(self, tables: Iterable[tuple[str, Sequence[Row]]], last_seq: int) -> None:
-        """Add rows of another journal's tables; new records are numbered after ``last_seq``."""
+    def take_over(self, content: Content) -> None:
+        """Add the rows of another journal; new records get higher sequence numbers than theirs."""
         with self._lock:
-            for table, rows in tables:
-                self._write((f"INSERT OR IGNORE INTO {table} VALUES (?, ?)", rows))  # noqa: S608
-            self._stored_seq = last_seq
+            for table, rows in content.rows:
+                statement = f"INSERT OR IGNORE INTO {table} VALUES (?, ?)"  # noqa: S608 - our tables
+                self._write((statement, [packed_row(table, *row) for row in rows]))
+            self._stored_seq = content.last_seq
             self._count()
             self._write((_PUT_HEAD, [self._moved_head()]))
             self._checkpoint()
@@ -593,15 +574,18 @@ class Outbox:
     def _new_run(self, number: int, kind: str, content: Any) -> QueuedRun | None:
         if kind not in BEGINNINGS:
             return None
-        return QueuedRun(self, number, *RunState.begun_by(kind, content))
+        return self._queued(number, begun_by(kind, content))
 
     def _run(self, number: int, payload: bytes | None) -> QueuedRun | None:
         run = self._runs.get(number)
         if run is None and payload is not None:
-            run = QueuedRun(self, number, *RunState(*unpacked(payload)))
+            run = self._queued(number, RunState(*unpacked(payload)))
             run.is_begun = run.is_stored = True
             self._runs[number] = run
         return run
+
+    def _queued(self, number: int, state: RunState) -> QueuedRun:
+        return QueuedRun(**vars(state), outbox=self, number=number)
 
     def _lose(self, damaged: Sequence[tuple[int, int]]) -> None:
         if self._write((_DELETE_RECORDS, damaged)):
@@ -668,8 +652,7 @@ def _copy_file(path: str | Path, copied: str | Path) -> None:
 
 def _row(run: QueuedRun) -> Row:
     run.saves += 1
-    state = RunState(*(getattr(run, name) for name in RunState._fields))
-    return packed_row("runs", run.number, packed(state))
+    return packed_row("runs", run.number, run.packed_state())
 
 
 def _record_row(number: int, seq: int, payload: bytes) -> Row:

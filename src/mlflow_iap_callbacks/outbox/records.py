@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import msgpack
@@ -59,8 +60,23 @@ class Refusal(NamedTuple):
     reason: str
 
 
-class RunState(NamedTuple):
-    """What a journal keeps of a run; see ``QueuedRun``."""
+@dataclass(eq=False)
+class RunState:
+    """What a journal keeps of a run.
+
+    Args:
+        key: run key, which is also a tag of the run in MLflow.
+        experiment: its experiment, as ``name:NAME`` or ``id:ID``.
+        is_owned: whether this journal's process started the run, and so must end it.
+        is_ended: whether its end is among the records or was delivered.
+        run_id: MLflow's id of the run, once known.
+        tried: when its creation was tried, in seconds since 1970, if the outcome is unknown.
+        refused: why MLflow permanently rejects the run; None if it does not.
+        trouble: why its delivery last failed, if it did.
+        skipped: number of points that were not logged because they are NaN.
+        settled: sequence number of its last settled record.
+        saves: how often its state was stored.
+    """
 
     key: str
     experiment: str
@@ -74,8 +90,12 @@ class RunState(NamedTuple):
     settled: int = 0
     saves: int = 0
 
-    @classmethod
-    def begun_by(cls, kind: str, content: Any) -> RunState:
-        """Return the state of a run that began with this message."""
-        run_id = content.get("run_id")
-        return cls(content["key"], content["experiment"], kind == "start", run_id=run_id)
+    def packed_state(self) -> bytes:
+        """Return these values as bytes, for ``RunState(*unpacked(data))``."""
+        return packed([getattr(self, field.name) for field in fields(RunState)])
+
+
+def begun_by(kind: str, content: Any) -> RunState:
+    """Return the state of a run that began with this message."""
+    run_id = content.get("run_id")
+    return RunState(content["key"], content["experiment"], kind == "start", run_id=run_id)
