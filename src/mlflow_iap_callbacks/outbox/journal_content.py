@@ -42,7 +42,7 @@ class Content:
         server: tracking URI of the server; None if it is unreadable.
         rows: batches of rows of an outbox's tables, each with the name of its table.
         messages: messages that the database had not stored yet.
-        last_seq: sequence number of the last stored record, or a lower one.
+        last_seq: sequence number of the last stored record; 0 for version 0.1.0.
     """
 
     head: Head | None
@@ -71,7 +71,8 @@ def read_whole(journal: Path) -> Content:
     except BaseException:
         db.close()
         raise
-    return Content(head, head.server, _rows_by_sqlite(db), messages_of(journal, head.seq))
+    messages = messages_of(journal, head.seq)
+    return Content(head, head.server, _rows_by_sqlite(db), messages, head.seq)
 
 
 def read_damaged(journal: Path) -> Content:

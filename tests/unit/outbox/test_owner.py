@@ -173,6 +173,23 @@ def test_a_journal_of_another_host_that_is_named_is_moved_to_a_new_one() -> None
     outbox.close()
 
 
+def test_new_records_of_a_moved_journal_are_numbered_after_its_settled_ones() -> None:
+    dead = new_outbox(_SERVER)
+    assert dead.path is not None
+    run = dead.begin("key", "experiment")
+    dead.intake.append(run.number, "start", {"key": "key", "experiment": "experiment"})
+    for step in range(5):
+        dead.intake.append(run.number, "metrics", (step, step, {"m": 0.5}))
+    dead.collect()
+    dead.settle(run, dead.read(run, dead.last_seq))
+    dead.close()
+    (outbox,) = orphans(_SERVER, other_hosts=[_of_another_host(dead.path)])
+    assert isinstance(outbox, Outbox)
+    (moved,) = outbox.runs()
+    assert (outbox.last_seq, moved.settled) == (6, 6)
+    outbox.close()
+
+
 def test_a_journal_that_is_in_use_is_live() -> None:
     outbox = new_outbox(_SERVER)
     (report,) = survey()
