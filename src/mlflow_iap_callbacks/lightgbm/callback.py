@@ -54,7 +54,8 @@ class IAPLightGBMCallback:
         tags: tags of new runs.
         client: an MlflowClient to use instead of ``IAPMlflowClient(tracking_uri)``.
         max_points: maximum number of points per curve, at least 3; the best and the last point are
-            always included. Default: no limit.
+            always included. Half of the points are logged during training, the others at its end.
+            Default: no limit.
         fold_curves: whether to log a curve for each fold of ``lgb.cv``, as ``SET-METRIC-foldN``.
             Off by default, because each fold must then be evaluated a second time.
         log_datasets: whether to log the data sets as inputs of new runs, with shape, features and a

@@ -48,7 +48,7 @@ def params_of(given: Mapping[str, Any], used: Mapping[str, str]) -> dict[str, An
     """
     params: dict[str, Any] = {}
     for name, value in given.items():
-        canonical = _canonical_names().get(name, name)
+        canonical = canonical_name(name)
         known = used.get(canonical)
         if known is None or _is_same(value, known):
             # The given value, because LightGBM writes six digits only.
@@ -58,6 +58,11 @@ def params_of(given: Mapping[str, Any], used: Mapping[str, str]) -> dict[str, An
             params[canonical] = known
             params[name if name != canonical else f"given.{name}"] = value
     return params
+
+
+def canonical_name(name: str) -> str:
+    """The name of a param in LightGBM's documentation, for any of its aliases."""
+    return _canonical_names().get(name, name)
 
 
 @functools.cache
