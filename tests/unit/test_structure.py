@@ -44,7 +44,7 @@ _OWNERS = {
     "optuna": {
         *("optuna.plots", "optuna.storage", "optuna.study_run", "optuna.track_in_mlflow"),
     },
-    "lightgbm": {"lightgbm.finished_model", "lightgbm.params"},
+    "lightgbm": {"lightgbm.endings", "lightgbm.finished_model", "lightgbm.params"},
     "matplotlib": {"lightgbm.plots", "optuna.plots"},
     "aiohttp": set(),
 }

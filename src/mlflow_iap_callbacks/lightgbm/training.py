@@ -114,9 +114,11 @@ class Training:
                 yield item[0], item[1], number, item[2]
 
     def _outcome(self) -> str:
-        if self.ending.has_returned or (self._has_reached_last and self._is_cv):
-            return "FINISHED"
-        return "KILLED" if self.ending.is_pruned else "FAILED"
+        ending = self.ending
+        # ``lgb.cv`` does nothing after the callbacks of its last iteration.
+        has_returned = ending.has_returned or (self._has_reached_last and self._is_cv)
+        status = ending.status_by_callback or ("FINISHED" if has_returned else None)
+        return status or ("KILLED" if ending.is_pruned else "FAILED")
 
 
 _live: set[Training] = set()

@@ -12,6 +12,7 @@ from typing import Any
 
 import lightgbm as lgb
 import numpy as np
+import optuna
 import pytest
 
 from lightgbm_helpers import PARAMS, sets
@@ -102,6 +103,30 @@ def test_a_given_status_takes_precedence_over_how_training_ended() -> None:
     logs.training.end("FINISHED")  # it has ended
     assert logs.run.status == "KILLED"
     assert error
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(ZeroDivisionError, "FAILED"), (optuna.TrialPruned, "KILLED")]
+)
+@pytest.mark.parametrize("is_cv", [False, True])
+def test_training_that_raises_at_its_last_iteration_has_the_status_of_the_exception(
+    error: type[Exception], status: str, is_cv: bool
+) -> None:
+    def stop(env: Any) -> None:
+        if env.iteration == env.end_iteration - 1:
+            raise error
+
+    logs = _Logs()
+    train: Callable[[], Any] = (
+        (lambda: lgb.cv(PARAMS, sets()[0], 3, nfold=3, callbacks=[logs, stop]))
+        if is_cv
+        else (lambda: _train(logs, 3, stop))
+    )
+    with pytest.raises(error):
+        train()
+    logs.training.end()
+    assert logs.run.status == status
+    assert [step for step, _ in logs.run.curve("valid-binary_logloss")] == [0, 1, 2]
 
 
 def test_a_cross_validation_that_reaches_its_last_iteration_is_finished() -> None:
