@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from ..delivery.lifecycle import flush
 from ..delivery.run_writer import RunWriter, active_experiment, prepare
 from ..iap.client import IAPMlflowClient
-from .dask import is_first_worker
 from .endings import engine_of, status_of
 from .finished_model import FinishedModel, Wanted
 from .params import header_of, params_of, used_in
 from .training import Training
+from .workers import is_first_worker
 
 if TYPE_CHECKING:
     from lightgbm.callback import CallbackEnv
@@ -40,8 +40,8 @@ class IAPLightGBMCallback:
 
     Training never waits for the server: records are written to a journal on disk and sent in the
     background. Errors are logged as warnings and do not stop training. A callback can be used for
-    several training runs, even in parallel threads, and can be pickled. With a Dask estimator,
-    only the first worker logs.
+    several training runs, even in parallel threads, and can be pickled. In
+    distributed training, with Dask or without, only the first worker logs.
 
     Args:
         run: run to log to, which is left open: ``IAPMLflowCallback.run(trial)``, a run id, or

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from .params import canonical_name
+from .params import canonical_name, value_of
 from .thinning import Thinning
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class ChangingParams:
         ]
         for given, value in changed:
             name = canonical_name(given)
-            before = self._value_of(name)
+            before = _number(value_of(self._given, name))
             self._given[given] = value
             number = _number(value)
             if number is None or number == before:
@@ -60,10 +60,6 @@ class ChangingParams:
         """Return the points to log when training has ended."""
         for curve in self._curves.values():
             yield from curve.rest()
-
-    def _value_of(self, name: str) -> float | None:
-        values = (value for given, value in self._given.items() if canonical_name(given) == name)
-        return next(filter(lambda number: number is not None, map(_number, values)), None)
 
 
 def _number(value: object) -> float | None:

@@ -65,6 +65,12 @@ def canonical_name(name: str) -> str:
     return _canonical_names().get(name, name)
 
 
+def value_of(given: Mapping[str, Any], name: str, default: Any = None) -> Any:
+    """The value of the param with this canonical name, no matter by which alias it is given."""
+    others = (value for each, value in given.items() if canonical_name(each) == name)
+    return given[name] if name in given else next(others, default)
+
+
 @functools.cache
 def _canonical_names() -> Mapping[str, str]:
     """Canonical names by alias."""
