@@ -45,7 +45,7 @@ _OWNERS = {
         *("optuna.plots", "optuna.storage", "optuna.study_run", "optuna.track_in_mlflow"),
     },
     "lightgbm": {"lightgbm.endings", "lightgbm.finished_model", "lightgbm.params"},
-    "matplotlib": {"lightgbm.plots", "optuna.plots"},
+    "matplotlib": {"lightgbm.fonts", "lightgbm.plots", "optuna.plots"},
     "aiohttp": set(),
 }
 _MODULES = sorted(
