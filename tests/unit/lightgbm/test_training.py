@@ -15,7 +15,7 @@ import numpy as np
 import optuna
 import pytest
 
-from lightgbm_helpers import PARAMS, sets
+from lightgbm_helpers import PARAMS, arrays, sets
 from mlflow_iap_callbacks.delivery.closing import Deadline
 from mlflow_iap_callbacks.lightgbm import training as training_module
 from mlflow_iap_callbacks.lightgbm.endings import engine_of
@@ -165,6 +165,26 @@ def test_a_new_run_has_all_params_and_a_given_run_only_the_given_ones() -> None:
     for logs in (own, others):
         assert (logs.run.params["eta"], logs.run.params["learning_rate"]) == (0.2, 0.2)
     assert "num_leaves" not in others.run.params
+
+
+@pytest.mark.parametrize("way", ["train", "cv", "estimator"])
+def test_a_custom_objective_is_logged_by_its_name(way: str) -> None:
+    def mine(y: Any, predicted: Any) -> Any:
+        return predicted - y, np.ones_like(predicted)
+
+    def ours(predicted: Any, data: Any) -> Any:
+        return mine(data.get_label(), predicted)
+
+    logs = _Logs()
+    params = {**PARAMS, "objective": ours}
+    if way == "train":
+        _train(logs, params=params)
+    elif way == "cv":
+        lgb.cv(params, sets()[0], 2, nfold=3, callbacks=[logs])
+    else:
+        lgb.LGBMRegressor(objective=mine, n_estimators=2).fit(*arrays(), callbacks=[logs])
+    assert logs.run.params["objective"] == ("mine" if way == "estimator" else "ours")
+    assert logs.training.used["objective"] == "custom"
 
 
 def test_a_given_run_is_left_open() -> None:
