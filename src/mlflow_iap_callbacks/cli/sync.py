@@ -38,15 +38,16 @@ def sync(
 
     These are processes that were killed, or that exited while MLflow was unreachable. Each record
     is sent to the server it was logged for, with the credentials found now. It is safe to run this
-    command twice, and while other processes log. The exit status is 1 if anything is left.
+    command twice, and while other processes log. The exit status is 1 if any records still wait,
+    including those of a process that is still running.
 
     Journals of other hosts, in a folder that several hosts share, are left alone. With
     --other-hosts, they are sent too: on a terminal you are asked whether their processes have
     ended, elsewhere they are watched for 90 seconds.
 
-    With --storage, it does so for MLFLOW_TRACKING_URI only, and then logs the trials that ended in
-    an Optuna storage but that no callback saw, because their processes died first. URL is the URL
-    of a database or of Redis, or the path of a file of JournalStorage.
+    With --storage, only the journals for MLFLOW_TRACKING_URI are sent. Then the trials that have
+    ended in an Optuna storage are logged if MLflow lacks them, for example because their processes
+    were killed. URL is the URL of a database or of Redis, or the path of a file of JournalStorage.
     """
     if study is not None and storage is None:
         raise click.UsageError("--study needs --storage.")
@@ -83,6 +84,8 @@ def sync(
         elif not _is_sent(server, some, refused=refused, other_hosts=taken):
             is_left = True
     for journal in found:
+        if journal not in dead:
+            is_left |= bool(journal.records(refused=refused) or journal.error)
         if journal.is_live:
             print_line(f"{journal.path} is in use by process {journal.pid} on {journal.host}.")
         elif journal not in dead:
