@@ -140,7 +140,7 @@ def _assert_within_reach(costs: dict[str, dict[int, int]]) -> None:
 
 
 def test_a_flipped_bit_loses_at_most_the_record_it_is_in(folder: Path) -> None:
-    _assert_within_reach(_flip_bits(folder, 1009))
+    _assert_within_reach(_flip_bits(folder, 4001))
 
 
 _MOST_MEMORY = 200 * 2**20  # bytes, above what the process took before
@@ -251,7 +251,7 @@ def _damage_at_random(folder: Path, number: int, seed: int) -> dict[str, float]:
 
 
 def test_damage_of_any_kind_loses_at_most_the_records_it_touches(folder: Path) -> None:
-    _damage_at_random(folder, settings().max_examples // 4, seed=0)
+    _damage_at_random(folder, settings().max_examples // 10, seed=0)
 
 
 @pytest.mark.soak
