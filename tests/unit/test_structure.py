@@ -47,7 +47,7 @@ _OWNERS = {
     },
     "lightgbm": {"lightgbm.finished_model", "lightgbm.params"},
     "matplotlib": {"lightgbm.plots", "optuna.plots"},
-    "aiohttp": set(),
+    "aiohttp": {"cli.proxy", "iap.proxy"},
 }
 _MODULES = sorted(
     ".".join(path.relative_to(_PACKAGE).with_suffix("").parts) for path in _PACKAGE.rglob("*.py")
