@@ -19,7 +19,7 @@ from own_log import said_by_us
 
 @pytest.fixture
 def log_last(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The seconds that are left for the functions called at the end."""
+    """The seconds that were left at each call of the function that logs at the end."""
     seconds: list[float] = []
     work = [lambda deadline: seconds.append(round(deadline.left))]
     monkeypatch.setattr(lifecycle, "end_at_exit", work)
