@@ -296,8 +296,8 @@ def test_a_process_exits_while_the_server_is_down_and_sync_delivers_its_records(
             for number in range(2)
         }
         again = command("sync")
-        assert (again.returncode, "Nothing waits" in again.stdout) == (0, True)
-        assert "Nothing waits" in command("status").stdout
+        assert (again.returncode, "No records are waiting" in again.stdout) == (0, True)
+        assert "No records are waiting" in command("status").stdout
         assert _files() == []
 
 
@@ -1057,5 +1057,5 @@ def test_runs_of_a_deleted_experiment_are_set_aside_and_sent_after_it_is_restore
     assert again.returncode == 0, again.stdout
     assert _seen(name) == expected
     assert _seen(other) == expected
-    assert "Nothing waits" in command("status").stdout
+    assert "No records are waiting" in command("status").stdout
     assert _files() == []
