@@ -1,4 +1,4 @@
-"""Closes TCP connections in the ways that networks do: reset, cut off, or left over at the end."""
+"""Closes TCP connections: resets them, cuts them off, or closes those left at the end."""
 
 from __future__ import annotations
 

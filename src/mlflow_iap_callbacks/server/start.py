@@ -58,7 +58,7 @@ _MIN_WAIT, _MAX_WAIT = 1.0, 1800.0  # seconds; App Engine allows no longer start
 
 
 def serve(environment: Mapping[str, str], *, must_migrate: bool) -> NoReturn:
-    """Replace this process by `mlflow server`, once everything that it needs is available.
+    """Replace this process with `mlflow server`, once everything that it needs is available.
 
     Args:
         environment: environment variables, documented in appengine/README.md.

@@ -69,7 +69,7 @@ def test_inherited_methods_work_through_iap(
 
 @pytest.mark.parametrize(
     ("kind", "times", "deadline"),
-    [  # A run that does not show up is waited for during half of the deadline, for at most 10 s.
+    [  # A run that does not appear is waited for during half of the deadline, for at most 10 s.
         ("reset_before", 1, 6.0),
         pytest.param("reset_before", 2, 120.0, marks=pytest.mark.soak),
         ("reset_after", 2, 120.0),

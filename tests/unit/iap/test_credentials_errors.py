@@ -199,7 +199,7 @@ def test_a_machine_without_a_service_account_is_an_error_at_once(
     assert said.strip().endswith("False")
 
 
-# --- Google refuses --------------------------------------------------------------------------
+# --- rejected by Google ----------------------------------------------------------------------
 
 
 def test_a_revoked_refresh_token_says_to_sign_in_again(cloud: LocalCloud) -> None:

@@ -1,4 +1,4 @@
-"""One token for all threads, replaced in time; also with pickles, forks and wrong clocks."""
+"""All threads share one token, which is replaced in time, even with forks and wrong clocks."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def cloud(google_cloud: LocalCloud) -> LocalCloud:
 
 
 def together(call: Callable[[], str]) -> list[str]:
-    """What `call` returns to each of many threads that call it at the same time."""
+    """Return what `call` returns to each of many threads that call it at the same time."""
     barrier = threading.Barrier(THREADS)
 
     def one(_: int) -> str:

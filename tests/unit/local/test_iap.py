@@ -238,7 +238,7 @@ def test_a_signed_jwt_expires_after_the_token_lifetime(cloud: LocalCloud) -> Non
 
 
 @pytest.mark.parametrize("make_token", [make_id_token, sign_jwt])
-def test_revoked_tokens_count_as_expired_and_new_ones_are_valid(
+def test_revoked_tokens_are_rejected_as_expired_and_new_ones_are_valid(
     cloud: LocalCloud, make_token: Callable[[LocalCloud], str]
 ) -> None:
     """After revoke_tokens, the old token has expired and a new one passes."""
@@ -391,7 +391,7 @@ def test_an_application_that_is_down_gets_the_front_ends_502() -> None:
 
 
 class _Application(http.server.BaseHTTPRequestHandler):
-    """Responds with what proxies get wrong: redirects, compression, chunks, HEAD, large bodies."""
+    """Responds with what proxies may change: redirects, compression, chunks, HEAD, large bodies."""
 
     protocol_version = "HTTP/1.1"
 
