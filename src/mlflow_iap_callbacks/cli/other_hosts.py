@@ -51,6 +51,6 @@ def _is_confirmed(host: str, journals: Sequence[JournalReport]) -> bool:
     beats = [journal.last_beat for journal in journals if journal.last_beat is not None]
     ago = timedelta(seconds=max(0, int(time.time() - max(beats)))) if beats else "an unknown time"
     return click.confirm(
-        f"{len(journals)} journals are from {host}. Its processes last wrote to them {ago} ago. "
-        "Have these processes ended?"
+        f"{host} left {len(journals)} {'journal' if len(journals) == 1 else 'journals'} and last "
+        f"wrote {ago} ago. Have its processes ended?"
     )

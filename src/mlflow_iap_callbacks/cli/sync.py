@@ -38,16 +38,17 @@ def sync(
 
     These processes were killed, or exited while MLflow was unreachable. Each record is sent to the
     server it was logged for, with the credentials that are available now. It is safe to run this
-    command twice, and while other processes log. The exit status is 1 if any records are left.
+    command twice, and while other processes log. The exit status is 1 if any records are still
+    waiting, including those of a process that is still running.
 
     If several hosts share the folder, records of other hosts are not sent by default. With
     --other-hosts, they are sent if the processes that wrote them have ended. On a terminal, you are
     asked whether they have. Otherwise, their journals are watched for 90 seconds.
 
-    With --storage, the command also logs trials that ended according to an Optuna storage, but are
-    missing in MLflow because their processes died before the callback saw them. URL is the URL of a
-    database or of Redis, or the path of a JournalStorage file. Trials and records are then sent
-    only to MLFLOW_TRACKING_URI.
+    With --storage, only records for MLFLOW_TRACKING_URI are sent. Then the command logs the trials
+    that have ended according to an Optuna storage but are missing in MLflow, for example because
+    their processes were killed. URL is the URL of a database or of Redis, or the path of a
+    JournalStorage file.
     """
     if study is not None and storage is None:
         raise click.UsageError("--study needs --storage.")
@@ -84,6 +85,8 @@ def sync(
         elif not _is_sent(server, some, refused=refused, other_hosts=taken):
             is_left = True
     for journal in found:
+        if journal not in dead:
+            is_left |= bool(journal.records(refused=refused) or journal.error)
         if journal.is_live:
             print_line(f"{journal.path} is in use by process {journal.pid} on {journal.host}.")
         elif journal not in dead:

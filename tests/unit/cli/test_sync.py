@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -283,6 +284,20 @@ def test_a_journal_in_use_is_listed_with_its_process(sync: Callable[..., Result]
     outbox.intake.append(run.number, "metrics", (0, 0, {"loss": 0.5}))
     try:
         done = sync()
+        assert done.exit_code == 1  # its record waits
+        assert f"{outbox.path} is in use by process {os.getpid()} on " in done.output
+    finally:
+        outbox.close()
+
+
+def test_an_open_run_of_a_live_process_leaves_nothing_to_send(sync: Callable[..., Result]) -> None:
+    outbox = new_outbox(_URI)
+    run = outbox.begin("key", "name:experiment")
+    outbox.intake.append(run.number, "metrics", (0, 0, {"loss": 0.5}))
+    outbox.collect()
+    outbox.settle(run, outbox.read(run, outbox.last_seq))
+    try:
+        done = sync()
         assert done.exit_code == 0
         assert f"{outbox.path} is in use by process {os.getpid()} on " in done.output
     finally:
@@ -306,7 +321,7 @@ def test_a_journal_of_another_host_is_listed_but_not_sent(
     left_elsewhere: Path, sync: Callable[..., Result], server: FakeMlflow
 ) -> None:
     done = sync()
-    assert done.exit_code == 0
+    assert done.exit_code == 1
     assert f"{left_elsewhere} is from another host" in done.output
     assert "`mlflow-iap sync --other-hosts` sends it" in done.output
     assert server.runs == {}
@@ -337,3 +352,16 @@ def test_the_journal_of_a_process_of_another_host_that_is_alive_is_not_sent(
 
     assert other_hosts.unmoved(survey(), sleep=stir) == []
     assert other_hosts.unmoved(survey(), sleep=lambda _: None) == [left_elsewhere]
+
+
+@pytest.mark.parametrize("answer", [True, False])
+def test_on_a_terminal_the_user_says_whether_the_processes_of_a_host_have_ended(
+    left_elsewhere: Path, monkeypatch: pytest.MonkeyPatch, answer: bool
+) -> None:
+    with CliRunner().isolation(input="y\n" if answer else "n\n") as (out, *_):
+        monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+        abandoned = other_hosts.abandoned(survey())
+        asked = out.getvalue().decode()
+    assert abandoned == ([left_elsewhere] if answer else [])
+    question = r"\S+ left 1 journal and last wrote \d:\d\d:\d\d ago\. Have its processes ended\?"
+    assert re.match(question, asked)

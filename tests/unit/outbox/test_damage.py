@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -138,15 +139,24 @@ def _assert_within_reach(costs: dict[str, dict[int, int]]) -> None:
 
 
 def test_a_flipped_bit_loses_at_most_the_record_it_is_in(folder: Path) -> None:
-    _assert_within_reach(_flip_bits(folder, 1009))
+    _assert_within_reach(_flip_bits(folder, 4001))
+
+
+_MOST_MEMORY = 200 * 2**20  # bytes, above what the process took before
+
+
+def _peak_memory() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(7200)
+@pytest.mark.timeout(20_000)
 def test_each_flipped_bit_loses_at_most_the_record_it_is_in(folder: Path) -> None:
+    before = _peak_memory()
     costs = _flip_bits(folder, 1)
-    print(costs)
+    print(costs, "peak memory:", _peak_memory() - before)
     _assert_within_reach(costs)
+    assert _peak_memory() - before < _MOST_MEMORY
 
 
 def _cut(content: bytes, first: int, end: int, _: random.Random) -> bytes:
@@ -240,12 +250,13 @@ def _damage_at_random(folder: Path, number: int, seed: int) -> dict[str, float]:
 
 
 def test_damage_of_any_kind_loses_at_most_the_records_it_touches(folder: Path) -> None:
-    _damage_at_random(folder, settings().max_examples // 4, seed=0)
+    _damage_at_random(folder, settings().max_examples // 10, seed=0)
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(7200)
+@pytest.mark.timeout(20_000)
 def test_many_kinds_of_damage_lose_at_most_the_records_they_touch(folder: Path) -> None:
-    seed = random.randrange(1 << 32)
+    seed, before = random.randrange(1 << 32), _peak_memory()
     print("seed", seed)
-    print(_damage_at_random(folder, 10_000, seed))
+    print(_damage_at_random(folder, 10_000, seed), "peak memory:", _peak_memory() - before)
+    assert _peak_memory() - before < _MOST_MEMORY

@@ -15,6 +15,7 @@ import pytest
 
 import python_process
 from disk_helpers import JUNK, Disk
+from fork_server import FOR_OUTBOXES
 from mlflow_iap_callbacks.outbox import Outbox, QueuedRun, Refusal
 from mlflow_iap_callbacks.outbox.adoption import Untaken, orphans
 from mlflow_iap_callbacks.outbox.database import LETTERS, connect, packed_row
@@ -56,7 +57,9 @@ def take(server):
 @contextmanager
 def _process(*args: str) -> Iterator[tuple[Process, str]]:
     """Start a process that creates or adopts journals; yield it and its first line of output."""
-    with python_process.start("-c", _SCRIPT, *args, stdin=PIPE, stdout=PIPE) as process:
+    with python_process.start(
+        "-c", _SCRIPT, *args, stdin=PIPE, stdout=PIPE, modules=FOR_OUTBOXES
+    ) as process:
         assert process.stdout is not None
         try:
             yield process, process.stdout.readline().strip()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import python_process
+from fork_server import FOR_OUTBOXES
 from mlflow_iap_callbacks.outbox import Outbox, journal_folder, owner
 from mlflow_iap_callbacks.outbox.adoption import Untaken, orphans
 from mlflow_iap_callbacks.outbox.journal_folder import folder, new_outbox, survey
@@ -29,7 +30,9 @@ sys.stdin.read()
 
 
 def _killed() -> Path:
-    with python_process.start("-c", _LOG_UNTIL_KILLED, stdin=PIPE, stdout=PIPE) as process:
+    with python_process.start(
+        "-c", _LOG_UNTIL_KILLED, stdin=PIPE, stdout=PIPE, modules=FOR_OUTBOXES
+    ) as process:
         assert process.stdout is not None
         path = Path(process.stdout.readline().strip())
         process.send_signal(signal.SIGKILL)
