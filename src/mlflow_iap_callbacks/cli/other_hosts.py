@@ -22,7 +22,7 @@ def abandoned(journals: Sequence[JournalReport]) -> list[Path]:
     """Return the journals whose processes have ended.
 
     On a terminal, the user is asked for each host. Otherwise, the journals are watched for 90
-    seconds: a process that does not note in this time that it is alive has ended.
+    seconds. A process has ended if it does not note in this time that it is alive.
     """
     if not journals or not sys.stdin.isatty():
         return unmoved(journals)

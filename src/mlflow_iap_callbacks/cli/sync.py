@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     help="Also send what processes of other hosts left in the same folder, if they have ended.",
 )
 @click.option(
-    "--storage", metavar="URL", help="Log the trials of this Optuna storage missing in MLflow."
+    "--storage", metavar="URL", help="Log trials of this Optuna storage that are not in MLflow."
 )
 @click.option("--study", metavar="NAME", help="Log only the trials of this study.")
 def sync(

@@ -77,7 +77,7 @@ def close(
 
 
 def flush(sender: Sender, timeout: float | None) -> bool:
-    """Deliver everything that was logged before, and keep trying if the server is unreachable.
+    """Deliver everything that was logged so far, and keep trying if the server is unreachable.
 
     Args:
         sender: delivers the records.

@@ -65,7 +65,7 @@ class MlflowCalls:
         self._creation = RunCreation(client, clock)
 
     def use(self, client: MlflowClient) -> None:
-        """Replace the client by another one for the same server."""
+        """Replace the client with another one for the same server."""
         self.client = self._creation.client = client
 
     def send(

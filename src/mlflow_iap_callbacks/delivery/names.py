@@ -28,7 +28,7 @@ def mlflow_name(name: str) -> str:
 
 
 def with_names_that_mlflow_takes(given: Mapping[str, str]) -> dict[str, str]:
-    """Return the tags with accepted names, plus a tag with each original name that was changed."""
+    """Return the tags with accepted names, plus the tags that ``original_names`` returns."""
     names = {name: mlflow_name(name) for name in given}
     return {**{names[name]: text for name, text in given.items()}, **original_names(names)}
 

@@ -15,7 +15,7 @@ from ..outbox import Outbox, QueuedRun
 from .refusals import NotYet
 
 # A record waits for more records of its run, to be sent with them in one request. It waits for a
-# tenth of the run's age, but not less or more than these seconds. That is short enough to watch
+# tenth of the run's age, but for at least 5 and at most 60 seconds. That is short enough to watch
 # training, and long enough for a server with many training jobs.
 _MIN_WAIT, _MAX_WAIT = 5.0, 60.0
 _MAX_PAUSE = 30.0  # maximum seconds between two requests to an unreachable server
@@ -61,7 +61,7 @@ class Turn:
 
 
 def seconds_aside(failures: int) -> float:
-    """Return how long a record is set aside after this many failures: 10 s to 10 minutes."""
+    """Return the seconds until a record that was set aside is retried: 10 to 600, by failures."""
     return min(5.0 * 2.0**failures, 600.0)
 
 

@@ -53,10 +53,11 @@ def orphans(
     other_hosts: Collection[Path] = (),
     passed_over: Collection[Path] = (),
 ) -> Iterator[Outbox | Untaken]:
-    """Take over the journals of dead processes, and yield an outbox for each.
+    """Take over the journals of dead processes, and yield each.
 
-    The caller must close each outbox. If a journal is damaged, a warning is logged and its
-    undamaged records are moved to a new journal.
+    Each is yielded as an Outbox, which the caller must close, or as Untaken if it cannot be taken
+    over. If a journal is damaged, a warning is logged, and its undamaged records are moved to a new
+    journal.
 
     Args:
         server: tracking URI; None for all servers.

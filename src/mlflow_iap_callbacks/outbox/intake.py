@@ -62,12 +62,12 @@ class Intake:
         server: tracking URI; each file begins with it.
 
     Raises:
-        OSError: the file cannot be made or read.
+        OSError: the file cannot be created or read.
     """
 
     def __init__(self, stem: Path | None, last_seq: int = 0, server: str = "") -> None:
         self.last_seq = last_seq  # sequence number of the last message
-        self.lost = 0  # messages for which neither disk nor memory had room
+        self.lost = 0  # number of messages for which neither disk nor memory had room
         self._taken = last_seq
         self._read = 0  # bytes read from the file
         self._stem = stem
@@ -223,8 +223,8 @@ class Intake:
         """Report the bytes up to an offset as damaged, if there are any."""
         if offset > self._read:
             _logger.warning(
-                "%s is damaged: %d bytes at byte %d cannot be read, and their content is lost. "
-                "Everything else in it is intact.",
+                "%s is damaged: %d bytes from byte %d on cannot be read, and their content is "
+                "lost. Everything else in it is intact.",
                 self._path(self._generation),
                 offset - self._read,
                 self._read,

@@ -294,7 +294,7 @@ class Outbox:
                     self._delete_copy(record.content)
 
     def set_aside(self, run: QueuedRun, record: Record) -> QueuedRun | None:
-        """Move the run's oldest record to its own queue, so that the others do not wait for it.
+        """Move the run's oldest record to a new queue, so that its other records do not wait.
 
         Returns:
             A queued run for the same MLflow run that has only this record; None if the journal

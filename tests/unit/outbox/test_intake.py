@@ -218,7 +218,7 @@ def test_a_process_reads_the_undamaged_part_of_its_own_damaged_file(
     _append(intake, range(5, 7))
     assert _numbers(intake) == [0, 1, 3, 4, 5, 6]
     (text,) = said_by_us(caplog)
-    assert f"{size} bytes at byte {2 * size} cannot be read" in text
+    assert f"{size} bytes from byte {2 * size} on cannot be read" in text
 
 
 def test_messages_that_damage_moved_or_duplicated_are_read_once_and_in_order(stem: Path) -> None:
