@@ -18,7 +18,7 @@ _STEPS = ["environment", "address", "server", "credentials", "token", "MLflow"]
 
 
 def _found(uri: str) -> dict[str, Finding]:
-    """Return what the doctor finds. Only its last step may be one that is not good."""
+    """Return what the doctor finds, by step. Only the last finding may be a problem."""
     findings = list(examine(uri))
     assert [finding.step for finding in findings] == _STEPS[: len(findings)]
     assert all(finding.is_good for finding in findings[:-1])

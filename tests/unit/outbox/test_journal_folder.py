@@ -95,7 +95,7 @@ def _files() -> dict[str, bytes]:
     return {f.name: f.read_bytes() for f in folder().iterdir() if not f.name.endswith("-shm")}
 
 
-# --- journals of dead processes---------------------------------------------------------------
+# --- journals of dead processes --------------------------------------------------------------
 
 
 def test_a_journal_is_adopted_once_its_process_is_killed() -> None:
