@@ -124,7 +124,7 @@ def test_each_point_arrives_once_while_a_fifth_of_the_responses_is_lost(
 
 
 def test_only_this_package_retries(cloud: LocalCloud, experiment: str) -> None:
-    """MLflow's own retries would send each of our requests eight times."""
+    """MLflow's own retries would send each request eight times."""
     client = IAPMlflowClient(max_attempts=3, deadline=30.0)
     cloud.fault("answer", path="runs/search", status=503, times=0)
     with pytest.raises(MlflowException) as caught:

@@ -434,7 +434,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         return streams[-1 - pick % len(streams)]
 
     def _open_stream(self, pick: int) -> _Stream:
-        """A stream to append to; what follows its end is another stream."""
+        """A stream to append to. Records after its end belong to another stream."""
         stream = self._stream(pick)
         assert stream.process is not None
         stream.process.enter()

@@ -465,7 +465,7 @@ def test_a_malformed_response_is_one_error_that_shows_no_token_from_it(
         credentials = IAPCredentials(audience, kind=kind, key_file=file)
         got = token_or_error(credentials.for_origin(cloud.url))
         if isinstance(got, str):
-            # Any text in the right place counts as a token.
+            # Any text in the right place is taken for a token.
             assert status == 200, body
             assert got.startswith(secret), body
             continue

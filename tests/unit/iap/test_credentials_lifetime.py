@@ -219,7 +219,7 @@ def test_a_spawned_process_gets_its_own_token(cloud: LocalCloud) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_a_child_forked_during_a_fetch_gets_its_own_token(cloud: LocalCloud) -> None:
     credentials = IAPCredentials(CLIENT, key_file=cloud.key_file())
-    # google-auth waits about a second before it retries, and our lock is held meanwhile.
+    # google-auth waits about a second before it retries. The credentials' lock is held meanwhile.
     cloud.fault("answer", path="/token", where="google", status=503, times=1)
     with ThreadPoolExecutor(1) as threads:
         fetch = threads.submit(credentials.token)
