@@ -70,7 +70,7 @@ class DeliveryBar:
 
 
 def deliver(sender: Sender, console: Console) -> None:
-    """Deliver the waiting records, with a bar. Return when none is left, or all are retried."""
+    """Deliver waiting records, with a bar. Return when none is left or all are being retried."""
     with DeliveryBar([sender], console) as bar:
         while not sender.flush(0.2) and not sender.is_stuck:
             bar.update()

@@ -61,7 +61,7 @@ class Turn:
 
 
 def seconds_aside(failures: int) -> float:
-    """Return the seconds until a record that was set aside is retried: 10 to 600, by failures."""
+    """Return the seconds until a record that was set aside is retried: 10, doubled up to 600."""
     return min(5.0 * 2.0**failures, 600.0)
 
 
