@@ -210,7 +210,7 @@ class LocalCloud(CloudState):
         return self._metadata_at(f"{_HOST}:{self._now_running().refusing_port}", seconds=1)
 
     def revoke_tokens(self) -> None:
-        """Revoke every token issued or signed so far. Requests with one are told that it expired.
+        """Revoke every token issued or signed so far: they are rejected as expired.
 
         Takes up to a second, because it waits for the next full second: a JWT that is signed twice
         within one second has the same text.
