@@ -223,7 +223,7 @@ def test_what_mlflow_rejects_is_reported_once_and_the_rest_arrives(
     assert sum("rejects" in message for message in said_by_us(caplog)) == 1
 
 
-def test_a_run_that_was_deleted_in_mlflow_is_set_aside_in_few_requests(
+def test_a_run_that_was_deleted_in_mlflow_is_refused_in_few_requests(
     cloud: LocalCloud, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = IAPMlflowClient()

@@ -1019,7 +1019,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))
 
 
 @pytest.mark.slow
-def test_runs_of_a_deleted_experiment_are_set_aside_and_sent_after_it_is_restored(
+def test_runs_of_a_deleted_experiment_are_refused_and_sent_after_it_is_restored(
     cloud: LocalCloud, start: Start, name: str
 ) -> None:
     client = IAPMlflowClient()

@@ -558,7 +558,7 @@ def test_a_rejection_by_the_client_itself_is_a_refusal(error: Exception, is_refu
     assert (refusal(error) is not None) == is_refused
 
 
-def test_rejected_records_are_set_aside_and_reported_once_and_the_rest_arrives(
+def test_rejected_records_are_kept_and_reported_once_and_the_rest_arrives(
     server: FakeMlflow, process: VirtualProcess, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = process.begin()
@@ -577,7 +577,7 @@ def test_rejected_records_are_set_aside_and_reported_once_and_the_rest_arrives(
     assert "MLflow rejects params {'x': '2'}" in text
 
 
-def test_a_run_that_was_deleted_in_mlflow_is_set_aside_in_few_requests(
+def test_a_run_that_was_deleted_in_mlflow_is_refused_in_few_requests(
     server: FakeMlflow, process: VirtualProcess
 ) -> None:
     run, other = process.begin(), process.begin()
