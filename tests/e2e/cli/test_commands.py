@@ -1,4 +1,4 @@
-"""The command ``mlflow-iap`` as a person runs it."""
+"""The command ``mlflow-iap``, run in a process of its own."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""Journals with damage anywhere: everything is found except the records that the damage touches.
+"""Damaged journals: only those records are lost whose own bytes are damaged.
 
-Damage affects the records whose bytes it touches, in the intake or in the database. SQLite's own
-data (headers, schema, inner pages), the WAL, and what the journal says about itself and its runs
-can be damaged without the loss of a record.
+Damage to anything else costs no record: SQLite's own data (headers, schema, inner pages), the WAL,
+the journal's description of itself, and the states of its runs.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
 
 
 def _journal(folder: Path, *, runs: int, stored: int, appended: int, text: int = 1) -> _Journal:
-    """The journal of a process that was killed with so many records in the database and intake."""
+    """Return the journal of a killed process with these numbers of records in its two parts."""
     outbox = new_outbox(_SERVER)
     queued = [outbox.begin(f"key {n}", "name:experiment") for n in range(runs)]
     expected: dict[str, list[_Record]] = {run.key: [] for run in queued}
@@ -102,7 +101,7 @@ def _records(outbox: Outbox, run: QueuedRun) -> Iterator[_Record]:
 
 
 def _lost(journal: _Journal, found: dict[str, list[_Record]]) -> int:
-    """Number of records that were not found; check that the others were appended, in this order."""
+    """Return the number of records that were not found; check the order of the others."""
     assert found.keys() <= journal.appended.keys()
     lost = 0
     for key, appended in journal.appended.items():
@@ -120,7 +119,7 @@ def _flipped(content: bytes, bit: int) -> bytes:
 
 
 def _flip_bits(folder: Path, step: int) -> dict[str, dict[int, int]]:
-    """How many bit flips in each file lost how many records."""
+    """Flip bits of each file, and count the flips by the number of records that each lost."""
     journal = _journal(folder, runs=2, stored=4, appended=3)
     assert _lost(journal, _found(folder, journal.files)) == 0
     costs: dict[str, dict[int, int]] = {}

@@ -1,4 +1,4 @@
-"""Which journals are trusted, and which are another host's."""
+"""Which journals are trusted, and which belong to another host."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_a_journal_of_another_user_is_not_sent() -> None:
     assert "belongs to another user" in untaken.why
 
 
-def test_a_relative_folder_stays_where_it_was_when_the_process_moves(
+def test_a_relative_folder_stays_the_same_when_the_process_changes_its_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -164,14 +164,14 @@ def test_a_journal_of_a_machine_with_the_same_name_is_left_alone(
     owner._machine.cache_clear()
 
 
-def test_a_journal_of_another_host_that_is_named_is_moved_to_a_new_one() -> None:
+def test_a_given_journal_of_another_host_is_moved_to_a_new_journal() -> None:
     killed = _killed()
     path = _of_another_host(killed)
     (outbox,) = orphans(_SERVER, other_hosts=[path])
     assert isinstance(outbox, Outbox)
     assert outbox.path in journal_folder.journals()
     assert path not in journal_folder.journals()
-    assert outbox.name == killed.stem  # by which MLflow knows who writes to its runs
+    assert outbox.name == killed.stem  # as in the tag of its runs
     assert [run.key for run in outbox.runs()] == ["key"]
     outbox.close()
 
