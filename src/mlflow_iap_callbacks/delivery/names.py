@@ -1,4 +1,4 @@
-"""Names of metrics, params and tags, changed where MLflow does not accept them."""
+"""Converts names of metrics, params and tags to names that MLflow accepts."""
 
 from __future__ import annotations
 
