@@ -44,7 +44,9 @@ _OWNERS = {
     "optuna": {
         *("optuna.plots", "optuna.storage", "optuna.study_run", "optuna.track_in_mlflow"),
     },
-    "lightgbm": {"lightgbm.finished_model", "lightgbm.params"},
+    "lightgbm": {
+        f"lightgbm.{name}" for name in ("estimators", "finished_model", "inputs", "params")
+    },
     "matplotlib": {"lightgbm.plots", "optuna.plots"},
     "aiohttp": set(),
 }

@@ -8,7 +8,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -20,11 +19,11 @@ from rich.console import Console
 from ..delivery.never_raising import never_raising
 from ..delivery.run_writer import RunWriter
 from .boosters import boosters_of, is_cv
+from .inputs import predictions
+from .saved_model import save
 
 _FOLDER = "lightgbm"
 _MOST_SHOWN = 30  # features in a plot
-_EXAMPLE_ROWS = 5
-_MOST_NAMED = 1000  # features that a signature names
 _CLASSES = ("binary", "multiclass", "multiclassova")
 _REGRESSION = (
     *("regression", "regression_l1", "huber", "fair", "poisson", "quantile", "mape", "gamma"),
@@ -50,13 +49,22 @@ class Wanted:
 
 
 class FinishedModel:
-    """Logs a finished Booster or CVBooster, whose ``objective`` has LightGBM's canonical name."""
+    """Logs a finished model.
 
-    def __init__(self, run: RunWriter, model: Any, objective: str) -> None:
+    Args:
+        run: run to log to.
+        model: the Booster or CVBooster.
+        objective: its objective, by LightGBM's canonical name.
+        estimator: the estimator that predicts with the booster, and is logged in its place, if any.
+    """
+
+    def __init__(self, run: RunWriter, model: Any, objective: str, estimator: Any = None) -> None:
         self._run = run
+        self._estimator = estimator
         self._boosters = boosters_of(model)
         self._is_cv = is_cv(model)
         self._booster = self._boosters[0]
+        self._predictor = self._booster if estimator is None else estimator
         self._objective = objective
 
     def log(
@@ -65,7 +73,7 @@ class FinishedModel:
         samples: Sequence[tuple[int, Any]],
         best_iteration: int,
         *,
-        estimator: Any = None,
+        trained_on: Any = None,
         X: Any = None,
         y: Any = None,
     ) -> None:
@@ -75,7 +83,8 @@ class FinishedModel:
             wanted: what to log.
             samples: points of the learning curves, as in ``Curves.samples``.
             best_iteration: LightGBM's ``best_iteration``; 0 for none.
-            estimator: the scikit-learn estimator that has the model, if any.
+            trained_on: rows of the training data, if they are known: the input example without
+                ``X``.
             X: data for the signature, the input example and predictions.
             y: true values for ``X``.
         """
@@ -101,14 +110,16 @@ class FinishedModel:
                 )
             if X is not None and y is not None and not self._is_cv:
                 steps["the predictions"] = lambda: self._compare(
-                    estimator, X, y, folder, draws=wanted.pictures
+                    X, y, folder, draws=wanted.pictures
                 )
             if wanted.trees > 0:
                 steps["the trees"] = lambda: self._write_trees(wanted.trees, folder)
             steps["the files"] = lambda: self._run.log_artifact(folder)
             if wanted.model and not self._is_cv:
                 steps["the model"] = lambda: self._log_model(
-                    X, wanted.registered_model_name, Path(name) / "model"
+                    trained_on if X is None else X,
+                    wanted.registered_model_name,
+                    Path(name) / "model",
                 )
             for what, do in steps.items():
                 line.update(f"LightGBM: logging {what}")
@@ -125,11 +136,12 @@ class FinishedModel:
         order = np.argsort(-gain, kind="stable")
         return [(names[at], float(gain[at]), float(split[at])) for at in order]
 
-    def _compare(self, estimator: Any, X: Any, y: Any, folder: Path, *, draws: bool) -> None:
+    def _compare(self, X: Any, y: Any, folder: Path, *, draws: bool) -> None:
         """Compare predictions with true values, as a confusion matrix or as residuals."""
         true = np.asarray(y).ravel()
         if self._objective in _CLASSES:
-            predicted = _classes(self._booster.predict(X) if estimator is None else estimator, X)
+            predicted = predictions(self._predictor, X)
+            predicted = _classes(predicted) if self._estimator is None else predicted.ravel()
             labels, numbers = np.unique(np.concatenate([true, predicted]), return_inverse=True)
             counts = np.zeros((len(labels), len(labels)), dtype=int)
             np.add.at(counts, (numbers[: len(true)], numbers[len(true) :]), 1)
@@ -139,7 +151,7 @@ class FinishedModel:
             if draws:
                 _plots().draw_confusion(counts, names, folder / "confusion_matrix.png")
         elif self._objective in _REGRESSION:
-            predicted = np.asarray(self._booster.predict(X), dtype=float).ravel()
+            predicted = predictions(self._predictor, X).astype(float).ravel()
             true = true.astype(float)
             residuals = true - predicted
             quantiles = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
@@ -160,43 +172,14 @@ class FinishedModel:
             graph = lightgbm.create_tree_digraph(self._booster, tree_index=number)
             (folder / f"tree_{number}.svg").write_bytes(graph.pipe(format="svg"))
 
-    def _log_model(self, X: Any, registered_name: str | None, folder: Path) -> None:
-        from mlflow import lightgbm as flavor
-
-        head = None if X is None else X[:_EXAMPLE_ROWS]
-        flavor.save_model(
-            self._booster,
-            folder,
-            signature=self._signature(head),
-            input_example=head,
-            # To infer them, MLflow would load the model in another process, which takes 8 seconds.
-            pip_requirements=[
-                f"{name}=={version(name)}"
-                for name in ("mlflow", "lightgbm", "numpy", "pandas", "scikit-learn", "scipy")
-            ],
-        )
-        self._run.log_model(folder, registered_name=registered_name)
-
-    def _signature(self, head: Any) -> Any:
-        from mlflow.models import ModelSignature, infer_signature
-        from mlflow.types import ColSpec, Schema, TensorSpec
-
-        if head is not None:
-            return infer_signature(head, self._booster.predict(head))
-        names = self._booster.feature_name()
-        is_named = names != [f"Column_{number}" for number in range(len(names))]
-        columns: list[Any] = [ColSpec("double", name) for name in names]
-        if not is_named or len(names) > _MOST_NAMED:
-            columns = [TensorSpec(np.dtype("float64"), (-1, len(names)))]
-        classes = int(self._booster.num_model_per_iteration())
-        shape = (-1,) if classes == 1 else (-1, classes)
-        return ModelSignature(Schema(columns), Schema([TensorSpec(np.dtype("float64"), shape)]))
+    def _log_model(self, data: Any, registered_name: str | None, folder: Path) -> None:
+        folder.mkdir()
+        path = save(self._booster, self._estimator, data, folder)
+        self._run.log_model(path, registered_name=registered_name)
 
 
-def _classes(found: Any, X: Any) -> Any:
-    """The classes that an estimator predicts, or class numbers from a booster's probabilities."""
-    if hasattr(found, "predict"):
-        return np.asarray(found.predict(X)).ravel()
+def _classes(found: Any) -> Any:
+    """Class numbers from a booster's probabilities."""
     return found.argmax(axis=1) if found.ndim > 1 else (found > 0.5).astype(int)
 
 
