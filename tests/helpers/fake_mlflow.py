@@ -133,6 +133,7 @@ class FakeMlflow:
         self.experiments: dict[str, Experiment] = {}
         self.runs: dict[str, FakeRun] = {}
         self.models: dict[str, LoggedModel] = {}
+        self.model_metrics: dict[str, list[Metric]] = {}
         self.model_files: dict[str, dict[str, bytes]] = {}
         self.registered: dict[str, list[ModelVersion]] = {}
         self.calls: list[str] = []
@@ -350,6 +351,8 @@ class _Requests(MlflowClient):
                 raise _invalid(f"Changing param values is not allowed: {param.key!r}")
         run.params.update({param.key: param.value for param in params})
         for metric in metrics:
+            if metric.model_id is not None:
+                self.server.model_metrics.setdefault(metric.model_id, []).append(metric)
             run.points[metric.key, metric.step, metric.timestamp, metric.value] = None
         run.tags.update({tag.key: tag.value for tag in tags})
 

@@ -45,7 +45,10 @@ _OWNERS = {
     "optuna": {
         *("optuna.plots", "optuna.storage", "optuna.study_run", "optuna.track_in_mlflow"),
     },
-    "lightgbm": {"lightgbm.endings", "lightgbm.finished_model", "lightgbm.params"},
+    "lightgbm": {
+        f"lightgbm.{name}"
+        for name in ("endings", "estimators", "finished_model", "inputs", "params")
+    },
     "matplotlib": {"lightgbm.fonts", "lightgbm.plots", "optuna.plots"},
     "aiohttp": {"cli.proxy", "iap.proxy"},
 }

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlflow_iap_callbacks.lightgbm.predictions import confusion, residual_quantiles
+from mlflow_iap_callbacks.lightgbm.comparison import confusion, residual_quantiles
 
 _PROBABILITIES = np.array([0.1, 0.9, 0.6, 0.4])  # of the second class
 _COUNTS = [[1, 1], [1, 1]]  # for the true classes below
