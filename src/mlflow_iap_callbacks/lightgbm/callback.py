@@ -18,6 +18,7 @@ from .endings import engine_of, is_training, status_of
 from .estimators import fitted, is_of_lightgbm
 from .finished_model import FinishedModel, Wanted
 from .params import header_of, params_of, used_in
+from .prefixed_run import PrefixedRun, checked_prefix
 from .training import Training
 from .workers import is_first_worker
 
@@ -60,6 +61,9 @@ class IAPLightGBMCallback:
         run_name: name of new runs. Default: a name that MLflow makes up.
         tags: tags of new runs.
         client: an MlflowClient to use instead of ``IAPMlflowClient(tracking_uri)``.
+        prefix: folder for everything that is logged, such as ``fold1``, for several training runs
+            in one run: the metrics are ``fold1/SET-METRIC``, and so are the params, artifacts,
+            models and data sets. Default: none.
         max_points: maximum number of points per curve, at least 3; the best and the last point are
             always included. Half of the points are logged during training, the others at its end.
             Default: no limit.
@@ -76,7 +80,7 @@ class IAPLightGBMCallback:
 
     Raises:
         IAPConfigurationError: the settings cannot work; see ``IAPMlflowClient``.
-        ValueError: ``max_points`` is less than 3.
+        ValueError: ``max_points`` is less than 3, or ``prefix`` is no name of a folder.
 
     Examples:
         ```python
@@ -97,6 +101,7 @@ class IAPLightGBMCallback:
         run_name: str | None = None,
         tags: Mapping[str, Any] | None = None,
         client: MlflowClient | None = None,
+        prefix: str | None = None,
         max_points: int | None = None,
         fold_curves: bool = False,
         log_datasets: bool = True,
@@ -109,6 +114,7 @@ class IAPLightGBMCallback:
             raise ValueError(
                 f"max_points is {max_points}. Give at least 3: the first, the best and the last."
             )
+        self._prefix = None if prefix is None else checked_prefix(prefix)
         # Before early_stopping and LightGBMPruningCallback, whose exceptions hide the iteration
         # from later callbacks. On the instance, because LightGBM overwrites a class attribute.
         self.order = float("-inf")
@@ -155,7 +161,8 @@ class IAPLightGBMCallback:
     def run(self) -> RunWriter | None:
         """A handle for the last run of this thread, to log more to it; None if there is none."""
         training = self._trainings.get(threading.get_ident())
-        return self._run if training is None else training.run
+        run = self._run if training is None else training.run
+        return run.whole if isinstance(run, PrefixedRun) else run
 
     def finish(self, booster: Any, *, X: Any = None, y: Any = None) -> None:
         """Log a finished booster: feature importance, plots and the model.
@@ -194,7 +201,7 @@ class IAPLightGBMCallback:
             return
         self._finished.add(model)
         copied = self._run_of_a_copy(model)
-        run = self._run or copied or self._new_run()
+        run = self._part_of(self._run or copied or self._new_run())
         used: dict[str, str] = {}
         with never_raising("the params of LightGBM"):
             used = used_in(header_of(model))
@@ -291,18 +298,22 @@ class IAPLightGBMCallback:
         if self._id is not None:
             vars(env.model)[_RUN] = (self._id, *run.__getstate__()[1:])
         training = Training(
-            run,
+            self._part_of(run),
             env,
             engine_of(sys._getframe()),
             is_own=self._run is None,
             keeps_model=self._is_in_with,
             fold_curves=self._fold_curves,
             max_points=self._max_points,
-            log_datasets=self._log_datasets and self._run is None,
+            # The data sets of a given run may have the same names, unless there is a prefix.
+            log_datasets=self._log_datasets and (self._run is None or self._prefix is not None),
         )
         if self._is_in_with:
             self._kept.append(training)
         return training
+
+    def _part_of(self, run: RunWriter) -> RunWriter | PrefixedRun:
+        return run if self._prefix is None else PrefixedRun(run, self._prefix)
 
     def _new_run(self) -> RunWriter:
         name = self._experiment_name

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..delivery.names import original_names
 from ..delivery.run_writer import RunWriter, now_ms
 from .changing_params import ChangingParams
+from .prefixed_run import PrefixedRun
 from .thinning import Thinning
 
 if TYPE_CHECKING:
@@ -33,7 +34,9 @@ class Curves:
     limit.
     """
 
-    def __init__(self, run: RunWriter, env: CallbackEnv, max_points: int | None) -> None:
+    def __init__(
+        self, run: RunWriter | PrefixedRun, env: CallbackEnv, max_points: int | None
+    ) -> None:
         self._run = run
         self._first = env.iteration
         # Two points of each curve are reserved for the best and the last.

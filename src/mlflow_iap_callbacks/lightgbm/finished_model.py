@@ -21,6 +21,7 @@ from ..delivery.run_writer import RunWriter
 from .boosters import boosters_of, is_cv
 from .comparison import CLASSES, REGRESSION, confusion, residual_quantiles
 from .inputs import predictions
+from .prefixed_run import PrefixedRun
 from .saved_model import save
 
 _FOLDER = "lightgbm"
@@ -54,7 +55,9 @@ class FinishedModel:
         estimator: the estimator that predicts with the booster, and is logged in its place, if any.
     """
 
-    def __init__(self, run: RunWriter, model: Any, objective: str, estimator: Any = None) -> None:
+    def __init__(
+        self, run: RunWriter | PrefixedRun, model: Any, objective: str, estimator: Any = None
+    ) -> None:
         self._run = run
         self._estimator = estimator
         self._boosters = boosters_of(model)

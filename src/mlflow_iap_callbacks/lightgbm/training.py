@@ -19,6 +19,7 @@ from .endings import Ending
 from .estimators import fitting
 from .inputs import first_rows
 from .params import features_in, header_of, name_of, params_of, used_in
+from .prefixed_run import PrefixedRun
 
 if TYPE_CHECKING:
     from lightgbm.callback import CallbackEnv
@@ -33,7 +34,7 @@ class Training:
 
     def __init__(
         self,
-        run: RunWriter,
+        run: RunWriter | PrefixedRun,
         env: CallbackEnv,
         engine: FrameType | None,
         *,
