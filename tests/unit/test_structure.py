@@ -45,8 +45,8 @@ _OWNERS = {
     "optuna": {
         *("optuna.plots", "optuna.storage", "optuna.study_run", "optuna.track_in_mlflow"),
     },
-    "lightgbm": {"lightgbm.finished_model", "lightgbm.params"},
-    "matplotlib": {"lightgbm.plots", "optuna.plots"},
+    "lightgbm": {"lightgbm.endings", "lightgbm.finished_model", "lightgbm.params"},
+    "matplotlib": {"lightgbm.fonts", "lightgbm.plots", "optuna.plots"},
     "aiohttp": {"cli.proxy", "iap.proxy"},
 }
 _MODULES = sorted(
