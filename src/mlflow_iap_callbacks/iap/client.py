@@ -20,6 +20,8 @@ from ..tags import ASKED_TWICE_TAG, RUN_KEY_TAG
 from .auth import IAPAuth
 from .credentials import IAPCredentials
 from .mlflow_plugin import auth_for, choose
+from .origins import is_remote
+from .passwords import shown
 from .retry_policy import RetryPolicy, TryAgain
 from .run_lookup import find_run
 from .unwrapping import unwrapped_errors
@@ -93,9 +95,8 @@ class IAPMlflowClient(MlflowClient):
         tracking_uri = _checked_uri(tracking_uri)
         self._auth: IAPAuth | None = None
         for uri in filter(None, (registry_uri, tracking_uri)):
-            is_remote = uri.startswith(("http://", "https://"))
-            self._auth = auth_for(uri, credentials, retry) if is_remote else None
-            if is_remote:
+            self._auth = auth_for(uri, credentials, retry) if is_remote(uri) else None
+            if self._auth is not None:
                 choose()
         self._rebuild = partial(
             type(self), tracking_uri, registry_uri, credentials=credentials, **settings
@@ -168,6 +169,6 @@ def _checked_uri(given: str | os.PathLike[str] | None) -> str:
     is_bare_host = re.fullmatch(r"(localhost|[\w-]+(\.[\w-]+)+)(:\d+)?(/.*)?", uri)
     if not uri.strip() or (is_bare_host and not os.path.exists(uri)):
         raise IAPConfigurationError(
-            f"{uri!r} is not the URL of a server. Write it with its scheme, as https://HOST."
+            f"{shown(uri)} is not the URL of a server. Write it with its scheme, as https://HOST."
         )
     return uri
