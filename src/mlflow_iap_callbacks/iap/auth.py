@@ -13,11 +13,13 @@ from requests.auth import AuthBase
 from requests.utils import get_environ_proxies
 
 from ..errors import IAPConfigurationError, IAPCredentialsError, IAPError
+from .create_once import create_once
 from .credentials import IAPCredentials
+from .keyed_creation import creation_in
 from .origins import is_loopback, origin_of
 from .retried_request import RetriedRequest, Send
 from .retry_policy import RetryPolicy
-from .secret_removal import clean_response, set_bearer, without_secrets
+from .secret_removal import clean_response, pop_bearer, set_bearer, without_secrets
 from .transport import IAPTransport, without_proxies
 
 _logger = logging.getLogger("mlflow_iap_callbacks")
@@ -121,7 +123,7 @@ class IAPAuth(AuthBase):
         # MLflow hides why a download failed, and suggests checking the path.
         is_download = request.method == "GET" and "/mlflow-artifacts/" in (request.url or "")
         try:
-            response = self.retry(RetriedRequest(self, request, send, first).attempt)
+            response = self._send(request, send, first)
         except IAPError as error:
             if is_download:
                 _logger.warning("%s", error.message)
@@ -129,6 +131,24 @@ class IAPAuth(AuthBase):
         if is_download and response.status_code >= 400:
             _logger.warning("%s: %d, %.500s", response.url, response.status_code, response.text)
         return clean_response(response)
+
+    def _send(
+        self, request: requests.PreparedRequest, send: Send, first: requests.Response | None
+    ) -> requests.Response:
+        def send_until_known(
+            request: requests.PreparedRequest, first: requests.Response | None = None
+        ) -> requests.Response:
+            return self.retry(RetriedRequest(self, request, send, first).attempt)
+
+        creation = creation_in(request) if first is None else None
+        if creation is None:
+            return send_until_known(request, first)
+        pop_bearer(request)
+        return create_once(
+            lambda is_again: send_until_known(creation.request(is_again)),
+            lambda: creation.found(send_until_known),
+            self.retry,
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {"origin": self.origin, "credentials": self.credentials, "retry": self.retry}

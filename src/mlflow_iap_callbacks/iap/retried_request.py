@@ -18,6 +18,7 @@ from ..errors import IAPCredentialsError, IAPUnknownOutcomeError
 from . import responses
 from .connection_errors import is_certificate_invalid, was_never_sent
 from .credentials import IAPCredentials
+from .endpoints import is_repeatable
 from .retry_policy import BUSY, TryAgain
 from .secret_removal import pop_bearer, set_bearer
 
@@ -25,15 +26,6 @@ Send = Callable[[requests.PreparedRequest], requests.Response]
 
 _LOST = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
 _MAX_REFETCHES = 5  # for expired tokens of one request, within about four seconds
-# POSTs of MLflow's REST API that have the same effect no matter how often they are repeated. At
-# worst, the response to a repeated one says that there is nothing left to delete.
-_REPEATABLE = frozenset(
-    {
-        *("delete", "delete-tag", "restore", "set-experiment-tag", "set-tag", "update"),
-        *("log-batch", "log-inputs", "log-metric", "log-parameter", "outputs"),
-        *("get-latest-versions", "query", "search", "search-datasets", "transition-stage"),
-    }
-)
 
 
 class Server(Protocol):
@@ -61,14 +53,21 @@ class RetriedRequest:
         self._send = send
         self._first = first
         self._path = urlsplit(request.url or "").path
-        last = self._path.rstrip("/").rpartition("/")[2]
-        self._is_repeatable = request.method != "POST" or last in _REPEATABLE
+        self._is_repeatable = request.method != "POST" or is_repeatable(self._path)
+        self._is_stream = not isinstance(request.body, (bytes, str, type(None)))
         self._is_sent = first is not None
         self._rejected: str | None = None
         self._refetched = 0
 
     def attempt(self) -> requests.Response:
         """Send the request once. Raises TryAgain if another attempt may succeed."""
+        try:
+            return self._attempt()
+        except TryAgain as again:
+            again.is_upload = self._is_stream
+            raise
+
+    def _attempt(self) -> requests.Response:
         response = self._response()
         if responses.is_from_iap(response):
             raise self._after_iap(response)
@@ -80,8 +79,7 @@ class RetriedRequest:
         if self._first is not None:
             response, self._first = self._first, None
             return response
-        body = self._request.body
-        if self._is_sent and body is not None and not isinstance(body, (bytes, str)):
+        if self._is_sent and self._is_stream:
             rewind_body(self._request)
         request = self._with_token()
         self._is_sent = True
