@@ -34,7 +34,7 @@ _MAY_IMPORT: dict[str, set[str]] = {
 }
 # The only modules that may import a library.
 _OWNERS = {
-    "google": {"iap.google_errors", "iap.google_identity", "iap.google_tokens"},
+    "google": {f"iap.google_{name}" for name in ("errors", "identity", "requests", "tokens")},
     "msgpack": {"outbox.format_1", "outbox.intake", "outbox.records"},
     "platformdirs": {"outbox.journal_folder"},
     "sqlite3": {
