@@ -28,3 +28,9 @@ STATE_TAG = "mlflow_iap.trial_state"
 STUDY_MARK = "mlflow_iap:mark"
 # The user that a client claimed to be; the server replaces it by the verified user.
 CLAIM_TAG = "mlflow_iap.claimed_user"
+# MLflow's own tags. Its pages show an experiment of this kind as *Model training*, not *GenAI*.
+EXPERIMENT_KIND_TAG = "mlflow.experimentKind"
+TRAINING_KIND = "custom_model_development"
+# Prefix of an experiment's tag with a view of its runs, which a link can open.
+VIEW_TAG = "mlflow.sharedViewState"
+DESCRIPTION_TAG = "mlflow.note.content"
