@@ -15,6 +15,7 @@ GOOGLE_KEYS_URL = "https://www.gstatic.com/iap/verify/public_key"
 _AUDIENCE = re.compile(
     r"/projects/\d+/(apps/[^/\s]+|locations/[^/\s]+/services/[^/\s]+|global/backendServices/\d+)"
 )
+_EMAIL = re.compile(r"[^@\s:;,]+@[^@\s:;,]+\.[^@\s:;,.]+")
 _DEFAULT_PERMISSION = "READ"  # MLflow's own
 _PERMISSIONS = {"READ", "USE", "EDIT", "MANAGE", "NO_PERMISSIONS"}
 _TRUE = {"true", "1"}
@@ -28,7 +29,7 @@ class GateSettings:
     Attributes:
         audience: the audience that assertions must have: `/projects/NUMBER/apps/PROJECT_ID` on App
             Engine, `/projects/NUMBER/locations/REGION/services/NAME` on Cloud Run.
-        keys_url: URL of the public keys: a JSON object of PEM by key id.
+        keys_url: URL of the public keys, as a JSON object that has a PEM for each key id.
         has_permissions: whether MLflow enforces permissions per experiment and registered model.
             If not, everyone whom Identity-Aware Proxy admits can read and change everything.
         admins: lower-case e-mails of the users with all permissions.
@@ -48,12 +49,11 @@ class GateSettings:
         Raises:
             StartError: if one of them is invalid.
         """
-        emails = environment.get("MLFLOW_IAP_ADMINS", "").lower().split(",")
         settings = cls(
             _audience(environment.get("MLFLOW_IAP_AUDIENCE", "").strip()),
             _keys_url(environment.get("MLFLOW_IAP_KEYS_URL", "").strip() or GOOGLE_KEYS_URL),
             wants_permissions(environment),
-            tuple(email.strip() for email in emails if email.strip()),
+            _admins(environment.get("MLFLOW_IAP_ADMINS", "")),
             _default_permission(environment.get("MLFLOW_IAP_DEFAULT_PERMISSION", "").strip()),
         )
         if settings.has_permissions and not settings.admins:
@@ -90,6 +90,17 @@ def _keys_url(text: str) -> str:
         f"MLFLOW_IAP_KEYS_URL is {text!r}, so others on the network could replace the keys. Use "
         "https, or http on this machine."
     )
+
+
+def _admins(text: str) -> tuple[str, ...]:
+    emails = tuple(email.strip() for email in text.lower().split(",") if email.strip())
+    for email in emails:
+        if not _EMAIL.fullmatch(email):
+            raise StartError(
+                f"MLFLOW_IAP_ADMINS contains {email!r}, which is not the e-mail of a user. Set it "
+                "to one or more e-mails, separated by commas, without groups and prefixes."
+            )
+    return emails
 
 
 def _default_permission(text: str) -> str:
