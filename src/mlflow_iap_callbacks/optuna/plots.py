@@ -5,6 +5,7 @@ python -m mlflow_iap_callbacks.optuna.plots < paths of files, each with a packed
 
 from __future__ import annotations
 
+import copy
 import html
 import json
 import math
@@ -28,12 +29,12 @@ if TYPE_CHECKING:
 _NICE = 10
 # The interactive page.
 PAGE = "plots.html"
-# These take little time, no matter how many trials there are; they come first.
+# These take little time and come first.
 _QUICK = (
-    *("optimization_history", "param_importances", "pareto_front", "edf", "timeline"),
-    "hypervolume_history",
+    *("optimization_history", "param_importances", "slice", "parallel_coordinate"),
+    *("pareto_front", "hypervolume_history", "edf", "timeline"),
 )
-# How many trials others show. The contour of n trials has n * n points on the page.
+# How many trials are shown at most. The contour of n trials has n * n points on the page.
 _MOST_TRIALS = {"contour": 200, "timeline": 200, "intermediate_values": 200}
 _MOST_TRIALS_ELSEWHERE = 1000
 _MOST_PARAMS = 3  # in a matrix of plots, the most important ones
@@ -49,7 +50,7 @@ class _Plot:
     Args:
         name: name of its file.
         kind: as in ``optuna.visualization.plot_KIND``.
-        study: the study, or a part of it.
+        study: the study, or some of its trials.
         options: arguments.
         note: how many trials are shown, if not all are.
     """
@@ -62,19 +63,6 @@ class _Plot:
 
     def draw(self, library: Any) -> Any:
         return getattr(library, f"plot_{self.kind}")(self.study, **self.options)
-
-
-class _Part:
-    """A study with only some of its trials, which keep their numbers."""
-
-    def __init__(self, study: optuna.Study, trials: Sequence[FrozenTrial]) -> None:
-        self._study, self.trials = study, list(trials)
-
-    def get_trials(self, deepcopy: bool = True, states: Any = None) -> list[FrozenTrial]:
-        return [trial for trial in self.trials if states is None or trial.state in states]
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._study, name)
 
 
 def drawable(content: Mapping[str, Any]) -> optuna.Study:
@@ -159,7 +147,16 @@ def _of_some(
         return _Plot(kind, kind, study)
     step = len(trials) / most
     some = trials[-most:] if is_recent else [trials[int(n * step)] for n in range(most)]
-    return _Plot(kind, kind, _Part(study, some), note=f"{most} of {len(trials)} trials")
+    return _Plot(kind, kind, _with_trials(study, some), note=f"{most} of {len(trials)} trials")
+
+
+def _with_trials(study: optuna.Study, some: Sequence[FrozenTrial]) -> optuna.Study:
+    """Return the study with only some of its trials, which keep their numbers."""
+    part: Any = copy.copy(study)
+    part.get_trials = lambda deepcopy=True, states=None: [
+        trial for trial in some if states is None or trial.state in states
+    ]
+    return part  # type: ignore[no-any-return]
 
 
 def _improvement(study: optuna.Study, complete: Sequence[FrozenTrial]) -> _Plot:
@@ -271,8 +268,8 @@ def _write_page(name: str, parts: Iterable[str], path: Path) -> None:
     # The whole library is in the page, because networks with a proxy may not reach its CDN.
     path.write_text(
         f"<!DOCTYPE html>\n<html><head><meta charset='utf-8'><title>{html.escape(name)}</title>\n"
-        f"<style>body {{ font-family: sans-serif }}</style>\n<script>{get_plotlyjs()}</script>"
-        f"</head>\n<body><h1>{html.escape(name)}</h1>\n{''.join(parts)}</body></html>\n",
+        "<style>body { font-family: sans-serif; margin: 1em }</style>\n"
+        f"<script>{get_plotlyjs()}</script></head>\n<body><h1>{html.escape(name)}</h1>\n{''.join(parts)}</body></html>\n",
         encoding="utf-8",
     )
 

@@ -187,15 +187,14 @@ class StudyRun:
         """
         if self.writer is None:
             return
-        try:
-            for found in process.draw(self.study, self.names, time_left, is_quick=is_quick):
-                if isinstance(found, Path):
-                    self.writer.log_artifact(found, "study")
-                    self._files.add(found.name)
-                elif found not in self._problems:
-                    self._problems[found] = None
-                    _logger.warning("The files of study %r: %s", self.study.study_name, found)
-        finally:
+        for found in process.draw(self.study, self.names, time_left, is_quick=is_quick):
+            if isinstance(found, Path):
+                self.writer.log_artifact(found, "study")
+                self._files.add(found.name)
+            elif found not in self._problems:
+                self._problems[found] = None
+                _logger.warning("The files of study %r: %s", self.study.study_name, found)
+            # Each time, because the process may end before everything is drawn.
             self._describe(self.writer, self.study.get_trials(deepcopy=False))
 
     def show_link(self) -> None:

@@ -88,6 +88,17 @@ def test_a_long_study_has_plots_of_some_trials_with_their_numbers(
     assert found["contour"].note == "5 of 20 trials"
 
 
+def test_optuna_draws_a_part_of_a_study(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(plots, "_MOST_TRIALS", {})
+    monkeypatch.setattr(plots, "_MOST_TRIALS_ELSEWHERE", 3)
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    parts = [plot for plot in _plots(_study(trials=5)).values() if plot.note]
+    assert len(parts) == 6
+    for part in parts:
+        part.draw(optuna.visualization.matplotlib)
+
+
 def test_plots_show_choices_of_any_kind_as_text() -> None:
     study, layers = new_study(), cast("list[str]", [(1, 2), (3,)])
     study.optimize(lambda trial: len(trial.suggest_categorical("layers", layers)), 4)
@@ -146,7 +157,8 @@ def test_quick_plots_are_those_that_take_little_time(
     monkeypatch.setattr(optuna.visualization, "matplotlib", _Library())
     assert _drawn(_study(), tmp_path, is_quick=True) == []
     assert {path.stem for path in tmp_path.iterdir()} == {
-        *("optimization_history", "param_importances", "edf", "timeline")
+        *("optimization_history", "param_importances", "slice", "parallel_coordinate"),
+        *("edf", "timeline"),
     }
 
 
