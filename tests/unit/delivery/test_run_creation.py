@@ -482,6 +482,17 @@ def test_a_missing_experiment_is_created_once(server: FakeMlflow, process: _Proc
     assert server.calls.count("get_experiment_by_name") == 1
 
 
+def test_only_an_experiment_that_is_created_is_marked_as_one_of_trainings(
+    server: FakeMlflow, process: _Process
+) -> None:
+    server.add_experiment("old")
+    for name in ("old", "new"):
+        process.start(Mode.NEW, process.run(name, f"name:{name}"))
+    tags = {each.name: each.tags for each in server.experiments.values()}
+    expected = {"mlflow.experimentKind": "custom_model_development"}
+    assert (tags["Default"], tags["old"], tags["new"]) == ({}, {}, expected)
+
+
 def test_an_experiment_that_another_process_creates_at_the_same_time_is_shared(
     server: FakeMlflow, process: _Process
 ) -> None:
