@@ -20,7 +20,7 @@ _NAME = _PACKAGE.name
 _MAY_IMPORT: dict[str, set[str]] = {
     "__init__": {"delivery", "errors", "iap", "lightgbm", "optuna"},
     "cli": {"delivery", "errors", "iap", "local", "optuna", "outbox"},
-    "optuna": {"delivery", "iap", "tags"},
+    "optuna": {"delivery", "errors", "iap", "limits", "tags"},
     "lightgbm": {"delivery", "iap", "outbox"},
     "delivery": {"errors", "iap", "limits", "outbox", "tags"},
     "outbox": {"limits"},
@@ -42,7 +42,8 @@ _OWNERS = {
     },
     "tenacity": {"iap.retry_policy"},
     "optuna": {
-        *("optuna.plots", "optuna.storage", "optuna.study_run", "optuna.track_in_mlflow"),
+        *("optuna.plots", "optuna.storage", "optuna.study_object", "optuna.study_run"),
+        "optuna.track_in_mlflow",
     },
     "lightgbm": {"lightgbm.finished_model", "lightgbm.params"},
     "matplotlib": {"lightgbm.plots", "optuna.plots"},

@@ -76,6 +76,8 @@ class RunWriter:
             run is continued.
         parent: parent run, or its id.
         not_before: time before which the run is not looked up or created, in seconds since 1970.
+        former_key: key that an earlier version may have given to the run, if it began at
+            ``start_time``.
 
     Examples:
         ```python
@@ -99,6 +101,7 @@ class RunWriter:
         mode: Mode = Mode.RESUMED,
         parent: RunWriter | str | None = None,
         not_before: float = 0.0,
+        former_key: str | None = None,
     ) -> None:
         if not experiment.startswith(("id:", "name:")):
             experiment = f"name:{experiment}"
@@ -122,6 +125,7 @@ class RunWriter:
             "parent_id": parent if isinstance(parent, str) else None,
             "logged_at": sender.clock.time(),
             "not_before": not_before,
+            **({"former_key": former_key} if former_key else {}),
         }
         with never_raising("the run"):
             self._append("start", content)
