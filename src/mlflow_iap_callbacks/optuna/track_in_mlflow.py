@@ -60,6 +60,38 @@ def tracked(
     return call
 
 
+class _ActiveExperiment:
+    """The fluent API's active experiment, of the process, while objectives are tracked."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._objectives = 0
+        self._previous: str | None = None
+        self._given: str | None = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._objectives:
+                self._previous = self._given = fluent._active_experiment_id
+            self._objectives += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._objectives -= 1
+            # The user may have chosen another one meanwhile.
+            if not self._objectives and fluent._active_experiment_id == self._given:
+                setattr(fluent, "_active_experiment_id", self._previous)  # noqa: B010
+
+    def set(self, experiment_id: str) -> None:
+        """Let nested runs go to this experiment."""
+        with self._lock:
+            self._given = experiment_id
+            setattr(fluent, "_active_experiment_id", experiment_id)  # noqa: B010
+
+
+_active_experiment = _ActiveExperiment()
+
+
 class _LazyRun(ActiveRun):
     """Waits for its run only at the first call of the fluent API."""
 
@@ -70,7 +102,7 @@ class _LazyRun(ActiveRun):
     def _run(self) -> Run:
         run = self.writer.client.get_run(self.writer.run_id())
         # MLflow reads a run's id before it starts a nested run.
-        setattr(fluent, "_active_experiment_id", run.info.experiment_id)  # noqa: B010
+        _active_experiment.set(run.info.experiment_id)
         return run
 
     info = property(lambda self: self._run.info)
@@ -94,10 +126,12 @@ def _active(run: RunWriter) -> Iterator[None]:
     lazy = _LazyRun(run)
     stack[:] = [lazy]
     try:
-        with _ending_runs():
+        with _active_experiment, _ending_runs():
             yield
     finally:
         stack[:] = previous
+        if run.known_id is not None:
+            fluent._last_active_run_id.set(run.known_id)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlflow
@@ -484,16 +485,12 @@ def _shared(folder: Path) -> Any:
     return optuna.storages.JournalStorage(JournalFileBackend(str(folder / "journal")))
 
 
-@pytest.mark.parametrize("kind", ["memory", "journal", "sqlite"])
+@pytest.mark.parametrize("kind", ["memory", "journal"])
 def test_nothing_raises_after_a_study_is_deleted(
     delivery_of_files: InlineDelivery, tmp_path: Path, kind: str
 ) -> None:
-    storages: dict[str, Callable[[], Any]] = {
-        "memory": optuna.storages.InMemoryStorage,
-        "journal": lambda: _shared(tmp_path),
-        "sqlite": lambda: f"sqlite:///{tmp_path / 'studies.db'}",
-    }
-    study = optuna.create_study(study_name="mine", storage=storages[kind]())
+    storage = optuna.storages.InMemoryStorage() if kind == "memory" else _shared(tmp_path)
+    study = optuna.create_study(study_name="mine", storage=storage)
     callback = _callback(delivery_of_files, study_run=True)
     study.optimize(_x, 2, callbacks=[callback])
     trials, running = study.trials, study.ask()
@@ -626,18 +623,30 @@ def test_metric_names_that_are_set_after_the_first_trial_are_used_and_a_warning_
     assert _callback(delivery).sync(study) == 0
 
 
-@pytest.mark.parametrize("is_same", [True, False])
+@pytest.mark.parametrize(
+    ("tracking_uri", "is_shared"),
+    [
+        ("sqlite:///{folder}/studies.db", True),
+        ("sqlite+pysqlite:///{folder}/link.db?timeout=3", True),
+        ("sqlite:///{folder}/mlflow.db", False),
+        ("sqlite://", False),
+        ("https://mlflow.example", False),
+        ("{folder}/studies.db", False),
+    ],
+)
 def test_a_file_of_sqlite_that_optuna_and_mlflow_share_is_a_warning(
-    caplog: pytest.LogCaptureFixture, tmp_path: Path, is_same: bool
+    caplog: pytest.LogCaptureFixture, tmp_path: Path, tracking_uri: str, is_shared: bool
 ) -> None:
-    path = tmp_path / "studies.db"
-    study = optuna.create_study(storage=f"sqlite:///{path}")
-    (tmp_path / "link.db").symlink_to(path if is_same else tmp_path / "mlflow.db")
+    path = tmp_path.resolve() / "studies.db"
+    (tmp_path / "link.db").symlink_to(path)
+    study: Any = SimpleNamespace(
+        study_name="mine",
+        _storage=SimpleNamespace(_backend=SimpleNamespace(url=f"sqlite:///{path}")),
+    )
     with caplog.at_level(logging.WARNING, "mlflow_iap_callbacks"):
-        warn_of_shared_file(study, f"sqlite:///{tmp_path / 'link.db'}")
-        warn_of_shared_file(study, "https://mlflow.example")
-        warn_of_shared_file(new_study(), f"sqlite:///{path}")
-    assert [str(path) in message for message in said_by_us(caplog)] == [True] * is_same
+        warn_of_shared_file(study, tracking_uri.format(folder=tmp_path))
+        warn_of_shared_file(new_study(), tracking_uri.format(folder=tmp_path))
+    assert [str(path) in message for message in said_by_us(caplog)] == [True] * is_shared
 
 
 # nothing stops a study

@@ -102,8 +102,10 @@ def test_a_second_sync_by_any_callback_writes_nothing(
 # studies whose trials have the same numbers
 
 
-def _sqlite(folder: Path, name: str) -> str:
-    return f"sqlite:///{folder / name}.db"
+def _study_of(folder: Path, name: str) -> optuna.Study:
+    """The first study of a storage; all have the same id."""
+    (folder / name).mkdir(exist_ok=True)
+    return _shared_study(folder / name)
 
 
 def _shifted(trial: optuna.Trial) -> float:
@@ -126,16 +128,14 @@ def _assert_each_has_a_run_of_its_own(delivery: InlineDelivery, *studies: optuna
 def test_a_study_that_is_deleted_and_created_again_shares_no_run_with_the_old_one(
     delivery: InlineDelivery, tmp_path: Path, is_same_callback: bool
 ) -> None:
-    url = _sqlite(tmp_path, "studies")
-    old = optuna.create_study(study_name="mine", storage=url)
+    old = _study_of(tmp_path, "old")
     callback = _callback(delivery)
     old.optimize(_x, 4, callbacks=[callback])
     callback.flush()
-    trials = old.trials
-    optuna.delete_study(study_name="mine", storage=url)
-    new = optuna.create_study(study_name="mine", storage=url)
+    # As in a file of SQLite, which gives the id of the deleted study to the next one.
+    new = _study_of(tmp_path, "new")
     assert new._study_id == old._study_id
-    new.add_trials([trial for trial in trials if trial.number != 1])
+    new.add_trials([trial for trial in old.trials if trial.number != 1])
     callback = callback if is_same_callback else _callback(delivery)
     new.optimize(_shifted, 1, callbacks=[callback])
     assert callback.sync(new) == 2  # those that have other numbers now
@@ -148,16 +148,11 @@ def test_a_study_that_is_deleted_and_created_again_shares_no_run_with_the_old_on
 def test_two_copies_of_a_study_share_the_runs_of_the_copied_trials_only(
     delivery: InlineDelivery, tmp_path: Path, is_same_callback: bool
 ) -> None:
-    one = optuna.create_study(study_name="mine", storage=_sqlite(tmp_path, "a"))
+    one, other = _study_of(tmp_path, "one"), _study_of(tmp_path, "other")
     callback = _callback(delivery)
     one.optimize(_x, 2, callbacks=[callback])
     callback.flush()
-    optuna.copy_study(
-        from_study_name="mine",
-        from_storage=_sqlite(tmp_path, "a"),
-        to_storage=_sqlite(tmp_path, "b"),
-    )
-    other = optuna.load_study(study_name="mine", storage=_sqlite(tmp_path, "b"))
+    other.add_trials(one.trials)  # as optuna.copy_study does
     for _ in range(2):
         for study, objective in ((one, _x), (other, _shifted)):
             callback = callback if is_same_callback else _callback(delivery)

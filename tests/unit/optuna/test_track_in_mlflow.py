@@ -156,6 +156,27 @@ def test_ending_the_trials_run_in_an_objective_affects_no_other_trial_and_no_out
     assert [run.status for run in delivery.runs() if TRIAL_TAG in run.tags] == ["FINISHED"] * 2
 
 
+@pytest.mark.parametrize("is_chosen_inside", [False, True])
+def test_the_active_experiment_is_the_trials_only_in_an_objective(
+    delivery: InlineDelivery, is_chosen_inside: bool
+) -> None:
+    callback = _callback(delivery)
+    fluent = mlflow.tracking.fluent
+    fluent._active_experiment_id = "17"  # type: ignore[assignment]
+
+    @callback.track_in_mlflow()
+    def objective(trial: optuna.Trial) -> float:
+        run_id = _active_id()
+        assert fluent._get_experiment_id() == delivery.server.runs[run_id].experiment_id
+        if is_chosen_inside:
+            fluent._active_experiment_id = "18"  # type: ignore[assignment]
+        return 1.0
+
+    new_study().optimize(objective, 1, callbacks=[callback])
+    assert fluent._get_experiment_id() == ("18" if is_chosen_inside else "17")
+    assert fluent._last_active_run_id.get() == delivery.run().run_id
+
+
 def test_a_trial_that_does_not_know_its_study_logs_to_the_run_that_is_active_outside(
     delivery: InlineDelivery, caplog: pytest.LogCaptureFixture, ended: list[tuple[str, str]]
 ) -> None:
