@@ -21,7 +21,7 @@ _NAME = _PACKAGE.name
 _MAY_IMPORT: dict[str, set[str]] = {
     "__init__": {"delivery", "errors", "iap", "lightgbm", "optuna"},
     "cli": {"delivery", "errors", "iap", "local", "optuna", "outbox"},
-    "optuna": {"delivery", "iap", "limits", "tags"},
+    "optuna": {"delivery", "errors", "iap", "limits", "tags"},
     "lightgbm": {"delivery", "iap", "outbox"},
     "delivery": {"errors", "iap", "limits", "outbox", "tags"},
     "outbox": {"limits"},
@@ -44,7 +44,7 @@ _OWNERS = {
     "tenacity": {"iap.retry_policy"},
     "optuna": {
         *("optuna.packed_study", "optuna.plots", "optuna.storage", "optuna.study_files"),
-        *("optuna.study_run", "optuna.track_in_mlflow"),
+        *("optuna.study_object", "optuna.study_run", "optuna.track_in_mlflow"),
     },
     "lightgbm": {"lightgbm.endings", "lightgbm.finished_model", "lightgbm.params"},
     "matplotlib": {"lightgbm.fonts", "lightgbm.plots", "optuna.plots"},

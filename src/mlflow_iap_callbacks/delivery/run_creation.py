@@ -236,7 +236,11 @@ class RunCreation:
             or run.tried is not None
             or run.is_adopted
         ):
-            return find_run(self.client, experiment_id, run.key)
+            found = find_run(self.client, experiment_id, run.key)
+            former, began = content.get("former_key"), content["time_ms"]
+            if found is None and former is not None:
+                return find_run(self.client, experiment_id, former, began=began)
+            return found
         return None
 
     def _agree(self, run: QueuedRun, experiment_id: str, content: Mapping[str, Any]) -> Run:
