@@ -179,6 +179,10 @@ class MlflowCalls:
         elif kind == "input":
             inputs = [*takewhile(lambda record: record.kind == "input", records)][:_MAX_INPUTS]
             return inputs, self._log_inputs(run_id, inputs, failing)
+        elif kind == "experiment_tags":
+            experiment_id = self.client.get_run(run_id).info.experiment_id
+            for name, text in content.items():
+                self.client.set_experiment_tag(experiment_id, name, text)
         elif kind == "reopen":
             found = self.client.get_run(run_id)
             if found.info.status != "RUNNING" or ENDED_TAG in found.data.tags:

@@ -20,7 +20,16 @@ from ..iap.run_lookup import find_run, find_runs
 from ..iap.unwrapping import unwrapped_errors
 from ..limits import MAX_TAGS
 from ..outbox import QueuedRun
-from ..tags import AGAIN_TAG, AGREED_TAG, ASKED_TWICE_TAG, ENDED_TAG, JOURNAL_TAG, RUN_KEY_TAG
+from ..tags import (
+    AGAIN_TAG,
+    AGREED_TAG,
+    ASKED_TWICE_TAG,
+    ENDED_TAG,
+    EXPERIMENT_KIND_TAG,
+    JOURNAL_TAG,
+    RUN_KEY_TAG,
+    TRAINING_KIND,
+)
 from .clock import Clock
 from .names import NamesByRun
 from .refusals import NotYet, refusal
@@ -227,7 +236,11 @@ class RunCreation:
             or run.tried is not None
             or run.is_adopted
         ):
-            return find_run(self.client, experiment_id, run.key)
+            found = find_run(self.client, experiment_id, run.key)
+            former, began = content.get("former_key"), content["time_ms"]
+            if found is None and former is not None:
+                return find_run(self.client, experiment_id, former, began=began)
+            return found
         return None
 
     def _agree(self, run: QueuedRun, experiment_id: str, content: Mapping[str, Any]) -> Run:
@@ -385,7 +398,8 @@ class RunCreation:
 
     def _make(self, name: str) -> str:
         try:
-            return str(self.client.create_experiment(name))
+            tags = {EXPERIMENT_KIND_TAG: TRAINING_KIND}
+            return str(self.client.create_experiment(name, tags=tags))
         except MlflowException:  # another process was first, or the response was lost
             found = self._find_experiment(name)
             if found is None:
