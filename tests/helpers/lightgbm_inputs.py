@@ -90,7 +90,7 @@ FORMS: dict[str, Form] = {
     "pandas: category of str": _frame(pd.Series(_TEXTS, dtype="str").astype("category")),
     "pandas: category of string": _frame(pd.Series(_TEXTS, dtype="string").astype("category")),
     "pandas: category of object, with NA": _frame(
-        pd.Series(np.where(_LAST, None, _TEXTS), dtype=object).astype("category")
+        pd.Series([*_TEXTS[:-1], None], dtype=object).astype("category")
     ),
     "pandas: category of int": _frame(pd.Categorical(_INTEGERS % 4)),
     "pandas: category of bool": _frame(pd.Categorical(B > 0)),

@@ -68,7 +68,7 @@ def test_a_loaded_classifier_predicts_its_classes(name: str, tmp_path: Path) -> 
     assert list(mlflow.lightgbm.load_model(str(saved)).classes_) == ["heron", "otter"]
 
 
-def _squares(true: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _squares(true: Any, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return predicted - true, np.ones_like(true)
 
 
