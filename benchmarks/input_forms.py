@@ -87,7 +87,7 @@ def cell(way: str, form: Form, folder: Path) -> str:
     models = [each for each in models if each.status == "READY"]
     if not models:
         return "no model"
-    given = in_memory(data)
+    given = in_memory(form.make(folder))
     expected = model.predict(given)
     uri = f"models:/{models[0].model_id}"
     found = {}
@@ -117,6 +117,8 @@ def table(forms: Iterable[str]) -> str:
 def main() -> None:
     warnings.simplefilter("ignore")
     logging.getLogger("mlflow").setLevel(logging.CRITICAL)
+    # To infer them, autolog starts a process for each model, which does not change any cell.
+    mlflow.models.infer_pip_requirements = lambda *_, fallback, **__: fallback
     with tempfile.TemporaryDirectory() as folder:
         os.environ |= {"MLFLOW_IAP_OUTBOX": f"{folder}/outbox", "MLFLOW_DISABLE_TELEMETRY": "true"}
         os.chdir(folder)

@@ -14,8 +14,8 @@ _ROWS = 5
 # MLflow's types by pandas' dtypes. For a column of another dtype, such as category or Int64, MLflow
 # infers a type that it then refuses to convert the column to.
 _TYPES = {
-    "float64": "double",
-    "float32": "float",
+    **dict.fromkeys(("float64", "Float64"), "double"),
+    **dict.fromkeys(("float32", "Float32"), "float"),
     "float16": "float",
     "int64": "long",
     "uint32": "long",

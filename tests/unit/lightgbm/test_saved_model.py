@@ -46,9 +46,10 @@ def test_a_loaded_booster_predicts_the_same_for_its_training_data(
     form = FORMS[name]
     data = form.make(tmp_path)
     booster = _booster(data)
-    predictable = in_memory(data)
+    again = form.make(tmp_path)  # LightGBM 4.5 changes a list of arrays
+    predictable = in_memory(again)
     expected = booster.predict(predictable)
-    for given in (data, None):
+    for given in (again, None):
         folder = tmp_path / str(given is None)
         folder.mkdir()
         saved = save(booster, None, given, folder)
