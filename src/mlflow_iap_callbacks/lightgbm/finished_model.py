@@ -19,16 +19,12 @@ from rich.console import Console
 from ..delivery.never_raising import never_raising
 from ..delivery.run_writer import RunWriter
 from .boosters import boosters_of, is_cv
-from .inputs import predictions
+from .inputs import predict
+from .predictions import CLASSES, REGRESSION, confusion, residual_quantiles
 from .saved_model import save
 
 _FOLDER = "lightgbm"
 _MOST_SHOWN = 30  # features in a plot
-_CLASSES = ("binary", "multiclass", "multiclassova")
-_REGRESSION = (
-    *("regression", "regression_l1", "huber", "fair", "poisson", "quantile", "mape", "gamma"),
-    "tweedie",
-)
 
 
 @dataclass
@@ -138,26 +134,19 @@ class FinishedModel:
 
     def _compare(self, X: Any, y: Any, folder: Path, *, draws: bool) -> None:
         """Compare predictions with true values, as a confusion matrix or as residuals."""
-        true = np.asarray(y).ravel()
-        if self._objective in _CLASSES:
-            predicted = predictions(self._predictor, X)
-            predicted = _classes(predicted) if self._estimator is None else predicted.ravel()
-            labels, numbers = np.unique(np.concatenate([true, predicted]), return_inverse=True)
-            counts = np.zeros((len(labels), len(labels)), dtype=int)
-            np.add.at(counts, (numbers[: len(true)], numbers[len(true) :]), 1)
-            names = [f"{label:g}" if isinstance(label, float) else str(label) for label in labels]
-            rows = ([name, *row] for name, row in zip(names, counts.tolist(), strict=True))
-            _write_table(folder / "confusion_matrix.csv", ["true \\ predicted", *names], rows)
+        if self._objective in CLASSES:
+            has_labels = hasattr(self._estimator, "classes_")
+            predicted = predict(self._predictor, X)
+            counts, labels = confusion(predicted, y, has_labels=has_labels)
+            rows = ([name, *row] for name, row in zip(labels, counts.tolist(), strict=True))
+            _write_table(folder / "confusion_matrix.csv", ["true \\ predicted", *labels], rows)
             if draws:
-                _plots().draw_confusion(counts, names, folder / "confusion_matrix.png")
-        elif self._objective in _REGRESSION:
-            predicted = predictions(self._predictor, X).astype(float).ravel()
-            true = true.astype(float)
-            residuals = true - predicted
-            quantiles = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
-            found = np.quantile(residuals, quantiles)
-            of_each = zip(quantiles, found.tolist(), strict=True)
-            _write_table(folder / "residuals.csv", ["quantile", "true - predicted"], of_each)
+                _plots().draw_confusion(counts, labels, folder / "confusion_matrix.png")
+        elif self._objective in REGRESSION:
+            predicted = predict(self._predictor, X).astype(float).ravel()
+            true = np.asarray(y).ravel().astype(float)
+            found = residual_quantiles(true - predicted)
+            _write_table(folder / "residuals.csv", ["quantile", "true - predicted"], found)
             if draws:
                 _plots().draw_residuals(predicted, true, folder / "residuals.png")
 
@@ -176,11 +165,6 @@ class FinishedModel:
         folder.mkdir()
         path = save(self._booster, self._estimator, data, folder)
         self._run.log_model(path, registered_name=registered_name)
-
-
-def _classes(found: Any) -> Any:
-    """Class numbers from a booster's probabilities."""
-    return found.argmax(axis=1) if found.ndim > 1 else (found > 0.5).astype(int)
 
 
 def _plots() -> ModuleType:

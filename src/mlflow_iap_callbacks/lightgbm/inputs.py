@@ -67,7 +67,7 @@ def schema_of(rows: Any, names: Sequence[str] | None) -> Any:
     return Schema([ColSpec(kind, name) for kind, name in zip(types, columns, strict=True)])
 
 
-def predictions(model: Any, data: Any) -> np.ndarray:
+def predict(model: Any, data: Any) -> np.ndarray:
     """Return what a model predicts for data, in memory.
 
     Args:

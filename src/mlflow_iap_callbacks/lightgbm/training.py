@@ -18,7 +18,7 @@ from .datasets import data_of
 from .endings import Ending
 from .estimators import fitting
 from .inputs import first_rows
-from .params import features_in, header_of, params_of, used_in
+from .params import features_in, header_of, name_of, params_of, used_in
 
 if TYPE_CHECKING:
     from lightgbm.callback import CallbackEnv
@@ -57,7 +57,9 @@ class Training:
         self._last = env.end_iteration - 1
         self._has_reached_last = False
         self._has_fold_curves = fold_curves and self._is_cv
-        self._feval = None if engine is None else engine.f_locals.get("feval")
+        self._feval, objective = (
+            None if engine is None else engine.f_locals.get(name) for name in ("feval", "fobj")
+        )
         self.ending = Ending(env.model, engine, self._on_end)
         _live.add(self)
         header = ""
@@ -66,9 +68,11 @@ class Training:
             header = header_of(env.model)
         self.used = used_in(header)
         with never_raising("the params of LightGBM"):
-            params = params_of(env.params, self.used)
+            custom = {} if objective is None else {"objective": name_of(objective)}
+            used = {**self.used, **custom}
+            params = params_of({**env.params, **custom}, used)
             # In a trial's run, LightGBM's defaults could conflict with the trial's params.
-            run.log_params({**self.used, **params} if is_own else params)
+            run.log_params({**used, **params} if is_own else params)
         if log_datasets:
             with never_raising("the data sets of LightGBM"):
                 names, infos = features_in(header)
@@ -138,9 +142,11 @@ class Training:
                 yield item[0], item[1], number, item[2]
 
     def _outcome(self) -> str:
-        if self.ending.has_returned or (self._has_reached_last and self._is_cv):
-            return "FINISHED"
-        return "KILLED" if self.ending.is_pruned else "FAILED"
+        ending = self.ending
+        # ``lgb.cv`` does nothing after the callbacks of its last iteration.
+        has_returned = ending.has_returned or (self._has_reached_last and self._is_cv)
+        status = ending.status_by_callback or ("FINISHED" if has_returned else None)
+        return status or ("KILLED" if ending.is_pruned else "FAILED")
 
 
 _live: set[Training] = set()
