@@ -55,9 +55,9 @@ class Form(NamedTuple):
 
 def _frame(second: Any) -> Form:
     frame = pd.DataFrame({"a": A, "b": second})
-    kinds = (*"iu", *"fb")
-    is_plain = isinstance(frame["b"].dtype, np.dtype) and frame["b"].dtype.kind in kinds
-    return Form(lambda _: frame, is_plain and frame["b"].dtype != np.uint64)
+    dtype = frame["b"].dtype
+    is_plain = isinstance(dtype, np.dtype) and dtype.kind in "iufb" and dtype != np.uint64
+    return Form(lambda _: frame, is_plain or str(dtype) in ("Float32", "Float64"))
 
 
 def _nullable(values: Any, dtype: str) -> Any:
@@ -87,10 +87,11 @@ FORMS: dict[str, Form] = {
     "pandas: Int64 with NA": _frame(_nullable(_INTEGERS, "Int64")),
     "pandas: boolean with NA": _frame(_nullable(B > 0, "boolean")),
     "pandas: Float64 with NA": _frame(_nullable(B, "Float64")),
+    "pandas: Float32 with NA": _frame(_nullable(B.astype("float32"), "Float32")),
     "pandas: category of str": _frame(pd.Series(_TEXTS, dtype="str").astype("category")),
     "pandas: category of string": _frame(pd.Series(_TEXTS, dtype="string").astype("category")),
     "pandas: category of object, with NA": _frame(
-        pd.Series(np.where(_LAST, None, _TEXTS), dtype=object).astype("category")
+        pd.Series([*_TEXTS[:-1], None], dtype=object).astype("category")
     ),
     "pandas: category of int": _frame(pd.Categorical(_INTEGERS % 4)),
     "pandas: category of bool": _frame(pd.Categorical(B > 0)),

@@ -20,7 +20,7 @@ from ..delivery.never_raising import never_raising
 from ..delivery.run_writer import RunWriter
 from .boosters import boosters_of, is_cv
 from .comparison import CLASSES, REGRESSION, confusion, residual_quantiles
-from .inputs import predictions
+from .inputs import predict
 from .prefixed_run import PrefixedRun
 from .saved_model import save
 
@@ -137,18 +137,16 @@ class FinishedModel:
 
     def _compare(self, X: Any, y: Any, folder: Path, *, draws: bool) -> None:
         """Compare predictions with true values, as a confusion matrix or as residuals."""
-        if self._objective not in (*CLASSES, *REGRESSION):
-            return
-        predicted = predictions(self._predictor, X)
         if self._objective in CLASSES:
             has_labels = hasattr(self._estimator, "classes_")
+            predicted = predict(self._predictor, X)
             counts, labels = confusion(predicted, y, has_labels=has_labels)
             rows = ([name, *row] for name, row in zip(labels, counts.tolist(), strict=True))
             _write_table(folder / "confusion_matrix.csv", ["true \\ predicted", *labels], rows)
             if draws:
                 _plots().draw_confusion(counts, labels, folder / "confusion_matrix.png")
-        else:
-            predicted = predicted.astype(float).ravel()
+        elif self._objective in REGRESSION:
+            predicted = predict(self._predictor, X).astype(float).ravel()
             true = np.asarray(y).ravel().astype(float)
             found = residual_quantiles(true - predicted)
             _write_table(folder / "residuals.csv", ["quantile", "true - predicted"], found)

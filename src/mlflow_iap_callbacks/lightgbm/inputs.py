@@ -14,8 +14,8 @@ _ROWS = 5
 # MLflow's types by pandas' dtypes. For a column of another dtype, such as category or Int64, MLflow
 # infers a type that it then refuses to convert the column to.
 _TYPES = {
-    "float64": "double",
-    "float32": "float",
+    **dict.fromkeys(("float64", "Float64"), "double"),
+    **dict.fromkeys(("float32", "Float32"), "float"),
     "float16": "float",
     "int64": "long",
     "uint32": "long",
@@ -67,7 +67,7 @@ def schema_of(rows: Any, names: Sequence[str] | None) -> Any:
     return Schema([ColSpec(kind, name) for kind, name in zip(types, columns, strict=True)])
 
 
-def predictions(model: Any, data: Any) -> np.ndarray:
+def predict(model: Any, data: Any) -> np.ndarray:
     """Return what a model predicts for data, in memory.
 
     Args:

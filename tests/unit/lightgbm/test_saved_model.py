@@ -46,9 +46,10 @@ def test_a_loaded_booster_predicts_the_same_for_its_training_data(
     form = FORMS[name]
     data = form.make(tmp_path)
     booster = _booster(data)
-    predictable = in_memory(data)
+    again = form.make(tmp_path)  # LightGBM 4.5 changes a list of arrays
+    predictable = in_memory(again)
     expected = booster.predict(predictable)
-    for given in (data, None):
+    for given in (again, None):
         folder = tmp_path / str(given is None)
         folder.mkdir()
         saved = save(booster, None, given, folder)
@@ -68,7 +69,7 @@ def test_a_loaded_classifier_predicts_its_classes(name: str, tmp_path: Path) -> 
     assert list(mlflow.lightgbm.load_model(str(saved)).classes_) == ["heron", "otter"]
 
 
-def _squares(true: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _squares(true: Any, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return predicted - true, np.ones_like(true)
 
 
