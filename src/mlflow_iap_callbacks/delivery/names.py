@@ -96,12 +96,9 @@ class Names:
             return
         data = self._look().data
         self._look = None
-        for tag, original in data.tags.items():
-            taken = tag.removeprefix(f"{NAME_TAG}.")
-            # Others set such tags for names that MLflow accepts.
-            if tag != taken and (taken == self._similar(original) or _is_marked(taken, original)):
-                self._originals.setdefault(taken, original)
-                self._changed.setdefault(original, taken)
+        for original, taken in names_in(data.tags).items():
+            self._originals.setdefault(taken, original)
+            self._changed.setdefault(original, taken)
         for kind, names in ((METRICS, data.metrics), (PARAMS, data.params), (TAGS, data.tags)):
             for name in names:
                 self._owners.setdefault((kind, name), self._originals.get(name, name))
@@ -153,12 +150,20 @@ def original_names(names: Mapping[str, str]) -> dict[str, str]:
     }
 
 
+def names_in(tags: Mapping[str, str]) -> dict[str, str]:
+    """Return the names that were changed in a run with these tags, by original name."""
+    found = {}
+    for tag, original in tags.items():
+        taken = tag.removeprefix(f"{NAME_TAG}.")
+        similar = {mlflow_name(original, is_windows=is_windows) for is_windows in (False, True)}
+        # Others set such tags for names that MLflow accepts.
+        if taken != tag and (taken in similar or taken.endswith(f"-{_mark(original)}")):
+            found[original] = taken
+    return found
+
+
 def _marked(plain: str, name: str) -> str:
     return f"{plain[: MAX_KEY_LENGTH - 7]}-{_mark(name)}"
-
-
-def _is_marked(taken: str, name: str) -> bool:
-    return taken.endswith(f"-{_mark(name)}")
 
 
 def _mark(name: str) -> str:

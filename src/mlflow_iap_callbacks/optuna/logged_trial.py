@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow.entities import Run
 
-from ..delivery.names import mlflow_name
+from ..delivery.names import mlflow_name, names_in
 from ..delivery.plain_values import as_texts
 from ..iap.run_lookup import has_begun_at
 from ..limits import MAX_PARAM_LENGTH
@@ -74,9 +74,10 @@ def _has_other_results(run: Run, trial: FrozenTrial) -> bool:
 
 def _has_params(run: Run, trial: FrozenTrial, *, may_lack: bool = False) -> bool:
     """Whether the run has the trial's params, maybe beside values that were used instead."""
-    params = run.data.params
+    params, names = run.data.params, names_in(run.data.tags)
     for name, text in as_texts(trial.params, MAX_PARAM_LENGTH).items():
-        logged = {params.get(mlflow_name(each)) for each in (name, f"suggested.{name}")} - {None}
+        both = (name, f"suggested.{name}")
+        logged = {params.get(names.get(each) or mlflow_name(each)) for each in both} - {None}
         if text not in logged and (logged or not may_lack):
             return False
     return True

@@ -153,7 +153,7 @@ def test_a_server_on_windows_gets_names_without_colons(
     server: FakeMlflow, process: VirtualProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(validation, "is_windows", lambda: True)
-    run = RunWriter(process.client, "id:0", tags={"data:version": "3"})
+    run = RunWriter(process.client, "id:0", key="key", tags={"data:version": "3"})
     run.log_metrics({"val:loss": 1.0, "val_loss": 2.0})
     run.log_params({"net:lr": "0.1"})
     run.log_params({"net:lr": "0.2"})  # is rejected
@@ -171,3 +171,19 @@ def test_a_server_on_windows_gets_names_without_colons(
     assert sorted(originals.values()) == ["a:b", "data:version", "net:lr", "val:loss"]
     (loss,) = (taken for taken, name in originals.items() if name == "val:loss")
     assert found.curve(loss) == [(0, 1.0)]
+
+
+def test_a_resumed_run_on_windows_goes_on_under_its_names(
+    server: FakeMlflow,
+    new_process: Callable[[], VirtualProcess],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(validation, "is_windows", lambda: True)
+    for step in range(2):
+        process = new_process()
+        run = RunWriter(process.client, "id:0", key="key")
+        run.log_metrics({"val:loss": float(step)}, step=step)
+        process.deliver_for(10.0)
+        process.die()
+    (found,) = server.runs.values()
+    assert found.curve("val_loss") == [(0, 0.0), (1, 1.0)]
