@@ -20,7 +20,16 @@ from ..iap.run_lookup import find_run, find_runs
 from ..iap.unwrapping import unwrapped_errors
 from ..limits import MAX_TAGS
 from ..outbox import QueuedRun
-from ..tags import AGAIN_TAG, AGREED_TAG, ASKED_TWICE_TAG, ENDED_TAG, JOURNAL_TAG, RUN_KEY_TAG
+from ..tags import (
+    AGAIN_TAG,
+    AGREED_TAG,
+    ASKED_TWICE_TAG,
+    ENDED_TAG,
+    JOURNAL_TAG,
+    RUN_KEY_TAG,
+    STUDY_TAG,
+    TRIAL_TAG,
+)
 from .clock import Clock
 from .names import with_names_that_mlflow_takes
 from .refusals import NotYet, refusal
@@ -223,10 +232,19 @@ class RunCreation:
             or run.is_adopted
         ):
             found = find_run(self.client, experiment_id, run.key)
-            former, began = content.get("former_key"), content["time_ms"]
-            if found is None and former is not None:
-                return find_run(self.client, experiment_id, former, began=began)
-            return found
+            return found or self._find_of_other_version(run, experiment_id, content)
+        return None
+
+    def _find_of_other_version(
+        self, run: QueuedRun, experiment_id: str, content: Mapping[str, Any]
+    ) -> Run | None:
+        """Find the run of an Optuna trial, to whose key version 0.1.0 did not add the start."""
+        former, began, tags = content.get("former_key"), content["time_ms"], content["tags"]
+        if former is not None:
+            return find_run(self.client, experiment_id, former, began=began)
+        if run.key == f"{tags.get(STUDY_TAG)}-{tags.get(TRIAL_TAG)}":
+            prefix = f"{run.key}-"
+            return find_run(self.client, experiment_id, prefix, began=began, is_prefix=True)
         return None
 
     def _agree(self, run: QueuedRun, experiment_id: str, content: Mapping[str, Any]) -> Run:

@@ -68,8 +68,10 @@ def to_ms_of_start(trial: FrozenTrial) -> int:
 
 
 def _has_other_results(run: Run, trial: FrozenTrial) -> bool:
-    is_ended = STATE_TAG in run.data.tags and bool(run.data.metrics)
-    return not _has_params(run, trial, may_lack=True) or (is_ended and not _has_values(run, trial))
+    if STATE_TAG not in run.data.tags:  # it has none yet, beside what the user logged
+        return False
+    has_values = not run.data.metrics or _has_values(run, trial)
+    return not (has_values and _has_params(run, trial, may_lack=True))
 
 
 def _has_params(run: Run, trial: FrozenTrial, *, may_lack: bool = False) -> bool:
