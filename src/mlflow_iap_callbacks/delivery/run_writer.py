@@ -17,6 +17,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_RUN_NAME
 
 from ..errors import IAPError
 from ..limits import (
+    MAX_EXPERIMENT_TAG_LENGTH,
     MAX_INTEGER,
     MAX_METRICS,
     MAX_PARAM_LENGTH,
@@ -204,6 +205,10 @@ class RunWriter:
         """Set tags. Values are cut to 8,000 characters."""
         for part in _parts(as_texts(tags, MAX_TAG_LENGTH), MAX_TAGS):
             self._append("tags", part)
+
+    def set_experiment_tags(self, tags: Mapping[str, Any]) -> None:
+        """Set tags of the run's experiment. Values are cut to 5,000 characters."""
+        self._append("experiment_tags", as_texts(tags, MAX_EXPERIMENT_TAG_LENGTH))
 
     def log_artifact(
         self, local_path: str | Path, artifact_path: str | None = None, *, copy: bool = True

@@ -179,6 +179,31 @@ class IAPMLflowCallback:
             )
         return run or UnloggedRun(self._client)
 
+    def study_run(self, study: optuna.Study) -> RunWriter:
+        """Return a handle for a study's run, for example to log the final model to it.
+
+        The run ends with ``close``, or when the process exits.
+
+        Args:
+            study: a study with at least one trial.
+
+        Raises:
+            ValueError: the study has no trial yet, or its run was switched off.
+        """
+        if not study.get_trials(deepcopy=False):
+            raise ValueError(
+                f"The study {study.study_name!r} has no run yet. Ask for it after the first trial."
+            )
+        study_run = self._run_of_study(study)
+        if study_run.writer is None:
+            raise ValueError(
+                "The study has no run. Create the callback without `study_run=False`, `nested` and "
+                "`parent_run_id`."
+            )
+        study_run.reopen()
+        reporter.changed(study_run)
+        return study_run.writer
+
     def track_in_mlflow(self) -> Callable[[Callable[[optuna.Trial], _T]], Callable[..., _T]]:
         """Decorate an objective so that MLflow's fluent API and autolog log to the trial's run.
 

@@ -62,6 +62,7 @@ def tags_of(trial: FrozenTrial, directions: Sequence[str], attrs: dict[str, Any]
         "direction": directions[0] if len(directions) == 1 else list(directions),
         **{f"{name}_distribution": value for name, value in trial.distributions.items()},
         **({"feasible": all(value <= 0 for value in constraints)} if constraints else {}),
+        **({"enqueued": True} if "fixed_params" in trial.system_attrs and not retried else {}),
         **({"retry_of": retried[-1], "retry_history": list(retried)} if retried else {}),
         **attrs,
         STATE_TAG: trial.state.name,

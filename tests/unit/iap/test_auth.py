@@ -23,7 +23,8 @@ from mlflow_iap_callbacks import (
     IAPUnavailableError,
     IAPUnknownOutcomeError,
 )
-from mlflow_iap_callbacks.iap.auth import IAPAuth, origin_of
+from mlflow_iap_callbacks.iap.auth import IAPAuth
+from mlflow_iap_callbacks.iap.origins import origin_of
 from mlflow_iap_callbacks.iap.retry_policy import RetryPolicy
 from mlflow_iap_callbacks.iap.transport import IAPTransport
 from mlflow_iap_callbacks.local import LocalCloud
@@ -43,7 +44,7 @@ def _code(number: int) -> str:
     )
 
 
-# --- asked, then sent ------------------------------------------------------------------------
+# --- sending tokens --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
@@ -110,7 +111,7 @@ def test_the_token_replaces_netrc_credentials_and_a_stale_bearer(
     assert echo.requests[-1].credential_header == "authorization"
 
 
-# --- rejected, then sent again ---------------------------------------------------------------
+# --- replacing tokens ------------------------------------------------------------------------
 
 
 def test_a_rejected_token_is_replaced_and_the_request_is_retried(
@@ -387,7 +388,28 @@ def test_plain_http_to_this_machine_is_allowed(url: str) -> None:
     IAPAuth(url)
 
 
-# --- busy, away, lost ------------------------------------------------------------------------
+@pytest.mark.parametrize("transport", [False, True])
+def test_no_proxy_of_the_environment_sees_a_token_in_plain_http(
+    echo: LocalCloud, session: Sessions, monkeypatch: pytest.MonkeyPatch, transport: bool
+) -> None:
+    auth = IAPAuth(echo.url)
+    with BareServer() as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        monkeypatch.setenv("http_proxy", proxy.url)
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        http_session = session(auth) if transport else requests.Session()
+        auth.is_asked = True
+        for _ in range(2):
+            http_session.get(echo.url + "/a", auth=auth)
+        assert not [seen for seen in proxy.seen if "Authorization" in seen]
+        if transport:
+            assert _statuses(echo) == [200, 200]
+            assert echo.tokens
+            assert not proxy.seen
+
+
+# --- retries ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
@@ -453,7 +475,7 @@ def test_a_create_request_is_retried_if_it_certainly_had_no_effect(
     assert http_session.post(echo.url + "/runs/create", json={}).status_code == 200
 
 
-def test_a_request_under_way_is_waited_for_though_the_deadline_is_over(
+def test_a_request_that_was_sent_is_waited_for_although_the_deadline_is_over(
     echo: LocalCloud, session: Sessions
 ) -> None:
     http_session = session(IAPAuth(echo.url))
@@ -473,9 +495,11 @@ def test_a_connection_is_waited_for_no_longer_than_ten_seconds(given: Any, used:
     class _Inner(requests.adapters.HTTPAdapter):
         def send(self, *_: Any, timeout: Any = None, **__: Any) -> requests.Response:
             seen.append(timeout)
-            return requests.Response()
+            response = requests.Response()
+            response.status_code = 200
+            return response
 
-    transport = IAPTransport(lambda _, once: [once(), once()][-1], _Inner())
+    transport = IAPTransport(lambda request, once: [once(request), once(request)][-1], _Inner())
     RetryPolicy(deadline=1.0)(
         lambda: transport.send(requests.PreparedRequest(), stream=True, timeout=given)
     )

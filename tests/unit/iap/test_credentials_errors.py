@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 import pickle
@@ -66,6 +67,48 @@ def test_the_error_for_an_invalid_variable_names_it(
     monkeypatch.setenv("MLFLOW_IAP_IMPERSONATE", "trainer")
     with pytest.raises(IAPConfigurationError, match="MLFLOW_IAP_IMPERSONATE"):
         IAPCredentials()
+
+
+_CONTENTS = {
+    "JSON": '{"type": "service_account", "private_key": "S3cret"}',
+    "lines of JSON": '{\n  "type": "service_account",\n  "private_key": "S3cret"\n}\n',
+    "base64": base64.b64encode(b'{"private_key": "S3cret", "type": "service_account"}').decode(),
+    "a key": "-----BEGIN PRIVATE KEY-----S3cret",
+    "a token": "ya29.S3cret5678901234567890",
+    "something long": "S3cret" * 100,
+}
+
+
+@pytest.mark.parametrize("contents", _CONTENTS.values(), ids=_CONTENTS)
+def test_a_variable_that_holds_credentials_instead_of_a_path_is_named_and_not_shown(
+    monkeypatch: pytest.MonkeyPatch, contents: str
+) -> None:
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", contents)
+    error = refusal(IAPCredentials(CLIENT))
+    assert "GOOGLE_APPLICATION_CREDENTIALS holds credentials themselves" in error.message
+    assert contents[:20] not in error.message
+    assert "S3cret" not in error.message
+
+
+@pytest.mark.parametrize("contents", _CONTENTS.values(), ids=_CONTENTS)
+@pytest.mark.parametrize("name", ["audience", "impersonate", "key_file", "kind"])
+def test_an_argument_that_holds_credentials_is_rejected_and_not_shown(
+    name: str, contents: str
+) -> None:
+    with pytest.raises(IAPConfigurationError) as caught:
+        IAPCredentials(**{name: contents})  # type: ignore[arg-type]
+    assert name in caught.value.message
+    assert contents[:20] not in caught.value.message
+
+
+@pytest.mark.parametrize("name", ["MLFLOW_IAP_CLIENT_ID", "MLFLOW_IAP_IMPERSONATE"])
+def test_another_variable_that_holds_credentials_is_rejected_and_not_shown(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, _CONTENTS["JSON"])
+    with pytest.raises(IAPConfigurationError, match=name) as caught:
+        IAPCredentials()
+    assert "S3cret" not in caught.value.message
 
 
 # --- files -----------------------------------------------------------------------------------
@@ -138,7 +181,7 @@ BAD_FILES: dict[str, tuple[Make, str]] = {
 
 
 @pytest.mark.parametrize("name", BAD_FILES)
-def test_a_bad_credentials_file_is_one_error_that_names_it_and_what_to_do(
+def test_a_bad_credentials_file_is_one_error_that_names_it_and_says_what_to_do(
     cloud: LocalCloud, tmp_path: Path, name: str
 ) -> None:
     make, says = BAD_FILES[name]
@@ -199,10 +242,10 @@ def test_a_machine_without_a_service_account_is_an_error_at_once(
     assert said.strip().endswith("False")
 
 
-# --- Google refuses --------------------------------------------------------------------------
+# --- rejected by Google ----------------------------------------------------------------------
 
 
-def test_a_revoked_refresh_token_says_to_sign_in_again(cloud: LocalCloud) -> None:
+def test_the_error_for_a_revoked_refresh_token_says_to_sign_in_again(cloud: LocalCloud) -> None:
     credentials = IAPCredentials(CLIENT, key_file=cloud.impersonated_file())
     cloud.revoke_refresh_tokens()
     error = refusal(credentials)
@@ -211,7 +254,7 @@ def test_a_revoked_refresh_token_says_to_sign_in_again(cloud: LocalCloud) -> Non
     assert not error.transient
 
 
-def test_a_deleted_key_says_to_create_another(cloud: LocalCloud) -> None:
+def test_the_error_for_a_deleted_key_says_to_create_another(cloud: LocalCloud) -> None:
     deleted = cloud.key_file()
     cloud.delete_key()
     error = refusal(IAPCredentials(CLIENT, key_file=deleted))
@@ -228,13 +271,15 @@ def test_the_error_for_a_wrong_clock_names_the_clock(cloud: LocalCloud, offset: 
     assert "NTP" in error.message
 
 
-def test_a_sign_in_without_the_scope_for_impersonation_says_which_scope(cloud: LocalCloud) -> None:
+def test_the_error_for_a_sign_in_without_the_scope_for_impersonation_names_the_scope(
+    cloud: LocalCloud,
+) -> None:
     error = refusal(IAPCredentials(CLIENT, impersonate=TRAINER, key_file=cloud.desktop_file()))
     assert "insufficient authentication scopes" in error.message
     assert "auth/cloud-platform" in error.message
 
 
-def test_a_sign_in_without_openid_says_how_to_sign_in(cloud: LocalCloud) -> None:
+def test_the_error_for_a_sign_in_without_openid_says_how_to_sign_in(cloud: LocalCloud) -> None:
     file = changed(cloud.desktop_file(), scopes=None)
     grant = cloud.mint.refresh_tokens[json.loads(file.read_text())["refresh_token"]]
     grant.scopes = frozenset({"https://www.googleapis.com/auth/userinfo.email"})
@@ -463,7 +508,7 @@ def test_a_malformed_response_is_one_error_that_shows_no_token_from_it(
         credentials = IAPCredentials(audience, kind=kind, key_file=file)
         got = token_or_error(credentials.for_origin(cloud.url))
         if isinstance(got, str):
-            # Any text in the right place counts as a token.
+            # Any text in the right place is taken for a token.
             assert status == 200, body
             assert got.startswith(secret), body
             continue

@@ -536,7 +536,7 @@ def test_a_study_in_memory_that_nobody_holds_is_let_go_of_and_still_reported(
     drawn: list[Any] = []
     monkeypatch.setattr(
         "mlflow_iap_callbacks.optuna.study_run.StudyRun.draw",
-        lambda study_run, *_: drawn.extend(study_run.study.trials),
+        lambda study_run, *_, **__: drawn.extend(study_run.study.trials),
     )
     made: list[weakref.ref[_Model]] = []
     callback = _callback(delivery_of_files, study_run=True, experiment_name="folds")
@@ -739,7 +739,7 @@ def test_close_reports_and_ends_the_studys_run_then_delivers_and_then_draws(
     server = delivery_of_files.server
     monkeypatch.setattr(
         "mlflow_iap_callbacks.optuna.study_run.StudyRun.draw",
-        lambda study_run, *_: drawn.append(server.run(study_run.key).status),
+        lambda study_run, *_, **__: drawn.append(server.run(study_run.key).status),
     )
     study = new_study()
     with _callback(delivery_of_files, study_run=True) as callback:
@@ -756,7 +756,9 @@ def test_close_reports_and_ends_the_studys_run_then_delivers_and_then_draws(
 def test_the_summary_says_what_was_logged_and_where_it_is(
     delivery: InlineDelivery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mlflow_iap_callbacks.optuna.study_run.StudyRun.draw", lambda *_: None)
+    monkeypatch.setattr(
+        "mlflow_iap_callbacks.optuna.study_run.StudyRun.draw", lambda *_, **__: None
+    )
     study = new_study()
     callback = _callback(delivery, study_run=True)
     study.optimize(lambda trial: 0.5 + trial.number, 2, callbacks=[callback])
@@ -766,6 +768,40 @@ def test_the_summary_says_what_was_logged_and_where_it_is(
     (study_run,) = [run for run in delivery.runs() if TRIAL_TAG not in run.tags]
     assert rows[f"study {study.study_name}"] == "2 COMPLETE"
     assert rows["best"] == "trial 0: value 0.5"
-    assert rows["look"].endswith(study_run.run_id)
+    assert rows["look"].endswith(f"{study_run.run_id}?workflowType=machine_learning")
     assert (rows["waiting"], rows["refused"]) == ("0 records", "0")
     assert rows["delivered"] == f"{delivery.sender.delivered} records to {delivery.server.uri}"
+
+
+# the handle of the study's run
+
+
+def test_more_is_logged_to_the_studys_run_at_any_time_and_it_ends_with_the_callback(
+    delivery_of_files: InlineDelivery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "mlflow_iap_callbacks.optuna.study_run.StudyRun.draw", lambda *_, **__: None
+    )
+    study = new_study()
+    callback = _callback(delivery_of_files, study_run=True)
+    study.optimize(_x, 2, callbacks=[callback])
+    callback.study_run(study).log_metrics({"test_auc": 0.75})
+    assert callback.close()
+    callback.study_run(study).log_text("trees", "model/model.txt")
+    (run,) = [run for run in delivery_of_files.runs() if TRIAL_TAG not in run.tags]
+    assert run.status == "RUNNING"
+    assert callback.close()
+    assert (run.status, run.artifacts["model/model.txt"]) == ("FINISHED", b"trees")
+    assert run.curve("test_auc") == [(0, 0.75)]
+
+
+def test_without_a_run_of_the_study_there_is_no_handle_but_an_error_with_the_remedy(
+    delivery: InlineDelivery,
+) -> None:
+    study = new_study()
+    callback = _callback(delivery, study_run=False)
+    with pytest.raises(ValueError, match="after the first trial"):
+        callback.study_run(study)
+    study.optimize(_x, 1, callbacks=[callback])
+    with pytest.raises(ValueError, match="without `study_run=False`"):
+        callback.study_run(study)

@@ -291,6 +291,7 @@ def test_what_the_user_logged_beside_a_trials_results_does_not_make_it_incomplet
         run.log_metrics({"loss": 7.0, "other": 1.0}, step=3)
         trial.report(0.5, 3)
         trial.suggest_categorical("odd name:%", ["a", "b" * 7000])
+        trial.suggest_categorical("odd name:&", ["c", "d"])
         return trial.suggest_int("depth", 5, 5)
 
     study = new_study()
