@@ -325,12 +325,14 @@ class _Requests(MlflowClient):
         page_token: str | None = None,
     ) -> PagedList[Run]:
         wanted = re.findall(r"tags\.`([^`]+)` = '([^']*)'", filter_string)
-        assert filter_string.count("=") == len(wanted), filter_string
+        prefixes = re.findall(r"tags\.`([^`]+)` LIKE '([^'%_]*)%'", filter_string)
+        assert filter_string.count("`") == 2 * len(wanted + prefixes), filter_string
         found = [
             run
             for run in self.server.runs.values()
             if run.experiment_id in experiment_ids
             and all(run.tags.get(name) == text for name, text in wanted)
+            and all(run.tags.get(name, "").startswith(text) for name, text in prefixes)
             and not (run.is_deleted and run_view_type == ViewType.ACTIVE_ONLY)
         ]
         found.sort(key=lambda run: (-run.start_time, run.run_id))

@@ -18,11 +18,9 @@ def _run(params: dict[str, str], tags: dict[str, str]) -> Run:
     return Run(info, data)
 
 
-@pytest.mark.parametrize(
-    ("taken", "is_found"), [("a_at_1-123456", False), ("a_at_1-e35195", True), ("a_1-e35195", True)]
-)
+@pytest.mark.parametrize("taken", ["a_at_1-e35195", "a_1-e35195"])
 def test_a_param_whose_name_was_changed_is_found_by_the_tag_with_its_original_name(
-    taken: str, is_found: bool
+    taken: str,
 ) -> None:
     uniform = optuna.distributions.FloatDistribution(0, 1)
     trial = optuna.trial.create_trial(
@@ -34,5 +32,5 @@ def test_a_param_whose_name_was_changed_is_found_by_the_tag_with_its_original_na
         "mlflow_iap.trial_state": "PRUNED",
         "mlflow_iap.name." + taken: "a@1",
     }
-    run = _run({taken: "0.5", "a_at_1": "0.25"}, tags)
-    assert is_complete(run, trial) is is_found
+    assert is_complete(_run({taken: "0.5", "a_at_1": "0.25"}, tags), trial)
+    assert not is_complete(_run({"a_at_1": "0.25"}, tags), trial)
