@@ -44,6 +44,8 @@ class IAPMlflowClient(MlflowClient):
         tracking_uri: ``https://HOST`` of the tracking server. Default: MLflow's tracking URI
             (``mlflow.set_tracking_uri`` or MLFLOW_TRACKING_URI).
         registry_uri: URI of the model registry. Default: the tracking server.
+        workspace_store_uri: URI of the workspaces, in recent versions of MLflow. Default: the
+            tracking server.
         credentials: Google identity. Default: ``IAPCredentials()``.
         audience: OAuth client id that IAP accepts; short for
             ``credentials=IAPCredentials(audience)``.
@@ -74,6 +76,7 @@ class IAPMlflowClient(MlflowClient):
         tracking_uri: str | os.PathLike[str] | None = None,
         registry_uri: str | None = None,
         *,
+        workspace_store_uri: str | None = None,
         credentials: IAPCredentials | None = None,
         audience: str | None = None,
         max_attempts: int | None = None,
@@ -90,15 +93,17 @@ class IAPMlflowClient(MlflowClient):
         settings: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
         retry = RetryPolicy(**settings) if settings else None
         tracking_uri = _checked_uri(tracking_uri)
+        # Versions of MLflow before workspaces do not have this argument.
+        stores = {"workspace_store_uri": workspace_store_uri} if workspace_store_uri else {}
         self._auth: IAPAuth | None = None
-        for uri in filter(None, (registry_uri, tracking_uri)):
+        for uri in filter(None, (workspace_store_uri, registry_uri, tracking_uri)):
             self._auth = auth_for(uri, credentials, retry) if is_remote(uri) else None
             if self._auth is not None:
                 choose()
         self._rebuild = partial(
-            type(self), tracking_uri, registry_uri, credentials=credentials, **settings
+            type(self), tracking_uri, registry_uri, credentials=credentials, **stores, **settings
         )
-        super().__init__(tracking_uri, registry_uri)
+        super().__init__(tracking_uri, registry_uri, **stores)
 
     def create_run(
         self,
@@ -146,6 +151,11 @@ def _checked_uri(given: str | os.PathLike[str] | None) -> str:
             )
         return str(mlflow.get_tracking_uri())
     uri = os.fspath(given)
+    if is_remote(uri) and "#" in uri:
+        raise IAPConfigurationError(
+            f"{shown(uri)} is the URL of a page in the browser. Use the server's: "
+            f"{shown(uri.partition('#')[0].rstrip('/'))}."
+        )
     is_bare_host = re.fullmatch(r"(localhost|[\w-]+(\.[\w-]+)+)(:\d+)?(/.*)?", uri)
     if not uri.strip() or (is_bare_host and not os.path.exists(uri)):
         raise IAPConfigurationError(

@@ -345,6 +345,15 @@ def test_a_redirect_within_the_origin_keeps_the_token(
         assert [seen.token_kind for seen in cloud.requests[1:]] == ["id_token"] * 3
 
 
+def test_a_redirect_to_another_server_behind_iap_does_not_end_at_its_sign_in_page(
+    echo: LocalCloud, bare_server: BareServer, session: Sessions
+) -> None:
+    bare_server.location = echo.url + "/a"
+    auth = IAPAuth(bare_server.url)
+    with pytest.raises(IAPConfigurationError, match=f"MLFLOW_TRACKING_URI={echo.url} "):
+        session(auth).get(bare_server.url + "/a")
+
+
 def test_requests_to_other_origins_are_left_alone(
     echo: LocalCloud, bare_server: BareServer
 ) -> None:
