@@ -51,6 +51,16 @@ class IAPAuth(AuthBase):
         credentials: Google identity. Default: ``IAPCredentials()``.
         retry: how often and for how long a request is retried. Default: ``RetryPolicy()``.
         home: as for ``IAPCredentials.for_origin``.
+
+    Raises:
+        IAPConfigurationError: the origin is not a URL, or is plain http to another machine.
+
+    Examples:
+        ```python
+        auth = IAPAuth("https://mlflow.example.com")
+        with auth.session() as session:
+            print(session.get("https://mlflow.example.com/version").text)
+        ```
     """
 
     def __init__(

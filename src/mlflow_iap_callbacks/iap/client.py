@@ -75,8 +75,8 @@ class IAPMlflowClient(MlflowClient):
         self,
         tracking_uri: str | os.PathLike[str] | None = None,
         registry_uri: str | None = None,
-        *,
         workspace_store_uri: str | None = None,
+        *,
         credentials: IAPCredentials | None = None,
         audience: str | None = None,
         max_attempts: int | None = None,
@@ -94,7 +94,8 @@ class IAPMlflowClient(MlflowClient):
         retry = RetryPolicy(**settings) if settings else None
         tracking_uri = _checked_uri(tracking_uri)
         # Versions of MLflow before workspaces do not have this argument.
-        stores = {"workspace_store_uri": workspace_store_uri} if workspace_store_uri else {}
+        stores: dict[str, Any] = {"workspace_store_uri": workspace_store_uri}
+        stores = stores if workspace_store_uri else {}
         self._auth: IAPAuth | None = None
         for uri in filter(None, (workspace_store_uri, registry_uri, tracking_uri)):
             self._auth = auth_for(uri, credentials, retry) if is_remote(uri) else None
