@@ -1,4 +1,4 @@
-"""Creates each run exactly once, even if others create it too: it is looked up by its key first."""
+"""Creates each run exactly once, even if other processes try to: it is looked up by its key."""
 
 from __future__ import annotations
 
@@ -20,21 +20,31 @@ from ..iap.run_lookup import find_run, find_runs
 from ..iap.unwrapping import unwrapped_errors
 from ..limits import MAX_TAGS
 from ..outbox import QueuedRun
-from ..tags import AGAIN_TAG, AGREED_TAG, ASKED_TWICE_TAG, ENDED_TAG, JOURNAL_TAG, RUN_KEY_TAG
+from ..tags import (
+    AGAIN_TAG,
+    AGREED_TAG,
+    ASKED_TWICE_TAG,
+    ENDED_TAG,
+    EXPERIMENT_KIND_TAG,
+    JOURNAL_TAG,
+    RUN_KEY_TAG,
+    TRAINING_KIND,
+)
 from .clock import Clock
-from .names import with_names_that_mlflow_takes
+from .names import NamesByRun
 from .refusals import NotYet, refusal
 from .server_uri import server_uri
 
 _logger = logging.getLogger("mlflow_iap_callbacks")
 
-# Seconds in which a server may still create a run, for a process that died or gave up waiting.
+# Seconds after a request for which the server may still create the run, although the process that
+# sent the request died or stopped waiting.
 _PATIENCE = 30.0
-# Seconds after which processes that create a shared run together see each other's runs.
+# Seconds after which processes that create a shared run at the same time see each other's runs.
 _TO_AGREE = 2.0
-# Seconds for which a run waits for a parent that is nowhere to be found.
+# Seconds for which a run waits for a parent that does not exist.
 _SECONDS_FOR_A_PARENT = 60.0
-# Maximum seconds for which a run is left to its own process.
+# Maximum seconds for which a run waits to be created by the process that executed its trial.
 _SECONDS_LEFT_TO_OTHERS = 20.0
 _MOST_REMEMBERED = 10_000  # runs
 # Seconds after logging during which a claimed run is created without looking for an existing one.
@@ -57,15 +67,16 @@ class RunCreation:
     """Finds or creates runs, with the experiments and parents that they need.
 
     Args:
-        client: any MlflowClient; thread-safe, as MLflow's are.
+        client: any MlflowClient that is thread-safe, as MLflow's own are.
         clock: tells the time.
     """
 
     def __init__(self, client: MlflowClient, clock: Clock) -> None:
         self.client = client
         self._clock = clock
+        self.names = NamesByRun()
         self._experiments: dict[str, str] = {}
-        # Run ids by place; None for one that is refused.
+        # Run ids by place; None for a run that MLflow refused.
         self._parents: dict[_Place, str | None] = {}
         self._awaited: set[_Place] = set()  # shared runs that are not agreed on yet
         self._first_seen: dict[_Place, float] = {}
@@ -81,7 +92,7 @@ class RunCreation:
         """Find the run in MLflow or create it, and set its id.
 
         Raises:
-            NotYet: others are creating it at the moment, or it waits for its parent.
+            NotYet: other threads or processes may be creating it, or it has to wait for its parent.
         """
         if run.run_id is None and content["mode"] == Mode.SHARED:
             self._awaited.add(run.place)  # before a child of it is started
@@ -102,7 +113,7 @@ class RunCreation:
         if run.run_id is None:
             found = find_run(self.client, self._experiment_id(run.experiment), run.key)
             if found is None:
-                raise NotYet("Another process has not created it yet.")
+                raise NotYet("Another process has not created the run yet.")
             self._is_now(run, found)
         return str(run.run_id)
 
@@ -167,7 +178,7 @@ class RunCreation:
     def _alone(self, run: QueuedRun) -> Iterator[None]:
         """Ensure that only one thread at a time looks for, or creates, the run with this key."""
         if self._starting.setdefault(run.place, run) is not run:
-            raise NotYet("It is being created.", 0.5)
+            raise NotYet("The run is being created.", 0.5)
         try:
             yield
         finally:
@@ -178,14 +189,15 @@ class RunCreation:
         now, logged_at = self._clock.time(), content.get("logged_at", 0.0)
         # The time comes from another machine's clock, or is a local time of an unknown zone.
         not_before = min(content.get("not_before", 0.0), logged_at + _SECONDS_LEFT_TO_OTHERS)
-        # A wall clock that was set back meanwhile does not hold up the run.
+        # A wall clock that was set back meanwhile must not delay the run.
         if logged_at <= now < not_before:
-            raise NotYet("Another process may be about to log it.", not_before - now)
+            raise NotYet("Another process may be about to log the run.", not_before - now)
         experiment_id = self._experiment_id(run.experiment)
         was_lost = run.tried is not None
         found: Run | None
         if mode is Mode.SHARED:
             found = self._agree(run, experiment_id, content)
+            self.names.forget(run)
         else:
             found = self._look(run, experiment_id, mode, content)
         if found is None:
@@ -197,7 +209,7 @@ class RunCreation:
             self._forget_end(found)
             if mode in (Mode.CLAIMED, Mode.LOGGED):
                 # The run was created by another process, which did not know all of its tags.
-                self._add_tags(found.info.run_id, content["tags"])
+                self._add_tags(run, found, content["tags"])
         self._is_now(run, found)
         if mode in (Mode.RESUMED, Mode.SHARED):
             self._parents[run.place] = run.run_id
@@ -206,8 +218,10 @@ class RunCreation:
             self._doubtful[run.place] = found
             self._delete_late_ones(found, run.key)
 
-    def _add_tags(self, run_id: str, given: Mapping[str, str]) -> None:
-        tags = [RunTag(*tag) for tag in with_names_that_mlflow_takes(given).items()]
+    def _add_tags(self, run: QueuedRun, found: Run, given: Mapping[str, str]) -> None:
+        run_id = found.info.run_id
+        names = self.names.of(run, lambda: self.client.get_run(run_id))
+        tags = [RunTag(*tag) for tag in names.tags(given).items()]
         # Tags with the original names of renamed tags may exceed the limit of one request.
         for first in range(0, len(tags), MAX_TAGS):
             self.client.log_batch(run_id, tags=tags[first : first + MAX_TAGS])
@@ -222,7 +236,11 @@ class RunCreation:
             or run.tried is not None
             or run.is_adopted
         ):
-            return find_run(self.client, experiment_id, run.key)
+            found = find_run(self.client, experiment_id, run.key)
+            former, began = content.get("former_key"), content["time_ms"]
+            if found is None and former is not None:
+                return find_run(self.client, experiment_id, former, began=began)
+            return found
         return None
 
     def _agree(self, run: QueuedRun, experiment_id: str, content: Mapping[str, Any]) -> Run:
@@ -240,7 +258,7 @@ class RunCreation:
             now = self._clock.monotonic()
             wait = self._first_seen.setdefault(run.place, now) + _TO_AGREE - now
             if wait > 0:
-                raise NotYet("Other processes may be creating it at the same time.", wait)
+                raise NotYet("Other processes may be creating the run at the same time.", wait)
             with _unless_refused():
                 self.client.set_tag(found[0].info.run_id, AGREED_TAG, "true")
             found = find_runs(self.client, experiment_id, run.key)
@@ -253,7 +271,7 @@ class RunCreation:
         return agreed
 
     def _delete_late_ones(self, kept: Run, key: str) -> None:
-        """Delete empty duplicates of a run, made by requests that were thought to be lost."""
+        """Delete empty duplicates of a run, created by requests that seemed to be lost."""
         for other in find_runs(self.client, kept.info.experiment_id, key):
             tags = kept.data.tags.keys() | other.data.tags.keys()
             # Otherwise another process may have created it, and be about to write to it.
@@ -270,12 +288,13 @@ class RunCreation:
         since = self._clock.time() - (run.tried or 0.0)
         if 0 <= since < _PATIENCE:
             raise NotYet(
-                "The response to its creation was lost. It is created again unless it shows up.",
+                "The response to the run's creation was lost. It is created again if it does not "
+                "appear.",
                 _PATIENCE - since,
             )
 
     def _create(self, run: QueuedRun, experiment_id: str, content: Mapping[str, Any]) -> Run:
-        tags = {RUN_KEY_TAG: run.key, **with_names_that_mlflow_takes(content["tags"])}
+        tags = {RUN_KEY_TAG: run.key, **self.names.begin(run).tags(content["tags"])}
         if Mode(content["mode"]) in (Mode.RESUMED, Mode.SHARED):
             tags[JOURNAL_TAG] = run.outbox.name
         parent = content.get("parent_id") or self._parent(run, content.get("parent"), experiment_id)
@@ -295,8 +314,10 @@ class RunCreation:
             is_unknown |= not isinstance(self.client, IAPMlflowClient)
             run.tried = self._clock.time() if is_unknown else None
             run.outbox.save(run)
+            if self.names.learns_from(error, tags):
+                raise NotYet("The server does not accept colons in names.", 0.0) from None
             if refusal(error) is not None and self._is_replaced(run.experiment, experiment_id):
-                raise NotYet("Its experiment was created again.", 0.0) from None
+                raise NotYet("The run's experiment was created again.", 0.0) from None
             raise
         run.tried = None
         if AGAIN_TAG in tags:
@@ -318,7 +339,7 @@ class RunCreation:
             queued = next((each for each in run.outbox.runs() if each.place == place), None)
             if queued is None or queued.run_id is not None:
                 return self._missing_parent(place, queued)
-        raise NotYet("Its parent does not exist yet.", 0.5)
+        raise NotYet("The run's parent does not exist yet.", 0.5)
 
     def _missing_parent(self, place: _Place, queued: QueuedRun | None) -> str | None:
         """Return a lost parent's id once it exists again; None if it stays lost."""
@@ -329,7 +350,7 @@ class RunCreation:
         now = self._clock.monotonic()
         wait = self._missed.setdefault(place, now) + _SECONDS_FOR_A_PARENT - now
         if wait > 0:
-            raise NotYet("Its parent is not there.", min(wait, 5.0))
+            raise NotYet("The run's parent does not exist.", min(wait, 5.0))
         self._parents[place] = None
         return None
 
@@ -377,7 +398,8 @@ class RunCreation:
 
     def _make(self, name: str) -> str:
         try:
-            return str(self.client.create_experiment(name))
+            tags = {EXPERIMENT_KIND_TAG: TRAINING_KIND}
+            return str(self.client.create_experiment(name, tags=tags))
         except MlflowException:  # another process was first, or the response was lost
             found = self._find_experiment(name)
             if found is None:
@@ -386,7 +408,7 @@ class RunCreation:
 
 
 def _start_again(run: QueuedRun) -> dict[str, Any]:
-    """Return the content of ``start`` for a run started before; the original may be lost."""
+    """Return the content of ``start`` to create a run again, even if the original is lost."""
     if run.start is None:
         nothing: dict[str, Any] = {"mode": Mode.RESUMED, "time_ms": None, "tags": {}, "name": None}
         return {**nothing, "is_again": True}

@@ -17,6 +17,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_RUN_NAME
 
 from ..errors import IAPError
 from ..limits import (
+    MAX_EXPERIMENT_TAG_LENGTH,
     MAX_INTEGER,
     MAX_METRICS,
     MAX_PARAM_LENGTH,
@@ -76,6 +77,8 @@ class RunWriter:
             run is continued.
         parent: parent run, or its id.
         not_before: time before which the run is not looked up or created, in seconds since 1970.
+        former_key: key that an earlier version may have given to the run, if it began at
+            ``start_time``.
 
     Examples:
         ```python
@@ -99,6 +102,7 @@ class RunWriter:
         mode: Mode = Mode.RESUMED,
         parent: RunWriter | str | None = None,
         not_before: float = 0.0,
+        former_key: str | None = None,
     ) -> None:
         if not experiment.startswith(("id:", "name:")):
             experiment = f"name:{experiment}"
@@ -122,6 +126,7 @@ class RunWriter:
             "parent_id": parent if isinstance(parent, str) else None,
             "logged_at": sender.clock.time(),
             "not_before": not_before,
+            **({"former_key": former_key} if former_key else {}),
         }
         with never_raising("the run"):
             self._append("start", content)
@@ -200,6 +205,10 @@ class RunWriter:
         """Set tags. Values are cut to 8,000 characters."""
         for part in _parts(as_texts(tags, MAX_TAG_LENGTH), MAX_TAGS):
             self._append("tags", part)
+
+    def set_experiment_tags(self, tags: Mapping[str, Any]) -> None:
+        """Set tags of the run's experiment. Values are cut to 5,000 characters."""
+        self._append("experiment_tags", as_texts(tags, MAX_EXPERIMENT_TAG_LENGTH))
 
     def log_artifact(
         self, local_path: str | Path, artifact_path: str | None = None, *, copy: bool = True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,54 +10,22 @@ from typing import Any
 import lightgbm as lgb
 import pytest
 from matplotlib.image import imread
-from playwright.sync_api import Locator, Page, expect, sync_playwright
+from playwright.sync_api import Locator, Page, expect
 from sklearn.datasets import load_breast_cancer
 from sklearn.model_selection import train_test_split
 
+from browser import needs_browser, new_page, sign_in
 from mlflow_iap_callbacks import IAPLightGBMCallback, IAPMlflowClient
 from mlflow_iap_callbacks.local import LocalCloud
 
-_DEADLINE = 30_000  # milliseconds
 _PICTURES = ("confusion_matrix.png", "learning_curves.png", "feature_importance.png")
-_CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-_QUIET = (
-    *("--disable-background-networking", "--disable-breakpad", "--disable-component-update"),
-    *("--disable-sync", "--disable-domain-reliability", "--metrics-recording-only", "--no-pings"),
-    # It can only find the names and addresses of this machine.
-    *("--no-proxy-server", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"),
-)
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        _CHROMIUM is None,
-        reason="No Chromium is installed. On Debian: apt-get install chromium",
-    ),
-]
+pytestmark = [pytest.mark.slow, needs_browser]
 
 
 @pytest.fixture
 def page() -> Iterator[Page]:
-    """An empty page of a new browser that can reach only this machine."""
-    is_root = hasattr(os, "geteuid") and os.geteuid() == 0
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(
-            executable_path=_CHROMIUM,
-            args=[*_QUIET, *(["--no-sandbox"] if is_root else [])],
-        )
-        page = browser.new_page(
-            viewport={"width": 1280, "height": 1024}, locale="en-GB", timezone_id="UTC"
-        )
-        page.set_default_timeout(_DEADLINE)
-        expect.set_options(timeout=_DEADLINE)
-        # MLflow's assistant opens by itself once, and would take a quarter of the screen.
-        page.add_init_script(
-            "localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')"
-        )
+    with new_page() as page:
         yield page
-        browser.close()
 
 
 @pytest.fixture
@@ -78,9 +45,7 @@ def test_a_person_signs_in_and_finds_the_curves_the_plots_and_the_model(
     cloud.forget()
     refused: list[str] = []
     page.on("response", lambda got: refused.append(got.url) if got.status in (401, 403) else None)
-    page.goto(cloud.url)
-    expect(page.get_by_role("heading", name="Choose an account")).to_be_visible()
-    page.get_by_role("button", name=cloud.user, exact=True).click()
+    sign_in(page, cloud)
     experiment = page.get_by_role("link", name="tumours", exact=True).first
     expect(experiment).to_be_visible()
     assert page.url.startswith(cloud.url)

@@ -1,10 +1,11 @@
-"""What MLflow gets for each kind of unusual value: the value, a normalised form, or nothing."""
+"""What MLflow gets for each kind of unusual value: the value, a converted one, or nothing."""
 
 from __future__ import annotations
 
 import datetime
 import math
 import os
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from decimal import Decimal
 from enum import Enum
@@ -18,6 +19,7 @@ import pytest
 from mlflow.entities import RunStatus
 
 from fake_mlflow import FakeMlflow
+from mlflow_iap_callbacks.delivery.plain_values import start_of_text
 from mlflow_iap_callbacks.limits import MAX_PARAM_LENGTH, MAX_TAG_LENGTH
 from mlflow_iap_callbacks.outbox import journal_folder
 from own_log import said_by_us
@@ -57,7 +59,7 @@ def _is_delivered(process: VirtualProcess) -> bool:
     ],
 )
 @pytest.mark.parametrize("is_at_exit", [False, True])
-def test_a_status(
+def test_a_run_ends_with_a_valid_status(
     given: _Any,
     arrives: str,
     is_at_exit: bool,
@@ -96,7 +98,7 @@ def test_a_status(
         ),
     ],
 )
-def test_a_folder_of_artifacts(
+def test_a_folder_outside_of_the_artifacts_is_rejected(
     given: _Any,
     arrives: str | None,
     server: FakeMlflow,
@@ -124,7 +126,7 @@ def test_a_folder_of_artifacts(
         *((odd, None) for odd in ("", ".", "..", "../up.txt", "/abs.txt", None, 7)),
     ],
 )
-def test_the_file_of_a_text(
+def test_a_text_is_stored_in_a_file_inside_the_artifacts(
     given: _Any,
     arrives: str | None,
     server: FakeMlflow,
@@ -153,7 +155,7 @@ def test_the_file_of_a_text(
         ),
     ],
 )
-def test_what_is_not_a_file_is_rejected_at_once(
+def test_an_artifact_that_is_not_a_regular_file_is_rejected_at_once(
     make: _Any,
     server: FakeMlflow,
     process: VirtualProcess,
@@ -190,7 +192,7 @@ def test_a_folder_is_logged_without_journals_in_it(
     ],
 )
 @pytest.mark.parametrize("is_curve", [False, True])
-def test_a_step(
+def test_a_step_arrives_as_an_integer_or_is_rejected(
     given: _Any,
     arrives: int | None,
     is_curve: bool,
@@ -217,7 +219,7 @@ def test_a_step(
         *("2026", math.nan, 2**70, datetime.datetime(2026, 1, 1), object()),
     ],
 )
-def test_a_time(
+def test_an_invalid_time_is_replaced_by_the_current_time(
     given: _Any, server: FakeMlflow, process: VirtualProcess, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = process.begin(start_time=given)
@@ -242,7 +244,7 @@ def test_a_time(
         *((odd, None) for odd in (None, "x", [1.0], np.zeros(2), {}, object(), 1j)),
     ],
 )
-def test_a_metric(
+def test_a_metric_arrives_as_a_number_or_is_left_out(
     given: _Any, arrives: float | None, server: FakeMlflow, process: VirtualProcess
 ) -> None:
     run = process.begin()
@@ -266,7 +268,7 @@ def test_a_metric(
         (_Unprintable(), None),
     ],
 )
-def test_a_param_and_a_tag(
+def test_a_param_and_a_tag_arrive_as_text_or_are_left_out(
     given: _Any, arrives: str | None, server: FakeMlflow, process: VirtualProcess
 ) -> None:
     run = process.begin(tags={"first": given})
@@ -282,7 +284,7 @@ def test_a_param_and_a_tag(
 
 
 @pytest.mark.parametrize("name", ["model", "a/b", "a:b", "v1.0", "100%", "it's", "", 7])
-def test_the_name_of_a_model(
+def test_a_model_gets_a_name_that_mlflow_accepts(
     name: _Any, server: FakeMlflow, process: VirtualProcess, tmp_path: Path
 ) -> None:
     (tmp_path / "saved").mkdir()
@@ -309,7 +311,7 @@ def _dataset(**changes: str) -> _Any:
         *(("name", 500, 500), ("digest", 36, 36), ("source", 65_535, 65_535)),
     ],
 )
-def test_a_field_of_a_data_set(
+def test_a_field_of_a_data_set_that_is_too_long_is_cut_or_left_out(
     field: str,
     length: int,
     kept: int,
@@ -325,3 +327,71 @@ def test_a_field_of_a_data_set(
     assert len(getattr(given.dataset, field) or "") == kept
     assert [len(tag.value) for tag in given.tags] == [500]
     assert len(said_by_us(caplog)) == (kept < length)
+
+
+# the start of a long text
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "text",
+        b"bytes",
+        None,
+        0.1,
+        [],
+        (1,),
+        {"a": [1, {2}], (1, 2): "b"},
+        Path("a"),
+        np.arange(5000.0),
+        list(range(3000)),
+        tuple(range(3000)),
+        {number: str(number) for number in range(3000)},
+        {"a": {"b": [{"c": [0.5] * 3000}]}},
+        [[0.5] * 10] * 300,
+        set(range(3000)),
+    ],
+)
+def test_the_start_of_a_text_is_that_of_the_whole_text(value: Any) -> None:
+    for longest in (1, 100, 8000):
+        assert start_of_text(value, longest) == str(value)[:longest]
+
+
+class _Counted:
+    """Counts how often it is converted to text."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def __repr__(self) -> str:
+        self.times += 1
+        return "0.5"
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        list,
+        tuple,
+        deque,
+        lambda parts: {"history": list(parts)},
+        lambda parts: dict(enumerate(parts)),
+        lambda parts: defaultdict(list, {"history": list(parts)}),
+        lambda parts: [[part] for part in parts],
+        lambda parts: Counter(list(parts)[:1]) | dict(enumerate(parts)),
+    ],
+)
+def test_only_as_much_of_a_collection_is_converted_as_is_kept(around: Callable[..., Any]) -> None:
+    part = _Counted()
+    text = start_of_text(around([part] * 100_000), 900)
+    assert len(text) == 900
+    assert part.times <= 300
+
+
+def test_a_collection_that_contains_itself_has_a_text() -> None:
+    inside: list[Any] = ["x" * 100]
+    inside.append(inside)
+    assert start_of_text(inside, 300) == str(inside)
+    whole: dict[str, Any] = {"long": [0] * 3000}
+    whole["again"] = whole
+    assert start_of_text(whole, 20_000) == str(whole)

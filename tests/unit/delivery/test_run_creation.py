@@ -1,4 +1,4 @@
-"""A run is created once in MLflow, even if others create it too or responses are lost."""
+"""A run is created once in MLflow, even if other processes create it too or responses are lost."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _made(server: FakeMlflow, **tags: str) -> FakeRun:
     return server.runs[run.info.run_id]
 
 
-# --- who else may have made it -----------------------------------------------------------------
+# --- who else may have created it --------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", [Mode.NEW, Mode.CLAIMED])
@@ -105,6 +105,27 @@ def test_a_run_that_others_may_have_created_is_looked_up_first(
     assert "create_run" not in server.calls
 
 
+@pytest.mark.parametrize(
+    ("shift", "is_found"), [(0, True), (-1, True), (9 * 3_600_000 + 1, True), (5, False)]
+)
+def test_a_run_is_found_by_its_former_key_if_it_began_at_the_same_time_in_any_time_zone(
+    server: FakeMlflow, process: _Process, shift: int, is_found: bool
+) -> None:
+    former = process.started(Mode.NEW, process.run("former"), time_ms=1_000)
+    run = process.started(Mode.LOGGED, former_key="former", time_ms=1_000 + shift)
+    assert (run.run_id == former.run_id) is is_found
+    assert len(server.runs) == (1 if is_found else 2)
+
+
+def test_a_run_with_its_own_key_takes_precedence_over_one_with_the_former_key(
+    server: FakeMlflow, process: _Process, new_process: NewProcess
+) -> None:
+    own = process.started(Mode.NEW)
+    process.started(Mode.NEW, process.run("former"))
+    run = new_process().started(Mode.LOGGED, former_key="former")
+    assert run.run_id == own.run_id
+
+
 @pytest.mark.parametrize("seconds", [CLAIM_SECONDS + 0.1, -60.0])
 def test_the_run_of_a_late_or_future_claim_is_looked_up_first(
     seconds: float, server: FakeMlflow, process: _Process, clock: VirtualClock
@@ -125,7 +146,7 @@ def test_a_run_that_others_created_gets_the_missing_tags(
     assert all(found.tags[f"tag {n}"] == "1" for n in range(250))
 
 
-def test_a_run_that_its_owner_may_create_is_left_to_it_for_a_while(
+def test_a_run_waits_for_the_process_that_may_create_it(
     server: FakeMlflow, process: _Process, clock: VirtualClock
 ) -> None:
     run, content = process.run(), process.content(Mode.LOGGED, not_before=clock.time() + 20.0)
@@ -137,7 +158,7 @@ def test_a_run_that_its_owner_may_create_is_left_to_it_for_a_while(
     assert server.run(_KEY).run_id == run.run_id
 
 
-def test_a_time_in_the_future_holds_up_no_run_for_more_than_twenty_seconds(
+def test_a_time_in_the_future_delays_a_run_by_at_most_twenty_seconds(
     server: FakeMlflow, process: _Process, clock: VirtualClock
 ) -> None:
     content = process.content(Mode.LOGGED, not_before=clock.time() + 3600.0)
@@ -190,7 +211,7 @@ def test_a_run_whose_start_was_lost_is_still_created(server: FakeMlflow, process
 
 def test_a_run_of_another_process_is_waited_for(server: FakeMlflow, process: _Process) -> None:
     run = process.run(is_owned=False)
-    with pytest.raises(NotYet, match="Another process has not created it yet"):
+    with pytest.raises(NotYet, match="Another process has not created the run yet"):
         process.creation.known(run)
     found = _made(server)
     assert process.creation.known(run) == found.run_id == run.run_id
@@ -207,7 +228,7 @@ def test_a_run_that_this_process_created_is_known_when_it_is_logged_again(
     assert server.calls == ["create_run"]
 
 
-def test_two_queued_runs_with_one_key_create_it_one_after_the_other(
+def test_two_queued_runs_with_the_same_key_do_not_create_it_at_the_same_time(
     server: FakeMlflow, process: _Process
 ) -> None:
     errors: list[NotYet] = []
@@ -225,7 +246,7 @@ def test_two_queued_runs_with_one_key_create_it_one_after_the_other(
     assert len(server.runs) == 1
 
 
-# --- runs that many make at once ---------------------------------------------------------------
+# --- shared runs -------------------------------------------------------------------------------
 
 
 def _agree(process: _Process, run: QueuedRun, clock: VirtualClock) -> None:
@@ -297,7 +318,7 @@ def test_a_run_that_another_process_deletes_at_the_same_time_does_no_harm(
     assert process.start(Mode.SHARED).run_id == kept.run_id
 
 
-# --- lost answers ------------------------------------------------------------------------------
+# --- lost responses ----------------------------------------------------------------------------
 
 
 def test_a_run_whose_response_was_lost_is_found_and_not_created_again(
@@ -312,7 +333,7 @@ def test_a_run_whose_response_was_lost_is_found_and_not_created_again(
     assert run.run_id == server.run(_KEY).run_id
 
 
-def test_a_run_that_does_not_show_up_is_created_again_after_half_a_minute(
+def test_a_run_that_does_not_appear_is_created_again_after_half_a_minute(
     server: FakeMlflow, process: _Process, clock: VirtualClock
 ) -> None:
     server.drop("create_run", IAPUnknownOutcomeError("lost"))
@@ -320,7 +341,7 @@ def test_a_run_that_does_not_show_up_is_created_again_after_half_a_minute(
     with pytest.raises(IAPUnknownOutcomeError):
         process.start(Mode.NEW, run)
     clock.advance(10.0)
-    with pytest.raises(NotYet, match="response to its creation was lost") as error:
+    with pytest.raises(NotYet, match="response to the run's creation was lost") as error:
         process.start(Mode.NEW, run)
     assert _wait(clock, error) == 20.0
     process.start(Mode.NEW, run)
@@ -453,7 +474,7 @@ def test_an_agreed_parent_takes_precedence(server: FakeMlflow, process: _Process
     assert _parent_of(server, child) == agreed.run_id
 
 
-def test_a_child_of_a_parent_that_mlflow_rejects_has_none(
+def test_a_child_whose_parent_mlflow_rejects_is_created_without_a_parent(
     server: FakeMlflow, process: _Process
 ) -> None:
     process.creation.refuse(process.run())
@@ -480,6 +501,17 @@ def test_a_missing_experiment_is_created_once(server: FakeMlflow, process: _Proc
         process.start(Mode.NEW, process.run(str(number), "name:new"))
     assert _names(server) == ["Default", "new"]
     assert server.calls.count("get_experiment_by_name") == 1
+
+
+def test_only_an_experiment_that_is_created_is_marked_as_one_of_trainings(
+    server: FakeMlflow, process: _Process
+) -> None:
+    server.add_experiment("old")
+    for name in ("old", "new"):
+        process.start(Mode.NEW, process.run(name, f"name:{name}"))
+    tags = {each.name: each.tags for each in server.experiments.values()}
+    expected = {"mlflow.experimentKind": "custom_model_development"}
+    assert (tags["Default"], tags["old"], tags["new"]) == ({}, {}, expected)
 
 
 def test_an_experiment_that_another_process_creates_at_the_same_time_is_shared(
@@ -515,7 +547,7 @@ def test_an_experiment_that_cannot_be_created_is_retried_later(
 
 
 def _replace(server: FakeMlflow, how: str) -> None:
-    """Let the experiment 1 be gone for good, and perhaps created again under its name."""
+    """Delete experiment 1 permanently, and perhaps create another one with the same name."""
     del server.experiments["1"]
     server.runs.clear()
     if how == "created again":
@@ -523,7 +555,7 @@ def _replace(server: FakeMlflow, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["created again", "gone"])
-def test_an_experiment_that_is_gone_is_looked_for_by_its_name(
+def test_an_experiment_that_is_gone_is_looked_up_by_its_name(
     how: str, server: FakeMlflow, process: _Process
 ) -> None:
     process.start(Mode.NEW, process.run("first", "name:new"))
@@ -635,7 +667,7 @@ def test_a_lost_run_that_another_process_has_created_again_is_found(
     assert run.run_id == other.run_id == server.run(_KEY).run_id
 
 
-def test_a_server_that_loses_a_run_at_once_again_is_not_asked_for_more(
+def test_a_run_that_the_server_loses_twice_is_not_created_a_third_time(
     server: FakeMlflow, process: _Process
 ) -> None:
     run = process.started(Mode.NEW)
@@ -652,7 +684,7 @@ def test_a_lost_run_that_another_process_began_is_not_created_again(
     assert not process.creation.can_create_again(run, "lost")
 
 
-def test_a_child_creates_the_parent_again_that_the_server_lost(
+def test_the_lost_parent_of_a_lost_child_is_created_again(
     server: FakeMlflow, process: _Process
 ) -> None:
     parent = process.started(Mode.RESUMED, process.run("parent"), tags={"a": "b"})
@@ -664,7 +696,7 @@ def test_a_child_creates_the_parent_again_that_the_server_lost(
     assert server.run(_KEY).tags["mlflow.parentRunId"] == parent.run_id
 
 
-def test_a_run_waits_a_minute_for_a_parent_that_is_nowhere_and_says_that_it_lacks_it(
+def test_a_run_waits_a_minute_for_a_missing_parent_and_is_then_created_without_it(
     server: FakeMlflow, process: _Process, clock: VirtualClock
 ) -> None:
     child = process.run()
