@@ -10,8 +10,10 @@ import json
 import logging
 import os
 from collections.abc import Callable
+from io import BytesIO
 
 import requests
+from urllib3 import HTTPResponse
 
 _logger = logging.getLogger("mlflow_iap_callbacks")
 
@@ -85,6 +87,7 @@ def _unsupported(request: requests.PreparedRequest) -> requests.Response:
     response.status_code, response.request, response.url = 501, request, request.url or ""
     message = _UnsupportedMultipartUploadException.MESSAGE
     response._content = json.dumps({"message": message}).encode()
+    response.raw = HTTPResponse(BytesIO(response._content), preload_content=False)
     return response
 
 

@@ -49,7 +49,7 @@ class IAPTransport(requests.adapters.BaseAdapter):
 
         def once(request: requests.PreparedRequest) -> requests.Response:
             response = self._inner.send(request, stream=stream, timeout=within, **kwargs)
-            if not stream or response.status_code >= 400:
+            if not stream:
                 response.content  # noqa: B018 - an incomplete body is a lost response
             return response
 

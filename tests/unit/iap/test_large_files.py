@@ -21,6 +21,7 @@ _PATH = "/api/2.0/mlflow-artifacts/artifacts/0/run"
 def repository(echo: LocalCloud, monkeypatch: pytest.MonkeyPatch) -> HttpArtifactRepository:
     """A run's artifacts, with parts from one byte on."""
     monkeypatch.setattr(mlflow_plugin, "_is_chosen_by_user", True)
+    monkeypatch.setattr(large_files, "_is_default", False)  # as in a new process
     monkeypatch.setenv("MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD", "true")
     monkeypatch.setenv("MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE", "1")
     return HttpArtifactRepository(f"{echo.url}{_PATH}")
