@@ -152,11 +152,6 @@ def _checked_uri(given: str | os.PathLike[str] | None) -> str:
             )
         return str(mlflow.get_tracking_uri())
     uri = os.fspath(given)
-    if is_remote(uri) and "#" in uri:
-        raise IAPConfigurationError(
-            f"{shown(uri)} is the URL of a page in the browser. Use the server's: "
-            f"{shown(uri.partition('#')[0].rstrip('/'))}."
-        )
     is_bare_host = re.fullmatch(r"(localhost|[\w-]+(\.[\w-]+)+)(:\d+)?(/.*)?", uri)
     if not uri.strip() or (is_bare_host and not os.path.exists(uri)):
         raise IAPConfigurationError(

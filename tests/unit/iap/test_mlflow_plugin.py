@@ -133,11 +133,6 @@ def test_a_scheme_and_a_host_may_be_in_upper_case(monkeypatch: pytest.MonkeyPatc
     assert isinstance(_mlflow_session().get_adapter(f"{_URI}/api"), IAPTransport)
 
 
-def test_the_url_of_a_page_in_the_browser_is_an_error_that_names_the_server_s() -> None:
-    with pytest.raises(IAPConfigurationError, match=r"'https://mlflow.example'\."):
-        IAPMlflowClient(f"{_URI}/#/experiments/0")
-
-
 # --- one authentication per server -----------------------------------------------------------
 
 
