@@ -20,12 +20,14 @@ if TYPE_CHECKING:
         IAPUnavailableError,
         IAPUnknownOutcomeError,
     )
+    from .iap.auth import IAPAuth
     from .iap.client import IAPMlflowClient
     from .iap.credentials import IAPCredentials
     from .lightgbm.callback import IAPLightGBMCallback
     from .optuna.callback import IAPMLflowCallback
 
 __all__ = [
+    "IAPAuth",
     "IAPConfigurationError",
     "IAPCredentials",
     "IAPCredentialsError",
@@ -39,6 +41,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "IAPAuth": "iap.auth",
     "IAPCredentials": "iap.credentials",
     "IAPLightGBMCallback": "lightgbm.callback",
     "IAPMLflowCallback": "optuna.callback",

@@ -45,4 +45,4 @@ def tokens_are_text() -> None:
     assert_type(IAPCredentials(kind="signed_jwt").token(), str)
     assert_type(IAPCredentials().describe(), dict[str, str])
     IAPCredentials(kind="nonsense")  # type: ignore[arg-type]
-    IAPMlflowClient("https://host", None, IAPCredentials())  # type: ignore[call-arg]
+    IAPMlflowClient("https://host", None, IAPCredentials())  # type: ignore[arg-type]

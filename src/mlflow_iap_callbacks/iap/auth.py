@@ -16,13 +16,27 @@ from ..errors import IAPConfigurationError, IAPCredentialsError, IAPError
 from .create_once import create_once
 from .credentials import IAPCredentials
 from .keyed_creation import creation_in
+from .large_files import send_file
 from .origins import is_loopback, origin_of
+from .responses import is_from_iap
 from .retried_request import RetriedRequest, Send
 from .retry_policy import RetryPolicy
 from .secret_removal import clean_response, pop_bearer, set_bearer, without_secrets
 from .transport import IAPTransport, without_proxies
 
 _logger = logging.getLogger("mlflow_iap_callbacks")
+
+
+def reject_sign_in(response: requests.Response, **_: Any) -> None:
+    """Raise an error for a server behind IAP that gets no token, instead of its sign-in page."""
+    if is_from_iap(response):
+        origin = origin_of(response.url)
+        IAPAuth(origin)  # an error for plain http to another machine
+        raise IAPConfigurationError(
+            f"{origin} is behind IAP and gets no token, because it is not MLflow's tracking "
+            f"server. Set MLFLOW_TRACKING_URI={origin} and MLFLOW_TRACKING_AUTH=iap, or use "
+            f"IAPMlflowClient({origin!r})."
+        )
 
 
 class IAPAuth(AuthBase):
@@ -37,6 +51,16 @@ class IAPAuth(AuthBase):
         credentials: Google identity. Default: ``IAPCredentials()``.
         retry: how often and for how long a request is retried. Default: ``RetryPolicy()``.
         home: as for ``IAPCredentials.for_origin``.
+
+    Raises:
+        IAPConfigurationError: the origin is not a URL, or is plain http to another machine.
+
+    Examples:
+        ```python
+        auth = IAPAuth("https://mlflow.example.com")
+        with auth.session() as session:
+            print(session.get("https://mlflow.example.com/version").text)
+        ```
     """
 
     def __init__(
@@ -94,7 +118,10 @@ class IAPAuth(AuthBase):
     def _settle(self, response: requests.Response, **kwargs: Any) -> requests.Response:
         """Retry a request that a session without IAPTransport sent, given its first response."""
         connection: Any = response.connection
-        if isinstance(connection, IAPTransport) or origin_of(response.url) != self.origin:
+        if isinstance(connection, IAPTransport):
+            return response
+        if origin_of(response.url) != self.origin:
+            reject_sign_in(response)
             return response
         send = partial(connection.send, **without_proxies(kwargs, self.origin))
         return self.send(response.request, send, response)
@@ -141,8 +168,10 @@ class IAPAuth(AuthBase):
             return self.retry(RetriedRequest(self, request, send, first).attempt)
 
         creation = creation_in(request) if first is None else None
-        if creation is None:
+        if creation is None and first is not None:
             return send_until_known(request, first)
+        if creation is None:
+            return send_file(request, send_until_known)
         pop_bearer(request)
         return create_once(
             lambda is_again: send_until_known(creation.request(is_again)),

@@ -44,6 +44,8 @@ class IAPMlflowClient(MlflowClient):
         tracking_uri: ``https://HOST`` of the tracking server. Default: MLflow's tracking URI
             (``mlflow.set_tracking_uri`` or MLFLOW_TRACKING_URI).
         registry_uri: URI of the model registry. Default: the tracking server.
+        workspace_store_uri: URI of the workspaces, in recent versions of MLflow. Default: the
+            tracking server.
         credentials: Google identity. Default: ``IAPCredentials()``.
         audience: OAuth client id that IAP accepts; short for
             ``credentials=IAPCredentials(audience)``.
@@ -73,6 +75,7 @@ class IAPMlflowClient(MlflowClient):
         self,
         tracking_uri: str | os.PathLike[str] | None = None,
         registry_uri: str | None = None,
+        workspace_store_uri: str | None = None,
         *,
         credentials: IAPCredentials | None = None,
         audience: str | None = None,
@@ -90,15 +93,18 @@ class IAPMlflowClient(MlflowClient):
         settings: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
         retry = RetryPolicy(**settings) if settings else None
         tracking_uri = _checked_uri(tracking_uri)
+        # Versions of MLflow before workspaces do not have this argument.
+        stores: dict[str, Any] = {"workspace_store_uri": workspace_store_uri}
+        stores = stores if workspace_store_uri else {}
         self._auth: IAPAuth | None = None
-        for uri in filter(None, (registry_uri, tracking_uri)):
+        for uri in filter(None, (workspace_store_uri, registry_uri, tracking_uri)):
             self._auth = auth_for(uri, credentials, retry) if is_remote(uri) else None
             if self._auth is not None:
                 choose()
         self._rebuild = partial(
-            type(self), tracking_uri, registry_uri, credentials=credentials, **settings
+            type(self), tracking_uri, registry_uri, credentials=credentials, **stores, **settings
         )
-        super().__init__(tracking_uri, registry_uri)
+        super().__init__(tracking_uri, registry_uri, **stores)
 
     def create_run(
         self,

@@ -7,6 +7,7 @@ request to any server. So heavy modules are imported inside the functions.
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
     from .retry_policy import RetryPolicy
 
 NAME = "iap"
-# Bytes; App Engine and Cloud Run accept requests up to 32 MB. MLflow's default is 500 MB.
-_MULTIPART_MINIMUM = 32_000_000
+_API = re.compile(r"/api/\d\.\d/?mlflow/")
 
 _auths: dict[str, IAPAuth] = {}  # by origin
 _prefixes: dict[str, str] = {}  # origins by URL prefix, as written in the tracking URI
@@ -38,13 +38,14 @@ class IAPRequestAuthProvider(RequestAuthProvider):
 
     def get_auth(self) -> Callable[[requests.PreparedRequest], requests.PreparedRequest]:
         from ..errors import IAPConfigurationError
+        from .large_files import prepare_mlflow
 
         for uri in _mlflow_uris():
             # Requests to a URI that cannot work raise the error; others still work.
             with suppress(IAPConfigurationError):
                 auth_for(uri)
         _take_over_transport()
-        _send_large_files_in_parts()
+        prepare_mlflow()
         return _authenticate
 
 
@@ -63,8 +64,9 @@ def auth_for(
         _auths[origin].configure(credentials, retry)
     else:
         _auths.setdefault(origin, IAPAuth(origin, credentials, retry, home=_home))
-    scheme, _, rest = uri.partition("://")
-    _prefixes[f"{scheme}://{rest.partition('/')[0]}/".lower()] = origin
+    scheme, _, rest = uri.lower().partition("://")
+    for prefix in (f"{scheme}://{rest.partition('/')[0]}/", f"{origin}/"):
+        _prefixes[prefix] = origin
     return _auths[origin]
 
 
@@ -97,35 +99,31 @@ def choose() -> None:
 
 
 def _authenticate(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """Authenticate requests to the servers that clients or MLflow's URIs name, and no others."""
+    """Authenticate requests to the servers that clients, MLflow's URIs or the user name."""
+    from ..errors import IAPConfigurationError
+    from .auth import reject_sign_in
     from .origins import origin_of
 
     origin = origin_of(request.url or "")
+    # Only the user names the server of such a path, as in MlflowClient(uri). If a client chose IAP,
+    # MLflow's own server may be another one, without IAP.
+    if origin not in _auths and _is_chosen_by_user and _API.search(request.url or ""):
+        # Plain http to another machine is an error only if it asks for a token.
+        with suppress(IAPConfigurationError):
+            auth_for(origin)
+            _take_over_transport()
     if origin in _auths:
         return _auths[origin](request)
-    # If a client chose IAP, MLflow's own server may be another one, without IAP.
-    if _is_chosen_by_user and any(
-        f"{uri}/".lower().startswith(f"{origin}/") for uri in _mlflow_uris()
-    ):
-        return auth_for(origin)(request)
+    request.register_hook("response", reject_sign_in)
     return request
 
 
 def _mlflow_uris() -> list[str]:
     import mlflow
 
-    uris = {mlflow.get_tracking_uri(), mlflow.get_registry_uri()}
-    return [uri for uri in uris if uri.startswith(("http://", "https://"))]
+    from .origins import is_remote
 
-
-def _send_large_files_in_parts() -> None:
-    """Upload large files directly to the bucket, unless a variable or the server disables it."""
-    from mlflow import environment_variables as env
-
-    if not env.MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD.is_set():
-        env.MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD.set(True)
-    if not env.MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE.is_set():
-        env.MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE.set(_MULTIPART_MINIMUM)
+    return [*filter(is_remote, {mlflow.get_tracking_uri(), mlflow.get_registry_uri()})]
 
 
 def _take_over_transport() -> None:

@@ -11,7 +11,7 @@ import requests
 from ..errors import IAPRefusedError, IAPUnavailableError, Reason
 
 _MARK = "X-Goog-IAP-Generated-Response"
-_SIGN_IN = "https://accounts.google.com/o/oauth2/"
+_SIGN_IN = ("https://accounts.google.com/", "https://auth.cloud.google/")
 _TOLERATED_SKEW = 60.0  # seconds
 
 _ALLOWLIST = (
@@ -96,7 +96,7 @@ def is_from_iap(response: requests.Response) -> bool:
     """
     if response.headers.get(_MARK, "").lower() == "true":
         return True
-    if response.status_code == 302:
+    if response.is_redirect:
         return response.headers.get("Location", "").startswith(_SIGN_IN)
     if response.status_code == 401 and "html" in response.headers.get("Content-Type", ""):
         return response.text.startswith(("Invalid IAP credentials", "OpenID Connect token expired"))
@@ -126,7 +126,7 @@ def refused_error(response: requests.Response, origin: str, used: str) -> IAPRef
     """Return the error that explains IAP's response to a request with the credentials ``used``."""
     answer = " ".join(response.text.split())[:300]
     found = next((part for part in _MEANINGS if part in answer), "")
-    if response.status_code == 302:
+    if response.is_redirect:
         found = _NO_TOKEN
     reason, meaning, remedy = _MEANINGS.get(found, _OTHER)
     skew = _clock_skew(response)

@@ -71,7 +71,9 @@ class RetriedRequest:
         response = self._response()
         if responses.is_from_iap(response):
             raise self._after_iap(response)
-        if response.status_code in BUSY:
+        # A server that cannot sign URLs answers 500 to an upload in parts.
+        is_refusal = response.status_code == 500 and "/mpu/create/" in self._path
+        if response.status_code in BUSY and not is_refusal:
             raise self._after_busy(response)
         return response
 
@@ -102,10 +104,10 @@ class RetriedRequest:
         response.content  # noqa: B018 - read to its end, so that the connection can be reused
         status, server = response.status_code, self._server
         error = responses.refused_error(response, server.origin, str(server.credentials))
-        if self._token is None and status in (302, 401, 403):
+        if self._token is None and (response.is_redirect or status in (401, 403)):
             server.is_asked = True
             return TryAgain(error, after=0.0, is_free=True)
-        if status in (302, 401):
+        if response.is_redirect or status == 401:
             # A token, and even its replacement, may expire or be revoked before it is used.
             # Every other reason for a rejection applies to the next token as well.
             most = _MAX_REFETCHES if responses.is_token_expired(response) else 1

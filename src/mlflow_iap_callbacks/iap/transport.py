@@ -49,12 +49,13 @@ class IAPTransport(requests.adapters.BaseAdapter):
 
         def once(request: requests.PreparedRequest) -> requests.Response:
             response = self._inner.send(request, stream=stream, timeout=within, **kwargs)
-            response.connection = self  # type: ignore[assignment]
-            if not stream or response.status_code >= 400:
+            if not stream:
                 response.content  # noqa: B018 - an incomplete body is a lost response
             return response
 
-        return self._send_with_retries(request, once)
+        response = self._send_with_retries(request, once)
+        response.connection = self  # type: ignore[assignment]
+        return response
 
     def close(self) -> None:
         self._inner.close()

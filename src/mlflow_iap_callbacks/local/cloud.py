@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import ssl
 import tempfile
@@ -27,6 +28,7 @@ from .sign_in import SignIn
 from .sockets import Listener
 from .state import CloudState
 
+_MAX_LINE_BYTES = 65_536  # of a URL or a header, as for the MLflow server behind IAP
 _HOST = "127.0.0.1"
 
 
@@ -65,12 +67,12 @@ class LocalCloud(CloudState):
         *,
         token_lifetime: float = 3600.0,
         client_id: str | None = DEFAULT_CUSTOM_CLIENT_ID,
-        folder: Path | None = None,
+        folder: str | os.PathLike[str] | None = None,
         port: int = 0,
     ) -> None:
         super().__init__(token_lifetime=token_lifetime, client_id=client_id)
         self._upstream = upstream
-        self._given_folder = folder
+        self._given_folder = None if folder is None else Path(folder)
         self._port = port
         self._running: _Running | None = None
 
@@ -398,7 +400,12 @@ class _Running:
     ) -> None:
         # Compressed bodies stay compressed, and stopping does not wait for requests.
         runner = web.AppRunner(
-            application, access_log=None, auto_decompress=False, shutdown_timeout=0.1
+            application,
+            access_log=None,
+            auto_decompress=False,
+            shutdown_timeout=0.1,
+            max_line_size=_MAX_LINE_BYTES,
+            max_field_size=_MAX_LINE_BYTES,
         )
         await runner.setup()
         servers.push_async_callback(runner.cleanup)

@@ -40,14 +40,14 @@ class MlflowServer:
 
     def __init__(
         self,
-        folder: Path,
+        folder: str | os.PathLike[str],
         *,
         port: int = 0,
         app_name: str | None = None,
         environment: Mapping[str, str] | None = None,
         workers: int = 1,
     ) -> None:
-        self._folder = folder.resolve()  # it is the server's working directory
+        self._folder = Path(folder).resolve()  # it is the server's working directory
         self.log = self._folder / "mlflow-server.log"
         self._options = ["--workers", str(workers)]
         self._options += ["--app-name", app_name] if app_name else []

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import requests
 
+import mlflow_iap_callbacks
 from bare_server import BareServer
 from mlflow_iap_callbacks import (
     IAPConfigurationError,
@@ -63,6 +64,19 @@ def test_a_plain_requests_session_is_authenticated_too(echo: LocalCloud) -> None
     answer = requests.post(echo.url + "/a", json={"x": 1}, auth=IAPAuth(echo.url))
     assert answer.json()["body_bytes"] == len(json.dumps({"x": 1}))
     assert _statuses(echo) == [401, 200]
+
+
+def test_a_session_sends_spans_as_opentelemetry_s_exporter_does(echo: LocalCloud) -> None:
+    session = mlflow_iap_callbacks.IAPAuth(echo.url).session()
+    session.headers.update({"Content-Type": "application/x-protobuf"})
+    echo.fault("answer", status=503, path="/v1/traces", skip=1)
+    for _ in range(2):
+        answer = session.post(
+            url=f"{echo.url}/v1/traces", data=b"spans", verify=True, timeout=10, cert=None
+        )
+        assert answer.json()["body_bytes"] == 5
+    session.close()
+    assert [status for status in _statuses(echo) if status != 503] == [401, 200, 200]
 
 
 def test_a_plain_session_sends_the_token_at_once_if_iap_has_asked_for_one_before(
@@ -343,6 +357,15 @@ def test_a_redirect_within_the_origin_keeps_the_token(
         with pytest.raises(requests.TooManyRedirects):
             http_session.get(cloud.url + "/a")
         assert [seen.token_kind for seen in cloud.requests[1:]] == ["id_token"] * 3
+
+
+def test_a_redirect_to_another_server_behind_iap_does_not_end_at_its_sign_in_page(
+    echo: LocalCloud, bare_server: BareServer, session: Sessions
+) -> None:
+    bare_server.location = echo.url + "/a"
+    auth = IAPAuth(bare_server.url)
+    with pytest.raises(IAPConfigurationError, match=f"MLFLOW_TRACKING_URI={echo.url} "):
+        session(auth).get(bare_server.url + "/a")
 
 
 def test_requests_to_other_origins_are_left_alone(

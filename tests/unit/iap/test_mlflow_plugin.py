@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Iterator
+from typing import Any
 
 import mlflow
 import pytest
@@ -14,6 +15,7 @@ from mlflow.utils import request_utils
 
 from mlflow_iap_callbacks import IAPConfigurationError, IAPCredentials, IAPMlflowClient
 from mlflow_iap_callbacks.iap import mlflow_plugin
+from mlflow_iap_callbacks.iap.auth import IAPAuth
 from mlflow_iap_callbacks.iap.mlflow_plugin import IAPRequestAuthProvider, auth_for, choose
 from mlflow_iap_callbacks.iap.retry_policy import RetryPolicy
 from mlflow_iap_callbacks.iap.transport import IAPTransport
@@ -33,7 +35,11 @@ def _is_authenticated(url: str) -> bool:
     """Whether MLflow's request to ``url`` is authenticated if IAP asks for a token."""
     auth = IAPRequestAuthProvider().get_auth()
     request = requests.Request("GET", url, auth=auth).prepare()
-    return bool(request.hooks["response"])
+    return any(isinstance(hook.__self__, IAPAuth) for hook in _hooks(request))
+
+
+def _hooks(request: requests.PreparedRequest) -> list[Any]:
+    return [hook for hook in request.hooks["response"] if hasattr(hook, "__self__")]
 
 
 # --- which servers ---------------------------------------------------------------------------
@@ -71,13 +77,60 @@ def test_mlflow_s_uri_is_not_affected_by_a_client_for_another_server(
     assert not _is_authenticated("http://mlflow.internal:5000/api")
 
 
-def test_plain_http_to_another_machine_is_an_error_if_the_user_chose_iap(
+def _redirected(url: str, status: int, **headers: str) -> None:
+    """Give MLflow's request to ``url`` a response."""
+    auth = IAPRequestAuthProvider().get_auth()
+    request = requests.Request("GET", url, auth=auth).prepare()
+    response = requests.Response()
+    response.status_code, response.url, response._content = status, url, b"{}"
+    response.headers.update(headers)
+    requests.hooks.dispatch_hook("response", request.hooks, response)
+
+
+def test_a_neighbour_in_plain_http_is_an_error_only_if_it_asks_for_a_token(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    url = "http://mlflow.internal:5000/api/2.0/mlflow/runs/get"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.internal:5000")
     monkeypatch.setattr(mlflow_plugin, "_is_chosen_by_user", True)
+    _redirected(url, 200)
     with pytest.raises(IAPConfigurationError, match="plain text"):
-        _is_authenticated("http://mlflow.internal:5000/api")
+        _redirected(url, 302, Location="https://accounts.google.com/o/oauth2/v2/auth")
+
+
+@pytest.mark.parametrize("tracking_uri", [None, "https://unrelated.example"])
+def test_a_server_that_the_user_names_to_mlflow_s_own_client_is_authenticated(
+    monkeypatch: pytest.MonkeyPatch, tracking_uri: str | None
+) -> None:
+    monkeypatch.setattr(mlflow_plugin, "_is_chosen_by_user", True)
+    if tracking_uri:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri)
+    assert not _is_authenticated(f"{_OTHER}/api/2.0/mlflow-artifacts/artifacts")
+    assert _is_authenticated(f"{_OTHER}/api/2.0/mlflow/experiments/search")
+    assert _is_authenticated(f"{_OTHER}/api/2.0/mlflow-artifacts/artifacts")
+
+
+@pytest.mark.parametrize(
+    ("status", "headers"),
+    [
+        (302, {"Location": "https://accounts.google.com/o/oauth2/v2/auth?client_id=1"}),
+        (303, {"Location": "https://accounts.google.com/v3/signin"}),
+        (307, {"Location": "https://elsewhere", "X-Goog-IAP-Generated-Response": "true"}),
+        (401, {"X-Goog-IAP-Generated-Response": "true"}),
+    ],
+)
+def test_the_sign_in_page_of_any_other_server_is_an_error_that_says_what_to_set(
+    status: int, headers: dict[str, str]
+) -> None:
+    with pytest.raises(IAPConfigurationError, match=f"MLFLOW_TRACKING_URI={_OTHER} "):
+        _redirected(f"{_OTHER}/api/2.0/mlflow-artifacts/artifacts", status, **headers)
+    _redirected(f"{_OTHER}/a", 302, Location="https://storage.googleapis.com/signed")
+
+
+def test_a_scheme_and_a_host_may_be_in_upper_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "HTTPS://MLFLOW.Example")
+    assert _is_authenticated(f"{_URI}/api/2.0/mlflow-artifacts/artifacts")
+    assert isinstance(_mlflow_session().get_adapter(f"{_URI}/api"), IAPTransport)
 
 
 # --- one authentication per server -----------------------------------------------------------

@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -574,3 +575,16 @@ def test_a_code_signs_in_once_and_is_not_logged(cloud: LocalCloud) -> None:
 def test_an_unsigned_session_cookie_is_no_credential(cloud: LocalCloud) -> None:
     cookie = f"GCP_IAP_SESSION_{urlsplit(cloud.url).port}=ada"
     assert get(cloud, method="POST", Cookie=cookie).status_code == 401
+
+
+def test_a_url_may_be_as_long_as_mlflow_s_server_accepts(cloud: LocalCloud) -> None:
+    query = "&".join(f"run_id={number:032}" for number in range(1500))
+    headers = {"Authorization": f"Bearer {make_id_token(cloud)}"}
+    answer = requests.get(f"{cloud.url}/x?{query}", headers=headers, timeout=10)
+    assert len(query) > 58_000
+    assert answer.json()["path"] == f"/x?{query}"
+
+
+def test_a_folder_may_be_given_as_text(tmp_path: Path) -> None:
+    with LocalCloud(folder=str(tmp_path / "cloud")) as other:
+        assert other.key_file().parent == tmp_path / "cloud"
