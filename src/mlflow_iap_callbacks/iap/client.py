@@ -111,7 +111,7 @@ class IAPMlflowClient(MlflowClient):
     ) -> Run:
         """Create exactly one run, even if responses are lost.
 
-        The run has a unique tag ``mlflow_iap.run_key``, from ``tags`` or generated. If a response
+        The run has a unique tag ``_mlflow_iap.run_key``, from ``tags`` or generated. If a response
         is lost, the run is looked up by that key before the request is repeated.
         """
         if self._auth is None:

@@ -11,7 +11,7 @@ from ..tags import RUN_KEY_TAG
 
 
 def find_run(client: MlflowClient, experiment_id: str, key: str) -> Run | None:
-    """Return the run whose tag ``mlflow_iap.run_key`` is ``key``; None if there is none.
+    """Return the run whose tag ``_mlflow_iap.run_key`` is ``key``; None if there is none.
 
     A deleted run is returned only if all are deleted: of duplicate runs, one is kept.
     """

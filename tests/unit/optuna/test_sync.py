@@ -111,12 +111,12 @@ def test_a_run_that_does_not_show_how_its_trial_ended_is_completed(
     elif left == "another status":
         run.status = "FAILED"
     elif left == "another state":
-        run.tags["mlflow_iap.trial_state"] = "RUNNING"
+        run.tags["_mlflow_iap.trial_state"] = "RUNNING"
     else:
         run.tags["mlflow_iap.ended"] = "The process that wrote to the run died."
     assert _callback(delivery).sync(study) == 1
     assert _trial_runs(delivery)[0] is run
-    assert (run.status, run.tags["mlflow_iap.trial_state"]) == ("FINISHED", "COMPLETE")
+    assert (run.status, run.tags["_mlflow_iap.trial_state"]) == ("FINISHED", "COMPLETE")
     assert "mlflow_iap.ended" not in run.tags
     assert _callback(delivery).sync(study) == 0
 
