@@ -4,10 +4,11 @@ from __future__ import annotations
 
 # MLflow's pages hide names that begin with `_mlflow_` or `mlflow.`. This package's tags for its own
 # use have the first prefix, because MLflow reserves the second one for itself. Tags that people or
-# their scripts read begin with `mlflow_iap.`.
+# their scripts read begin with `mlflow_iap.`, and so does the run key, because runs of earlier
+# versions are found by it.
 
 # The key by which a run is looked up, so that it is never created twice.
-RUN_KEY_TAG = "_mlflow_iap.run_key"
+RUN_KEY_TAG = "mlflow_iap.run_key"
 # On a run that was requested twice: the first response was lost, and no run was found.
 ASKED_TWICE_TAG = "_mlflow_iap.asked_twice"
 # The journal that writes to the run now.
@@ -28,6 +29,7 @@ MODEL_KEY_TAG = "mlflow_iap.model_key"
 STUDY_TAG = "mlflow_iap.study"
 TRIAL_TAG = "mlflow_iap.trial"
 STATE_TAG = "_mlflow_iap.trial_state"
+FORMER_STATE_TAG = "mlflow_iap.trial_state"  # of earlier versions
 # A system attribute of a study in memory that distinguishes it from others with the same name.
 STUDY_MARK = "mlflow_iap:mark"
 # The user name that a client sent. The server sets the run's user to the verified one.

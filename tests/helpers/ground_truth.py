@@ -16,7 +16,7 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Run, ViewType
 
-_KEY, _ENDED = "_mlflow_iap.run_key", "mlflow_iap.ended"
+_KEY, _ENDED = "mlflow_iap.run_key", "mlflow_iap.ended"
 # A dead run ends when its journal was last written to, by the file system's clock.
 _CLOCK_TICK_MS, _MOST_MS_LATE = 50, 2000
 # What LightGBM's callback adds to its curves, apart from the best values.

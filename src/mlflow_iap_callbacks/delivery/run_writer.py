@@ -77,6 +77,8 @@ class RunWriter:
             run is continued.
         parent: parent run, or its id.
         not_before: time before which the run is not looked up or created, in seconds since 1970.
+        former_key: key that an earlier version may have given to the run, if it began at
+            ``start_time``.
 
     Examples:
         ```python
@@ -100,6 +102,7 @@ class RunWriter:
         mode: Mode = Mode.RESUMED,
         parent: RunWriter | str | None = None,
         not_before: float = 0.0,
+        former_key: str | None = None,
     ) -> None:
         if not experiment.startswith(("id:", "name:")):
             experiment = f"name:{experiment}"
@@ -123,6 +126,7 @@ class RunWriter:
             "parent_id": parent if isinstance(parent, str) else None,
             "logged_at": sender.clock.time(),
             "not_before": not_before,
+            **({"former_key": former_key} if former_key else {}),
         }
         with never_raising("the run"):
             self._append("start", content)

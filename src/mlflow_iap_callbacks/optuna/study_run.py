@@ -17,7 +17,7 @@ from ..delivery.run_writer import RunWriter
 from ..delivery.server_uri import server_uri
 from ..tags import DESCRIPTION_TAG, STUDY_TAG
 from .plot_process import PlotProcess
-from .study_key import is_shared
+from .study_key import TrialId, is_shared
 from .study_page import TRAINING, description, view_tags
 from .trial_run import constraints_of, metric_names, to_ms
 
@@ -58,8 +58,8 @@ class StudyRun:
         self.claim = Mode.CLAIMED if self.is_shared else Mode.NEW
         self.directions = [direction.name for direction in study.directions]
         self.names = metric_names(metric_name, study)
-        self.logged: set[int] = set()  # numbers of trials
-        self._in_curve: set[int] = set()
+        self.logged: set[TrialId] = set()
+        self._in_curve: set[TrialId] = set()
         self._lock = threading.Lock()
         self.link: str | None = None
         self._given_description = tags.get(DESCRIPTION_TAG)
@@ -83,7 +83,7 @@ class StudyRun:
     def unlogged(self) -> list[FrozenTrial]:
         """Trials that have ended, and that this process has neither logged nor found in MLflow."""
         trials = self.study.get_trials(deepcopy=False)
-        return [t for t in trials if t.state.is_finished() and t.number not in self.logged]
+        return [t for t in trials if t.state.is_finished() and TrialId.of(t) not in self.logged]
 
     def report(self) -> None:
         """Log the current state of the study."""
@@ -161,8 +161,8 @@ class StudyRun:
         for trial in _feasible_by_time(finished):
             if best is None or sign * trial.value < sign * best.value:
                 best = trial
-            if trial.number not in self._in_curve:
-                self._in_curve.add(trial.number)
+            if TrialId.of(trial) not in self._in_curve:
+                self._in_curve.add(TrialId.of(trial))
                 value = {f"best_{name}_so_far": best.value}
                 moment = to_ms(trial.datetime_complete)
                 writer.log_metrics(value, step=trial.number, timestamp=moment)

@@ -33,11 +33,15 @@ def summary_of(study_runs: Iterable[StudyRun], sender: Sender) -> Summary:
     """Summarize studies and the delivery of their records."""
     rows = {}
     for study_run in study_runs:
-        counts = study_run.counts()
-        states = ", ".join(f"{number} {state}" for state, number in counts.items())
-        rows[f"study {study_run.study.study_name}"] = states
-        if study_run.best():
-            rows["best"] = study_run.best()
+        name = f"study {study_run.study.study_name}"
+        try:
+            counts, best = study_run.counts(), study_run.best()
+        except Exception as error:  # noqa: BLE001 - storages raise what their databases raise
+            rows[name] = f"not in its storage any more ({' '.join(str(error).split()):.100})"
+        else:
+            rows[name] = ", ".join(f"{number} {state}" for state, number in counts.items())
+            if best:
+                rows["best"] = best
         if study_run.link:
             rows["look"] = study_run.link
     rows["delivered"] = f"{sender.delivered} records to {sender.server}"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # The same as in mlflow.optuna's storage.
 STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
-_INTERMEDIATE = "intermediate_value"
+INTERMEDIATE = "intermediate_value"
 
 
 def metric_names(given: str | Sequence[str] | None, study: optuna.Study) -> list[str]:
@@ -44,7 +44,7 @@ def log_results(run: RunWriter, trial: FrozenTrial, names: Sequence[str]) -> Non
         run.log_metrics(metrics, timestamp=timestamp)
     if trial.intermediate_values:
         points = sorted(trial.intermediate_values.items())
-        run.log_curve(_INTERMEDIATE, points, timestamp=timestamp)
+        run.log_curve(INTERMEDIATE, points, timestamp=timestamp)
 
 
 def tags_of(trial: FrozenTrial, directions: Sequence[str], attrs: dict[str, Any]) -> dict[str, Any]:

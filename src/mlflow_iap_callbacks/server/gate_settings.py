@@ -16,6 +16,7 @@ _AUDIENCE = re.compile(
     r"/projects/\d+/(apps/[^/\s]+|locations/[^/\s]+/services/[^/\s]+|global/backendServices/\d+)"
 )
 _EMAIL = re.compile(r"[^@\s:;,]+@[^@\s:;,]+\.[^@\s:;,.]+")
+_BUCKET = re.compile(r"(gs|gs-sessions|s3|abfss|wasbs)://[^/\s]+(/\S*)?")
 _DEFAULT_PERMISSION = "READ"  # MLflow's own
 _PERMISSIONS = {"READ", "USE", "EDIT", "MANAGE", "NO_PERMISSIONS"}
 _TRUE = {"true", "1"}
@@ -34,6 +35,8 @@ class GateSettings:
             If not, everyone whom Identity-Aware Proxy admits can read and change everything.
         admins: lower-case e-mails of the users with all permissions.
         default_permission: MLflow's name of the permission that other users have by default.
+        locations: URIs under which requests may name locations of artifacts, besides the server's
+            own artifacts.
     """
 
     audience: str
@@ -41,10 +44,11 @@ class GateSettings:
     has_permissions: bool = False
     admins: tuple[str, ...] = ()
     default_permission: str = _DEFAULT_PERMISSION
+    locations: tuple[str, ...] = ()
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> GateSettings:
-        """Read MLFLOW_IAP_AUDIENCE, _KEYS_URL, _PERMISSIONS, _ADMINS and _DEFAULT_PERMISSION.
+        """Read the variables MLFLOW_IAP_AUDIENCE, _KEYS_URL, _PERMISSIONS, _ADMINS and the others.
 
         Raises:
             StartError: if one of them is invalid.
@@ -55,6 +59,7 @@ class GateSettings:
             wants_permissions(environment),
             _admins(environment.get("MLFLOW_IAP_ADMINS", "")),
             _default_permission(environment.get("MLFLOW_IAP_DEFAULT_PERMISSION", "").strip()),
+            _locations(environment.get("MLFLOW_IAP_LOCATIONS", "")),
         )
         if settings.has_permissions and not settings.admins:
             raise StartError(
@@ -101,6 +106,18 @@ def _admins(text: str) -> tuple[str, ...]:
                 "to one or more e-mails, separated by commas, without groups and prefixes."
             )
     return emails
+
+
+def _locations(text: str) -> tuple[str, ...]:
+    locations = tuple(uri.strip() for uri in text.split(",") if uri.strip())
+    for uri in locations:
+        # A bucket or a folder in it: `file:` would be the files of the server's own image.
+        if not _BUCKET.fullmatch(uri):
+            raise StartError(
+                f"MLFLOW_IAP_LOCATIONS contains {uri!r}. Set it to buckets or folders in them, "
+                "such as gs://BUCKET/FOLDER, separated by commas."
+            )
+    return locations
 
 
 def _default_permission(text: str) -> str:

@@ -58,7 +58,7 @@ def test_a_run_can_be_logged_to_before_the_server_knows_it(cloud: LocalCloud, na
     assert (found.info.run_name, found.info.status) == ("mine", "KILLED")
     assert (found.info.start_time, found.info.end_time) == (1000, 3000)
     assert found.data.params == {"p": "1", "q": "None"}
-    assert (found.data.tags["a"], found.data.tags["_mlflow_iap.run_key"]) == ("b", run.key)
+    assert (found.data.tags["a"], found.data.tags["mlflow_iap.run_key"]) == ("b", run.key)
     (point,) = IAPMlflowClient().get_metric_history(found.info.run_id, "m")
     assert (point.step, point.timestamp, point.value) == (3, 2000, 0.5)
 
@@ -99,7 +99,7 @@ def test_a_run_that_the_server_creates_long_after_the_request_is_deleted_again(
     run.log_metrics({"m": 0.5})
     run_id = run.run_id()  # of the run that the second request created
     experiment_id = client.get_run(run_id).info.experiment_id
-    late = client.create_run(experiment_id, tags={"_mlflow_iap.run_key": run.key})
+    late = client.create_run(experiment_id, tags={"mlflow_iap.run_key": run.key})
     assert {found.info.run_id for found in _runs(name)} == {run_id, late.info.run_id}
     run.finish()
     assert run.flush()
@@ -236,7 +236,7 @@ def test_a_run_that_was_deleted_in_mlflow_is_refused_in_few_requests(
     other.finish()
     assert run.flush()
     assert len(cloud.requests) < 10
-    assert _run(name).data.tags["_mlflow_iap.run_key"] == other.key
+    assert _run(name).data.tags["mlflow_iap.run_key"] == other.key
     assert sum("rejects" in message for message in said_by_us(caplog)) == 1
 
 

@@ -333,7 +333,7 @@ def test_a_database_uri_works_as_in_mlflow_s_client(tmp_path: Path) -> None:
     client = IAPMlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     experiment = client.create_experiment("e", artifact_location=str(tmp_path / "artifacts"))
     run = client.create_run(experiment, tags={"a": "b"})
-    assert "_mlflow_iap.run_key" not in run.data.tags
+    assert "mlflow_iap.run_key" not in run.data.tags
     assert "MLFLOW_TRACKING_AUTH" not in os.environ
 
 

@@ -42,6 +42,7 @@ from optuna_helpers import (
     trial_run,
     trial_runs,
 )
+from waiting import wait_until
 
 # What MLflow's own server stores for infinity.
 _LARGEST = sys.float_info.max
@@ -328,6 +329,51 @@ def test_an_uncaught_exception_in_a_tracked_objective_is_logged_before_any_sync(
     assert run.data.metrics == {"mine": 1.0}
     sent = [seen for seen in cloud.requests if seen.method == "PUT" and "traceback" in seen.path]
     assert len(sent) == 1
+
+
+def test_system_metrics_are_logged_to_the_trials_run_if_they_are_switched_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true")
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+    callback = IAPMLflowCallback()
+    memory = "system/system_memory_usage_percentage"
+
+    @callback.track_in_mlflow()
+    def objective(trial: optuna.Trial) -> float:
+        run_id = callback.run(trial).run_id()
+        client = IAPMlflowClient()
+        wait_until(lambda: memory in client.get_run(run_id).data.metrics, "system metrics")
+        return 1.0
+
+    study = new_study()
+    study.optimize(objective, 1, callbacks=[callback])
+    run = trial_run(study)
+    assert memory in run.data.metrics
+    assert (run.info.status, run.data.metrics["value"]) == ("FINISHED", 1.0)
+    assert "mlflow-iap-system-metrics" not in {each.name for each in threading.enumerate()}
+
+
+def test_an_objective_that_ends_its_run_leaves_none_open_for_the_next_trials() -> None:
+    callback = IAPMLflowCallback()
+
+    @callback.track_in_mlflow()
+    def objective(trial: optuna.Trial) -> float:
+        mlflow.log_metric("mine", float(trial.number))
+        mlflow.end_run()
+        mlflow.log_metric("stray", float(trial.number))
+        return 1.0
+
+    study = new_study()
+    study.optimize(objective, 2, callbacks=[callback])
+    assert mlflow.active_run() is None
+    runs = trial_runs(study.study_name)
+    assert [runs[n].data.metrics for n in range(2)] == [
+        {"mine": float(n), "value": 1.0} for n in range(2)
+    ]
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    strays = [run for run in all_runs(study.study_name) if "stray" in run.data.metrics]
+    assert [run.info.status for run in strays] == ["FINISHED"] * 2
 
 
 def test_a_tracked_objective_that_is_pruned_has_no_traceback() -> None:

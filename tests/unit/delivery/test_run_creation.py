@@ -76,7 +76,7 @@ def _wait(clock: VirtualClock, error: pytest.ExceptionInfo[NotYet]) -> float:
 
 def _made(server: FakeMlflow, **tags: str) -> FakeRun:
     """A run with this key that another process created."""
-    run = FakeClient(server).create_run("0", 1, {"_mlflow_iap.run_key": _KEY, **tags})
+    run = FakeClient(server).create_run("0", 1, {"mlflow_iap.run_key": _KEY, **tags})
     server.calls.clear()
     return server.runs[run.info.run_id]
 
@@ -103,6 +103,27 @@ def test_a_run_that_others_may_have_created_is_looked_up_first(
     assert process.start(mode).run_id == found.run_id
     assert server.calls[0] == _LOOK
     assert "create_run" not in server.calls
+
+
+@pytest.mark.parametrize(
+    ("shift", "is_found"), [(0, True), (-1, True), (9 * 3_600_000 + 1, True), (5, False)]
+)
+def test_a_run_is_found_by_its_former_key_if_it_began_at_the_same_time_in_any_time_zone(
+    server: FakeMlflow, process: _Process, shift: int, is_found: bool
+) -> None:
+    former = process.started(Mode.NEW, process.run("former"), time_ms=1_000)
+    run = process.started(Mode.LOGGED, former_key="former", time_ms=1_000 + shift)
+    assert (run.run_id == former.run_id) is is_found
+    assert len(server.runs) == (1 if is_found else 2)
+
+
+def test_a_run_with_its_own_key_takes_precedence_over_one_with_the_former_key(
+    server: FakeMlflow, process: _Process, new_process: NewProcess
+) -> None:
+    own = process.started(Mode.NEW)
+    process.started(Mode.NEW, process.run("former"))
+    run = new_process().started(Mode.LOGGED, former_key="former")
+    assert run.run_id == own.run_id
 
 
 @pytest.mark.parametrize("seconds", [CLAIM_SECONDS + 0.1, -60.0])

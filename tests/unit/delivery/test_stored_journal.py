@@ -54,7 +54,7 @@ def test_the_finished_run_has_everything_that_was_logged_to_it(delivered: FakeMl
     assert run.tags == {
         **_TAGS,
         "mlflow.runName": "first",
-        "_mlflow_iap.run_key": "a" * 32,
+        "mlflow_iap.run_key": "a" * 32,
         f"mlflow_iap.name.{_ODD}": "odd#name",
         "mlflow_iap.skipped_nan_points": "1",
         "note": "from the version before",
@@ -70,7 +70,7 @@ def test_the_open_run_has_failed_and_says_why(delivered: FakeMlflow) -> None:
     assert run.tags == {
         **_TAGS,
         "mlflow.runName": "second",
-        "_mlflow_iap.run_key": "b" * 32,
+        "mlflow_iap.run_key": "b" * 32,
         "mlflow_iap.ended": "The process that wrote to the run died.",
     }
 
