@@ -116,7 +116,7 @@ def _seen(client: MlflowClient, run: Run, trial: optuna.trial.FrozenTrial) -> di
     tags = run.data.tags
     return {
         "status": run.info.status,
-        "state": tags.get("mlflow_iap.trial_state"),
+        "state": tags.get("_mlflow_iap.trial_state"),
         "parent": tags.get(_PARENT),
         "params": run.data.params,
         "metrics": {name: _curve(client, run, name) for name in run.data.metrics},

@@ -12,7 +12,7 @@ from ..delivery.names import mlflow_name
 from ..delivery.plain_values import as_texts
 from ..iap.run_lookup import has_begun_at
 from ..limits import MAX_PARAM_LENGTH
-from ..tags import ENDED_TAG, NAME_TAG, RUN_KEY_TAG, STATE_TAG
+from ..tags import ENDED_TAG, FORMER_STATE_TAG, NAME_TAG, RUN_KEY_TAG, STATE_TAG
 from .study_key import former_trial_key, trial_key
 from .trial_run import INTERMEDIATE, STATUS, to_ms
 
@@ -54,7 +54,7 @@ class TrialsByRun:
 def is_complete(run: Run, trial: FrozenTrial) -> bool:
     """Whether the run has the results of its trial, and says how the trial ended."""
     return (
-        run.data.tags.get(STATE_TAG) == trial.state.name
+        _state(run) == trial.state.name
         and run.info.status == STATUS[trial.state.name]
         and ENDED_TAG not in run.data.tags  # its process died before it was complete
         and _has_params(run, trial)
@@ -67,8 +67,13 @@ def to_ms_of_start(trial: FrozenTrial) -> int:
     return to_ms(trial.datetime_start) or 0
 
 
+def _state(run: Run) -> str | None:
+    tags = run.data.tags
+    return tags.get(STATE_TAG, tags.get(FORMER_STATE_TAG))
+
+
 def _has_other_results(run: Run, trial: FrozenTrial) -> bool:
-    if STATE_TAG not in run.data.tags:  # it has none yet, beside what the user logged
+    if _state(run) is None:  # it has none yet, beside what the user logged
         return False
     has_values = not run.data.metrics or _has_values(run, trial)
     return not (has_values and _has_params(run, trial, may_lack=True))

@@ -64,6 +64,8 @@ class StudyRun:
         self.link: str | None = None
         self._given_description = tags.get(DESCRIPTION_TAG)
         self._description = ""
+        # Ids of its experiment and its run. A run that goes on after its end knows only its own.
+        self._ids: tuple[str | None, str | None] = (None, None)
         self._view: dict[str, str] = {}
         # Names of the files in its artifacts, and sentences on what is missing there.
         self._files: set[str] = set()
@@ -115,7 +117,12 @@ class StudyRun:
             self.writer.reopen()
             self.writer.finish_at_exit("FINISHED")
 
+    def _remember_ids(self, writer: RunWriter) -> None:
+        if writer.known_id is not None and writer.known_experiment_id is not None:
+            self._ids = (writer.known_experiment_id, writer.known_id)
+
     def _describe(self, writer: RunWriter, trials: Sequence[FrozenTrial]) -> None:
+        self._remember_ids(writer)
         text = description(
             study_name=self.study.study_name,
             names=self.names,
@@ -123,8 +130,8 @@ class StudyRun:
             counts=_counts(trials),
             best=self._best_trials(trials),
             key=self.key,
-            run_id=writer.known_id,
-            experiment_id=writer.known_experiment_id,
+            run_id=self._ids[1],
+            experiment_id=self._ids[0],
             files=self._files,
             problems=self._problems,
         )
@@ -187,6 +194,7 @@ class StudyRun:
         """
         if self.writer is None:
             return
+        self._remember_ids(self.writer)
         for found in process.draw(self.study, self.names, time_left, is_quick=is_quick):
             if isinstance(found, Path):
                 self.writer.log_artifact(found, "study")

@@ -214,7 +214,7 @@ class SlowToCreate(IAPMlflowClient):
 
 class SlowToTag(IAPMlflowClient):
     def set_tag(self, run_id, key, value, *args, **kwargs):
-        if key == "mlflow_iap.agreed":
+        if key == "_mlflow_iap.agreed":
             tags.release()
             may_tag.wait()
         return super().set_tag(run_id, key, value, *args, **kwargs)

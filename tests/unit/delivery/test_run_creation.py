@@ -99,7 +99,7 @@ def test_a_run_that_nobody_else_can_have_created_is_not_looked_up(
 def test_a_run_that_others_may_have_created_is_looked_up_first(
     mode: Mode, server: FakeMlflow, process: _Process
 ) -> None:
-    found = _made(server, **{"mlflow_iap.agreed": "true"})
+    found = _made(server, **{"_mlflow_iap.agreed": "true"})
     assert process.start(mode).run_id == found.run_id
     assert server.calls[0] == _LOOK
     assert "create_run" not in server.calls
@@ -194,22 +194,22 @@ def test_a_clock_that_was_set_back_delays_no_run(process: _Process, clock: Virtu
 
 
 def test_a_resumed_run_belongs_to_this_journal(server: FakeMlflow, process: _Process) -> None:
-    found = _made(server, **{"mlflow_iap.ended": "why", "mlflow_iap.journal": "another"})
+    found = _made(server, **{"mlflow_iap.ended": "why", "_mlflow_iap.journal": "another"})
     found.status = "FAILED"
     process.start(Mode.RESUMED)
     assert found.status == "RUNNING"
-    assert found.tags["mlflow_iap.journal"] == process.outbox.name
+    assert found.tags["_mlflow_iap.journal"] == process.outbox.name
     assert "mlflow_iap.ended" not in found.tags
 
 
 def test_a_run_that_a_dead_process_resumed_is_not_reopened(
     server: FakeMlflow, process: _Process
 ) -> None:
-    found = _made(server, **{"mlflow_iap.journal": "another"})
+    found = _made(server, **{"_mlflow_iap.journal": "another"})
     found.status = "FINISHED"
     process.outbox.is_adopted = True
     process.start(Mode.RESUMED)
-    assert (found.status, found.tags["mlflow_iap.journal"]) == ("FINISHED", "another")
+    assert (found.status, found.tags["_mlflow_iap.journal"]) == ("FINISHED", "another")
 
 
 def test_a_run_that_a_dead_process_began_is_looked_up_first(
@@ -278,7 +278,7 @@ def test_a_shared_run_is_created_once_its_creators_had_time_to_see_each_other(
     run = process.run()
     _agree(process, run, clock)
     assert run.run_id == server.run(_KEY).run_id
-    assert server.run(_KEY).tags["mlflow_iap.agreed"] == "true"
+    assert server.run(_KEY).tags["_mlflow_iap.agreed"] == "true"
 
 
 def test_creators_of_two_runs_agree_on_the_one_with_the_lowest_id(
@@ -328,7 +328,7 @@ def test_a_process_that_finds_a_run_without_agreement_waits_too(
 def test_a_run_that_another_process_deletes_at_the_same_time_does_no_harm(
     server: FakeMlflow, process: _Process, clock: VirtualClock
 ) -> None:
-    kept = _made(server, **{"mlflow_iap.agreed": "true"})
+    kept = _made(server, **{"_mlflow_iap.agreed": "true"})
     _made(server)
     server.refuse("delete_run", "it is deleted")
     assert process.start(Mode.SHARED).run_id == kept.run_id
@@ -361,7 +361,7 @@ def test_a_run_that_does_not_appear_is_created_again_after_half_a_minute(
         process.start(Mode.NEW, run)
     assert _wait(clock, error) == 20.0
     process.start(Mode.NEW, run)
-    assert server.run(_KEY).tags["mlflow_iap.asked_twice"] == "true"
+    assert server.run(_KEY).tags["_mlflow_iap.asked_twice"] == "true"
 
 
 def test_a_run_that_was_certainly_not_created_is_created_again_at_once(
@@ -373,7 +373,7 @@ def test_a_run_that_was_certainly_not_created_is_created_again_at_once(
         process.start(Mode.NEW, run)
     process.start(Mode.NEW, run)
     assert server.calls == ["create_run", "create_run"]
-    assert "mlflow_iap.asked_twice" not in server.run(_KEY).tags
+    assert "_mlflow_iap.asked_twice" not in server.run(_KEY).tags
 
 
 def test_no_error_of_mlflow_s_own_client_says_that_the_run_was_not_created(
@@ -438,7 +438,7 @@ def test_a_late_duplicate_of_a_shared_run_is_deleted_when_the_agreed_run_ends(
 def test_a_late_run_that_was_logged_to_is_kept(
     server: FakeMlflow, process: _Process, clock: VirtualClock
 ) -> None:
-    found = _made(server, **{"mlflow_iap.asked_twice": "true"})
+    found = _made(server, **{"_mlflow_iap.asked_twice": "true"})
     other = _made(server)
     other.params["p"] = "1"
     process.start(Mode.LOGGED)
@@ -485,7 +485,7 @@ def test_a_child_waits_until_its_parent_is_agreed_on(
 def test_an_agreed_parent_takes_precedence(server: FakeMlflow, process: _Process) -> None:
     ids = {_made(server).run_id for _ in range(3)}
     agreed = server.runs[max(ids)]
-    agreed.tags["mlflow_iap.agreed"] = "true"
+    agreed.tags["_mlflow_iap.agreed"] = "true"
     child = process.start(Mode.NEW, process.run("child"), parent=_KEY)
     assert _parent_of(server, child) == agreed.run_id
 
@@ -668,7 +668,7 @@ def test_a_shared_run_that_the_server_lost_is_agreed_on_again(
     process.creation.known(run)
     found = server.run(_KEY)
     assert run.run_id == found.run_id
-    assert {AGAIN_TAG, "mlflow_iap.agreed"} <= found.tags.keys()
+    assert {AGAIN_TAG, "_mlflow_iap.agreed"} <= found.tags.keys()
 
 
 def test_a_lost_run_that_another_process_has_created_again_is_found(

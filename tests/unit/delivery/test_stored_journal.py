@@ -20,7 +20,7 @@ _TAGS = {
     "mlflow.source.name": "train.py",
     "mlflow.source.type": "LOCAL",
     "mlflow.user": "ada",
-    "mlflow_iap.journal": "aad766b3-trainer-14633-6f945b5c",
+    "_mlflow_iap.journal": "aad766b3-trainer-14633-6f945b5c",
 }
 
 

@@ -366,6 +366,8 @@ def test_the_files_that_are_drawn_are_logged_and_linked_even_if_time_runs_out(
     delivery_of_files: InlineDelivery, tmp_path: Path, is_over: bool
 ) -> None:
     study_run = _study_run(_study_of(_trial(1.0)), delivery_of_files)
+    study_run.report()
+    study_run.close()  # plots are drawn after the run has ended
     delivery_of_files.run()
     paths = [tmp_path / name for name in ("plots.html", "slice.png", "study.log")]
     for path in paths:

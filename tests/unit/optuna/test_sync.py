@@ -196,6 +196,7 @@ def test_a_study_whose_object_shows_only_its_last_trials_is_one_study(
 def _as_by_0_1_0(runs: Iterable[FakeRun]) -> None:
     for run in runs:
         run.tags[RUN_KEY_TAG] = run.tags[RUN_KEY_TAG].rpartition("-")[0]
+        run.tags["mlflow_iap.trial_state"] = run.tags.pop("_mlflow_iap.trial_state")
 
 
 @pytest.mark.parametrize("hours", [0, 9])
@@ -328,12 +329,12 @@ def test_a_run_that_does_not_show_how_its_trial_ended_is_completed(
     elif left == "another status":
         run.status = "FAILED"
     elif left == "another state":
-        run.tags["mlflow_iap.trial_state"] = "RUNNING"
+        run.tags["_mlflow_iap.trial_state"] = "RUNNING"
     else:
         run.tags["mlflow_iap.ended"] = "The process that wrote to the run died."
     assert _callback(delivery).sync(study) == 1
     assert _trial_runs(delivery)[0] is run
-    assert (run.status, run.tags["mlflow_iap.trial_state"]) == ("FINISHED", "COMPLETE")
+    assert (run.status, run.tags["_mlflow_iap.trial_state"]) == ("FINISHED", "COMPLETE")
     assert "mlflow_iap.ended" not in run.tags
     assert _callback(delivery).sync(study) == 0
 

@@ -105,7 +105,7 @@ def test_tags_show_number_times_state_direction_and_distributions() -> None:
         "state": "COMPLETE",
         "direction": "MINIMIZE",
         "x_distribution": distribution,
-        "mlflow_iap.trial_state": "COMPLETE",
+        "_mlflow_iap.trial_state": "COMPLETE",
     }
 
 
@@ -140,7 +140,7 @@ def test_a_retried_trial_says_which_one_it_repeats() -> None:
 
 
 def test_user_attributes_replace_tags_but_not_the_state_that_sync_reads() -> None:
-    given = {"direction": "up", "mine": 1, "mlflow_iap.trial_state": "odd", "state": "odd"}
+    given = {"direction": "up", "mine": 1, "_mlflow_iap.trial_state": "odd", "state": "odd"}
     tags = tags_of(create_trial(value=1.0), ["MINIMIZE"], given)
     assert (tags["direction"], tags["mine"], tags["state"]) == ("up", 1, "odd")
-    assert tags["mlflow_iap.trial_state"] == "COMPLETE"
+    assert tags["_mlflow_iap.trial_state"] == "COMPLETE"
