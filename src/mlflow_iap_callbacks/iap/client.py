@@ -17,6 +17,7 @@ from mlflow.exceptions import MlflowException
 
 from ..errors import IAPConfigurationError, IAPUnknownOutcomeError
 from ..tags import ASKED_TWICE_TAG, RUN_KEY_TAG
+from .arguments import checked
 from .auth import IAPAuth
 from .credentials import IAPCredentials
 from .mlflow_plugin import auth_for, choose
@@ -70,6 +71,7 @@ class IAPMlflowClient(MlflowClient):
         ```
     """
 
+    @checked
     def __init__(
         self,
         tracking_uri: str | os.PathLike[str] | None = None,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import get_args
 
 from ..errors import IAPConfigurationError
+from .arguments import checked
 from .google_errors import with_google_errors
 from .google_tokens import (
     CLIENT_ID_VARIABLE,
@@ -63,6 +64,7 @@ class IAPCredentials:
         ```
     """
 
+    @checked
     def __init__(
         self,
         audience: str | None = None,

@@ -8,13 +8,17 @@ import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..delivery.lifecycle import flush
-from ..delivery.run_writer import RunWriter, active_experiment, prepare
+from ..delivery.flush_result import IAPFlushResult
+from ..delivery.lifecycle import flush, sender_for
+from ..delivery.run_writer import IAPRun, RunWriter, active_experiment, prepare
+from ..delivery.summary import Summary
+from ..iap.arguments import Callback, checked, wrong_library
 from ..iap.client import IAPMlflowClient
 from .dask import is_first_worker
 from .endings import engine_of, status_of
 from .finished_model import FinishedModel, Wanted
 from .params import header_of, params_of, used_in
+from .summary_table import summary_of
 from .training import Training
 
 if TYPE_CHECKING:
@@ -25,7 +29,7 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("mlflow_iap_callbacks")
 
 
-class IAPLightGBMCallback:
+class IAPLightGBMCallback(Callback):
     """Log each LightGBM training run as an MLflow run.
 
     It works with ``lgb.train``, ``lgb.cv``, and the scikit-learn and Dask estimators. Metrics have
@@ -78,9 +82,10 @@ class IAPLightGBMCallback:
         ```
     """
 
+    @checked
     def __init__(
         self,
-        run: RunWriter | Run | str | None = None,
+        run: IAPRun | Run | str | None = None,
         *,
         tracking_uri: str | None = None,
         experiment_name: str | None = None,
@@ -103,7 +108,7 @@ class IAPLightGBMCallback:
         # from later callbacks. On the instance, because LightGBM overwrites a class attribute.
         self.order = float("-inf")
         run = getattr(run, "writer", run)  # the active run, in an objective with track_in_mlflow
-        if isinstance(run, RunWriter):
+        if isinstance(run, IAPRun):
             self._client = run.client
         else:
             self._client = client or IAPMlflowClient(tracking_uri)
@@ -125,7 +130,9 @@ class IAPLightGBMCallback:
         self._kept: list[Training] = []  # unfinished ones of a ``with`` block
         self._is_in_with = self._has_warned = False
 
-    def __call__(self, env: CallbackEnv) -> None:
+    def __call__(self, env: CallbackEnv, *others: object) -> None:
+        if others:
+            raise wrong_library(self, "Optuna", "IAPMLflowCallback")
         try:
             thread = threading.get_ident()
             if env.iteration == env.begin_iteration or thread not in self._trainings:
@@ -141,11 +148,12 @@ class IAPLightGBMCallback:
                 )
 
     @property
-    def run(self) -> RunWriter | None:
+    def run(self) -> IAPRun | None:
         """A handle for the last run of this thread, to log more to it; None if there is none."""
         training = self._trainings.get(threading.get_ident())
         return self._run if training is None else training.run
 
+    @checked
     def finish(self, booster: Any, *, X: Any = None, y: Any = None) -> None:
         """Log a finished booster: feature importance, plots and the model.
 
@@ -177,6 +185,7 @@ class IAPLightGBMCallback:
         if self._run is None:
             run.finish()
 
+    @checked
     def close(self, status: str | None = None) -> None:
         """End the open runs that this callback created, without logging the model.
 
@@ -190,7 +199,8 @@ class IAPLightGBMCallback:
         self._kept.clear()
         self._trainings.clear()
 
-    def flush(self, timeout: float | None = 60.0) -> bool:
+    @checked
+    def flush(self, timeout: float | None = 60.0) -> IAPFlushResult:
         """Wait until all records are delivered.
 
         Args:
@@ -198,13 +208,23 @@ class IAPLightGBMCallback:
                 an App Engine instance.
 
         Returns:
-            Whether all records were delivered, or permanently rejected by MLflow. The others stay
-            in the journal and are sent later.
+            How many records were delivered, wait and were refused. It is true if all were
+            delivered. Those that wait are sent later.
         """
         training = self._trainings.get(threading.get_ident())
         if training is not None:  # this thread ran the training, so it has ended
             training.end()
-        return flush(self._client, timeout)
+        result = flush(self._client, timeout)
+        for training in filter(None, self._trainings.values()):
+            training.run.show_link()
+        return result
+
+    def summary(self) -> Summary:
+        """Summarize the last training of each thread, and the delivery, in a table.
+
+        It is for ``print`` and for notebooks.
+        """
+        return summary_of([*filter(None, self._trainings.values())], sender_for(self._client))
 
     def __enter__(self) -> IAPLightGBMCallback:
         self._is_in_with = True
@@ -252,7 +272,9 @@ class IAPLightGBMCallback:
     def _new_run(self) -> RunWriter:
         name = self._experiment_name
         experiment = active_experiment() if name is None else f"name:{name}"
-        return RunWriter(self._client, experiment, run_name=self._run_name, tags=self._tags)
+        return RunWriter(
+            self._client, experiment, run_name=self._run_name, tags=self._tags, has_link=True
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         left = ("_trainings", "_kept", "_is_in_with", "_has_warned")

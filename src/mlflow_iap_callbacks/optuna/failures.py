@@ -7,7 +7,7 @@ import re
 import threading
 import traceback
 
-from ..delivery.run_writer import RunWriter
+from ..delivery.run_writer import IAPRun
 
 _FAILED = re.compile(r"Trial (\d+) failed with parameters")
 _last = threading.local()
@@ -40,7 +40,7 @@ def traceback_of(error: BaseException) -> str:
     return "".join(traceback.format_exception(error))
 
 
-def log_failure(run: RunWriter, text: str) -> None:
+def log_failure(run: IAPRun, text: str) -> None:
     """Log a traceback as an artifact, and its last line as a tag."""
     run.set_tags({"error": text.strip().rpartition("\n")[2]})
     run.log_text(text, "traceback.txt")

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
+from ..delivery.progress import show_link
 from ..delivery.run_creation import Mode
 from ..delivery.run_writer import RunWriter
-from ..delivery.server_uri import server_uri
 from ..tags import STUDY_TAG
 from .plots import PlotProcess
 from .study_key import is_shared
@@ -136,13 +133,9 @@ class StudyRun:
         """Print the URL of the run, once, as soon as it is known."""
         if self.writer is None or self.link is not None:
             return
-        uri, run_id = self.writer.client.tracking_uri, self.writer.known_id
-        experiment = self.writer.known_experiment_id
-        if run_id is None or experiment is None or not uri.startswith("http"):
-            return
-        self.link = f"{server_uri(uri)}/#/experiments/{experiment}/runs/{run_id}"
-        # Above the progress bar that Optuna may show.
-        tqdm.write(f"Study {self.study.study_name}: {self.link}", file=sys.stderr)
+        self.link = self.writer.url
+        if self.link is not None:
+            show_link(f"Study {self.study.study_name}", self.link)
 
     def counts(self) -> dict[str, int]:
         """Number of trials in each state that occurs."""

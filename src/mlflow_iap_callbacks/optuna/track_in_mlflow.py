@@ -12,7 +12,7 @@ from mlflow import ActiveRun
 from mlflow.entities import Run
 from mlflow.tracking import fluent
 
-from ..delivery.run_writer import RunWriter
+from ..delivery.run_writer import IAPRun
 
 if TYPE_CHECKING:
     import optuna
@@ -22,8 +22,8 @@ _T = TypeVar("_T")
 
 def tracked(
     objective: Callable[[optuna.Trial], _T],
-    run_of: Callable[[optuna.Trial], RunWriter],
-    when_failed: Callable[[RunWriter, BaseException], None],
+    run_of: Callable[[optuna.Trial], IAPRun],
+    when_failed: Callable[[IAPRun, BaseException], None],
 ) -> Callable[[optuna.Trial], _T]:
     """Wrap an objective so that the trial's run, which ``run_of`` returns, is the active one.
 
@@ -51,7 +51,7 @@ def tracked(
 class _LazyRun(ActiveRun):
     """Waits for its run only at the first call of the fluent API."""
 
-    def __init__(self, writer: RunWriter) -> None:
+    def __init__(self, writer: IAPRun) -> None:
         self.writer = writer
 
     @functools.cached_property
@@ -68,7 +68,7 @@ class _LazyRun(ActiveRun):
 
 
 @contextmanager
-def _active(run: RunWriter) -> Iterator[None]:
+def _active(run: IAPRun) -> Iterator[None]:
     """Make a run the active one in this thread, and restore the previous one afterwards.
 
     The fluent API gets the run's tracking URI, in the whole process.
