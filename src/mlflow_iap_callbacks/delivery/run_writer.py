@@ -143,8 +143,14 @@ class IAPRun:
                 self.set_tags(tags)
             return
         experiment = active_experiment() if experiment_name is None else f"name:{experiment_name}"
-        self._begin(client, experiment, run_name=run_name, tags=tags, parent_id=parent_run_id)
-        self._link_name = _link_name(run_name)
+        self._begin(
+            client,
+            experiment,
+            run_name=run_name,
+            tags=tags,
+            parent_id=parent_run_id,
+            has_link=True,
+        )
 
     def log_metric(
         self, key: str, value: float, timestamp: int | None = None, step: int | None = None
@@ -474,13 +480,16 @@ class IAPRun:
         parent_key: str | None = None,
         parent_id: str | None = None,
         not_before: float = 0.0,
+        has_link: bool = False,
     ) -> None:
         """Append the start of a new run; see ``RunWriter``."""
         self.__setstate__((client, experiment, key or uuid.uuid4().hex))
         mode = mode if key else Mode.NEW
         sender = sender_for(client)
         self._run = sender.begin(self.key, experiment)
-        self._run.is_urgent = mode in (Mode.SHARED, Mode.RESUMED)
+        self._run.is_urgent = has_link or mode in (Mode.SHARED, Mode.RESUMED)
+        if has_link:
+            self._link_name = "Run" if run_name is None else f"Run {run_name}"
         tag_texts = as_texts({**_context(), **(tags or {})}, MAX_TAG_LENGTH)
         # MLflow rejects a run whose name differs from the one in its tags.
         run_name = tag_texts.pop(MLFLOW_RUN_NAME, run_name)
@@ -577,8 +586,8 @@ class RunWriter(IAPRun):
             parent_key=parent.key if isinstance(parent, IAPRun) else None,
             parent_id=parent if isinstance(parent, str) else None,
             not_before=not_before,
+            has_link=has_link,
         )
-        self._link_name = _link_name(run_name) if has_link else None
 
     @classmethod
     def existing(cls, client: MlflowClient, run_id: str) -> RunWriter:
@@ -623,10 +632,6 @@ class RunWriter(IAPRun):
     def known_experiment_id(self) -> str | None:
         """MLflow's id of the run's experiment; None if it is not known yet."""
         return None if self._run is None else self._run.experiment_id
-
-
-def _link_name(run_name: str | None) -> str:
-    return "Run" if run_name is None else f"Run {run_name}"
 
 
 def _file(artifact_file: str) -> str:
