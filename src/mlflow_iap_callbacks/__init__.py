@@ -71,7 +71,7 @@ _MOVED = {
 }
 
 
-def _mark_as_ours(record: logging.LogRecord) -> bool:
+def _add_prefix(record: logging.LogRecord) -> bool:
     """Prefix a message with `mlflow-iap:`, and remove passwords from it."""
     from .iap.passwords import without_passwords
 
@@ -82,7 +82,7 @@ def _mark_as_ours(record: logging.LogRecord) -> bool:
 
 
 # The client, the delivery and the callbacks all use this logger.
-logging.getLogger(__name__).addFilter(_mark_as_ours)
+logging.getLogger(__name__).addFilter(_add_prefix)
 
 
 # MLflow loads the entry points while it is being imported, so nothing here may import MLflow.

@@ -26,7 +26,7 @@ Reason = Literal["account", "allowlist", "audience", "clock", "role", "setup", "
 
 
 class IAPError(MlflowException):
-    """Base class of this package's errors. Handlers for ``MlflowException`` catch them as well."""
+    """Base class of this package's errors. ``except MlflowException`` catches them as well."""
 
     _error_code = INTERNAL_ERROR
 
@@ -35,7 +35,7 @@ class IAPError(MlflowException):
 
 
 class IAPConfigurationError(IAPError):
-    """The given settings cannot work. Nothing was sent."""
+    """The given settings cannot work. No request was sent."""
 
     _error_code = INVALID_PARAMETER_VALUE
 
@@ -81,10 +81,10 @@ class IAPUnavailableError(IAPError):
 
 
 class IAPUnknownOutcomeError(IAPError):
-    """The response to a request was lost, and repeating the request could do its work twice.
+    """The response to a request was lost. If it is repeated, it may take effect twice.
 
     Attributes:
-        is_under_way: True if the server may still be working on it, as after a timeout.
+        is_under_way: True if the server may still be working on the request, as after a timeout.
         retry_after: seconds that the server asked to wait before the next request, or None.
     """
 

@@ -8,7 +8,7 @@ RUN_KEY_TAG = "mlflow_iap.run_key"
 ASKED_TWICE_TAG = "mlflow_iap.asked_twice"
 # The journal that writes to the run now.
 JOURNAL_TAG = "mlflow_iap.journal"
-# On a run that was created again after the server lost it: what it lacks.
+# On a run that was created again after the server lost it: what is missing in it.
 AGAIN_TAG = "mlflow_iap.created_again"
 # Why a run was not ended by its own process.
 ENDED_TAG = "mlflow_iap.ended"
@@ -26,5 +26,5 @@ TRIAL_TAG = "mlflow_iap.trial"
 STATE_TAG = "mlflow_iap.trial_state"
 # A system attribute of a study in memory that distinguishes it from others with the same name.
 STUDY_MARK = "mlflow_iap:mark"
-# The user that a client claimed to be; the server replaces it by the verified user.
+# The user name that a client sent. The server sets the run's user to the verified one.
 CLAIM_TAG = "mlflow_iap.claimed_user"

@@ -8,6 +8,7 @@ from pathlib import Path
 import requests
 
 import python_process
+from fork_server import FOR_CLIENTS
 from mlflow_iap_callbacks.iap.auth import IAPAuth
 from mlflow_iap_callbacks.iap.credentials import IAPCredentials
 from mlflow_iap_callbacks.iap.google_tokens import Kind
@@ -42,6 +43,6 @@ def run(script: str, home: Path, *environments: dict[str, str]) -> str:
     }
     for each in environments:
         environment |= each
-    done = python_process.run("-c", script, environment=environment)
+    done = python_process.run("-c", script, environment=environment, modules=FOR_CLIENTS)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -111,7 +111,7 @@ class Soak:
         noted = read(sorted(self.folder.glob("notes-*")))
         result = compare(MlflowClient(self._store), noted, most_unknown=most_unknown)
         status = subprocess.run([COMMAND, "status"], capture_output=True, text=True, check=True)
-        if not status.stdout.startswith("Nothing waits in"):
+        if not status.stdout.startswith("No records are waiting in"):
             result.wrong.append(status.stdout)
         if left := [path.name for path in self.folder.glob("outbox/*")]:
             result.wrong.append(f"{left} are left in the outbox")

@@ -91,6 +91,8 @@ class _Way(threading.Thread):
                     threading.Thread(target=self._pass, args=ends, daemon=True).start()
 
     def close(self) -> None:
+        with suppress(OSError):  # a thread that waits in accept() would take one more connection
+            self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
 
     def _pass(self, source: socket.socket, to: socket.socket, is_request: bool) -> None:

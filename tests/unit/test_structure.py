@@ -12,6 +12,7 @@ import pytest
 
 import mlflow_iap_callbacks
 import python_process
+from fork_server import FOR_CLIENTS
 
 _PACKAGE = Path(mlflow_iap_callbacks.__file__).parent
 _NAME = _PACKAGE.name
@@ -46,7 +47,7 @@ _OWNERS = {
     },
     "lightgbm": {"lightgbm.finished_model", "lightgbm.params"},
     "matplotlib": {"lightgbm.plots", "optuna.plots"},
-    "aiohttp": set(),
+    "aiohttp": {"cli.proxy", "iap.proxy"},
 }
 _MODULES = sorted(
     ".".join(path.relative_to(_PACKAGE).with_suffix("").parts) for path in _PACKAGE.rglob("*.py")
@@ -159,7 +160,7 @@ def test_the_local_cloud_does_not_use_the_client_that_it_tests() -> None:
 )
 def test_an_import_loads_no_more_than_it_needs(statement: str, absent: set[str]) -> None:
     script = f"{statement}; import sys; print(sorted({absent!r} & set(sys.modules)))"
-    modules = ("mlflow",) if statement.startswith("from mlflow_iap_callbacks import") else ()
+    modules = FOR_CLIENTS if absent <= {"optuna", "lightgbm", "google.cloud.storage"} else ()
     done = python_process.run("-c", script, modules=modules)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"

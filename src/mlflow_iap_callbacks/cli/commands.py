@@ -6,6 +6,7 @@ import click
 
 from .doctor import doctor
 from .local import local
+from .proxy import proxy
 from .status import status
 from .sync import sync
 from .token import token
@@ -17,5 +18,5 @@ def main() -> None:
     """Work with MLflow behind Google's Identity-Aware Proxy (IAP)."""
 
 
-for command in (token, doctor, status, sync, local):
+for command in (token, doctor, status, sync, proxy, local):
     main.add_command(command)

@@ -12,12 +12,12 @@ console = Console(highlight=False)
 
 
 def print_line(text: str) -> None:
-    """Print a line as it is, however long."""
+    """Print a text unchanged and without line breaks, no matter how long it is."""
     console.print(text, markup=False, soft_wrap=True)
 
 
 def print_rows(rows: Mapping[str, str], mark: str = "") -> None:
-    """Print names and their values, each after ``mark``; values may have several lines."""
+    """Print a table of names and values. Each row begins with ``mark``."""
     table = Table(box=None, show_header=False)
     table.add_column(width=2)
     table.add_column(width=11)

@@ -23,7 +23,7 @@ _TIMEOUT = 10.0  # seconds, of one request
 
 
 class Finding(NamedTuple):
-    """What one step found. If it is not good, requests to MLflow fail."""
+    """What a step found. If it is not good, requests to MLflow fail."""
 
     step: str
     saw: str

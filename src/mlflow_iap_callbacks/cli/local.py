@@ -87,7 +87,7 @@ def local(
 def use(cloud: LocalCloud, command: Sequence[str], *, stay: bool = False) -> int:
     """Run a command with the cloud's variables, show what IAP saw, and return the exit status.
 
-    Without a command, or after it if ``stay`` is set, print the variables and wait for Ctrl-C.
+    If there is no command, or if ``stay`` is set, then print the variables and wait for Ctrl-C.
     """
     status = 0
     exports = {**cloud.environment(), **_around_proxies()}
@@ -116,7 +116,7 @@ def use(cloud: LocalCloud, command: Sequence[str], *, stay: bool = False) -> int
 
 
 def _around_proxies() -> dict[str, str]:
-    """Variables with which requests to this machine bypass a proxy; empty if no proxy is set."""
+    """Return variables that make requests to this machine bypass a proxy; none without a proxy."""
     if not any(name.lower() in ("http_proxy", "all_proxy") for name in os.environ):
         return {}
     others = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")

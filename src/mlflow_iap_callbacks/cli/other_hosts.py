@@ -14,15 +14,15 @@ from ..outbox.journal_folder import JournalReport
 from ..outbox.owner import last_beat
 from .console import console
 
-# A process notes every 20 seconds that it is alive, unless its threads cannot run.
+# A process notes every 20 seconds that it is alive. Code that blocks its threads may delay this.
 SECONDS_TO_WATCH = 90.0
 
 
 def abandoned(journals: Sequence[JournalReport]) -> list[Path]:
-    """Return the journals whose processes have ended, according to the user or the journals.
+    """Return the journals whose processes have ended.
 
-    On a terminal the user is asked for each host. Elsewhere, a process counts as ended if it does
-    not note that it is alive for 90 seconds.
+    On a terminal, the user is asked for each host. Otherwise, the journals are watched for 90
+    seconds. A process has ended if it does not note in this time that it is alive.
     """
     if not journals or not sys.stdin.isatty():
         return unmoved(journals)
@@ -40,7 +40,9 @@ def unmoved(
     """Return the journals whose processes do not note that they are alive."""
     before = {journal.path: last_beat(journal.path) for journal in journals}
     if before:
-        console.print(f"Waiting {SECONDS_TO_WATCH:.0f} s for signs of life from other hosts.")
+        console.print(
+            f"Waiting {SECONDS_TO_WATCH:.0f} s to see which other hosts are still active."
+        )
         sleep(SECONDS_TO_WATCH)
     return [path for path, beat in before.items() if last_beat(path) == beat]
 
@@ -49,6 +51,6 @@ def _is_confirmed(host: str, journals: Sequence[JournalReport]) -> bool:
     beats = [journal.last_beat for journal in journals if journal.last_beat is not None]
     ago = timedelta(seconds=max(0, int(time.time() - max(beats)))) if beats else "an unknown time"
     return click.confirm(
-        f"{len(journals)} journals are from {host}, which last wrote to one {ago} ago. "
-        "Have its processes ended?"
+        f"{host} left {len(journals)} {'journal' if len(journals) == 1 else 'journals'} and last "
+        f"wrote {ago} ago. Have its processes ended?"
     )

@@ -26,13 +26,13 @@ def status() -> None:
 
     found = journal_folder.survey()
     if not found:
-        console.print(f"Nothing waits in {journal_folder.folder()}.")
+        console.print(f"No records are waiting in {journal_folder.folder()}.")
     for journal in found:
         print_rows(_described(journal))
     if any(journal.waiting and not journal.is_live and journal.is_from_here for journal in found):
         console.print("`mlflow-iap sync` sends what dead processes left behind.")
     if any(not journal.is_live and not journal.is_from_here for journal in found):
-        console.print("`mlflow-iap sync --other-hosts` sends what those of other hosts left.")
+        console.print("`mlflow-iap sync --other-hosts` sends what processes of other hosts left.")
 
 
 def _ago(seconds: float | None) -> str | None:
@@ -42,7 +42,7 @@ def _ago(seconds: float | None) -> str | None:
 
 
 def _described(journal: JournalReport) -> dict[str, str]:
-    life = "alive" if journal.is_live else "dead" if journal.is_from_here else "of another host"
+    life = "alive" if journal.is_live else "dead" if journal.is_from_here else "another host"
     age = timedelta(seconds=int(time.time() - journal.begun))
     kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(journal.waiting.items()))
     refused = "\n".join(f"{n} x {reason}" for reason, n in journal.refused.items())

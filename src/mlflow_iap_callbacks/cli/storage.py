@@ -1,4 +1,4 @@
-"""``mlflow-iap sync --storage``: the trials of a storage that MLflow lacks."""
+"""``mlflow-iap sync --storage``: logs the trials of a storage that are missing in MLflow."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ from ..optuna.storage import StorageError, open_storage, studies_of
 from ..optuna.stored_study import StoredStudy
 from .console import console
 
-# Longer than a trial is left to its own process, and than the restart of an App Engine instance.
+# This is longer than a trial waits to be logged by the process that executed it, and longer than
+# the restart of an App Engine instance.
 _SECONDS_TO_DELIVER = 60.0
 
 
 def sync_storage(
     url: str, name: str | None, *, dry_run: bool, client: MlflowClient | None = None
 ) -> int:
-    """Log what MLflow lacks of a storage's studies.
+    """Log the ended trials of a storage's studies that are missing in MLflow.
 
     Args:
         url: URL of the storage.
-        name: the study. Default: all of them.
+        name: name of a study. Default: all studies.
         dry_run: only print what would be logged.
         client: a client of the server. Default: ``IAPMlflowClient()``.
 
     Returns:
-        Number of trials that MLflow still lacks.
+        Number of trials that are still missing in MLflow.
 
     Raises:
         ClickException: the storage or MLflow cannot be read.
@@ -64,7 +65,7 @@ def _sync(studies: Sequence[StoredStudy], client: MlflowClient, *, dry_run: bool
             "to log" if dry_run else "logged": len(found[stored].lacking) - left.get(stored, 0),
             "already in MLflow": len(found[stored].logged),
             "still running": stored.states["RUNNING"],
-            "left, run the command again": left.get(stored, 0),
+            "not sent yet (run this command again)": left.get(stored, 0),
         }
         said = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
         click.echo(f"study {stored.study.study_name!r}: {said or 'no trial has ended'}")
@@ -72,7 +73,7 @@ def _sync(studies: Sequence[StoredStudy], client: MlflowClient, *, dry_run: bool
 
 
 def _send_journals(client: MlflowClient) -> None:
-    """Send what dead processes logged to this server, which may be more than a storage has."""
+    """Send what dead processes logged to this server: journals have more than a storage."""
     sender = sender_for(client)
     sender.adopt_safely()
     deliver(sender, console)

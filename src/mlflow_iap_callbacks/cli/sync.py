@@ -21,32 +21,34 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("--dry-run", is_flag=True, help="Show what would be sent, but do not send it.")
-@click.option("--refused", is_flag=True, help="Also send what MLflow refused before.")
+@click.option("--refused", is_flag=True, help="Also send the records that MLflow refused before.")
 @click.option(
     "--other-hosts",
     is_flag=True,
-    help="Also send what processes of other hosts left in this folder, if they have ended.",
+    help="Also send what processes of other hosts left in the same folder, if they have ended.",
 )
 @click.option(
-    "--storage", metavar="URL", help="Log the trials in this Optuna storage that MLflow lacks."
+    "--storage", metavar="URL", help="Log trials of this Optuna storage that are not in MLflow."
 )
-@click.option("--study", metavar="NAME", help="Only this study of the storage.")
+@click.option("--study", metavar="NAME", help="Log only the trials of this study.")
 def sync(
     dry_run: bool, refused: bool, other_hosts: bool, storage: str | None, study: str | None
 ) -> None:
-    """Send what dead processes left on this machine.
+    """Send the records that dead processes left on this machine.
 
-    These are processes that were killed, or that exited while MLflow was unreachable. Each record
-    is sent to the server it was logged for, with the credentials found now. It is safe to run this
-    command twice, and while other processes log. The exit status is 1 if anything is left.
+    These processes were killed, or exited while MLflow was unreachable. Each record is sent to the
+    server it was logged for, with the credentials that are available now. It is safe to run this
+    command twice, and while other processes log. The exit status is 1 if any records are still
+    waiting, including those of a process that is still running.
 
-    Journals of other hosts, in a folder that several hosts share, are left alone. With
-    --other-hosts, they are sent too: on a terminal you are asked whether their processes have
-    ended, elsewhere they are watched for 90 seconds.
+    If several hosts share the folder, records of other hosts are not sent by default. With
+    --other-hosts, they are sent if the processes that wrote them have ended. On a terminal, you are
+    asked whether they have. Otherwise, their journals are watched for 90 seconds.
 
-    With --storage, it does so for MLFLOW_TRACKING_URI only, and then logs the trials that ended in
-    an Optuna storage but that no callback saw, because their processes died first. URL is the URL
-    of a database or of Redis, or the path of a file of JournalStorage.
+    With --storage, only records for MLFLOW_TRACKING_URI are sent. Then the command logs the trials
+    that have ended according to an Optuna storage but are missing in MLflow, for example because
+    their processes were killed. URL is the URL of a database or of Redis, or the path of a
+    JournalStorage file.
     """
     if study is not None and storage is None:
         raise click.UsageError("--study needs --storage.")
@@ -72,7 +74,7 @@ def sync(
     dead = [journal for journal in found if not journal.is_live]
     dead = [journal for journal in dead if journal not in there or journal.path in taken]
     if not dead:
-        console.print(f"Nothing waits in {journal_folder.folder()}.")
+        console.print(f"No records are waiting in {journal_folder.folder()}.")
     is_left = False
     for server in sorted({_server_of(journal) for journal in dead}):
         some = [journal for journal in dead if _server_of(journal) == server]
@@ -83,10 +85,14 @@ def sync(
         elif not _is_sent(server, some, refused=refused, other_hosts=taken):
             is_left = True
     for journal in found:
+        if journal not in dead:
+            is_left |= bool(journal.records(refused=refused) or journal.error)
         if journal.is_live:
             print_line(f"{journal.path} is in use by process {journal.pid} on {journal.host}.")
         elif journal not in dead:
-            how = "seems to be alive" if other_hosts else "`mlflow-iap sync --other-hosts` sends it"
+            how = "`mlflow-iap sync --other-hosts` sends it"
+            if other_hosts:
+                how = "its process may still be running"
             print_line(f"{journal.path} is from another host, {journal.host}: {how}.")
     sys.exit(1 if is_left else 0)
 
@@ -110,33 +116,34 @@ def _is_sent(
         for journal in journals:
             print_line(
                 f"{journal.path} is damaged, and its server is unknown. Set MLFLOW_TRACKING_URI to "
-                "the server, and run this command again."
+                "the URI of its server, and run this command again."
             )
         return False
     client = _client(server)
     if client is None:
         records = sum(journal.records(refused=refused) for journal in journals)
-        print_line(f"{records} records wait for {server}")
+        print_line(f"{records} records are waiting for {server}")
         return False
     sent = send(client, server, refused=refused, other_hosts=other_hosts)
     print_line(f"sent {sent.delivered} records to {server}")
     if sent.refused:
         print_line(f"MLflow refused {sent.refused} records; `mlflow-iap status` lists them.")
     if sent.waiting:
-        print_line(f"{sent.waiting} records wait for {server}: {sent.trouble or 'it is busy'}")
+        why = sent.trouble or "it has not accepted them yet"
+        print_line(f"{sent.waiting} records are waiting for {server}: {why}")
     for untaken in sent.untaken:
         print_line(f"{untaken.path} cannot be sent: {untaken.why}.")
     return not (sent.waiting or sent.untaken)
 
 
 class Sent(NamedTuple):
-    """What became of the journals for a server.
+    """The result of sending the journals for a server.
 
     Args:
         delivered: number of records that MLflow accepted.
         refused: number of records that MLflow permanently rejects.
-        waiting: number of records that still wait.
-        trouble: why they wait, if known.
+        waiting: number of records that are still waiting.
+        trouble: why they are waiting, if known.
         untaken: the journals that could not be taken over.
     """
 

@@ -1,4 +1,4 @@
-"""Records that the rest of their run does not wait for, because the server fails on them."""
+"""Records that were set aside: the server fails on them, so their run does not wait for them."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from ..outbox import Record, Refusal
 from .names import mlflow_name
 
 _KIND = "aside"
-# A run's first record must come first, and nothing may overtake a change of its status.
+# A run must be started first, and a change of its status must not be overtaken by other records.
 _KEPT_IN_ORDER = ("start", "reopen", "finish", "abandon")
 
 Place = tuple[str, str]
 
 
 def set_aside(part: Refusal, seq: int) -> tuple[str, Any]:
-    """Return the kind and content of the record that holds a part set aside.
+    """Return the kind and content of a new record, for a part of a record that is set aside.
 
     Args:
         part: the part.
-        seq: sequence number of the record that it was a part of.
+        seq: sequence number of the record that the part comes from.
     """
     return _KIND, {"kind": part.kind, "content": part.content, "seq": seq}
 
 
 def original(record: Record) -> Record:
-    """Return the original of a record that was set aside; any other unchanged."""
+    """Return the original of a record that was set aside; return any other record unchanged."""
     if record.kind != _KIND:
         return record
     content = record.content
@@ -39,7 +39,7 @@ def is_divisible(record: Record) -> bool:
 
 
 def places(record: Record) -> set[Place]:
-    """Return the files or tags that the record sets, and that a newer record may replace."""
+    """Return the files or tags that the record sets, which a newer record may set as well."""
     record = original(record)
     if record.kind == "artifact":
         return {(record.content["to"] or "", Path(record.content["path"]).name)}

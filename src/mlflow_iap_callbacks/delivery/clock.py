@@ -18,5 +18,5 @@ class Clock:
         return time.time()
 
     def wait(self, condition: threading.Condition, seconds: float) -> None:
-        """Wait until the condition, whose lock is held, is notified or the time is over."""
+        """Wait until the condition is notified or the time is over. The caller holds its lock."""
         condition.wait(seconds)

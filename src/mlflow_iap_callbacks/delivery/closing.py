@@ -1,7 +1,7 @@
-"""The end of a process or of a callback: one routine, within a time limit.
+"""Ends a process or closes a callback, within a time limit.
 
-It first ends the open runs, then delivers everything, draws plots in the time that is left, and
-finally reports what stays on disk.
+Open runs are ended, and everything is delivered. Plots are drawn if there is time left. Finally, a
+warning says what stays on disk.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ Work = Callable[[Deadline], None]
 def close(
     senders: Sequence[Sender], deadline: Deadline, *, end: Iterable[Work], draw: Iterable[Work]
 ) -> bool:
-    """End runs, deliver, and draw if there is time left.
+    """End runs and deliver everything; then draw plots if there is time left.
 
     Args:
         senders: deliver the records.
@@ -64,7 +64,7 @@ def close(
         Whether everything was delivered.
 
     Raises:
-        KeyboardInterrupt: the user does not want to wait any longer.
+        KeyboardInterrupt: the user pressed Ctrl-C. A warning says how many records stay on disk.
     """
     with _reported_if_interrupted(senders):
         for work in end:
@@ -77,7 +77,7 @@ def close(
 
 
 def flush(sender: Sender, timeout: float | None) -> bool:
-    """Deliver everything that was logged before, and keep trying if the server is unreachable.
+    """Deliver everything that was logged so far, and keep trying if the server is unreachable.
 
     Args:
         sender: delivers the records.
@@ -87,7 +87,7 @@ def flush(sender: Sender, timeout: float | None) -> bool:
         Whether everything was delivered.
 
     Raises:
-        KeyboardInterrupt: the user does not want to wait any longer.
+        KeyboardInterrupt: the user pressed Ctrl-C. A warning says how many records stay on disk.
     """
     deadline = Deadline(sender.clock.monotonic, math.inf if timeout is None else timeout)
     with _reported_if_interrupted([sender]):

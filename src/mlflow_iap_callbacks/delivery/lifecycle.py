@@ -12,7 +12,7 @@ import threading
 from collections.abc import Sequence
 from functools import partial
 
-# MLflow and requests import these at their first request; a fork must not happen meanwhile.
+# MLflow and requests would import these at their first request. A fork must not happen meanwhile.
 import mlflow.tracking.request_header.registry  # noqa: F401
 from mlflow import MlflowClient
 
@@ -30,17 +30,17 @@ _senders: dict[str, Sender] = {}
 LOCK = threading.RLock()  # held wherever a fork must not happen
 _exiting = threading.Lock()
 _exit_deadline: Deadline | None = None
-# A forked child keeps its parent's senders: it must not even close their SQLite connections.
+# A forked child keeps its parent's senders: it must not close their SQLite connections.
 _left_to_parent: list[Sender] = []
 _is_set_up = False
-# What the callbacks do when the process exits: end runs; then, once all is delivered, log what is
-# lacking and draw.
+# What the callbacks do when the process exits. They end runs, and after all records are delivered,
+# they log what is missing in MLflow and draw plots.
 end_at_exit: list[Work] = []
 draw_at_exit: list[Work] = []
 
 
 def sender_for(client: MlflowClient) -> Sender:
-    """Return this process's sender for the client's server. It uses the client given last.
+    """Return this process's sender for the client's server. From now on, it uses this client.
 
     If this is called in the main thread, the process also delivers on SIGTERM.
     """
@@ -78,7 +78,7 @@ def close(
         What was delivered.
 
     Raises:
-        KeyboardInterrupt: by Ctrl-C; what stays on disk is reported.
+        KeyboardInterrupt: the user pressed Ctrl-C. A warning says how many records stay on disk.
     """
     sender = sender_for(client)
     deadline = Deadline(sender.clock.monotonic, seconds)
@@ -87,7 +87,7 @@ def close(
 
 
 def exit_process(seconds: float = _SECONDS_AT_EXIT) -> None:
-    """End all runs, deliver for up to ``seconds``, report what is left, and close the journals."""
+    """End all runs, deliver for up to ``seconds``, report what is left and close the journals."""
     if _exit_deadline is not None:  # SIGTERM may arrive while the main thread is already here
         _exit_deadline.shorten(seconds)
     if _exiting.acquire(timeout=seconds):
@@ -101,7 +101,7 @@ def exit_process(seconds: float = _SECONDS_AT_EXIT) -> None:
 
 def _exit(seconds: float) -> None:
     global _exit_deadline
-    # Not with LOCK: a thread that waits for a study's storage may hold it.
+    # LOCK is not acquired, because a thread that waits for a study's storage may hold it.
     senders = list(_senders.values())
     clock = senders[0].clock if senders else Clock()
     deadline = _exit_deadline = Deadline(clock.monotonic, seconds)
@@ -139,7 +139,7 @@ def _set_up() -> None:
 
 
 def _deliver_beside() -> None:
-    """Deliver what was logged so far, while the user's own handler decides what happens."""
+    """Deliver what was logged so far. The user's own handler decides how the process ends."""
     with LOCK:
         senders = list(_senders.values())
     for sender in senders:

@@ -14,9 +14,9 @@ from .names import mlflow_name, original_names, with_names_that_mlflow_takes
 
 JOINABLE = ("metrics", "curve", "params", "suggestions", "tags")  # kinds of records
 _POINTS = ("metrics", "curve")
-# A margin for the request around its entities, whose size is an estimate.
+# A margin, because the size of a request is only estimated.
 _MAX_BYTES = MAX_BYTES - 50_000
-# An entity's JSON without its name and value.
+# Size of an entity's JSON without its name and value.
 _BYTES_PER_ENTITY = 150
 
 Entity = Metric | Param | RunTag
@@ -33,7 +33,7 @@ class Batch:
         self.skipped = skipped
         self.records: list[Record] = []
         self.refused: list[Refusal] = []
-        self.other_names: dict[str, str] = {}  # names for params that already have another value
+        self.other_names: dict[str, str] = {}  # for params that have another value in MLflow
         self._metrics: list[Metric] = []
         self._params: dict[str, str] = {}
         self._tags: dict[str, str] = {}

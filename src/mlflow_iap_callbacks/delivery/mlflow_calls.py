@@ -34,7 +34,7 @@ _LOCKED = "database is locked"  # SQLite's message after it waited a few seconds
 
 
 class Failing(list[Refusal]):
-    """Parts of records that the server fails on while it accepts others, with its answers.
+    """Parts of records on which the server fails while it accepts others, each with the error.
 
     Args:
         most: maximum number of parts.
@@ -56,7 +56,7 @@ class MlflowCalls:
     """Delivers records with ``client``, one request at a time.
 
     Args:
-        client: any MlflowClient; thread-safe, as MLflow's are.
+        client: any MlflowClient that is thread-safe, as MLflow's own are.
         clock: tells the time.
     """
 
@@ -65,7 +65,7 @@ class MlflowCalls:
         self._creation = RunCreation(client, clock)
 
     def use(self, client: MlflowClient) -> None:
-        """Replace the client by another one for the same server."""
+        """Replace the client with another one for the same server."""
         self.client = self._creation.client = client
 
     def send(
@@ -81,9 +81,9 @@ class MlflowCalls:
             The settled records, and the parts of them that MLflow permanently rejected.
 
         Raises:
-            NotYet: the run waits for something.
-            MlflowException, requests.RequestException: the server cannot be written to. Send the
-                same records again later.
+            NotYet: the run has to wait for something.
+            MlflowException, requests.RequestException: the server is unreachable, or fails. Send
+                the same records again later.
         """
         run_id = run.run_id
         try:
@@ -101,7 +101,7 @@ class MlflowCalls:
                     return records[:1], [_refused(records[0], reason)]
                 if stage is None and self._creation.can_create_again(run, run_id):
                     raise NotYet(
-                        "The server no longer has it, so it is created again.", 0.0
+                        "The server no longer has the run, so it is created again.", 0.0
                     ) from None
             run.refused = reason
             self._creation.refuse(run)
@@ -118,10 +118,11 @@ class MlflowCalls:
         Args:
             run: the run that the records belong to.
             records: at least one record.
-            most: maximum number of such parts, unless they are of one record.
+            most: maximum number of such parts. A single record may have more.
 
         Returns:
-            The same as ``send``, and the parts that the server fails on, with its answers.
+            The settled records, the parts of them that MLflow permanently rejected, and the parts
+            that the server fails on.
         """
         if len(records) == 1:
             most = MAX_ENTITIES
@@ -149,7 +150,7 @@ class MlflowCalls:
         return self._works(lambda: self.client.get_run(str(run.run_id)))
 
     def takes_writes(self, run: QueuedRun) -> bool:
-        """Return whether the server can write something to the run."""
+        """Return whether the server accepts a simple write to the run."""
         return self._works(lambda: self.client.set_tag(str(run.run_id), RUN_KEY_TAG, run.key))
 
     def _works(self, request: Callable[[], object]) -> bool:
@@ -189,7 +190,7 @@ class MlflowCalls:
         return records[:1], ()
 
     def _start_in_parts(self, run: QueuedRun, content: Mapping[str, Any], failing: Failing) -> None:
-        """Create a run without its name and tags, then set each that the server accepts."""
+        """Create a run without its name and tags, then set those that the server accepts."""
         self._creation.start(run, {**content, "name": None, "tags": {}})
         tags = with_names_that_mlflow_takes(content["tags"])
         if content["name"] is not None:
@@ -258,7 +259,7 @@ class MlflowCalls:
         metrics = [entity for entity in entities if isinstance(entity, Metric)]
         params = [entity for entity in entities if isinstance(entity, Param)]
         tags = [entity for entity in entities if isinstance(entity, RunTag)]
-        # More than one request only if very many names need a tag with the original name.
+        # One request is enough unless very many names need a tag with the original name.
         while metrics or params or tags:
             some_params, some_tags = params[:MAX_PARAMS], tags[:MAX_TAGS]
             room = MAX_ENTITIES - len(some_params) - len(some_tags)

@@ -1,4 +1,4 @@
-"""Names of metrics, params and tags, changed where MLflow does not accept them."""
+"""Converts names of metrics, params and tags to names that MLflow accepts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _REFUSED = re.compile(r"[^/\w.\- ]")
 
 
 def mlflow_name(name: str) -> str:
-    """Return ``name`` if MLflow accepts it, otherwise a similar one that is unique to this name.
+    """Return ``name`` if MLflow accepts it; otherwise a similar name that no other name gets.
 
     MLflow rejects names with characters other than letters, digits and ``_ - . / space`` (servers
     on Windows also reject ``:``), names over 250 characters, and names that are not a plain path
@@ -28,7 +28,7 @@ def mlflow_name(name: str) -> str:
 
 
 def with_names_that_mlflow_takes(given: Mapping[str, str]) -> dict[str, str]:
-    """Return the tags with accepted names, plus a tag for each name that was changed."""
+    """Return the tags with accepted names, plus the tags that ``original_names`` returns."""
     names = {name: mlflow_name(name) for name in given}
     return {**{names[name]: text for name, text in given.items()}, **original_names(names)}
 

@@ -1,4 +1,4 @@
-"""Converts logged values to what MLflow accepts, or rejects them at once."""
+"""Converts logged values to values that MLflow accepts, or rejects them at once."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def as_text(value: object) -> str:
 
 
 def as_texts(values: Mapping[Any, Any], longest: int) -> dict[str, str]:
-    """Return names and values as texts, with long values cut; skip those without a text."""
+    """Return names and values as texts, with long values cut. Skip those that ``str`` fails on."""
     found = {}
     for name, value in values.items():
         with never_raising(f"the value of {name!r}"):
@@ -45,7 +45,7 @@ def integer(value: object) -> int:
     """Return an integer that MLflow can store, such as a step.
 
     Raises:
-        TypeError, ValueError, OverflowError: the value is no such integer.
+        TypeError, ValueError, OverflowError: the value is not such an integer.
     """
     if isinstance(value, str | bytes):
         raise TypeError(f"{value!r} is not a number")
@@ -63,7 +63,7 @@ def milliseconds(value: object, default: int) -> int:
         return integer(value)
     except (TypeError, ValueError, OverflowError):
         _logger.warning(
-            "%r is not a number of milliseconds since 1970. The time of the call is used.", value
+            "%r is not a time in milliseconds since 1970, so the current time is used.", value
         )
         return default
 

@@ -71,7 +71,9 @@ def _for_notebook(text: str, content: str) -> dict[str, str]:
 
 
 class DeliveryBar:
-    """Shows, after a second, how many of the waiting records are sent, in a terminal or notebook.
+    """Shows how many of the waiting records were sent, in a terminal or notebook.
+
+    It appears after a second.
 
     Args:
         senders: deliver the records.
@@ -130,7 +132,7 @@ class DeliveryBar:
 
 
 def deliver(sender: Sender, console: Console) -> None:
-    """Deliver all that waits, with a bar, until nothing does or all of it is only retried."""
+    """Deliver waiting records, with a bar. Return when none is left or all are being retried."""
     with DeliveryBar([sender], console) as bar:
         while not sender.flush(0.2) and not sender.is_stuck:
             bar.update()

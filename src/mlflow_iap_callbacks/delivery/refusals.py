@@ -19,10 +19,10 @@ _NO_REQUEST = (
     *(FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError),
     *(ArithmeticError, RecursionError, TypeError, ValueError),
 )
-# MLflow's client raises the same error for what it rejects itself and for the response of a server
-# or a bucket, which it then quotes after these words.
+# MLflow's client raises the same error when it rejects something itself and when a server or a
+# bucket does. In the second case, the message quotes the response after these words.
 _ANSWERS = ("API request to", "The following failures occurred")
-# SQLAlchemy's message on a busy server, which MLflow reports as the client's error.
+# SQLAlchemy's message when the server is busy. MLflow reports it as an error of the client.
 _NO_CONNECTION = ("QueuePool limit", "BAD_REQUEST: QueuePool limit")
 _REFUSED_STATUS = frozenset({400, 404, 413})
 
@@ -41,7 +41,7 @@ class NotYet(Exception):
 
 
 def first_line(error: Exception) -> str:
-    """Return what an error says, without passwords and without the pages that MLflow quotes."""
+    """Return the first line of an error's message, without passwords and quoted web pages."""
     return re.split(r"\. Response body:|\n", without_passwords(str(error)))[0]
 
 

@@ -1,4 +1,4 @@
-"""Creates each run exactly once, even if others create it too: it is looked up by its key first."""
+"""Creates each run exactly once, even if other processes try to: it is looked up by its key."""
 
 from __future__ import annotations
 
@@ -28,13 +28,14 @@ from .server_uri import server_uri
 
 _logger = logging.getLogger("mlflow_iap_callbacks")
 
-# Seconds in which a server may still create a run, for a process that died or gave up waiting.
+# Seconds after a request for which the server may still create the run, although the process that
+# sent the request died or stopped waiting.
 _PATIENCE = 30.0
-# Seconds after which processes that create a shared run together see each other's runs.
+# Seconds after which processes that create a shared run at the same time see each other's runs.
 _TO_AGREE = 2.0
-# Seconds for which a run waits for a parent that is nowhere to be found.
+# Seconds for which a run waits for a parent that does not exist.
 _SECONDS_FOR_A_PARENT = 60.0
-# Maximum seconds for which a run is left to its own process.
+# Maximum seconds for which a run waits to be created by the process that executed its trial.
 _SECONDS_LEFT_TO_OTHERS = 20.0
 _MOST_REMEMBERED = 10_000  # runs
 # Seconds after logging during which a claimed run is created without looking for an existing one.
@@ -57,7 +58,7 @@ class RunCreation:
     """Finds or creates runs, with the experiments and parents that they need.
 
     Args:
-        client: any MlflowClient; thread-safe, as MLflow's are.
+        client: any MlflowClient that is thread-safe, as MLflow's own are.
         clock: tells the time.
     """
 
@@ -65,7 +66,7 @@ class RunCreation:
         self.client = client
         self._clock = clock
         self._experiments: dict[str, str] = {}
-        # Run ids by place; None for one that is refused.
+        # Run ids by place; None for a run that MLflow refused.
         self._parents: dict[_Place, str | None] = {}
         self._awaited: set[_Place] = set()  # shared runs that are not agreed on yet
         self._first_seen: dict[_Place, float] = {}
@@ -81,7 +82,7 @@ class RunCreation:
         """Find the run in MLflow or create it, and set its id.
 
         Raises:
-            NotYet: others are creating it at the moment, or it waits for its parent.
+            NotYet: other threads or processes may be creating it, or it has to wait for its parent.
         """
         if run.run_id is None and content["mode"] == Mode.SHARED:
             self._awaited.add(run.place)  # before a child of it is started
@@ -102,7 +103,7 @@ class RunCreation:
         if run.run_id is None:
             found = find_run(self.client, self._experiment_id(run.experiment), run.key)
             if found is None:
-                raise NotYet("Another process has not created it yet.")
+                raise NotYet("Another process has not created the run yet.")
             self._is_now(run, found)
         return str(run.run_id)
 
@@ -167,7 +168,7 @@ class RunCreation:
     def _alone(self, run: QueuedRun) -> Iterator[None]:
         """Ensure that only one thread at a time looks for, or creates, the run with this key."""
         if self._starting.setdefault(run.place, run) is not run:
-            raise NotYet("It is being created.", 0.5)
+            raise NotYet("The run is being created.", 0.5)
         try:
             yield
         finally:
@@ -178,9 +179,9 @@ class RunCreation:
         now, logged_at = self._clock.time(), content.get("logged_at", 0.0)
         # The time comes from another machine's clock, or is a local time of an unknown zone.
         not_before = min(content.get("not_before", 0.0), logged_at + _SECONDS_LEFT_TO_OTHERS)
-        # A wall clock that was set back meanwhile does not hold up the run.
+        # A wall clock that was set back meanwhile must not delay the run.
         if logged_at <= now < not_before:
-            raise NotYet("Another process may be about to log it.", not_before - now)
+            raise NotYet("Another process may be about to log the run.", not_before - now)
         experiment_id = self._experiment_id(run.experiment)
         was_lost = run.tried is not None
         found: Run | None
@@ -240,7 +241,7 @@ class RunCreation:
             now = self._clock.monotonic()
             wait = self._first_seen.setdefault(run.place, now) + _TO_AGREE - now
             if wait > 0:
-                raise NotYet("Other processes may be creating it at the same time.", wait)
+                raise NotYet("Other processes may be creating the run at the same time.", wait)
             with _unless_refused():
                 self.client.set_tag(found[0].info.run_id, AGREED_TAG, "true")
             found = find_runs(self.client, experiment_id, run.key)
@@ -253,7 +254,7 @@ class RunCreation:
         return agreed
 
     def _delete_late_ones(self, kept: Run, key: str) -> None:
-        """Delete empty duplicates of a run, made by requests that were thought to be lost."""
+        """Delete empty duplicates of a run, created by requests that seemed to be lost."""
         for other in find_runs(self.client, kept.info.experiment_id, key):
             tags = kept.data.tags.keys() | other.data.tags.keys()
             # Otherwise another process may have created it, and be about to write to it.
@@ -270,7 +271,8 @@ class RunCreation:
         since = self._clock.time() - (run.tried or 0.0)
         if 0 <= since < _PATIENCE:
             raise NotYet(
-                "The response to its creation was lost. It is created again unless it shows up.",
+                "The response to the run's creation was lost. It is created again if it does not "
+                "appear.",
                 _PATIENCE - since,
             )
 
@@ -296,7 +298,7 @@ class RunCreation:
             run.tried = self._clock.time() if is_unknown else None
             run.outbox.save(run)
             if refusal(error) is not None and self._is_replaced(run.experiment, experiment_id):
-                raise NotYet("Its experiment was created again.", 0.0) from None
+                raise NotYet("The run's experiment was created again.", 0.0) from None
             raise
         run.tried = None
         if AGAIN_TAG in tags:
@@ -318,7 +320,7 @@ class RunCreation:
             queued = next((each for each in run.outbox.runs() if each.place == place), None)
             if queued is None or queued.run_id is not None:
                 return self._missing_parent(place, queued)
-        raise NotYet("Its parent does not exist yet.", 0.5)
+        raise NotYet("The run's parent does not exist yet.", 0.5)
 
     def _missing_parent(self, place: _Place, queued: QueuedRun | None) -> str | None:
         """Return a lost parent's id once it exists again; None if it stays lost."""
@@ -329,7 +331,7 @@ class RunCreation:
         now = self._clock.monotonic()
         wait = self._missed.setdefault(place, now) + _SECONDS_FOR_A_PARENT - now
         if wait > 0:
-            raise NotYet("Its parent is not there.", min(wait, 5.0))
+            raise NotYet("The run's parent does not exist.", min(wait, 5.0))
         self._parents[place] = None
         return None
 
@@ -386,7 +388,7 @@ class RunCreation:
 
 
 def _start_again(run: QueuedRun) -> dict[str, Any]:
-    """Return the content of ``start`` for a run started before; the original may be lost."""
+    """Return the content of ``start`` to create a run again, even if the original is lost."""
     if run.start is None:
         nothing: dict[str, Any] = {"mode": Mode.RESUMED, "time_ms": None, "tags": {}, "name": None}
         return {**nothing, "is_again": True}

@@ -1,6 +1,6 @@
 """Decides when each run is delivered: which one is due, and how long to wait after a failure.
 
-Pure bookkeeping without threads; the sender passes the time, in monotonic seconds.
+It uses no threads and no clock: the sender passes the time, in monotonic seconds.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ from ..limits import MAX_ENTITIES
 from ..outbox import Outbox, QueuedRun
 from .refusals import NotYet
 
-# Seconds. Records wait for others, to be sent in one request: for a tenth of the run's age, within
-# these bounds. Short enough to watch training, long enough for a server with many training jobs.
+# A record waits for more records of its run, to be sent with them in one request. It waits for a
+# tenth of the run's age, but for at least 5 and at most 60 seconds. That is short enough to watch
+# training, and long enough for a server with many training jobs.
 _MIN_WAIT, _MAX_WAIT = 5.0, 60.0
-_MAX_PAUSE = 30.0
-# Seconds without an answer after which a server counts as away, if it usually answers sooner.
+_MAX_PAUSE = 30.0  # maximum seconds between two requests to an unreachable server
+# A server is unreachable if it has not answered for this many seconds, or for twice the seconds
+# that its slowest recent answer took.
 _SILENCE = 20.0
-# Ended runs above this number stay on disk only, until there is room.
+# If more runs than this are scheduled, ended runs stay on disk until there is room.
 _MAX_TURNS = 1000
 
 
@@ -30,14 +32,17 @@ class Turn:
 
     Args:
         run: the run.
-        since: when it was first seen here.
-        due: when its records have waited long enough; infinite if nothing waits.
+        since: when it was added to the schedule.
+        due: when its records have waited long enough; infinite if none is waiting.
         not_before: the end of the pause after a failure.
         entities: number of waiting metrics, params and tags.
         is_busy: whether it is being delivered.
         failures: how often its delivery has failed since it last succeeded.
-        asked_at: when the request that is under way was sent; infinite for an upload, which has no
-            time limit.
+        tried_at: when its last delivery began.
+        failed_at: when its delivery last failed.
+        asked_at: when the current request was sent; infinite for an upload, which has no time
+            limit.
+        is_refusal_reported: whether a warning has said that MLflow rejected records of the run.
         is_aside: whether its only record was set aside, so that the rest of its run does not wait.
     """
 
@@ -56,16 +61,16 @@ class Turn:
 
 
 def seconds_aside(failures: int) -> float:
-    """Return how long a record is set aside after so many failures: 10 s to 10 minutes."""
+    """Return the seconds until a record that was set aside is retried: 10, doubled up to 600."""
     return min(5.0 * 2.0**failures, 600.0)
 
 
 class Schedule:
-    """The turns of all runs, and whether the server can be written to."""
+    """The turns of all runs, and whether the server is reachable."""
 
     def __init__(self) -> None:
-        self.has_more = False  # runs that have no turn yet
-        self.away_since: float | None = None
+        self.has_more = False  # whether runs on disk may have no turn yet
+        self.away_since: float | None = None  # None while the server is reachable
         self._turns: dict[QueuedRun, Turn] = {}
         self._away_until = 0.0
         self._failures = 0
@@ -74,8 +79,11 @@ class Schedule:
 
     @property
     def is_stuck(self) -> bool:
-        """Whether everything that waits is only being retried: the server is unreachable, or each
-        run has failed since the last delivery."""
+        """Whether all waiting records are only being retried.
+
+        This is so if the server is unreachable, or if the delivery of each run has failed since a
+        request last succeeded.
+        """
         turns = self._unfinished()
         has_failed = bool(turns) and all(
             turn.failures and (turn.is_aside or turn.tried_at > self._last_success)
@@ -85,7 +93,7 @@ class Schedule:
 
     @property
     def has_only_asides(self) -> bool:
-        """Whether nothing waits but records that were set aside."""
+        """Whether all waiting records were set aside."""
         turns = self._unfinished()
         return bool(turns) and all(turn.is_aside for turn in turns) and not self.has_more
 
@@ -105,7 +113,7 @@ class Schedule:
             self.has_more = True
 
     def load(self, outboxes: Iterable[Outbox], now: float) -> None:
-        """Give turns to runs on disk that have none, if there are any and there is room."""
+        """Give turns to runs on disk that have none, as many as there is room for."""
         waiting = sum(turn.due < math.inf for turn in self._turns.values())
         if not self.has_more or waiting > _MAX_TURNS // 2:
             return
@@ -119,7 +127,7 @@ class Schedule:
                     self._turns[run] = Turn(run, now, due=0.0)
 
     def hurry(self, run: QueuedRun | None = None) -> None:
-        """Make one run due, or all of them, even after failures."""
+        """Make one run due now, or all runs, even after failures."""
         if run is not None:
             if run in self._turns:
                 self._turns[run].due = 0.0
@@ -146,13 +154,13 @@ class Schedule:
     def take(self, now: float) -> Turn | None:
         """Return a turn that is due and mark it as busy; None if none is due."""
         turns = self._turns.values()
-        # While the server is away, one request at a time is enough to see whether it is back.
+        # While the server is unreachable, only one request at a time checks whether it is back.
         is_tried = self.away_since is not None and any(turn.is_busy for turn in turns)
         if now < self._away_until or is_tried:
             return None
         busy = [turn for turn in turns if turn.is_busy]
         written = {(turn.run.outbox, turn.run.place) for turn in busy}
-        # Nobody waits for an upload that was set aside.
+        # A run does not wait for an upload of its own that was set aside.
         blocked = {
             (turn.run.outbox, turn.run.place)
             for turn in busy
@@ -165,7 +173,7 @@ class Schedule:
             if max(turn.due, turn.not_before) <= now
             and not turn.is_busy
             and (turn.run.outbox, turn.run.place) not in (written if turn.is_aside else blocked)
-            # What a dead process logged to a run is sent before what this one logs to it, unless
+            # A dead process's records of a run are sent before this process's records of it, unless
             # this process creates the run.
             and (
                 turn.run.is_adopted
@@ -180,7 +188,7 @@ class Schedule:
         return taken
 
     def seconds_to_next(self, now: float) -> float:
-        """Return the seconds until another turn is due, if nothing happens before."""
+        """Return the seconds until another turn is due, if nothing changes before."""
         moments = (
             max(turn.due, turn.not_before, self._away_until) for turn in self._turns.values()
         )
@@ -188,9 +196,13 @@ class Schedule:
         return min((moment - now for moment in moments if moment > now), default=math.inf)
 
     def silence(self, now: float) -> float | None:
-        """Return for how many seconds the server has not answered, if it newly counts as away.
+        """Check whether the server has just become unreachable, because it does not answer.
 
-        The request goes on. Meanwhile no other is sent, and callers that can stop waiting do.
+        The request is not cancelled. Until it ends, no other request is sent.
+
+        Returns:
+            For how many seconds the server has not answered; None if it is reachable, or was
+            already unreachable.
         """
         asked_at = [turn.asked_at for turn in self._turns.values() if turn.is_busy]
         seconds = now - max(min(asked_at, default=math.inf), self._last_success)
@@ -200,14 +212,14 @@ class Schedule:
         return seconds
 
     def succeeded(self, now: float, seconds: float = 0.0) -> float | None:
-        """Note a success.
+        """Note that a request succeeded.
 
         Args:
             now: monotonic seconds.
             seconds: how long the answer took.
 
         Returns:
-            For how many seconds the server was away; None if it was not.
+            For how many seconds the server was unreachable; None if it was reachable.
         """
         self._slowest = max(seconds, 0.9 * self._slowest)
         away_since, self.away_since = self.away_since, None
@@ -215,7 +227,7 @@ class Schedule:
         return None if away_since is None else now - away_since
 
     def ended(self, turn: Turn) -> bool:
-        """Note that the turn's records were delivered; return whether no new ones have arrived."""
+        """Note that the turn's records were delivered; return whether the run has no new ones."""
         run, turn.is_busy, turn.failures = turn.run, False, 0
         is_done = turn.due == math.inf and not run.outbox.has_records(run)
         if is_done and (run.is_ended or not run.is_owned):
@@ -223,7 +235,11 @@ class Schedule:
         return is_done
 
     def failed(self, turn: Turn, error: Exception, now: float) -> Literal["run", "server"] | None:
-        """Plan the next try; return whether the run or the server has a new problem, or None."""
+        """Plan the next try after a failure.
+
+        Returns:
+            ``run`` or ``server`` if that has a problem which was not there before; otherwise None.
+        """
         turn.is_busy = False
         after = error.after if isinstance(error, NotYet) else None
         if after is None:
@@ -232,7 +248,7 @@ class Schedule:
         turn.due, turn.not_before = min(turn.due, now), now + after
         if isinstance(error, NotYet):
             return None
-        # If other runs were delivered meanwhile, the server is not away.
+        # If other runs were delivered meanwhile, the server is reachable.
         is_its_own = turn.failures > 1 and self._last_success > turn.failed_at
         turn.failed_at = now
         if is_its_own:

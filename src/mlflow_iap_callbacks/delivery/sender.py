@@ -28,7 +28,7 @@ _logger = logging.getLogger("mlflow_iap_callbacks")
 _MAX_THREADS = 8
 # Two, so that one can look for due runs while the other is delivering.
 _MAX_IDLE_THREADS = 2
-# For one request: no retry begins later. One that is under way has MLflow's own timeout.
+# Limits the retries of a request: none begins after this. Each request has MLflow's own timeout.
 _RETRY = RetryPolicy(deadline=20.0)
 # Seconds between two checks for new records. An append wakes no thread, because that would cost
 # more than the append itself.
@@ -38,11 +38,11 @@ _SECONDS_BETWEEN_BEATS = 20.0
 # How long this process's records wait for older ones from an adopted journal.
 _SECONDS_FOR_OLDER_RECORDS = 5.0
 _SECONDS_AFTER_A_FAULT = 30.0
-# Tries of a record that was set aside: about half an hour, without outages.
+# Tries of a record that was set aside. They take about half an hour if there is no outage.
 _MOST_TRIES = 8
-# After so many failures a run is created without its tags, which are set one by one.
+# After this many failures, a run is created without its tags, and these are set one by one.
 _TRIES_OF_A_START = 2
-# Parts of one run; if more fail, the server is at fault.
+# Parts of one run that are set aside at the same time. If more fail, the server is at fault.
 _MOST_ASIDE = 20
 _SECONDS_WITHOUT_ROOM = 60.0
 # For requests whose failure is expected.
@@ -54,12 +54,12 @@ Marks = list[tuple[Outbox, int]]  # with sequence numbers
 class Sender:
     """Delivers this process's outbox and those of dead processes.
 
-    Records are sent in order per run, and several runs at once, until MLflow has accepted or
-    permanently rejected each record.
+    The records of a run are sent in order. Several runs are delivered at the same time. A record is
+    retried until MLflow has accepted or permanently rejected it.
 
     Args:
         client: used for all requests.
-        server: URI under which journals are stored for the server.
+        server: URI of the server, as its journals contain it.
         clock: tells the time.
         max_threads: how many threads deliver. With 0, the caller must call ``deliver_next``.
     """
@@ -119,12 +119,12 @@ class Sender:
 
     @property
     def is_away(self) -> bool:
-        """Whether the server could not be written to at the last try, or does not answer."""
+        """Whether the server is unreachable: its last request failed, or it does not answer."""
         return self._schedule.away_since is not None
 
     @property
     def is_stuck(self) -> bool:
-        """Whether everything that waits has failed and is only being retried."""
+        """Whether all waiting records are only being retried."""
         with self._changed:
             return self._schedule.is_stuck
 
@@ -135,7 +135,7 @@ class Sender:
             return self._schedule.has_only_asides
 
     def begin(self, key: str, experiment: str) -> QueuedRun:
-        """Return a new run of this process; append its ``start`` to the outbox's intake first."""
+        """Return a new run of this process. Append its ``start`` before its other records."""
         return self._begin(key, experiment, is_owned=True, run_id=None)
 
     def join(self, key: str, experiment: str, run_id: str | None) -> QueuedRun:
@@ -179,7 +179,7 @@ class Sender:
             timeout: seconds to wait; None for no limit.
 
         Returns:
-            The id; None if it is not known in time, or there will be none.
+            The id; None if it is not known in time, or if MLflow rejected the run.
         """
         with self._changed:
             self._collect()
@@ -205,11 +205,11 @@ class Sender:
         refused: bool = False,
         other_hosts: Collection[Path] = (),
     ) -> list[Untaken]:
-        """Take over what dead processes left for this server; their open runs end as failed.
+        """Take over the journals of dead processes for this server. Their open runs end as failed.
 
         Args:
-            seconds: no further journal is taken over after that time.
-            refused: try again what MLflow rejected.
+            seconds: no further journal is taken over after this time.
+            refused: retry the records that MLflow rejected.
             other_hosts: journals of other hosts, to take over as well.
 
         Returns:
@@ -240,7 +240,7 @@ class Sender:
         return untaken
 
     def adopt_safely(self, seconds: float = math.inf) -> None:
-        """Call ``adopt``, and log its errors, so that this process's own records are still sent."""
+        """Call ``adopt``, but log its errors: this process's own records are sent anyway."""
         try:
             for journal in self.adopt(seconds):
                 self._reported.add(journal.path)
@@ -399,8 +399,11 @@ class Sender:
     ) -> tuple[Sequence[Record], Sequence[Refusal]] | None:
         """Send an artifact or a model, without a time limit.
 
-        If this fails although the server works, the record is set aside, so that the rest of its
-        run does not wait for it, and None is returned.
+        If this fails although the server works, the record is set aside: the rest of its run does
+        not wait for it.
+
+        Returns:
+            The same as ``MlflowCalls.send``; None if the record was set aside.
         """
         run, record = turn.run, records[0]
         with self._changed:
@@ -408,7 +411,7 @@ class Sender:
         for other in others if not turn.is_aside else ():
             uploading = run.outbox.read(other.run, record.seq)[:1] if other.is_busy else ()
             if any(places(record) & places(older) for older in uploading):
-                raise NotYet("An older file for the same place is being uploaded.", 1.0)
+                raise NotYet("An older file with the same path is being uploaded.", 1.0)
         try:
             return self._calls.send(run, records)
         except NotYet:
@@ -431,11 +434,12 @@ class Sender:
     ) -> tuple[Sequence[Record], Sequence[Refusal]]:
         """Send records that have no files, in one request.
 
-        If it fails though the server can write to the run, the parts at fault are set aside.
+        If this fails although the server accepts a simple write to the run, the parts at fault are
+        set aside.
         """
         run, record = turn.run, records[0]
         if record.kind == "start" and run.run_id is None and turn.failures >= _TRIES_OF_A_START:
-            return self._send_parts(run, records, NotYet("The server fails on its tags."))
+            return self._send_parts(run, records, NotYet("The server fails on the run's tags."))
         some = records if is_divisible(record) else [original(record)]
         try:
             done, refused = _RETRY(partial(self._calls.send, run, some))
@@ -483,7 +487,7 @@ class Sender:
     def _after_another_try(
         self, turn: Turn, record: Record, error: Exception
     ) -> tuple[Sequence[Record], Sequence[Refusal]]:
-        """Let a record wait for longer each time, and refuse it after many tries."""
+        """Let a record wait longer after each failed try, and refuse it after many tries."""
         if turn.is_aside and turn.failures >= _MOST_TRIES:
             shown = original(record)
             return [record], [Refusal(shown.kind, shown.content, first_line(error))]
@@ -538,7 +542,7 @@ class Sender:
             self._threads += 1
 
     def _drop_replaced(self, run: QueuedRun, done: Sequence[Record]) -> None:
-        """Forget what was set aside if a newer record, delivered now, has replaced it."""
+        """Drop records that were set aside if a newer record, just delivered, replaces them."""
         newest = {place: record.seq for record in done for place in places(record)}
         for turn in self._schedule.others(run) if newest else ():
             aside = turn.run
@@ -597,7 +601,9 @@ class Sender:
 
 def _log_aside(what: str, why: str) -> None:
     _logger.warning(
-        "MLflow fails on %s, which is tried again later. The rest of its run goes on. %s", what, why
+        "MLflow fails on %s. It is retried later, and the rest of its run is sent now. %s",
+        what,
+        why,
     )
 
 

@@ -1,4 +1,4 @@
-"""A tracking URI as journals store it."""
+"""Converts a tracking URI to the form that journals store."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SECRET_PARAMETER = re.compile(HIDDEN_PARAMETER)
 
 
 def server_uri(uri: str) -> str:
-    """Return a tracking URI as journals store it: without a password, and with an absolute path."""
+    """Return a tracking URI without a password, and with an absolute path."""
     parts = urlsplit(uri)
     if parts.scheme in ("http", "https"):
         return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])).rstrip("/")
@@ -20,7 +20,7 @@ def server_uri(uri: str) -> str:
         return f"sqlite:///{os.path.abspath(uri.removeprefix('sqlite:///'))}"
     if not parts.scheme:
         return os.path.abspath(uri)
-    # Another user may have another database, and a user may have no password.
+    # The user name is kept, because each user may see another database.
     user, is_given, host = parts.netloc.rpartition("@")
     query = "&".join(each for each in parts.query.split("&") if not _SECRET_PARAMETER.match(each))
     netloc = user.partition(":")[0] + is_given + host

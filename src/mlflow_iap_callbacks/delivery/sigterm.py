@@ -1,11 +1,12 @@
 """Notices SIGTERM in a thread, no matter what the main thread is doing.
 
-Python calls a handler in the main thread, once that returns from C code. Training in C may take
-long, and a wait in C that begins just after the signal may never end, as in a pool's worker:
+Python calls a signal handler in the main thread, after the C code that runs there has returned.
+Training in C may take long. In a worker of a process pool, a wait in C that begins just after the
+signal may never end. See
 https://docs.python.org/3/library/signal.html#execution-of-python-signal-handlers
 
 If the program handles SIGTERM, its handler decides how the process ends. Otherwise the process
-delivers, and is then killed by the signal, as it would be without this package.
+delivers its records, and is then killed by the signal, as it would be without this package.
 """
 
 from __future__ import annotations
@@ -29,9 +30,10 @@ _is_received = False
 
 
 def listen(close: Callable[[], None], deliver: Callable[[], None]) -> None:
-    """On SIGTERM, call one of two functions in a thread. This works only in the main thread.
+    """On SIGTERM, call one of two functions in a thread.
 
-    Call it again if an event loop has restored the default handler.
+    It does nothing if it is not called in the main thread. Call it again if an event loop has
+    restored the default handler.
 
     Args:
         close: called once if SIGTERM has no other handler. The process is killed afterwards. A
@@ -54,7 +56,7 @@ def listen(close: Callable[[], None], deliver: Callable[[], None]) -> None:
     if handler is signal.SIG_DFL and not _is_handled_in_c():
         signal.signal(signal.SIGTERM, _on_sigterm)
     other = signal.set_wakeup_fd(_pipe[1], warn_on_full_buffer=False)
-    if other not in (-1, _pipe[1]):  # that of an event loop, which wakes the main thread itself
+    if other not in (-1, _pipe[1]):  # an event loop's, which wakes the main thread itself
         signal.set_wakeup_fd(other)
 
 
@@ -67,7 +69,7 @@ def die() -> None:
     """End the process as an unhandled SIGTERM does."""
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         os.kill(os.getpid(), signal.SIGTERM)
-    os._exit(128 + signal.SIGTERM)  # the status in a shell: the main thread is still in C code
+    os._exit(128 + signal.SIGTERM)  # a shell's status for SIGTERM; the main thread is still in C
 
 
 def hold_for_fork() -> None:
@@ -84,7 +86,7 @@ def go_on_after_fork() -> None:
 
 
 def forget_in_child() -> None:
-    """Restore the default SIGTERM in a forked child, until the child calls ``listen``."""
+    """Restore the default handler in a forked child, until the child calls ``listen``."""
     global _pipe, _is_received
     _is_received = False
     if _pipe:
@@ -101,7 +103,7 @@ def forget_in_child() -> None:
 
 def _on_sigterm(number: int, frame: FrameType | None) -> None:
     global _is_received
-    # A handler that was installed later may call this one; it then decides what happens.
+    # A handler that was installed later may call this one. Then that handler decides what happens.
     if signal.getsignal(signal.SIGTERM) is _on_sigterm:
         _is_received = True
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -127,8 +127,8 @@ class IAPAuth(AuthBase):
         Raises:
             IAPRefusedError: IAP rejects the request.
             IAPCredentialsError: no token can be obtained.
-            IAPUnknownOutcomeError: the response was lost, and repeating the request could do its
-                work twice.
+            IAPUnknownOutcomeError: the response was lost, and a repeated request could take effect
+                twice.
             requests.RequestException: the server could not be reached in time.
         """
         # MLflow hides why a download failed, and suggests checking the path.

@@ -19,7 +19,7 @@ _T = TypeVar("_T")
 
 # What google-auth and this package raise if a response or a file has an unexpected form.
 MALFORMED = (ValueError, LookupError, TypeError, AttributeError)
-# Tokens in a response by mistake: they are long and of mixed case, or begin like this.
+# Tokens that a response contains by mistake: they are long and of mixed case, or begin like this.
 _SECRET = re.compile(
     r"(?:ya29\.|eyJ|1//)[\w.~+/=-]+|(?=[\w-]*[a-z])(?=[\w-]*[A-Z])[\w-]{30,}", re.ASCII
 )

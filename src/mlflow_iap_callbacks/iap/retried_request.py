@@ -1,7 +1,7 @@
 """One request, retried until its outcome is known.
 
 It gets a token if IAP asks for one, and a new token if IAP rejects it. It is retried if the server
-is busy or unreachable, unless a repeated request could do its work twice.
+is busy or unreachable, unless a repeated request could take effect twice.
 """
 
 from __future__ import annotations
@@ -150,8 +150,8 @@ def set_bearer(token: str, request: requests.PreparedRequest) -> None:
 
 def _unknown_outcome(what: str, **details: Any) -> IAPUnknownOutcomeError:
     return IAPUnknownOutcomeError(
-        f"{what}, so it is not known whether it took effect. Sending it again could do its work "
-        "twice: check the server before you repeat it.",
+        f"{what}, so it is not known whether it took effect. If it is sent again, it may take "
+        "effect twice: check the server before you repeat it.",
         **details,
     )
 

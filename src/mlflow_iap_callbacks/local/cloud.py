@@ -1,4 +1,4 @@
-"""`LocalCloud`: runs all servers on one thread, and has the settings for their clients."""
+"""`LocalCloud`: runs all servers on one thread, and returns the settings for their clients."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class LocalCloud(CloudState):
 
     @property
     def assertion_keys_url(self) -> str:
-        """URL of the public keys of Identity-Aware Proxy: a JSON object of PEM by key id."""
+        """URL of Identity-Aware Proxy's public keys: a JSON object with a PEM for each key id."""
         return f"{self.google_url}/iap/verify/public_key"
 
     def assertion(self, account: str = CloudState.trainer, **claims: Any) -> str:
@@ -210,7 +210,7 @@ class LocalCloud(CloudState):
         return self._metadata_at(f"{_HOST}:{self._now_running().refusing_port}", seconds=1)
 
     def revoke_tokens(self) -> None:
-        """Make every token issued or signed so far count as expired.
+        """Revoke every token issued or signed so far: they are rejected as expired.
 
         Takes up to a second, because it waits for the next full second: a JWT that is signed twice
         within one second has the same text.
@@ -248,7 +248,7 @@ class LocalCloud(CloudState):
 
         Args:
             kind: `answer` responds with `status` and does not call the application.
-                `answer_after` calls it, then replaces its response by `status`.
+                `answer_after` calls it, then responds with `status` instead.
                 `reset_before` resets the connection and does not call the application.
                 `reset_after` calls it, then resets the connection.
                 `reject_midway` reads about half of a request's body, then revokes its token and
@@ -322,7 +322,7 @@ class _Running:
         if folder is None:
             temporary = tempfile.TemporaryDirectory(prefix="local-cloud-")
             folder = Path(self._resources.enter_context(temporary))
-        # Absolute, because processes in other folders use the variables that name its files.
+        # Absolute, because processes in other folders get the paths of its files.
         self._folder = folder.resolve()
         self._loop: asyncio.AbstractEventLoop
         self._stopping: asyncio.Event
@@ -396,7 +396,7 @@ class _Running:
         application: web.Application,
         listeners: dict[str, ssl.SSLContext | None],
     ) -> None:
-        # Bodies stay compressed if they are, and stopping does not wait for requests.
+        # Compressed bodies stay compressed, and stopping does not wait for requests.
         runner = web.AppRunner(
             application, access_log=None, auto_decompress=False, shutdown_timeout=0.1
         )

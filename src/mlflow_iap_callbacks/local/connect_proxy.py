@@ -45,8 +45,8 @@ class ConnectProxy:
         assert task is not None  # noqa: S101 - for the type checker
         self._connections.add(task)
         try:
-            # A client may disconnect at any moment, and nobody is left to respond to. The task
-            # is cancelled only when the proxy stops; Python 3.11 would log that as an error.
+            # A client may disconnect at any moment; then nobody waits for a response. The task is
+            # cancelled only when the proxy stops, which Python 3.11 would log as an error.
             with contextlib.suppress(
                 OSError,
                 asyncio.IncompleteReadError,

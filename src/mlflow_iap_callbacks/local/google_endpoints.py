@@ -20,7 +20,7 @@ from .token_endpoint import TokenEndpoint
 
 
 def google_application(state: CloudState, sign_in: SignIn) -> web.Application:
-    """Return the application. It ignores the host name, because no two paths collide."""
+    """Return the application. It ignores host names, because no two of them use the same path."""
     tokens = TokenEndpoint(state)
     metadata = MetadataServer(state)
     keys = _PublicKeys(state)

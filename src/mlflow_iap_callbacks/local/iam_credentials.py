@@ -32,7 +32,7 @@ def bearer(request: web.Request) -> str:
 
 
 class IamCredentials:
-    """Handles its four methods, for callers with the Token Creator role on the account."""
+    """Handles the API's four methods, for callers with the Token Creator role on the account."""
 
     def __init__(self, state: CloudState) -> None:
         self._state = state

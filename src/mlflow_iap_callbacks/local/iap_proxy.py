@@ -164,8 +164,8 @@ class IapProxy:
             await asyncio.sleep(max(0.0, math.floor(identity.signed_at) + 1.0 - time.time()))
         self._state.mint.revoke(identity.token)
         response = responses.iap_response(401, EXPIRED)
-        # aiohttp still reads the body for a while, so that clients which send all of it before
-        # they read anything see the response.
+        # aiohttp goes on reading the body for a while, so that clients that send all of it before
+        # they read the response get the response.
         response.force_close()
         return visit.end(response, iap_answer=True)
 

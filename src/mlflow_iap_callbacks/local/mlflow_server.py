@@ -17,7 +17,7 @@ from typing import IO
 _HOST = "127.0.0.1"
 _START_TIMEOUT = 60.0  # seconds; a start takes about 5, and much longer on a busy machine
 _STOP_TIMEOUT = 10.0  # seconds; then it is killed
-_ATTEMPTS = 5  # to find a free port that nobody else takes first
+_ATTEMPTS = 5  # to start it on a free port before another program takes the port
 
 
 class MlflowServer:
@@ -125,7 +125,7 @@ class MlflowServer:
         try:
             deadline = time.monotonic() + _START_TIMEOUT
             while time.monotonic() < deadline and self._process.poll() is None:
-                # /health alone could be another server's, which took the port meanwhile.
+                # /health alone may come from another server that took the port meanwhile.
                 if self._says_it_listens(log_start) and self._is_healthy():
                     return True
                 time.sleep(0.05)
@@ -170,7 +170,7 @@ class MlflowServer:
         self._signal(how)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_STOP_TIMEOUT)
-        # Even if the process has ended: its children may have outlived it.
+        # Even if the process has ended, its children may still be running.
         self._signal(signal.SIGKILL)
         self._process.wait()
         self._process = None

@@ -142,7 +142,7 @@ class SignIn:
         return target
 
     def _sign(self, name: str, purpose: str, lifetime: int) -> str:
-        # By this machine's clock, not Google's: only this process reads them.
+        # The times are by this machine's clock, not Google's, because only this process reads them.
         now = int(time.time())
         audience = f"{self._origin}/{purpose}"
         return self._key.sign({"sub": name, "aud": audience, "iat": now, "exp": now + lifetime})

@@ -1,4 +1,4 @@
-"""Closes TCP connections in the ways that networks do: reset, cut off, or left over at the end."""
+"""Closes TCP connections: resets them, cuts them off, or closes those left at the end."""
 
 from __future__ import annotations
 
@@ -32,8 +32,9 @@ async def cut(request: web.Request) -> None:
 class Listener(socket.socket):
     """A listening socket that can close every connection it has accepted.
 
-    A connection accepted while its server shuts down belongs to no server yet, and an event loop
-    that ends leaves it open until its transport is garbage collected: the client would hang.
+    A connection that is accepted while its server shuts down belongs to no server yet. At the end
+    of the event loop, it would stay open until its transport is garbage collected, and the client
+    would hang.
 
     Args:
         listener: the socket that this one replaces.

@@ -80,7 +80,7 @@ class Mint:
         claims = {
             "aud": audience,
             "azp": azp,
-            # Rounded up: never valid for less than the lifetime.
+            # Rounded up, so that it is not valid for less than the lifetime.
             "exp": math.ceil(now + self._lifetime()),
             "iat": int(now),
             "iss": ISSUER,
@@ -162,7 +162,7 @@ class Mint:
         source: TokenSource,
     ) -> str:
         now = time.time()
-        # A token with the same text, issued again within one second, counts as the later one.
+        # A token that is issued again with the same text, within one second, is the later one.
         self._issued_at[digest(token)] = now
         self._revoked.discard(digest(token))
         self.issued.append(IssuedToken(now, kind, account.name, audience, source))

@@ -1,4 +1,4 @@
-"""Taking over the journals of dead processes."""
+"""Takes over the journals of dead processes."""
 
 from __future__ import annotations
 
@@ -55,8 +55,9 @@ def orphans(
 ) -> Iterator[Outbox | Untaken]:
     """Take over the journals of dead processes, and yield each.
 
-    The caller must close each outbox. If a journal is damaged, a warning is logged and its
-    undamaged records are moved to a new journal.
+    Each is yielded as an Outbox, which the caller must close, or as Untaken if it cannot be taken
+    over. If a journal is damaged, a warning is logged, and its undamaged records are moved to a new
+    journal.
 
     Args:
         server: tracking URI; None for all servers.
@@ -76,7 +77,7 @@ def orphans(
         found: Outbox | Untaken | None
         try:
             found = _taken(path, lock, server)
-        except Exception as error:  # noqa: BLE001 - one must not stop the others
+        except Exception as error:  # noqa: BLE001 - a bad journal must not stop the others
             found = Untaken(path, str(error))
         if not isinstance(found, Outbox) or found.file_lock is not lock:
             lock.release()
@@ -86,7 +87,7 @@ def orphans(
 
 def _taken(path: Path, lock: FileLock, server: str | None) -> Outbox | Untaken | None:
     if not any(file.exists() and file.stat().st_size for file in files_of(path)):
-        delete_journal(path)  # already delivered, or never begun
+        delete_journal(path)  # it was delivered, or never got a record
         return None
     for file in (*files_of(path), artifacts_of(path)):
         if file.exists() and (why := objection(file)):
@@ -99,7 +100,7 @@ def _taken(path: Path, lock: FileLock, server: str | None) -> Outbox | Untaken |
             for _ in content.rows:
                 pass
             _report_damage(path)
-            if not is_from_here(path):  # its host does not know of the lock
+            if not is_from_here(path):  # a process on its host may not see the lock
                 return _replaced(path, read_whole(path), content.server or "")
             beat(lock)
             outbox = Outbox(path, lock=lock)
@@ -109,7 +110,7 @@ def _taken(path: Path, lock: FileLock, server: str | None) -> Outbox | Untaken |
         if str(error).startswith(_NOT_DAMAGED):
             return Untaken(path, str(error))
     except (sqlite3.Error, Damaged, TypeError, ValueError):
-        pass  # damage may lead to any of these
+        pass  # damage can cause any of these
     return _rescued(path, version, server)
 
 
@@ -144,7 +145,7 @@ def _rescued(path: Path, version: int | None, server: str | None) -> Outbox | Un
         return None
     form = content.head.format if content.head else version
     if form not in (0, None, format_1.FORMAT, FORMAT):
-        return Untaken(path, "another version of mlflow-iap-callbacks wrote it, and can send it")
+        return Untaken(path, "another version of mlflow-iap-callbacks wrote it; use that version")
     server = content.server or server
     if server is None:
         return Untaken(path, "it is damaged and its server is unknown; set MLFLOW_TRACKING_URI")
@@ -154,7 +155,7 @@ def _rescued(path: Path, version: int | None, server: str | None) -> Outbox | Un
     if outbox is None:
         return Untaken(path, _NO_ROOM)
     _logger.warning(
-        "%s is damaged. Its %d whole records will be sent; it is kept as damaged-%s.",
+        "%s is damaged. Its %d undamaged records will be sent, and the file is kept as damaged-%s.",
         path,
         outbox.waiting,
         path.name,

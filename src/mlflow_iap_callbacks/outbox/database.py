@@ -1,8 +1,9 @@
 """The SQLite database of a journal, and the other files that a journal consists of.
 
-In WAL mode, a transaction survives if its process is killed. A crash of the machine, or damage, may
-lose the last transactions, but the intake still has them. Each row is an id and a frame: a damaged
-row is never mistaken for data, and other rows are found even if SQLite cannot read the file.
+SQLite's WAL mode keeps each transaction even if the process is killed. A crash of the machine, or
+damage, may lose the last transactions, but the intake still has their records. Each row is an id
+and a frame. So a damaged row is always noticed, and the other rows can be read even if SQLite
+cannot read the file.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ _logger = logging.getLogger("mlflow_iap_callbacks")
 
 FORMAT = 2
 PAGE_BYTES = 4096
-_RUN_BITS = 40  # a record's id: sequence number in these low bits, run number above
+_RUN_BITS = 40  # low bits of a record's id for its sequence number; the others are its run number
 SEQ = (1 << _RUN_BITS) - 1
-# The tables, and the letter of each one's frames.
+# The tables, each with the letter of its frames.
 LETTERS = {
     "journal": b"j",  # one row: the head
     "runs": b"r",  # the state of each run, by its number
@@ -35,7 +36,7 @@ LETTERS = {
     "refused": b"n",  # what MLflow rejected, by the run's number and a counter
 }
 _LAST_ID = (1 << 63) - 1
-# Runs, and whether they have records.
+# Selects runs, each with its state and whether it has records.
 SELECT_RUNS = (
     "SELECT id, frame, EXISTS (SELECT 1 FROM records WHERE records.id BETWEEN"  # noqa: S608
     f" runs.id << {_RUN_BITS} AND (runs.id << {_RUN_BITS}) + {SEQ}) FROM runs"
@@ -54,8 +55,9 @@ class Head:
         server: tracking URI of the server.
         host: machine of its process.
         pid: id of its process.
-        begun: seconds since 1970.
-        name: name of the journal on the server; the original's if its records were moved here.
+        begun: when the journal was created, in seconds since 1970.
+        name: name of the journal on the server. If the records were moved here from another
+            journal, it is the name of that one.
         seq: sequence number of the last stored record.
         format: version of the format of journals.
     """
@@ -76,11 +78,11 @@ class Head:
 
 
 class Damaged(Exception):
-    """The database is damaged; its undamaged records can be rescued."""
+    """The database is damaged. Its undamaged records can be rescued."""
 
 
 class Database:
-    """The database. After it has been opened, errors are logged once and never raised.
+    """The database of a journal. Once it is open, errors are not raised; the first is logged.
 
     Args:
         path: path of the file.
@@ -130,14 +132,16 @@ class Database:
         try:
             yield from self._db.execute(query, values)
         except sqlite3.Error as error:
-            self._report(error, "Its records stay in it, for `mlflow-iap sync`")
+            self._report(error, "Its records stay in it until `mlflow-iap sync` can read them")
             self._db, self.is_readable = None, False
 
     def rows(
         self, table: str, first: int = 0, end: int = _LAST_ID
     ) -> Iterator[tuple[int, bytes | None]]:
-        """Yield ids of a table from ``first`` up to ``end`` with the content of their frames, None
-        if damaged."""
+        """Yield the rows of a table with ids from ``first`` up to ``end``.
+
+        Each row is an id and the payload of its frame, or None if the frame is damaged.
+        """
         query = f"SELECT id, frame FROM {table} WHERE id >= ? AND id < ? ORDER BY id"  # noqa: S608
         for number, frame in self.select(query, first, end):
             if number < first:  # a damaged page makes SQLite loop
@@ -167,7 +171,7 @@ class Database:
         return bool(rows) and rows[0][0] == 0
 
     def close(self) -> bool:
-        """Close it. Return whether it could always be read."""
+        """Close the database. Return whether all reads succeeded."""
         db, self._db = self._db, None
         if db is None:
             return False
@@ -234,7 +238,10 @@ def files_of(journal: Path) -> list[Path]:
 
 
 def delete_journal(journal: Path) -> None:
-    """Delete a journal whose lock is held, its database last: journals are found by it."""
+    """Delete a journal whose lock is held.
+
+    The database is deleted last of its files, because journals are found by it.
+    """
     shutil.rmtree(artifacts_of(journal), ignore_errors=True)
     for path in reversed(files_of(journal)):
         path.unlink(missing_ok=True)

@@ -1,9 +1,8 @@
-"""Frames: each record in a journal's files is in its own frame, so that damage affects only it.
+"""Each record in a journal's files is in its own frame, so damage to one does not affect others.
 
-A frame is a mark of three bytes, a letter for the kind of content, the length of the payload, its
-place, a checksum (CRC-32 of all other bytes), and the payload. The place says where the frame
-belongs: the sequence number of a message, or the id of a row. So a copy at another place is not
-mistaken for it.
+A frame consists of a mark of three bytes, a letter for the kind of content, the length of the
+payload, the place, a checksum (CRC-32 of all other bytes), and the payload. The place is the
+sequence number of a message or the id of a row. So a stray copy of a frame is recognized as a copy.
 """
 
 from __future__ import annotations
@@ -18,10 +17,10 @@ _LABEL = struct.Struct("<3scIQ")
 _CHECKSUM = struct.Struct("<I")
 HEADER_BYTES = _LABEL.size + _CHECKSUM.size
 _CHUNK_BYTES = 1_000_000
-# Bytes that are read for damaged frames before the rest of a file is given up.
+# A search ends when it has read this many bytes of damaged frames.
 _MOST_WASTED_BYTES = 1_000_000_000
 
-Reader = Callable[[int, int], bytes]  # from an offset and a size
+Reader = Callable[[int, int], bytes]  # is called with an offset and a size
 
 
 class Frame(NamedTuple):
@@ -30,7 +29,7 @@ class Frame(NamedTuple):
     Args:
         offset: where it begins in its file.
         letter: the kind of its content.
-        place: where it belongs.
+        place: sequence number of the message, or id of the row.
         payload: its content.
     """
 
@@ -57,7 +56,7 @@ def pack(letter: bytes, place: int, payload: bytes) -> bytes:
 
 
 def unpack(frame: object, letter: bytes, place: int) -> bytes | None:
-    """Return the payload of a frame; None if the frame is damaged or belongs elsewhere."""
+    """Return the payload of a frame; None if it is damaged or has another letter or place."""
     if not isinstance(frame, bytes) or len(frame) < HEADER_BYTES:
         return None
     label, payload = frame[: _LABEL.size], frame[HEADER_BYTES:]
@@ -68,13 +67,13 @@ def unpack(frame: object, letter: bytes, place: int) -> bytes | None:
 
 
 def find(read: Reader, start: int, end: int, read_frame: Reader | None = None) -> Iterator[Frame]:
-    """Yield the undamaged frames between two offsets of a file, no matter what is between them.
+    """Yield the undamaged frames between two offsets of a file, and skip all other bytes.
 
     Args:
         read: reads the file.
         start: offset to begin at.
         end: offset to stop at.
-        read_frame: reads a frame that may be in pieces. Default: frames are in one piece.
+        read_frame: reads a frame that may be in several pieces. Default: each is in one piece.
     """
     next_frame, wasted = start, 0
     for offset, chunk, found in _marks(read, start, end):
@@ -102,7 +101,7 @@ def find(read: Reader, start: int, end: int, read_frame: Reader | None = None) -
 
 
 def _marks(read: Reader, start: int, end: int) -> Iterator[tuple[int, bytes, int]]:
-    """Yield the offset of each mark, with a part of the file and where the mark is in it."""
+    """Yield the offset of each mark, a chunk of the file, and the mark's offset in the chunk."""
     while start < end:
         chunk = read(start, min(_CHUNK_BYTES, end - start))
         found = chunk.find(_MARK)

@@ -1,9 +1,9 @@
-"""The files that records are appended to, until the database of the journal has stored them.
+"""The files to which records are appended before they are stored in the journal's database.
 
 Appending takes one system call. Inserting into a database would take several times as long, because
 training fills the processor's caches between two inserts. A file contains messages as MessagePack,
-each in a frame. When ``append`` returns, the kernel has the message, so it survives if the process
-is killed.
+each in a frame. When ``append`` returns, the kernel has the message, so the message is not lost if
+the process is killed.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _logger = logging.getLogger("mlflow_iap_callbacks")
 
 _CHUNK_BYTES = 1_000_000
 _LONG_FILE_BYTES = 4_000_000
-# The limit in memory when the disk is full: several hours of four metrics a second.
+# The limit in memory when the disk is full, enough for several hours of four metrics a second.
 _MOST_IN_MEMORY_BYTES = 16_000_000
 
-# The letters of frames, whose places are sequence numbers. A file begins with the server.
+# The letters of frames. A file begins with a frame that contains the server's URI.
 _MESSAGE, _SERVER = b"i", b"h"
 BEGINNINGS = ("start", "join")  # kinds of the first message of each run
 
@@ -59,15 +59,15 @@ class Intake:
     Args:
         stem: path of the files without its suffixes; None to use memory only.
         last_seq: sequence number of the last message in existing files.
-        server: tracking URI, which each file begins with.
+        server: tracking URI; each file begins with it.
 
     Raises:
-        OSError: the file cannot be made or read.
+        OSError: the file cannot be created or read.
     """
 
     def __init__(self, stem: Path | None, last_seq: int = 0, server: str = "") -> None:
         self.last_seq = last_seq  # sequence number of the last message
-        self.lost = 0  # messages for which neither disk nor memory had room
+        self.lost = 0  # number of messages for which neither disk nor memory had room
         self._taken = last_seq
         self._read = 0  # bytes read from the file
         self._stem = stem
@@ -90,41 +90,41 @@ class Intake:
         """Append a message, and return whether the intake is open.
 
         Raises:
-            TypeError, ValueError, OverflowError: the content is neither plain data nor objects that
-                ``float`` accepts.
+            TypeError, ValueError, OverflowError: the content has a value that is neither plain data
+                nor accepted by ``float``.
         """
         with self._lock:
             if not self.is_open:
                 return False
             payload = self._pack((number, kind, content))
-            # Messages in memory must not be overtaken.
             frame = frames.pack(_MESSAGE, self.last_seq + 1, payload)
             if kind in BEGINNINGS:
-                frame *= 2  # so damage to one copy does not lose the run's other messages
+                frame *= 2  # if both copies were damaged, the run's other messages would be useless
+            # While older messages are in memory, newer ones must not be written to the file.
             is_written = not self._memory and self._write(frame)
             if is_written or self._keep_in_memory(payload):
                 self.last_seq += 1
             return True
 
     def skip_to(self, seq: int) -> None:
-        """Make the sequence numbers of new messages higher than this one."""
+        """Give new messages higher sequence numbers than this one."""
         with self._lock:
             self.last_seq = self._taken = max(self.last_seq, seq)
 
     @property
     def in_memory(self) -> int:
-        """Number of messages that wait in memory."""
+        """Number of messages in memory that were not taken yet."""
         return len(self._memory)
 
     def take(self) -> list[Message]:
-        """Return about a megabyte of the oldest messages on disk that were not taken before."""
+        """Return the oldest messages on disk that were not taken yet, about a megabyte of them."""
         return list(self._from_file())
 
     def take_from_memory(self) -> list[Message]:
-        """Return the messages in memory, which are newer than all on disk."""
+        """Return the messages in memory, which are newer than all messages on disk."""
         with self._lock:
             if self._file is not None and self._read < self._size:
-                return []  # messages that reached the file meanwhile are older
+                return []  # the file has older messages, which must be taken first
             found = list(self._memory)
             first = self.last_seq - len(found) + 1
             self._memory.clear()
@@ -132,10 +132,10 @@ class Intake:
         return [_unpacked(seq, payload) for seq, payload in enumerate(found, first)]
 
     def start_new_file(self) -> Path | None:
-        """Start a new file if the current one is long and all of it was taken.
+        """Start a new file if the current one is long and all of its messages were taken.
 
         Returns:
-            The old file, which can be deleted.
+            The old file, which can be deleted; None if no file was started.
         """
         with self._lock:
             is_due = self._read > _LONG_FILE_BYTES and self._read == self._size
@@ -223,8 +223,8 @@ class Intake:
         """Report the bytes up to an offset as damaged, if there are any."""
         if offset > self._read:
             _logger.warning(
-                "%s is damaged: %d bytes at byte %d cannot be read, and their content is lost. "
-                "Everything else in it is intact.",
+                "%s is damaged: %d bytes from byte %d on cannot be read, and their content is "
+                "lost. Everything else in it is intact.",
                 self._path(self._generation),
                 offset - self._read,
                 self._read,
@@ -249,7 +249,7 @@ def files_by_generation(stem: Path) -> dict[int, Path]:
 
 
 def read_messages(path: Path, after: int) -> Iterator[Message]:
-    """Yield the undamaged messages of a file after a sequence number, in order. Change nothing."""
+    """Yield, in order, a file's undamaged messages after a sequence number. Change nothing."""
     with path.open("rb") as file:
         offsets: dict[int, tuple[int, int]] = {}
         # Damage can duplicate messages or change their order.
@@ -264,7 +264,7 @@ def read_messages(path: Path, after: int) -> Iterator[Message]:
 
 
 def unreadable_bytes(path: Path) -> int:
-    """Return how many bytes of a file belong to no undamaged frame."""
+    """Return how many bytes of a file are damaged."""
     with path.open("rb") as file:
         size = path.stat().st_size
         return size - sum(frame.size for frame in _frames(file.fileno(), 0, size))

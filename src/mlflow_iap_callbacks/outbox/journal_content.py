@@ -28,7 +28,7 @@ from .records import RunState, begun_by, unpacked
 
 _ROWS_AT_ONCE = 1000
 
-Row = tuple[int, bytes]  # an id, and what its frame holds
+Row = tuple[int, bytes]  # an id, and the payload of its frame
 Batch = tuple[str, list[Row]]  # the name of a table, and some of its rows
 _TABLES = ("runs", "starts", "records", "refused")
 
@@ -41,7 +41,7 @@ class Content:
         head: the journal's description of itself; None if it is unreadable.
         server: tracking URI of the server; None if it is unreadable.
         rows: batches of rows of an outbox's tables, each with the name of its table.
-        messages: messages that the database had not stored yet.
+        messages: messages of the intake that are not in the database yet.
         last_seq: sequence number of the last stored record; 0 for version 0.1.0.
     """
 
@@ -76,7 +76,7 @@ def read_whole(journal: Path) -> Content:
 
 
 def read_damaged(journal: Path) -> Content:
-    """Find all undamaged frames in a journal's files, even without SQLite. Change nothing."""
+    """Read all undamaged frames in a journal's files, without SQLite. Change nothing."""
     head: Head | None = None
     runs: dict[int, RunState] = {}
     begun: dict[int, bytes] = {}
@@ -89,7 +89,7 @@ def read_damaged(journal: Path) -> Content:
         elif frame.letter == LETTERS["runs"]:
             state = RunState(*unpacked(frame.payload))
             known = runs.setdefault(frame.place, state)
-            if known.saves < state.saves:  # deleted states may still be found
+            if known.saves < state.saves:  # older states may still be in the files
                 runs[frame.place] = state
         elif frame.letter == LETTERS["starts"]:
             begun[frame.place] = frame.payload
@@ -130,7 +130,7 @@ def _server_by_intake(journal: Path) -> str | None:
 
 
 def batches(table: str, rows: Iterable[Row]) -> Iterator[Batch]:
-    """Yield rows of a table in lists; each row as its id and the content of its frame."""
+    """Yield the rows of a table in lists. Each row is an id and the payload of its frame."""
     rest = iter(rows)
     while batch := [*islice(rest, _ROWS_AT_ONCE)]:
         yield table, batch
@@ -185,7 +185,7 @@ def _once(rows: Iterable[Row]) -> Iterator[Row]:
 
 
 def _is_settled(place: int, runs: Mapping[int, RunState]) -> bool:
-    """Return whether a record was deleted, and was found only because its bytes still exist."""
+    """Return whether a record was deleted, although its bytes are still in the file."""
     run = runs.get(run_number(place))
     return run is not None and place & SEQ <= run.settled
 
@@ -203,10 +203,10 @@ def _stored_frames(journal: Path) -> Iterator[frames.Frame]:
 
 
 def _in_pieces(read: frames.Reader, offset: int, size: int) -> bytes:
-    """Read a value that begins in the row of a table and may continue in overflow pages.
+    """Read a frame that begins in a row of a table and may continue in overflow pages.
 
-    See https://www.sqlite.org/fileformat2.html#b_tree_pages for the sizes. The row is an id and
-    this value.
+    A row contains only an id and a frame. The sizes are explained at
+    https://www.sqlite.org/fileformat2.html#b_tree_pages.
     """
     serial_type, header = 2 * size + 12, 3
     while serial_type >= 128:

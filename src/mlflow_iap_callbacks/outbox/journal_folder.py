@@ -1,4 +1,4 @@
-"""The journals on this machine: where they are, whose they are, and what is in them."""
+"""The journals on this machine: finds, creates and summarizes them."""
 
 from __future__ import annotations
 
@@ -35,14 +35,15 @@ class JournalReport:
 
     Args:
         path: path of the database.
-        is_live: whether its process is alive; unknown on another host unless the lock is held.
+        is_live: whether its lock is held, so its process is alive. A process on another host may
+            be alive although the lock looks free here.
         is_from_here: whether its process runs, or ran, on this host.
-        last_beat: when its process last noted that it is alive, by its own clock, in seconds since
-            1970; None if it never did.
+        last_beat: when its process last noted that it is alive, in seconds since 1970 by the clock
+            of its host; None if it never did.
         server: tracking URI of the server.
         host: machine of its process.
         pid: id of its process.
-        begun: seconds since 1970.
+        begun: when it was created, in seconds since 1970.
         bytes: size on disk, with copied artifacts.
         waiting: number of waiting records, by kind.
         runs: number of runs that are open or have waiting records.
@@ -67,15 +68,15 @@ class JournalReport:
     error: str | None = None
 
     def records(self, *, refused: bool = False) -> int:
-        """Return how many records wait; with ``refused=True``, include the refused ones."""
+        """Return the number of waiting records; with ``refused=True``, add the refused ones."""
         return self.waiting.total() + (self.refused.total() if refused else 0)
 
 
 def folder() -> Path:
     """Return the journals' folder: MLFLOW_IAP_OUTBOX, or one in the user's state directory.
 
-    A folder that other users can write to is not used, because they could have any file of this
-    user sent. A warning says so once.
+    A folder that other users can write to is not used, and a warning is logged once: through it,
+    they could make this process upload any file that this user can read.
     """
     given = os.environ.get(VARIABLE)
     candidates = [_absolute(given)] if given else []
@@ -93,21 +94,23 @@ def folder() -> Path:
 
 @functools.cache
 def _absolute(given: str) -> Path:
-    """Return the absolute path at the first use, before any ``os.chdir``."""
+    """Return the absolute path, which stays the same when ``os.chdir`` is called later."""
     return Path(given).absolute()
 
 
 @functools.cache
 def _warn_once(why: str) -> None:
-    _logger.warning("%s. Journals are kept in another folder; %s names one.", why, VARIABLE)
+    _logger.warning("%s. Journals are kept in another folder; set %s to choose one.", why, VARIABLE)
 
 
 def new_outbox(server: str, *, name: str | None = None) -> Outbox:
-    """Return a new outbox of this process; in memory, with a warning, if no file can be created.
+    """Return a new outbox of this process.
+
+    If no file can be created, a warning is logged, and the outbox is in memory only.
 
     Args:
         server: tracking URI.
-        name: name of the journal on the server. Default: the file's.
+        name: name of the journal on the server. Default: the file's name.
     """
     path = folder() / f"{_mark(server)}-{host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.sqlite"
     try:
@@ -134,13 +137,13 @@ def new_outbox(server: str, *, name: str | None = None) -> Outbox:
 
 
 def is_for(server: str, journal: Path) -> bool:
-    """Return whether a journal is for a server, by its name."""
+    """Return whether a journal's name says that it is for a server."""
     return journal.name.startswith(f"{_mark(server)}-")
 
 
 def journals(server: str | None = None) -> list[Path]:
     """Return the paths of the journals, for one server or all; they may be deleted at any time."""
-    mark = _mark(server) if server else "[0-9a-f]" * 8  # without damaged-*
+    mark = _mark(server) if server else "[0-9a-f]" * 8  # does not match damaged-*
     where = folder()
     found = {*where.glob(f"{mark}-*.sqlite")}
     intakes = where.glob(f"{mark}-*.intake")
@@ -156,7 +159,7 @@ def survey() -> list[JournalReport]:
             _look_into(report)
             files = [*files_of(path), *artifacts_of(path).rglob("*")]
             report.bytes = sum(file.stat().st_size for file in files if file.is_file())
-        except Exception as error:  # noqa: BLE001 - it may be deleted meanwhile, or be any kind of file
+        except Exception as error:  # noqa: BLE001 - it may be deleted meanwhile, or be any other file
             report.error = str(error)
         if any(file.exists() for file in files_of(path)):
             found.append(report)

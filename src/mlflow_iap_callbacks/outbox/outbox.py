@@ -1,9 +1,9 @@
 """Records that are not delivered yet, in a journal on disk for one process and one server.
 
-A journal is an SQLite database, plus the intake: files with the records that the database has not
-stored yet. No record is lost if its process is killed. A crash of the machine may lose the last
-seconds, but nothing older. If the disk cannot be written to, records are kept in memory, up to a
-limit.
+A journal is an SQLite database, plus the intake: files with the records that are not in the
+database yet. No record is lost if the process is killed. A crash of the machine may lose the
+records of the last seconds, but no older ones. If the disk cannot be written to, records are kept
+in memory, up to a limit.
 """
 
 from __future__ import annotations
@@ -67,10 +67,10 @@ class QueuedRun(RunState):
     Args:
         outbox: the outbox.
         number: its number in the outbox.
-        is_urgent: whether others wait for its creation.
+        is_urgent: whether other runs or processes may be waiting for its creation.
         at_exit: status that the run gets if it is still open when its process exits normally.
         experiment_id: MLflow's id of the experiment, once known.
-        is_begun: whether its first record is in the outbox.
+        is_begun: whether its first record was moved from the intake.
         is_stored: whether the journal contains the state of the run.
     """
 
@@ -89,12 +89,12 @@ class QueuedRun(RunState):
 
     @property
     def start(self) -> Any:
-        """Content of its ``start`` record; None for a run that was joined, or if it is lost."""
+        """Content of its ``start`` record; None if the run was joined or the record is lost."""
         return self.outbox.start_of(self.number)
 
     @property
     def is_adopted(self) -> bool:
-        """Whether a process that is now dead wrote it."""
+        """Whether its records were written by a process that is dead now."""
         return self.outbox.is_adopted
 
 
@@ -106,7 +106,7 @@ class Outbox:
     Args:
         path: path of the journal; None to use memory only.
         server: URI of the MLflow server for a new journal; None to open an existing journal.
-        name: name of a new journal on the server. Default: the file's.
+        name: name of a new journal on the server. Default: the file's name.
         lock: lock file of the journal, held by the process that writes to it; released by
             ``close``.
 
@@ -181,7 +181,7 @@ class Outbox:
             OSError: it cannot be copied, or the outbox is in memory only.
         """
         if self.path is None:
-            raise OSError("there is no journal on disk to store the copy with")
+            raise OSError("this process has no journal on disk to copy it to")
         artifacts_of(self.path).mkdir(mode=0o700, exist_ok=True)
         folder = artifacts_of(self.path) / uuid.uuid4().hex
         folder.mkdir(mode=0o700)
@@ -243,11 +243,11 @@ class Outbox:
                 self._store(some, {}, is_volatile=False)
             if not self._memory:
                 self._count()
-            left = [message.seq for message in messages]  # without room on disk or in memory
+            left = [message.seq for message in messages]  # neither disk nor memory has room
             self.intake.skip_to(max([self._stored_seq, *left]))
 
     def read(self, run: QueuedRun, upto: int) -> list[Record]:
-        """Return the run's oldest records up to number ``upto``, enough for one request."""
+        """Return the run's oldest records up to number ``upto``, as many as fit in one request."""
         found: list[Record] = []
         damaged: list[tuple[int, int]] = []
         size = 0
@@ -269,7 +269,7 @@ class Outbox:
     def settle(
         self, run: QueuedRun, records: Sequence[Record], refused: Sequence[Refusal] = ()
     ) -> None:
-        """Delete the run's oldest ``records``; store the refusals and the state of the run."""
+        """Delete ``records``, the run's oldest; store the refusals and the state of the run."""
         run.settled = records[-1].seq
         payloads = [packed(tuple(refusal)) for refusal in refused]
 
@@ -294,7 +294,7 @@ class Outbox:
                     self._delete_copy(record.content)
 
     def set_aside(self, run: QueuedRun, record: Record) -> QueuedRun | None:
-        """Move the run's oldest record to its own queue, so that the others do not wait for it.
+        """Move the run's oldest record to a new queue, so that its other records do not wait.
 
         Returns:
             A queued run for the same MLflow run that has only this record; None if the journal
@@ -371,19 +371,19 @@ class Outbox:
             ]
 
     def has_records(self, run: QueuedRun) -> bool:
-        """Whether the run has records."""
+        """Return whether the run has records."""
         with self._lock:
             return run.number in self._memory or self._has_rows("records", run.number)
 
     def holds(self, upto: int) -> bool:
-        """Whether any record up to sequence number ``upto`` still waits."""
+        """Return whether any record up to sequence number ``upto`` still waits."""
         with self._lock:
             if self._stored_seq < upto:
                 return True
             if any(kept[0][0] <= upto for kept in self._memory.values()):
                 return True
-            # Not assigned to a variable: the rows would then be freed after the lock is released,
-            # when a fork could happen.
+            # A variable would keep the SQLite cursor open after the lock is released, when the
+            # process may fork.
             if any(
                 place & SEQ > self._undeleted.get(run_number(place), 0)
                 for (place,) in self._select("SELECT id FROM records WHERE id & ? <= ?", SEQ, upto)
@@ -392,18 +392,18 @@ class Outbox:
             return self._db is not None and not self._db.is_readable
 
     def refusals(self) -> int:
-        """Number of records that MLflow refused."""
+        """Return the number of records that MLflow refused."""
         with self._lock:
             return sum(number for (number,) in self._select("SELECT count(*) FROM refused"))
 
     def refused(self) -> list[Refusal]:
-        """What MLflow refused, run by run."""
+        """Return what MLflow refused, run by run."""
         with self._lock:
             payloads = [payload for _, payload in self._rows("refused") if payload is not None]
         return [Refusal(*unpacked(payload)) for payload in payloads]
 
     def requeue_refused(self) -> int:
-        """Put refused records back, after all others; return their number."""
+        """Queue refused records again, behind all others; return their number."""
         with self._lock:
             rows = [
                 (run_number(place), unpacked(payload)[:2])
@@ -430,7 +430,7 @@ class Outbox:
             return len(rows)
 
     def take_over(self, content: Content) -> None:
-        """Add the rows of another journal; new records get higher sequence numbers than theirs."""
+        """Add the rows of another journal, and give new records higher sequence numbers."""
         with self._lock:
             for table, rows in content.rows:
                 statement = f"INSERT OR IGNORE INTO {table} VALUES (?, ?)"  # noqa: S608 - our tables
@@ -441,11 +441,11 @@ class Outbox:
             self._checkpoint()
 
     def end_open_runs(self, why: str, when: float) -> None:
-        """End each collected run that is open, with its ``at_exit`` status or as failed.
+        """End each open run, with its ``at_exit`` status or as failed.
 
         Args:
             why: text of the tag for runs that end as failed.
-            when: seconds since 1970.
+            when: when the runs end, in seconds since 1970.
         """
         time_ms = int(when * 1000)
         for run in self.runs():
@@ -517,7 +517,7 @@ class Outbox:
                 changed.add(run)
             if kind in BEGINNINGS:
                 starts.append(packed_row("starts", number, payload))
-            run.is_owned |= kind == "start"  # of a run that was begun while its outbox was closed
+            run.is_owned |= kind == "start"  # after `join`, if the outbox was closed before `start`
             run.is_ended |= kind in ("finish", "abandon")
             if kind != "join":
                 records.append((number, seq, payload))
@@ -592,7 +592,7 @@ class Outbox:
             self._stored -= len(damaged)
         if not self._is_damage_reported:
             self._is_damage_reported = True
-            _logger.warning("%s is damaged: records in it are lost.", self.path)
+            _logger.warning("%s is damaged, and some of its records are lost.", self.path)
 
     def _new_refusals(self, number: int, payloads: Sequence[bytes]) -> list[Row]:
         first, end = record_id(number, 0), record_id(number + 1, 0)

@@ -1,7 +1,8 @@
 """Who owns a journal: its user, and the host whose process writes to it.
 
-A journal names files to upload, so only the user's own are trusted. A free lock proves a process
-dead only on the same host, because network file systems may not share locks between hosts.
+A journal names files to upload, so only a journal that belongs to this user is trusted. If the lock
+of a journal is free, its process is dead; but this is certain only on the same host, because
+network file systems may not share locks between hosts.
 """
 
 from __future__ import annotations
@@ -39,17 +40,17 @@ def objection(path: Path) -> str | None:
 
 
 def host() -> str:
-    """Return this host's name, as it is written in names of journals."""
+    """Return this host's name, with the characters that names of journals may contain."""
     return re.sub(r"[^\w]+", "-", socket.gethostname())
 
 
 def host_of(journal: Path) -> str:
-    """Return the name of the host that a journal is from: ``SERVER-HOST-PID-NUMBER.sqlite``."""
+    """Return the host in a journal's name: ``SERVER-HOST-PID-NUMBER.sqlite``."""
     return journal.stem.split("-", 1)[-1].rsplit("-", 2)[0]
 
 
 def is_from_here(journal: Path) -> bool:
-    """Return whether a process of this host writes to a journal, or did."""
+    """Return whether a process of this host writes, or wrote, to a journal."""
     machine = _note(journal)[0]
     return host_of(journal) == host() and machine in ("", _machine())
 
@@ -60,8 +61,10 @@ def beat(lock: FileLock) -> None:
 
 
 def last_beat(journal: Path) -> float | None:
-    """Return when a journal's process last noted that it is alive, in seconds since 1970 by the
-    clock of its host; None if it never did."""
+    """Return when a journal's process last noted that it is alive; None if it never did.
+
+    In seconds since 1970, by the clock of its host.
+    """
     return _note(journal)[1]
 
 

@@ -1,4 +1,4 @@
-"""Records of a journal, those that MLflow refused, and the runs that they belong to."""
+"""Records, refusals, and the state of runs, as a journal contains them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import msgpack
 
 
 def packed(value: object) -> bytes:
-    """Return plain data as bytes (MessagePack)."""
+    """Return plain data as MessagePack bytes."""
     return bytes(msgpack.packb(value))
 
 
 def unpacked(data: bytes) -> Any:
-    """Return the plain data that bytes hold."""
+    """Return the plain data that MessagePack bytes contain."""
     return msgpack.unpackb(data)
 
 
@@ -36,18 +36,18 @@ class Record(NamedTuple):
 
     @classmethod
     def from_message(cls, seq: int, payload: bytes) -> Record:
-        """Return the record that a message of the intake holds."""
+        """Return the record that a message of the intake contains."""
         _, kind, content = unpacked(payload)
         return cls(seq, kind, content, len(payload))
 
     @property
     def has_files(self) -> bool:
-        """Whether it has files, of which the outbox may have a copy."""
+        """Whether it has files. The outbox may have copies of them."""
         return self.kind in ("artifact", "model")
 
 
 class Refusal(NamedTuple):
-    """A record, or a part of one, that MLflow permanently rejects.
+    """A record, or a part of a record, that MLflow permanently rejects.
 
     Args:
         kind: kind of the record.
@@ -62,20 +62,20 @@ class Refusal(NamedTuple):
 
 @dataclass(eq=False)
 class RunState:
-    """What a journal keeps of a run.
+    """The state of a run, as a journal stores it.
 
     Args:
         key: run key, which is also a tag of the run in MLflow.
         experiment: its experiment, as ``name:NAME`` or ``id:ID``.
-        is_owned: whether this journal's process started the run, and so must end it.
-        is_ended: whether its end is among the records or was delivered.
+        is_owned: whether this journal's process started the run, and so has to end it.
+        is_ended: whether the record of its end was appended.
         run_id: MLflow's id of the run, once known.
-        tried: when its creation was tried, in seconds since 1970, if the outcome is unknown.
+        tried: when its creation was requested, in seconds since 1970, if the outcome is unknown.
         refused: why MLflow permanently rejects the run; None if it does not.
-        trouble: why its delivery last failed, if it did.
+        trouble: why its last delivery failed, if it did.
         skipped: number of points that were not logged because they are NaN.
         settled: sequence number of its last settled record.
-        saves: how often its state was stored.
+        saves: how often this state was stored.
     """
 
     key: str
@@ -96,6 +96,6 @@ class RunState:
 
 
 def begun_by(kind: str, content: Any) -> RunState:
-    """Return the state of a run that began with this message."""
+    """Return the state of a run whose first message this is."""
     run_id = content.get("run_id")
     return RunState(content["key"], content["experiment"], kind == "start", run_id=run_id)

@@ -20,7 +20,7 @@ from .start_error import StartError
 _DRIVER = "mysql+pymysql"
 _PASSWORD = "MLFLOW_SERVER_DATABASE_PASSWORD"  # noqa: S105 - a variable's name
 _RETRY_INTERVAL = 0.5  # seconds
-_CONNECT_TIMEOUT = 5  # seconds; an address that drops packets would take minutes
+_CONNECT_TIMEOUT = 5  # seconds; by default, an address that drops packets takes minutes
 # Errors that waiting does not solve, by code.
 _PERMANENT = {
     ER.ACCESS_DENIED_ERROR: (
@@ -36,8 +36,8 @@ def database_url(environment: Mapping[str, str]) -> URL:
     """Return the URL of the database that environment variables name.
 
     Raises:
-        StartError: unless exactly one of socket and host, and exactly one readable password, are
-            set.
+        StartError: unless exactly one of socket and host is set, and exactly one password, which
+            can be read.
     """
     socket = environment.get("MLFLOW_SERVER_DATABASE_SOCKET", "")
     host, _, port = environment.get("MLFLOW_SERVER_DATABASE_HOST", "").partition(":")

@@ -28,7 +28,7 @@ class GateSettings:
     Attributes:
         audience: the audience that assertions must have: `/projects/NUMBER/apps/PROJECT_ID` on App
             Engine, `/projects/NUMBER/locations/REGION/services/NAME` on Cloud Run.
-        keys_url: URL of the public keys: a JSON object of PEM by key id.
+        keys_url: URL of the public keys, as a JSON object that has a PEM for each key id.
         has_permissions: whether MLflow enforces permissions per experiment and registered model.
             If not, everyone whom Identity-Aware Proxy admits can read and change everything.
         admins: lower-case e-mails of the users with all permissions.

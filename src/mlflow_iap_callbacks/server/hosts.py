@@ -33,6 +33,6 @@ def hosts_of(environment: Mapping[str, str]) -> list[str]:
     if not hosts:
         raise StartError(
             "The host names of this server are unknown: neither App Engine's GOOGLE_CLOUD_PROJECT "
-            "and GAE_SERVICE nor MLFLOW_SERVER_HOSTS is set. Set the last to HOST,HOST."
+            "and GAE_SERVICE nor MLFLOW_SERVER_HOSTS is set. Set MLFLOW_SERVER_HOSTS to HOST,HOST."
         )
     return hosts

@@ -26,10 +26,10 @@ class OwnerIsFixedError(Exception):
 
 
 def rule_for(method: str, path: str) -> Rule | None:
-    """Return the function that rewrites a request's body, or None if it cannot name an owner.
+    """Return the function that rewrites a request's body; None if the body cannot name an owner.
 
     Raises:
-        OwnerIsFixedError: if the request deletes the owner's tag, named in its path.
+        OwnerIsFixedError: if the path of the request says that it deletes the owner's tag.
     """
     method = method.upper()  # as Flask does
     found = _API.fullmatch(re.sub("/+", "/", path))
@@ -128,7 +128,7 @@ def _source(assessment: Body, email: str) -> None:
         return
     source = _object(assessment, "source")
     kind = source.get(_name(source, "source_type"))
-    if kind not in ("LLM_JUDGE", "CODE", 2, 3):  # a missing kind counts as a person
+    if kind not in ("LLM_JUDGE", "CODE", 2, 3):  # without a kind, it is a person
         source[_name(source, "source_id")] = email
 
 

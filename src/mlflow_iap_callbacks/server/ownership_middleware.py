@@ -24,9 +24,9 @@ _QUICKLY_PARSED_BYTES = 128 * 1024
 
 
 class OwnershipMiddleware:
-    """Replaces the owner in requests by the sender, and passes all other requests on unchanged.
+    """Replaces the owner in requests with the sender, and passes on all other requests unchanged.
 
-    It reads only the bodies of requests that can name an owner, and never an upload.
+    It reads the body of a request only if that can name an owner. It never reads an upload.
 
     Args:
         app: MLflow's app, behind the gate.

@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 _FETCH_INTERVAL = 10.0  # seconds
-_FRESH_FOR = 3600.0  # seconds; withdrawn keys are forgotten afterwards
-_TIMEOUT = 5.0  # seconds; requests with an unknown key wait for it
+_FRESH_FOR = 3600.0  # seconds after which the keys are fetched again, to forget withdrawn ones
+_TIMEOUT = 5.0  # seconds; requests with an unknown key wait for the fetch
 
 _logger = logging.getLogger(__name__)
 
@@ -29,9 +29,9 @@ class PublicKeys:
     withdrawn are forgotten. If Google is unreachable, the known keys stay in use.
 
     Args:
-        url: URL of a JSON object of PEM by key id.
-        fetch_interval: minimum time between two fetches, in seconds. Default: ten, so that a flood
-            of invented key ids costs little and a new key is known soon.
+        url: URL of the keys, as a JSON object that has a PEM for each key id.
+        fetch_interval: minimum time between two fetches, in seconds. Default: ten. This way, a
+            flood of invented key ids costs little, and a new key is known soon.
         fresh_for: how long fetched keys are used before they are fetched again, in seconds.
     """
 

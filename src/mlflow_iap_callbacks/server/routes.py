@@ -1,4 +1,4 @@
-"""MLflow's routes: the path by which a request is routed, and the routes not served."""
+"""MLflow's routes: the path by which a request is routed, and the routes that are not served."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def require_current(engine: Engine, *, has_users: bool) -> None:
 def migrate(engine: Engine, *, has_users: bool) -> bool:
     """Migrate the tables to this version of MLflow, and return whether that changed anything.
 
-    A lock in the database server admits one process at a time; the others wait for it.
+    A lock in the database server lets one process at a time do this; the others wait for it.
 
     Args:
         engine: an engine with one connection, which holds the lock and makes the changes. If it
@@ -161,7 +161,7 @@ def _is_empty(engine: Engine) -> bool:
 def _drop_all(engine: Engine) -> None:
     _execute(engine, "SET FOREIGN_KEY_CHECKS = 0")
     names = [name for name in inspect(engine).get_table_names() if name != _MARKER]
-    for name in (*names, _MARKER):  # the marker last: until then the database counts as empty
+    for name in (*names, _MARKER):  # the marker last, because it says that this may be repeated
         _execute(engine, f"DROP TABLE `{name}`")
     _execute(engine, "SET FOREIGN_KEY_CHECKS = 1")
 

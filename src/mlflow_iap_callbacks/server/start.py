@@ -17,7 +17,7 @@ from .gate_settings import GateSettings, wants_permissions
 from .hosts import hosts_of
 from .start_error import StartError
 
-# Seconds. Cloud SQL restarts in about one minute; App Engine allows ten for a start.
+# Seconds. Cloud SQL restarts in about one minute; appengine/app.yaml allows ten for a start.
 _DATABASE_WAIT = 120.0
 # Two keep two processors busy: 1, 2 and 4 workers handled 86, 103 and 102 requests a second from 8
 # clients, in 448, 660 and 1,027 MiB. These figures are from `make server-bench`, where the database
@@ -25,7 +25,8 @@ _DATABASE_WAIT = 120.0
 _WORKERS = 2
 _UVICORN: tuple[str, ...] = (
     # With two workers, asyncio's own loop delays each response by 43 ms (uvicorn#3149): the server
-    # handles 0.75 times as many requests. With h11, it was 0.65 times in one run, 1.15 in another.
+    # handles 0.75 times as many requests. With h11 instead of httptools, it handled 0.65 times as
+    # many in one run, and 1.15 times in another.
     *("--loop", "uvloop", "--http", "httptools"),
     # App Engine's front end has an access log. With a second one, the server handled 0.78 times as
     # many requests in one run, and 1.04 times in another.
@@ -58,7 +59,7 @@ _MIN_WAIT, _MAX_WAIT = 1.0, 1800.0  # seconds; App Engine allows no longer start
 
 
 def serve(environment: Mapping[str, str], *, must_migrate: bool) -> NoReturn:
-    """Replace this process by `mlflow server`, once everything that it needs is available.
+    """Replace this process with `mlflow server`, once everything that it needs is available.
 
     Args:
         environment: environment variables, documented in appengine/README.md.

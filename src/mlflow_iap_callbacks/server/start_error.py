@@ -8,5 +8,5 @@ class StartError(ClickException):
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, for use within such a line."""
+    """Return the first line of an error's message, for use in the message of a StartError."""
     return str(error).strip().partition("\n")[0].rstrip(".")

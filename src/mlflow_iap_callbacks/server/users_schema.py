@@ -23,7 +23,7 @@ def scripts() -> ScriptDirectory:
 
 
 def revision_of(engine: Engine) -> str | None:
-    """Return the tables' revision; None without tables, and for tables older than MLflow 3.6."""
+    """Return the tables' revision; None if they do not exist, or are older than MLflow 3.6."""
     with engine.connect() as connection:
         return _context(connection).get_current_revision()
 

@@ -1,14 +1,19 @@
-"""The command ``mlflow-iap`` as a person runs it."""
+"""The command ``mlflow-iap``, run in a process of its own."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
+import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import aiohttp
+import mlflow
 import pytest
 import requests
 
@@ -204,3 +209,50 @@ def test_the_doctor_stops_at_a_bad_address(uri: str, says: str) -> None:
     told = _run("doctor", MLFLOW_TRACKING_URI=uri)
     assert told.returncode == 1
     assert says in told.stdout
+
+
+# --- proxy -----------------------------------------------------------------------------------
+
+
+@contextmanager
+def _proxy(*arguments: str) -> Iterator[str]:
+    """A running proxy; the address that it printed."""
+    with python_process.start(COMMAND, "proxy", *arguments, stdout=PIPE) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+
+
+def test_the_proxy_gives_other_programs_access_to_mlflow(cloud: LocalCloud) -> None:
+    with _proxy() as address:
+        assert requests.get(f"{address}/version", timeout=30).text == mlflow.__version__
+        client = mlflow.MlflowClient(address)
+        run = client.create_run(client.create_experiment("through the proxy"))
+        client.log_metric(run.info.run_id, "loss", 0.5)
+        assert client.get_run(run.info.run_id).data.metrics == {"loss": 0.5}
+    assert {seen.status for seen in cloud.requests[2:]} == {200}
+    with pytest.raises(requests.ConnectionError):
+        requests.get(address, timeout=5)
+
+
+def test_a_unix_socket_of_the_proxy_belongs_to_its_user_and_is_removed_at_the_end(
+    cloud: LocalCloud, tmp_path: Path
+) -> None:
+    path = tmp_path / "mlflow.sock"
+
+    async def version() -> str:
+        async with (
+            aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path))) as session,
+            session.get("http://localhost/version") as response,
+        ):
+            return await response.text()
+
+    with _proxy("--socket", str(path), cloud.url) as address:
+        assert address == str(path)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert asyncio.run(version()) == mlflow.__version__
+        taken = _run("proxy", "--socket", str(path))
+        assert taken.returncode == 1
+        assert f"{path} cannot be used: Address already in use" in taken.stderr
+    assert not path.exists()

@@ -1,4 +1,4 @@
-"""From a run handle to the server: what arrives, no matter what happens in between."""
+"""What arrives on the server from a run handle, no matter what happens in between."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_a_run_that_the_server_creates_long_after_the_request_is_deleted_again(
     cloud.fault("reset_before", path="runs/create")
     run = RunWriter(client, name)
     run.log_metrics({"m": 0.5})
-    run_id = run.run_id()  # the second try's
+    run_id = run.run_id()  # of the run that the second request created
     experiment_id = client.get_run(run_id).info.experiment_id
     late = client.create_run(experiment_id, tags={"mlflow_iap.run_key": run.key})
     assert {found.info.run_id for found in _runs(name)} == {run_id, late.info.run_id}
@@ -223,7 +223,7 @@ def test_what_mlflow_rejects_is_reported_once_and_the_rest_arrives(
     assert sum("rejects" in message for message in said_by_us(caplog)) == 1
 
 
-def test_a_run_that_was_deleted_in_mlflow_is_set_aside_in_few_requests(
+def test_a_run_that_was_deleted_in_mlflow_is_refused_in_few_requests(
     cloud: LocalCloud, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = IAPMlflowClient()
@@ -333,7 +333,7 @@ def test_names_are_never_merged_and_numbers_are_never_invented(
     assert originals == {"ndcg@1", "ndcg#1", "p@1", "p#1", "tag@1"}
 
 
-def test_what_is_logged_after_the_end_arrives_too(cloud: LocalCloud, name: str) -> None:
+def test_what_is_logged_after_the_end_of_a_run_arrives(cloud: LocalCloud, name: str) -> None:
     run = RunWriter(IAPMlflowClient(), name)
     run.finish()
     run.log_metrics({"before": 1.0})

@@ -1,4 +1,4 @@
-"""Processes that log, end, are killed, fork and pass work on to others: what arrives."""
+"""What arrives from processes that log, end, are killed, fork or pass work on to others."""
 
 from __future__ import annotations
 
@@ -237,7 +237,7 @@ def test_threads_that_keep_logging_do_not_delay_the_exit_and_lose_nothing(
     assert _waiting() == 0
 
 
-# --- the server is away ------------------------------------------------------------------------
+# --- an unreachable server ---------------------------------------------------------------------
 
 _AWAY = """
 client = IAPMlflowClient(max_attempts=1)
@@ -296,8 +296,8 @@ def test_a_process_exits_while_the_server_is_down_and_sync_delivers_its_records(
             for number in range(2)
         }
         again = command("sync")
-        assert (again.returncode, "Nothing waits" in again.stdout) == (0, True)
-        assert "Nothing waits" in command("status").stdout
+        assert (again.returncode, "No records are waiting" in again.stdout) == (0, True)
+        assert "No records are waiting" in command("status").stdout
         assert _files() == []
 
 
@@ -390,8 +390,8 @@ def test_sync_delivers_what_a_killed_process_left_behind_and_ignores_a_live_one(
         name,
     )
     living.wait_for("logged")
-    # Killed while the live process does not look for dead ones: it does so at its start, and once a
-    # minute.
+    # The live process does not take over this journal: it looks for dead processes at its start,
+    # which was before the kill, and then once a minute.
     _killed(start, name)
     status = command("status").stdout
     assert re.search(rf"process +{living.pid} on \S+ \(alive\)", status), status
@@ -426,7 +426,8 @@ def test_one_sync_delivers_what_two_dead_processes_logged_to_the_same_run(
     script.wait_for("logged")
     script.kill()
     cloud.clear_faults()
-    # A process that looks for the run meanwhile, to log the child's records, finds none.
+    # While the run's creation is delayed, a search for the run, to log the child's records, finds
+    # none.
     cloud.fault("answer", path="runs/create", status=429, retry_after=1)
     done = command("sync")
     assert done.returncode == 0, done.stdout
@@ -727,8 +728,8 @@ def test_forks_under_load_neither_lose_nor_duplicate_records_and_never_deadlock(
         """,
         *(name, str(forks)),
     )
-    # A server to which 30 processes write at once may be too slow to accept all before they end, at
-    # which each waits for it up to 30 s, and their parent up to 30 s more.
+    # The server may be too slow to accept everything from 30 processes before they end. Each then
+    # waits for up to 30 s at its exit, and their parent for up to 30 s more.
     assert script.end(2 * DEADLINE) == 0, script.err
     statuses, *logged = script.out.split()
     assert statuses == "{0}"
@@ -998,7 +999,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))
 """
         script = start(limit + _TRAINING, name)
     assert script.end() == 0, script.err
-    # From the files that are appended to, the database, or both.
+    # The warning comes from the intake, the database, or both.
     assert script.err.count("kept in memory") in (1, 2), script.err
     curve = [(step, float(value)) for step, value in enumerate(script.out.split())]
     assert len(curve) == 500
@@ -1018,7 +1019,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))
 
 
 @pytest.mark.slow
-def test_runs_of_a_deleted_experiment_are_set_aside_and_sent_after_it_is_restored(
+def test_runs_of_a_deleted_experiment_are_refused_and_sent_after_it_is_restored(
     cloud: LocalCloud, start: Start, name: str
 ) -> None:
     client = IAPMlflowClient()
@@ -1056,5 +1057,5 @@ def test_runs_of_a_deleted_experiment_are_set_aside_and_sent_after_it_is_restore
     assert again.returncode == 0, again.stdout
     assert _seen(name) == expected
     assert _seen(other) == expected
-    assert "Nothing waits" in command("status").stdout
+    assert "No records are waiting" in command("status").stdout
     assert _files() == []

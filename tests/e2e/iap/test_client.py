@@ -69,7 +69,7 @@ def test_inherited_methods_work_through_iap(
 
 @pytest.mark.parametrize(
     ("kind", "times", "deadline"),
-    [  # A run that does not show up is waited for during half of the deadline, for at most 10 s.
+    [  # A run that does not appear is waited for during half of the deadline, for at most 10 s.
         ("reset_before", 1, 6.0),
         pytest.param("reset_before", 2, 120.0, marks=pytest.mark.soak),
         ("reset_after", 2, 120.0),
@@ -124,7 +124,7 @@ def test_each_point_arrives_once_while_a_fifth_of_the_responses_is_lost(
 
 
 def test_only_this_package_retries(cloud: LocalCloud, experiment: str) -> None:
-    """MLflow's own retries would send each of our requests eight times."""
+    """MLflow's own retries would send each request eight times."""
     client = IAPMlflowClient(max_attempts=3, deadline=30.0)
     cloud.fault("answer", path="runs/search", status=503, times=0)
     with pytest.raises(MlflowException) as caught:

@@ -173,7 +173,7 @@ def test_requests_to_another_tracking_server_are_not_changed(
     mlflow.search_experiments()
     with LocalCloud() as other:
         before = len(other.requests)
-        # Neither MLflow's tracking URI nor one of our clients names it, so it gets no token.
+        # Neither MLflow's tracking URI nor an IAPMlflowClient names it, so it gets no token.
         client = mlflow.MlflowClient(other.url)
         with pytest.raises(MlflowException):
             client.search_experiments()

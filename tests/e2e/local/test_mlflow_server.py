@@ -32,7 +32,7 @@ def create_experiment(url: str, name: str, **headers: str) -> requests.Response:
 def test_a_restarted_server_has_its_data_and_works_behind_iap(
     kind: type[MlflowServer], tmp_path: Path
 ) -> None:
-    """A killed server does not respond; it restarts on the same port, and stops with its block."""
+    """A killed server does not respond. It restarts on the same port, and stops after `with`."""
     with kind(tmp_path) as server:
         url = server.url
         assert create_experiment(url, "kept").status_code == 200

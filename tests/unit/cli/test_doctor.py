@@ -18,7 +18,7 @@ _STEPS = ["environment", "address", "server", "credentials", "token", "MLflow"]
 
 
 def _found(uri: str) -> dict[str, Finding]:
-    """What the doctor finds; it continues only after good steps."""
+    """Return what the doctor finds, by step. Only the last finding may be a problem."""
     findings = list(examine(uri))
     assert [finding.step for finding in findings] == _STEPS[: len(findings)]
     assert all(finding.is_good for finding in findings[:-1])
@@ -65,7 +65,7 @@ def cloud(
 
 @pytest.fixture
 def person(cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch) -> LocalCloud:
-    """The same for a person who signed in; faster than with a key, which google-auth checks."""
+    """The same with a user's credentials, which is faster: google-auth does not check a key."""
     set_all(monkeypatch, cloud.google_environment())
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(cloud.desktop_file()))
     monkeypatch.delenv("MLFLOW_IAP_CLIENT_ID")

@@ -1,4 +1,4 @@
-"""What ``mlflow-iap local`` counts and sets, without its servers."""
+"""What ``mlflow-iap local`` counts, and the variables that it sets, without its servers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``mlflow-iap sync --storage`` on a storage in a file and an MLflow in memory."""
+"""``mlflow-iap sync --storage`` with a storage in a file and an MLflow server in memory."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _add_unseen(study: optuna.Study, *states: TrialState) -> None:
 
 
 def _logged(delivery: InlineDelivery, **options: Any) -> optuna.Study:
-    """A study with a trial that is logged, and one that is not."""
+    """A study with two ended trials, of which only one is logged."""
     study = _study()
     callback = IAPMLflowCallback(client=delivery.client, **options)
     study.optimize(lambda trial: trial.suggest_float("x", 0, 1), 1, callbacks=[callback])
@@ -57,7 +57,7 @@ def _sync(
     name: str | None = None,
     **options: Any,
 ) -> tuple[int, list[str]]:
-    """What the command returns and prints."""
+    """Return the command's result, and the lines that it prints."""
     capsys.readouterr()
     left = sync_storage(_URL, name, client=delivery.client, **{"dry_run": False, **options})
     return left, capsys.readouterr().out.splitlines()
@@ -75,7 +75,7 @@ def _trial_runs(delivery: InlineDelivery, experiment: str) -> dict[int, FakeRun]
     return by_number
 
 
-def test_what_mlflow_lacks_is_logged_and_counted(
+def test_trials_missing_in_mlflow_are_logged_and_counted(
     delivery: InlineDelivery, capsys: pytest.CaptureFixture[str]
 ) -> None:
     study = _study()
@@ -89,7 +89,7 @@ def test_what_mlflow_lacks_is_logged_and_counted(
     assert {run.tags[STUDY_TAG] for run in delivery.runs()} == {own.tags[STUDY_TAG]}
 
 
-def test_where_nothing_is_lacking_nothing_is_written(
+def test_nothing_is_written_if_no_trial_is_missing(
     delivery: InlineDelivery, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _logged(delivery)
@@ -111,7 +111,7 @@ def test_a_dry_run_says_what_would_be_logged_and_logs_nothing(
 
 
 @pytest.mark.parametrize("study_run", [True, False])
-def test_trials_are_logged_where_their_study_is_whatever_its_experiment_is_called(
+def test_trials_are_logged_to_the_experiment_of_their_study_whatever_its_name(
     delivery: InlineDelivery, capsys: pytest.CaptureFixture[str], study_run: bool
 ) -> None:
     _logged(delivery, experiment_name="team", study_run=study_run)
@@ -124,7 +124,7 @@ def test_trials_are_logged_where_their_study_is_whatever_its_experiment_is_calle
     assert len({run.tags.get("mlflow.parentRunId") for run in runs.values()}) == 1
 
 
-def test_all_studies_of_the_storage_are_logged_unless_one_is_named(
+def test_all_studies_of_the_storage_are_logged_unless_a_study_is_given(
     delivery: InlineDelivery, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("first", "second"):
@@ -138,20 +138,20 @@ def test_all_studies_of_the_storage_are_logged_unless_one_is_named(
     ]
 
 
-def test_what_cannot_be_delivered_is_left_and_the_next_call_logs_it(
+def test_a_trial_that_cannot_be_delivered_is_logged_by_the_next_call(
     delivery: InlineDelivery, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _logged(delivery)
     delivery.server.drop("create_run", times=1000)
     left, said = _sync(delivery, capsys)
     assert left == 1
-    assert said[-1] == "study 'mine': 1 already in MLflow, 1 left, run the command again"
+    assert said[-1] == "study 'mine': 1 already in MLflow, 1 not sent yet (run this command again)"
     delivery.server.clear_faults()
     assert _sync(delivery, capsys)[0] == 0
     assert _trial_runs(delivery, "mine").keys() == {0, 1}
 
 
-def test_a_server_that_is_away_is_one_plain_error(
+def test_an_unreachable_server_is_an_error_without_a_traceback(
     delivery: InlineDelivery, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _logged(delivery)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,12 +56,12 @@ def _run(*arguments: str) -> Result:
 # --- status ----------------------------------------------------------------------------------
 
 
-def test_status_says_that_nothing_is_waiting_and_where_it_looked(
+def test_status_says_that_no_records_are_waiting_and_where_it_looked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("MLFLOW_IAP_OUTBOX", "/nowhere")
     shown = _run("status")
-    assert (shown.exit_code, shown.output) == (0, "Nothing waits in /nowhere.\n")
+    assert (shown.exit_code, shown.output) == (0, "No records are waiting in /nowhere.\n")
 
 
 def test_status_shows_what_a_dead_process_left_behind_and_why(leave: Callable[..., str]) -> None:
@@ -92,7 +93,7 @@ def test_status_does_not_disturb_a_live_process() -> None:
         assert "(alive)" in shown
         assert "1 records of 1 runs (1 metrics)" in shown
         assert "mlflow-iap sync" not in shown
-        assert _run("sync").output.startswith("Nothing waits")
+        assert _run("sync").output.startswith("No records are waiting")
     finally:
         outbox.close()
 
@@ -127,7 +128,7 @@ def test_a_dry_run_says_for_each_server_what_would_be_sent_and_sends_nothing(
 
 def test_refused_records_count_as_waiting_only_on_request(leave: Callable[..., str]) -> None:
     leave(is_refused=True)
-    assert _run("sync", "--dry-run").output.startswith("Nothing waits")
+    assert _run("sync", "--dry-run").output.startswith("No records are waiting")
     asked = _run("sync", "--dry-run", "--refused").output
     assert asked == f"would send 2 records of 0 runs for {_URI}\n"
 
@@ -144,8 +145,8 @@ def test_an_invalid_server_is_an_error_and_the_others_still_get_their_records(
         "http://second.example",
     ]
     assert [line for line in done.output.splitlines() if not line.startswith("Error")] == [
-        "4 records wait for http://first.example",
-        "4 records wait for http://second.example",
+        "4 records are waiting for http://first.example",
+        "4 records are waiting for http://second.example",
     ]
 
 
@@ -184,24 +185,26 @@ def test_refused_records_are_sent_again_on_request(
     assert survey() == []
 
 
-# --- what it says ----------------------------------------------------------------------------
+# --- output ----------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def sync(server: FakeMlflow, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    """The command, with a client of the server in memory."""
+    """Return a function that runs the command with a client of the server in memory."""
     monkeypatch.setattr("mlflow_iap_callbacks.cli.sync._client", lambda _: FakeClient(server))
     return lambda *arguments: _run("sync", *arguments)
 
 
-def test_it_says_what_mlflow_took(leave: Callable[..., str], sync: Callable[..., Result]) -> None:
+def test_sync_says_how_many_records_mlflow_accepted(
+    leave: Callable[..., str], sync: Callable[..., Result]
+) -> None:
     leave()
     leave()
     done = sync()
     assert (done.exit_code, done.output) == (0, f"sent 8 records to {_URI}\n")
 
 
-def test_what_mlflow_refuses_is_not_counted_as_sent(
+def test_records_that_mlflow_refuses_are_not_counted_as_sent(
     leave: Callable[..., str], server: FakeMlflow, sync: Callable[..., Result]
 ) -> None:
     leave()
@@ -216,7 +219,7 @@ def test_what_mlflow_refuses_is_not_counted_as_sent(
     )
 
 
-def test_what_still_waits_is_said_with_the_reason_and_the_status(
+def test_sync_says_why_records_are_still_waiting_and_exits_with_1(
     leave: Callable[..., str], server: FakeMlflow, sync: Callable[..., Result]
 ) -> None:
     leave()
@@ -224,10 +227,10 @@ def test_what_still_waits_is_said_with_the_reason_and_the_status(
     done = sync()
     assert done.exit_code == 1
     assert f"sent 0 records to {_URI}" in done.output
-    assert f"4 records wait for {_URI}: The server is away." in done.output
+    assert f"4 records are waiting for {_URI}: The server is away." in done.output
 
 
-def test_a_journal_that_cannot_be_taken_over_is_named_with_the_reason(
+def test_a_journal_that_cannot_be_taken_over_is_listed_with_the_reason(
     leave: Callable[..., str], sync: Callable[..., Result]
 ) -> None:
     leave()
@@ -240,7 +243,7 @@ def test_a_journal_that_cannot_be_taken_over_is_named_with_the_reason(
     assert f"{path} cannot be sent: {path} can be written to by other users" in done.output
 
 
-def test_damage_is_told_and_only_what_is_whole_counts_as_sent(
+def test_only_undamaged_records_of_a_damaged_journal_count_as_sent(
     leave: Callable[..., str], server: FakeMlflow, sync: Callable[..., Result]
 ) -> None:
     key = leave()
@@ -255,7 +258,7 @@ def test_damage_is_told_and_only_what_is_whole_counts_as_sent(
     assert len(server.run(key).curve("loss")) == 1
 
 
-def test_a_damaged_journal_of_an_unknown_server_is_sent_once_its_server_is_named(
+def test_a_damaged_journal_of_an_unknown_server_is_sent_once_the_variable_names_its_server(
     leave: Callable[..., str],
     server: FakeMlflow,
     sync: Callable[..., Result],
@@ -275,10 +278,24 @@ def test_a_damaged_journal_of_an_unknown_server_is_sent_once_its_server_is_named
     assert server.run(key).status == "FINISHED"
 
 
-def test_a_journal_in_use_is_named_with_its_process(sync: Callable[..., Result]) -> None:
+def test_a_journal_in_use_is_listed_with_its_process(sync: Callable[..., Result]) -> None:
     outbox = new_outbox(_URI)
     run = outbox.begin("key", "name:experiment")
     outbox.intake.append(run.number, "metrics", (0, 0, {"loss": 0.5}))
+    try:
+        done = sync()
+        assert done.exit_code == 1  # its record waits
+        assert f"{outbox.path} is in use by process {os.getpid()} on " in done.output
+    finally:
+        outbox.close()
+
+
+def test_an_open_run_of_a_live_process_leaves_nothing_to_send(sync: Callable[..., Result]) -> None:
+    outbox = new_outbox(_URI)
+    run = outbox.begin("key", "name:experiment")
+    outbox.intake.append(run.number, "metrics", (0, 0, {"loss": 0.5}))
+    outbox.collect()
+    outbox.settle(run, outbox.read(run, outbox.last_seq))
     try:
         done = sync()
         assert done.exit_code == 0
@@ -300,18 +317,18 @@ def left_elsewhere(leave: Callable[..., str]) -> Path:
     return path.with_name(path.name.replace(owner.host(), "another-host"))
 
 
-def test_a_journal_of_another_host_is_left_alone_and_named(
+def test_a_journal_of_another_host_is_listed_but_not_sent(
     left_elsewhere: Path, sync: Callable[..., Result], server: FakeMlflow
 ) -> None:
     done = sync()
-    assert done.exit_code == 0
+    assert done.exit_code == 1
     assert f"{left_elsewhere} is from another host" in done.output
     assert "`mlflow-iap sync --other-hosts` sends it" in done.output
     assert server.runs == {}
-    assert "(of another host)" in _run("status").output
+    assert "(another host)" in _run("status").output
 
 
-def test_a_process_of_another_host_that_does_not_stir_has_its_journal_sent(
+def test_the_journal_of_a_process_of_another_host_that_is_not_alive_is_sent(
     left_elsewhere: Path,
     sync: Callable[..., Result],
     server: FakeMlflow,
@@ -325,7 +342,7 @@ def test_a_process_of_another_host_that_does_not_stir_has_its_journal_sent(
     assert survey() == []
 
 
-def test_a_process_of_another_host_that_notes_that_it_is_alive_keeps_its_journal(
+def test_the_journal_of_a_process_of_another_host_that_is_alive_is_not_sent(
     left_elsewhere: Path,
 ) -> None:
     def stir(_: float) -> None:
@@ -335,3 +352,16 @@ def test_a_process_of_another_host_that_notes_that_it_is_alive_keeps_its_journal
 
     assert other_hosts.unmoved(survey(), sleep=stir) == []
     assert other_hosts.unmoved(survey(), sleep=lambda _: None) == [left_elsewhere]
+
+
+@pytest.mark.parametrize("answer", [True, False])
+def test_on_a_terminal_the_user_says_whether_the_processes_of_a_host_have_ended(
+    left_elsewhere: Path, monkeypatch: pytest.MonkeyPatch, answer: bool
+) -> None:
+    with CliRunner().isolation(input="y\n" if answer else "n\n") as (out, *_):
+        monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+        abandoned = other_hosts.abandoned(survey())
+        asked = out.getvalue().decode()
+    assert abandoned == ([left_elsewhere] if answer else [])
+    question = r"\S+ left 1 journal and last wrote \d:\d\d:\d\d ago\. Have its processes ended\?"
+    assert re.match(question, asked)

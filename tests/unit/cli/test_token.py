@@ -64,7 +64,7 @@ def test_without_a_client_id_the_token_is_a_jwt_for_the_server(
         ({"MLFLOW_IAP_IMPERSONATE": "trainer"}, "MLFLOW_IAP_IMPERSONATE"),
     ],
 )
-def test_a_problem_is_one_error_without_a_traceback(
+def test_a_problem_is_reported_without_a_traceback(
     cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], says: str
 ) -> None:
     set_all(monkeypatch, variables)

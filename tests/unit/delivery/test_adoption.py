@@ -27,7 +27,7 @@ def _leave_a_journal(new_process: NewProcess) -> Path:
     return path
 
 
-def test_a_journal_that_cannot_be_sent_is_reported_once_and_holds_up_no_other(
+def test_a_journal_that_cannot_be_sent_is_reported_once_and_does_not_delay_others(
     new_process: NewProcess,
     server: FakeMlflow,
     clock: VirtualClock,
@@ -45,7 +45,7 @@ def test_a_journal_that_cannot_be_sent_is_reported_once_and_holds_up_no_other(
     ]
 
 
-def test_an_adoption_that_takes_long_holds_up_this_process_for_a_few_seconds_only(
+def test_a_slow_adoption_delays_this_process_for_only_a_few_seconds(
     new_process: NewProcess,
     server: FakeMlflow,
     clock: VirtualClock,

@@ -41,7 +41,7 @@ def test_open_runs_are_ended_and_delivered(server: FakeMlflow, process: VirtualP
     assert process.sender.waiting == 0
 
 
-def test_what_dead_processes_left_behind_is_delivered_too(
+def test_the_records_of_dead_processes_are_delivered(
     server: FakeMlflow, clock: VirtualClock, process: VirtualProcess
 ) -> None:
     dead = VirtualProcess(server, clock)
@@ -99,7 +99,7 @@ def test_all_servers_share_the_time_limit(
         each.close()
 
 
-def test_unreachable_servers_are_given_up_together(
+def test_many_unreachable_servers_are_given_up_at_the_same_time(
     server: FakeMlflow, clock: VirtualClock, process: VirtualProcess
 ) -> None:
     servers = [FakeMlflow(f"https://other-{number}.example") for number in range(9)]
@@ -141,7 +141,7 @@ def test_ctrl_c_stops_the_delivery_and_reports_what_was_sent_and_what_stays(
     assert second.startswith("2 records for https://mlflow.example stay on disk.")
 
 
-def test_an_interrupted_exit_raises_nothing_and_reports_it_once(
+def test_an_interrupted_exit_raises_nothing_and_reports_the_interruption_once(
     server: FakeMlflow,
     clock: VirtualClock,
     process: VirtualProcess,
@@ -225,7 +225,7 @@ def test_flush_keeps_trying_until_its_timeout(
     assert 40.0 <= clock.monotonic() - began < 41.0
 
 
-def test_a_deadline_can_be_moved_forward_only(clock: VirtualClock) -> None:
+def test_a_deadline_can_only_be_made_earlier(clock: VirtualClock) -> None:
     deadline = closing.Deadline(clock.monotonic, 30.0)
     deadline.shorten(60.0)
     assert deadline.left == 30.0

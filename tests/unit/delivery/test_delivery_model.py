@@ -1,8 +1,8 @@
-"""MLflow holds what was appended, after any history of appends, faults, kills and deliveries.
+"""MLflow has what was appended, after any history of appends, faults, kills and deliveries.
 
 A history is a list of steps that hypothesis chooses, in virtual time and in one thread. At its end
 the server is back and everything is delivered: each run exists once, with each point once and in
-the order of the appends, and exactly what MLflow rejected is kept.
+the order of the appends. The journals keep exactly what MLflow rejected.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class _Stream:
     skipped: int = 0
 
     def own(self, name: str) -> str:
-        """A name for params and tags that no other stream uses: streams have no common order."""
+        """A name that only this stream uses: streams are sent in any order."""
         return f"{name}.{self.number}"
 
 
@@ -180,7 +180,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         known = None if is_new or mode is Mode.NEW else self._known_run(process, mode, pick)
         if known is not None:
             key, not_before = known.key, 0.0
-            # Whoever logs a run that another claimed gives it time; nobody resumes a run at once.
+            # As in practice, another process first gets time to create the run.
             self.server.catch_up()
             if mode is Mode.LOGGED:
                 not_before = self.clock.time() + 20.0
@@ -403,7 +403,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         return self.number
 
     def _pass_time(self, seconds: float) -> None:
-        """Let MLflow carry out within half a minute what it was asked for, as a server does."""
+        """Advance the clock. Like a server, MLflow executes each request within half a minute."""
         self.clock.advance(seconds)
         if self.clock.monotonic() - self.caught_up > 20.0:
             self.caught_up = self.clock.monotonic()
@@ -434,7 +434,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         return streams[-1 - pick % len(streams)]
 
     def _open_stream(self, pick: int) -> _Stream:
-        """A stream to append to; what follows its end is another stream."""
+        """A stream to append to. Records after its end belong to another stream."""
         stream = self._stream(pick)
         assert stream.process is not None
         stream.process.enter()
@@ -484,18 +484,18 @@ class DeliveryMachine(RuleBasedStateMachine):
         if instead_of is not None and stream.params[mlflow_name(instead_of)] == value:
             return
         if stream.params.setdefault(taken, value) != value:
-            # A record that occurs twice is sent once if one request has both.
+            # If a request contains the same param twice, it is sent only once.
             self.rejected["params", repr({taken: value})] = 1
 
     def _is_rejected(self, stream: _Stream, kind: str) -> bool:
-        """Whether a record is rejected with its run, and so must be among the rejected ones."""
+        """Whether a record is rejected because its run is; if so, expect it among the refusals."""
         is_possible = self._run_of(stream).is_possible
         if not is_possible:
             self.rejected[kind, "404"] += 1
         return not is_possible
 
     def _end(self, stream: _Stream, status: str, kind: str) -> None:
-        self.server.catch_up()  # what is created after the end of its run remains
+        self.server.catch_up()  # a duplicate created after the end is not deleted
         self._run_of(stream).endings.append(status)
         self._is_rejected(stream, kind)
         stream.is_ended, stream.is_abandoned = True, kind == "abandon"
@@ -598,8 +598,8 @@ def test_the_model_finds_a_planted_bug(
     plant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plant(monkeypatch)
-    # Journals are taken over in the order of their process ids, which differs when a history with
-    # forks is repeated: what it finds then may not be found again.
+    # Journals are taken over in the order of process ids. These differ when a history with forks is
+    # repeated, so its error may not be found again.
     with pytest.raises((AssertionError, Flaky)):
         run_state_machine_as_test(
             DeliveryMachine,

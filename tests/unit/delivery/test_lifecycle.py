@@ -19,7 +19,7 @@ from own_log import said_by_us
 
 @pytest.fixture
 def log_last(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The seconds that are left for the functions called at the end."""
+    """The seconds that were left at each call of the function that logs at the end."""
     seconds: list[float] = []
     work = [lambda deadline: seconds.append(round(deadline.left))]
     monkeypatch.setattr(lifecycle, "end_at_exit", work)
@@ -132,7 +132,7 @@ def test_sigterm_during_the_exit_shortens_it(
     assert left == [0.0]
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of a fork beside other threads
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # a fork with other threads
 def test_a_forked_child_has_its_own_senders_and_its_parent_continues(server: FakeMlflow) -> None:
     run = RunWriter(FakeClient(server), "experiment")
     parent = lifecycle.sender_for(run.client)
@@ -152,7 +152,7 @@ def test_a_forked_child_has_its_own_senders_and_its_parent_continues(server: Fak
     assert server.run(run.key).status == "FINISHED"
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of a fork beside other threads
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # a fork with other threads
 def test_no_fork_happens_while_a_thread_begins_a_run(server: FakeMlflow) -> None:
     may_fork, forked = threading.Event(), threading.Event()
 

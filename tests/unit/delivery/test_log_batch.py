@@ -1,6 +1,6 @@
 """The content of one request: MLflow's limits, and the names and values that it accepts or rejects.
 
-The real server is in the end-to-end tests; here a client shows what it was given.
+The end-to-end tests use a real server; here, a client records the requests.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class _Recorder:
 
 
 class _Line:
-    """A run, and the requests and refusals of what is logged to it."""
+    """A run with its requests and refusals."""
 
     def __init__(self) -> None:
         self.outbox = Outbox(None, "http://server")
@@ -163,7 +163,7 @@ def test_many_unusual_names_at_once_stay_within_the_limits(line: _Line, most: in
     assert sum(len(request.metrics) for request in requests) == most
 
 
-def test_a_param_that_comes_twice_is_sent_once(line: _Line) -> None:
+def test_a_param_that_is_logged_twice_is_sent_once(line: _Line) -> None:
     line.params({"p": "1", "q": "1"})
     line.metrics(0, m=0.5)
     line.params({"p": "1", "r": "1"})
@@ -203,7 +203,7 @@ def test_a_changed_name_has_the_original_in_a_tag(line: _Line) -> None:
     }
 
 
-def test_nan_is_left_out_and_counted_over_requests(line: _Line) -> None:
+def test_nan_is_left_out_and_counted_across_requests(line: _Line) -> None:
     line.metrics(0, a=math.nan, b=1.0)
     line.metrics(1, a=0.5, b=math.inf)
     line.metrics(2, a="nan", b=-math.inf)
@@ -241,7 +241,7 @@ def test_no_request_is_sent_if_nothing_is_left_to_send(line: _Line) -> None:
 
 
 @pytest.mark.parametrize("value", ["1.5", True, 3])
-def test_what_can_be_converted_to_a_number_is_one(line: _Line, value: object) -> None:
+def test_a_value_that_can_be_converted_to_a_number_is_logged(line: _Line, value: object) -> None:
     line.metrics(0, a=value)
     (request,) = line.deliver()
     assert request.points() == [("a", 0, 1000, float(value))]  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What MLflow gets for each kind of unusual value: the value, a normalised form, or nothing."""
+"""What MLflow gets for each kind of unusual value: the value, a converted one, or nothing."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _is_delivered(process: VirtualProcess) -> bool:
     ],
 )
 @pytest.mark.parametrize("is_at_exit", [False, True])
-def test_a_status(
+def test_a_run_ends_with_a_valid_status(
     given: _Any,
     arrives: str,
     is_at_exit: bool,
@@ -96,7 +96,7 @@ def test_a_status(
         ),
     ],
 )
-def test_a_folder_of_artifacts(
+def test_a_folder_outside_of_the_artifacts_is_rejected(
     given: _Any,
     arrives: str | None,
     server: FakeMlflow,
@@ -124,7 +124,7 @@ def test_a_folder_of_artifacts(
         *((odd, None) for odd in ("", ".", "..", "../up.txt", "/abs.txt", None, 7)),
     ],
 )
-def test_the_file_of_a_text(
+def test_a_text_is_stored_in_a_file_inside_the_artifacts(
     given: _Any,
     arrives: str | None,
     server: FakeMlflow,
@@ -153,7 +153,7 @@ def test_the_file_of_a_text(
         ),
     ],
 )
-def test_what_is_not_a_file_is_rejected_at_once(
+def test_an_artifact_that_is_not_a_regular_file_is_rejected_at_once(
     make: _Any,
     server: FakeMlflow,
     process: VirtualProcess,
@@ -190,7 +190,7 @@ def test_a_folder_is_logged_without_journals_in_it(
     ],
 )
 @pytest.mark.parametrize("is_curve", [False, True])
-def test_a_step(
+def test_a_step_arrives_as_an_integer_or_is_rejected(
     given: _Any,
     arrives: int | None,
     is_curve: bool,
@@ -217,7 +217,7 @@ def test_a_step(
         *("2026", math.nan, 2**70, datetime.datetime(2026, 1, 1), object()),
     ],
 )
-def test_a_time(
+def test_an_invalid_time_is_replaced_by_the_current_time(
     given: _Any, server: FakeMlflow, process: VirtualProcess, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = process.begin(start_time=given)
@@ -242,7 +242,7 @@ def test_a_time(
         *((odd, None) for odd in (None, "x", [1.0], np.zeros(2), {}, object(), 1j)),
     ],
 )
-def test_a_metric(
+def test_a_metric_arrives_as_a_number_or_is_left_out(
     given: _Any, arrives: float | None, server: FakeMlflow, process: VirtualProcess
 ) -> None:
     run = process.begin()
@@ -266,7 +266,7 @@ def test_a_metric(
         (_Unprintable(), None),
     ],
 )
-def test_a_param_and_a_tag(
+def test_a_param_and_a_tag_arrive_as_text_or_are_left_out(
     given: _Any, arrives: str | None, server: FakeMlflow, process: VirtualProcess
 ) -> None:
     run = process.begin(tags={"first": given})
@@ -282,7 +282,7 @@ def test_a_param_and_a_tag(
 
 
 @pytest.mark.parametrize("name", ["model", "a/b", "a:b", "v1.0", "100%", "it's", "", 7])
-def test_the_name_of_a_model(
+def test_a_model_gets_a_name_that_mlflow_accepts(
     name: _Any, server: FakeMlflow, process: VirtualProcess, tmp_path: Path
 ) -> None:
     (tmp_path / "saved").mkdir()
@@ -309,7 +309,7 @@ def _dataset(**changes: str) -> _Any:
         *(("name", 500, 500), ("digest", 36, 36), ("source", 65_535, 65_535)),
     ],
 )
-def test_a_field_of_a_data_set(
+def test_a_field_of_a_data_set_that_is_too_long_is_cut_or_left_out(
     field: str,
     length: int,
     kept: int,

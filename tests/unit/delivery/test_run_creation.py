@@ -1,4 +1,4 @@
-"""A run is created once in MLflow, even if others create it too or responses are lost."""
+"""A run is created once in MLflow, even if other processes create it too or responses are lost."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _made(server: FakeMlflow, **tags: str) -> FakeRun:
     return server.runs[run.info.run_id]
 
 
-# --- who else may have made it -----------------------------------------------------------------
+# --- who else may have created it --------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", [Mode.NEW, Mode.CLAIMED])
@@ -125,7 +125,7 @@ def test_a_run_that_others_created_gets_the_missing_tags(
     assert all(found.tags[f"tag {n}"] == "1" for n in range(250))
 
 
-def test_a_run_that_its_owner_may_create_is_left_to_it_for_a_while(
+def test_a_run_waits_for_the_process_that_may_create_it(
     server: FakeMlflow, process: _Process, clock: VirtualClock
 ) -> None:
     run, content = process.run(), process.content(Mode.LOGGED, not_before=clock.time() + 20.0)
@@ -137,7 +137,7 @@ def test_a_run_that_its_owner_may_create_is_left_to_it_for_a_while(
     assert server.run(_KEY).run_id == run.run_id
 
 
-def test_a_time_in_the_future_holds_up_no_run_for_more_than_twenty_seconds(
+def test_a_time_in_the_future_delays_a_run_by_at_most_twenty_seconds(
     server: FakeMlflow, process: _Process, clock: VirtualClock
 ) -> None:
     content = process.content(Mode.LOGGED, not_before=clock.time() + 3600.0)
@@ -190,7 +190,7 @@ def test_a_run_whose_start_was_lost_is_still_created(server: FakeMlflow, process
 
 def test_a_run_of_another_process_is_waited_for(server: FakeMlflow, process: _Process) -> None:
     run = process.run(is_owned=False)
-    with pytest.raises(NotYet, match="Another process has not created it yet"):
+    with pytest.raises(NotYet, match="Another process has not created the run yet"):
         process.creation.known(run)
     found = _made(server)
     assert process.creation.known(run) == found.run_id == run.run_id
@@ -207,7 +207,7 @@ def test_a_run_that_this_process_created_is_known_when_it_is_logged_again(
     assert server.calls == ["create_run"]
 
 
-def test_two_queued_runs_with_one_key_create_it_one_after_the_other(
+def test_two_queued_runs_with_the_same_key_do_not_create_it_at_the_same_time(
     server: FakeMlflow, process: _Process
 ) -> None:
     errors: list[NotYet] = []
@@ -225,7 +225,7 @@ def test_two_queued_runs_with_one_key_create_it_one_after_the_other(
     assert len(server.runs) == 1
 
 
-# --- runs that many make at once ---------------------------------------------------------------
+# --- shared runs -------------------------------------------------------------------------------
 
 
 def _agree(process: _Process, run: QueuedRun, clock: VirtualClock) -> None:
@@ -297,7 +297,7 @@ def test_a_run_that_another_process_deletes_at_the_same_time_does_no_harm(
     assert process.start(Mode.SHARED).run_id == kept.run_id
 
 
-# --- lost answers ------------------------------------------------------------------------------
+# --- lost responses ----------------------------------------------------------------------------
 
 
 def test_a_run_whose_response_was_lost_is_found_and_not_created_again(
@@ -312,7 +312,7 @@ def test_a_run_whose_response_was_lost_is_found_and_not_created_again(
     assert run.run_id == server.run(_KEY).run_id
 
 
-def test_a_run_that_does_not_show_up_is_created_again_after_half_a_minute(
+def test_a_run_that_does_not_appear_is_created_again_after_half_a_minute(
     server: FakeMlflow, process: _Process, clock: VirtualClock
 ) -> None:
     server.drop("create_run", IAPUnknownOutcomeError("lost"))
@@ -320,7 +320,7 @@ def test_a_run_that_does_not_show_up_is_created_again_after_half_a_minute(
     with pytest.raises(IAPUnknownOutcomeError):
         process.start(Mode.NEW, run)
     clock.advance(10.0)
-    with pytest.raises(NotYet, match="response to its creation was lost") as error:
+    with pytest.raises(NotYet, match="response to the run's creation was lost") as error:
         process.start(Mode.NEW, run)
     assert _wait(clock, error) == 20.0
     process.start(Mode.NEW, run)
@@ -453,7 +453,7 @@ def test_an_agreed_parent_takes_precedence(server: FakeMlflow, process: _Process
     assert _parent_of(server, child) == agreed.run_id
 
 
-def test_a_child_of_a_parent_that_mlflow_rejects_has_none(
+def test_a_child_whose_parent_mlflow_rejects_is_created_without_a_parent(
     server: FakeMlflow, process: _Process
 ) -> None:
     process.creation.refuse(process.run())
@@ -515,7 +515,7 @@ def test_an_experiment_that_cannot_be_created_is_retried_later(
 
 
 def _replace(server: FakeMlflow, how: str) -> None:
-    """Let the experiment 1 be gone for good, and perhaps created again under its name."""
+    """Delete experiment 1 permanently, and perhaps create another one with the same name."""
     del server.experiments["1"]
     server.runs.clear()
     if how == "created again":
@@ -523,7 +523,7 @@ def _replace(server: FakeMlflow, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["created again", "gone"])
-def test_an_experiment_that_is_gone_is_looked_for_by_its_name(
+def test_an_experiment_that_is_gone_is_looked_up_by_its_name(
     how: str, server: FakeMlflow, process: _Process
 ) -> None:
     process.start(Mode.NEW, process.run("first", "name:new"))
@@ -635,7 +635,7 @@ def test_a_lost_run_that_another_process_has_created_again_is_found(
     assert run.run_id == other.run_id == server.run(_KEY).run_id
 
 
-def test_a_server_that_loses_a_run_at_once_again_is_not_asked_for_more(
+def test_a_run_that_the_server_loses_twice_is_not_created_a_third_time(
     server: FakeMlflow, process: _Process
 ) -> None:
     run = process.started(Mode.NEW)
@@ -652,7 +652,7 @@ def test_a_lost_run_that_another_process_began_is_not_created_again(
     assert not process.creation.can_create_again(run, "lost")
 
 
-def test_a_child_creates_the_parent_again_that_the_server_lost(
+def test_the_lost_parent_of_a_lost_child_is_created_again(
     server: FakeMlflow, process: _Process
 ) -> None:
     parent = process.started(Mode.RESUMED, process.run("parent"), tags={"a": "b"})
@@ -664,7 +664,7 @@ def test_a_child_creates_the_parent_again_that_the_server_lost(
     assert server.run(_KEY).tags["mlflow.parentRunId"] == parent.run_id
 
 
-def test_a_run_waits_a_minute_for_a_parent_that_is_nowhere_and_says_that_it_lacks_it(
+def test_a_run_waits_a_minute_for_a_missing_parent_and_is_then_created_without_it(
     server: FakeMlflow, process: _Process, clock: VirtualClock
 ) -> None:
     child = process.run()

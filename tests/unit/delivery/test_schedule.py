@@ -1,4 +1,4 @@
-"""When runs are delivered: how long records wait, which run is first, pauses after failures."""
+"""When runs are delivered: how long records wait, which run is first, and pauses after failures."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _adopted(run: QueuedRun, *, is_owned: bool) -> QueuedRun:
 
 
 @pytest.mark.parametrize(("age", "wait"), [(0.0, 5.0), (40.0, 5.0), (200.0, 20.0), (2000.0, 60.0)])
-def test_records_wait_a_tenth_of_the_run_s_age_for_others(
+def test_records_wait_a_tenth_of_the_run_s_age_for_more_records(
     age: float, wait: float, schedule: Schedule, new_run: NewRun
 ) -> None:
     run = new_run()
@@ -117,9 +117,7 @@ def test_the_run_that_has_waited_longest_comes_first(schedule: Schedule, new_run
     assert [_take(schedule, 4.0).run for _ in runs] == [runs[1], runs[2], runs[0]]
 
 
-def test_what_a_dead_process_logged_to_a_run_is_sent_first(
-    schedule: Schedule, new_run: NewRun
-) -> None:
+def test_records_of_a_dead_process_are_sent_first(schedule: Schedule, new_run: NewRun) -> None:
     own = new_run(is_ended=True)
     adopted = _adopted(own, is_owned=True)
     schedule.add(own, 1, 0.0)
@@ -132,7 +130,7 @@ def test_what_a_dead_process_logged_to_a_run_is_sent_first(
     assert _take(schedule, 9.0).run is own
 
 
-def test_a_run_that_only_its_own_process_can_create_does_not_wait_for_a_dead_child_s(
+def test_a_run_that_this_process_creates_does_not_wait_for_a_dead_child_process(
     schedule: Schedule, new_run: NewRun
 ) -> None:
     own = new_run(is_ended=True)
@@ -165,11 +163,9 @@ def test_pauses_after_failures_of_a_run_double_up_to_a_minute(
     assert pauses == [2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0, 60.0]
 
 
-def test_a_run_that_must_wait_for_some_time_has_no_problem(
-    schedule: Schedule, new_run: NewRun
-) -> None:
+def test_a_run_that_has_to_wait_is_not_a_problem(schedule: Schedule, new_run: NewRun) -> None:
     schedule.add(new_run(is_ended=True), 1, 0.0)
-    assert _fail(schedule, 0.0, NotYet("others make it", 2.0)) is None
+    assert _fail(schedule, 0.0, NotYet("others create it", 2.0)) is None
     assert schedule.away_since is None
     assert schedule.take(1.9) is None
     assert schedule.take(2.0) is not None
@@ -205,10 +201,10 @@ def test_pauses_for_an_unreachable_server_double_up_to_half_a_minute(
     assert pauses == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]
 
 
-def test_a_failing_run_delays_no_other(schedule: Schedule, new_run: NewRun) -> None:
+def test_a_failing_run_does_not_delay_others(schedule: Schedule, new_run: NewRun) -> None:
     bad = new_run(is_ended=True)
     schedule.add(bad, 1, 0.0)
-    assert _fail(schedule, 0.0) == "server"  # it may be the run, too
+    assert _fail(schedule, 0.0) == "server"  # the run may be at fault as well
     for now, in_trouble in ((2.0, "run"), (8.0, None)):
         assert schedule.succeeded(now - 1.0) is not None or now > 2.0
         assert _fail(schedule, now) == in_trouble
@@ -224,14 +220,14 @@ def _ask(schedule: Schedule, run: QueuedRun, now: float) -> Turn:
     return turn
 
 
-def test_a_server_that_does_not_answer_is_away_after_twenty_seconds(
+def test_a_server_that_does_not_answer_is_unreachable_after_twenty_seconds(
     schedule: Schedule, new_run: NewRun
 ) -> None:
     turn = _ask(schedule, new_run(is_ended=True), 0.0)
     assert schedule.silence(19.0) is None
     assert schedule.silence(20.0) == 20.0
     assert schedule.away_since == 0.0
-    assert schedule.silence(21.0) is None  # it is known already
+    assert schedule.silence(21.0) is None  # this was returned before
     schedule.add(new_run(is_ended=True), 1, 21.0)
     assert schedule.take(21.0) is None
     assert schedule.succeeded(25.0, 25.0) == 25.0
@@ -239,7 +235,9 @@ def test_a_server_that_does_not_answer_is_away_after_twenty_seconds(
     assert schedule.take(25.0) is not None
 
 
-def test_a_server_that_is_known_to_be_slow_is_not_away(schedule: Schedule, new_run: NewRun) -> None:
+def test_a_slow_server_is_unreachable_after_twice_its_usual_time(
+    schedule: Schedule, new_run: NewRun
+) -> None:
     schedule.ended(_ask(schedule, new_run(is_ended=True), 0.0))
     schedule.succeeded(25.0, 25.0)
     turn = _ask(schedule, new_run(is_ended=True), 25.0)
@@ -252,7 +250,7 @@ def test_a_server_that_is_known_to_be_slow_is_not_away(schedule: Schedule, new_r
     assert schedule.silence(100.0) == 20.0
 
 
-def test_a_server_that_answers_other_requests_is_not_away(
+def test_a_server_that_answers_other_requests_is_reachable(
     schedule: Schedule, new_run: NewRun
 ) -> None:
     _ask(schedule, new_run(is_ended=True), 0.0)
@@ -261,7 +259,7 @@ def test_a_server_that_answers_other_requests_is_not_away(
     assert schedule.silence(35.0) == 20.0
 
 
-def test_an_upload_takes_as_long_as_it_takes(schedule: Schedule, new_run: NewRun) -> None:
+def test_an_upload_has_no_time_limit(schedule: Schedule, new_run: NewRun) -> None:
     turn = _ask(schedule, new_run(is_ended=True), 0.0)
     turn.asked_at = float("inf")
     assert schedule.silence(5000.0) is None
@@ -285,7 +283,7 @@ def test_only_the_given_run_is_hurried(schedule: Schedule, new_run: NewRun) -> N
     assert schedule.take(0.0) is None
 
 
-def test_it_is_stuck_while_everything_that_waits_has_failed(
+def test_the_schedule_is_stuck_while_all_waiting_runs_have_failed(
     schedule: Schedule, new_run: NewRun
 ) -> None:
     assert not schedule.is_stuck

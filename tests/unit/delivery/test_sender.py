@@ -119,7 +119,7 @@ def test_all_requests_use_the_client_given_last(
     assert used == ["log_batch"]
 
 
-# --- trouble -----------------------------------------------------------------------------------
+# --- failures ----------------------------------------------------------------------------------
 
 
 def _file(tmp_path: Path, name: str = "a.txt", text: str = "a") -> Path:
@@ -158,7 +158,7 @@ def test_a_failing_upload_is_set_aside_and_the_rest_of_its_run_is_sent(
     assert process.sender.waiting == 1
     assert not process.sender.is_away
     (text,) = said_by_us(caplog)
-    assert "which is tried again later" in text
+    assert "It is retried later" in text
     (report,) = journal_folder.survey()
     assert (report.records(), report.runs, report.trouble is None) == (1, 1, False)
     server.clear_faults()
@@ -200,7 +200,7 @@ def test_an_upload_that_keeps_failing_is_retried_at_growing_intervals_and_then_k
 
 
 @pytest.mark.parametrize("is_killed", [False, True])
-def test_an_upload_that_was_set_aside_replaces_no_newer_file(
+def test_an_upload_that_was_set_aside_does_not_replace_a_newer_file(
     is_killed: bool,
     server: FakeMlflow,
     process: VirtualProcess,
@@ -281,7 +281,7 @@ _POISON = "poison"
 
 
 class _FailingOnPoison(FakeClient):
-    """A client of a server that answers each request with certain data by an error of its own."""
+    """A client whose server fails on each request that contains certain data."""
 
     error: Exception = RestException({"error_code": "INTERNAL_ERROR", "message": "500"})
     is_healed = False
@@ -340,7 +340,7 @@ def _values(server: FakeMlflow, run: RunWriter, kind: str) -> int:
 
 
 @pytest.mark.parametrize("kind", ["metrics", "params", "tags", "input"])
-def test_what_makes_the_server_fail_steps_aside_alone_and_the_rest_of_its_run_goes_on(
+def test_only_values_that_make_the_server_fail_are_set_aside_and_the_rest_of_the_run_is_sent(
     kind: str,
     server: FakeMlflow,
     process: VirtualProcess,
@@ -373,7 +373,7 @@ def test_what_makes_the_server_fail_steps_aside_alone_and_the_rest_of_its_run_go
 
 
 @pytest.mark.parametrize("kind", ["metrics", "params", "tags", "input"])
-def test_what_makes_the_server_fail_for_ever_is_refused_in_the_end_and_no_other(
+def test_only_values_that_keep_making_the_server_fail_are_refused_in_the_end(
     kind: str, server: FakeMlflow, process: VirtualProcess, failing: _FailingOnPoison
 ) -> None:
     run = process.begin()
@@ -407,7 +407,7 @@ def test_a_run_whose_tags_make_the_server_fail_is_created_without_them(
 
 @pytest.mark.parametrize("is_killed", [False, True])
 @pytest.mark.parametrize("between", ["nothing", "a delivery", "more than a request takes"])
-def test_a_tag_that_was_set_aside_replaces_no_newer_one(
+def test_a_tag_that_was_set_aside_does_not_replace_a_newer_value(
     is_killed: bool,
     between: str,
     server: FakeMlflow,
@@ -437,7 +437,7 @@ def test_a_tag_that_was_set_aside_replaces_no_newer_one(
     assert process.sender.waiting == 0
 
 
-def test_a_tag_that_was_set_aside_replaces_no_newer_one_that_waits_beside_it(
+def test_a_tag_that_was_set_aside_does_not_replace_a_newer_value_in_the_same_journal(
     server: FakeMlflow,
     process: VirtualProcess,
     new_process: NewProcess,
@@ -456,7 +456,7 @@ def test_a_tag_that_was_set_aside_replaces_no_newer_one_that_waits_beside_it(
     assert after.sender.waiting == 0
 
 
-def test_what_a_dead_process_left_steps_aside_as_well(
+def test_values_that_a_dead_process_left_are_set_aside_as_well(
     server: FakeMlflow, process: VirtualProcess, clock: VirtualClock
 ) -> None:
     run = process.begin()
@@ -488,7 +488,7 @@ def test_a_finish_that_makes_the_server_fail_is_refused_in_the_end(
     assert server.calls.count("update_run_info") == 9
 
 
-def test_an_outage_of_writing_alone_sets_nothing_aside(
+def test_nothing_is_set_aside_while_the_server_can_only_be_read(
     server: FakeMlflow, process: VirtualProcess
 ) -> None:
     run = process.begin()
@@ -505,7 +505,7 @@ def test_an_outage_of_writing_alone_sets_nothing_aside(
     assert server.run(run.key).curve("m") == _line(range(500))
 
 
-def test_a_server_that_takes_no_data_but_a_tag_is_not_flooded(
+def test_a_server_that_accepts_only_tags_is_not_flooded_with_requests(
     server: FakeMlflow, process: VirtualProcess
 ) -> None:
     run = process.begin()
@@ -558,7 +558,7 @@ def test_a_rejection_by_the_client_itself_is_a_refusal(error: Exception, is_refu
     assert (refusal(error) is not None) == is_refused
 
 
-def test_rejected_records_are_set_aside_and_reported_once_and_the_rest_arrives(
+def test_rejected_records_are_kept_and_reported_once_and_the_rest_arrives(
     server: FakeMlflow, process: VirtualProcess, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = process.begin()
@@ -577,7 +577,7 @@ def test_rejected_records_are_set_aside_and_reported_once_and_the_rest_arrives(
     assert "MLflow rejects params {'x': '2'}" in text
 
 
-def test_a_run_that_was_deleted_in_mlflow_is_set_aside_in_few_requests(
+def test_a_run_that_was_deleted_in_mlflow_is_refused_in_few_requests(
     server: FakeMlflow, process: VirtualProcess
 ) -> None:
     run, other = process.begin(), process.begin()
@@ -605,7 +605,7 @@ def _log_one_of(kind: str, run: RunWriter, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["metrics", "input", "artifact", "reopen", "finish"])
-def test_a_run_that_a_restored_server_no_longer_has_is_created_again_and_goes_on(
+def test_a_run_that_a_restored_server_no_longer_has_is_created_again_and_continues(
     kind: str,
     server: FakeMlflow,
     process: VirtualProcess,
@@ -639,7 +639,7 @@ def test_what_was_rejected_with_a_lost_run_is_sent_again_with_its_name_tags_and_
     run = process.begin(run_name="mine", tags={"a": "b"}, start_time=7, parent=parent)
     process.deliver_for(10.0)
     server.on_request = lambda method: server.runs.clear() if method == "log_batch" else None
-    for first in (1, 2):  # the server loses the run at once again
+    for first in (1, 2):  # the server loses the run both times
         _log(run, range(first, first + 1))
         process.deliver_for(10.0)
     run.finish()
@@ -658,7 +658,7 @@ def test_what_was_rejected_with_a_lost_run_is_sent_again_with_its_name_tags_and_
     assert AGAIN_TAG in found.tags
 
 
-def test_an_experiment_that_was_created_again_takes_the_runs_that_follow_and_those_that_go_on(
+def test_an_experiment_that_was_created_again_gets_new_runs_and_those_that_continue(
     server: FakeMlflow, process: VirtualProcess
 ) -> None:
     process.begin().finish()
@@ -677,7 +677,7 @@ def test_an_experiment_that_was_created_again_takes_the_runs_that_follow_and_tho
     assert process.sender.outbox.refusals() == 0
 
 
-def test_a_file_of_sqlite_that_is_locked_is_waited_for_in_silence(
+def test_a_locked_sqlite_file_is_waited_for_without_a_warning(
     clock: VirtualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = FakeMlflow("sqlite:////tmp/mlflow.db")
@@ -695,7 +695,7 @@ def test_a_file_of_sqlite_that_is_locked_is_waited_for_in_silence(
     process.close()
 
 
-def test_a_file_of_sqlite_has_one_writer() -> None:
+def test_an_sqlite_file_has_one_writer() -> None:
     server = FakeMlflow("sqlite:////tmp/mlflow.db")
     sender = Sender(FakeClient(server), server.uri)
     writing: list[str] = []
@@ -703,7 +703,7 @@ def test_a_file_of_sqlite_has_one_writer() -> None:
 
     def write(method: str) -> None:
         writing.append(method)
-        tick.wait(0.01)  # others may come meanwhile
+        tick.wait(0.01)  # other threads may write meanwhile
         at_once.append(len(writing))
         writing.remove(method)
 
@@ -832,7 +832,7 @@ def test_a_run_of_this_process_arrives_even_if_a_dead_child_wrote_to_it(
     assert sorted(server.run(run.key).curve("m")) == _line(range(20))
 
 
-def test_a_journal_that_cannot_be_taken_over_delays_nothing(
+def test_an_error_while_taking_over_journals_does_not_delay_this_process(
     server: FakeMlflow,
     process: VirtualProcess,
     new_process: NewProcess,
@@ -1015,14 +1015,14 @@ def test_threads_deliver_several_runs_at_once_in_the_background(
 
 
 class _ClockOfThreads(VirtualClock):
-    """A virtual clock that lets other threads work while one waits."""
+    """A virtual clock that lets other threads work while one thread waits."""
 
     def wait(self, condition: threading.Condition, seconds: float) -> None:
         if not condition.wait(0.001):
             self.advance(min(seconds, 0.5))
 
 
-def test_a_silent_server_is_waited_for_and_asked_once_though_an_exit_gives_it_up(
+def test_a_request_that_an_exit_stopped_waiting_for_is_not_sent_again(
     server: FakeMlflow, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock = _ClockOfThreads()
@@ -1035,7 +1035,7 @@ def test_a_silent_server_is_waited_for_and_asked_once_though_an_exit_gives_it_up
     sender = Sender(FakeClient(server), server.uri, clock=clock)
     _begin(sender, "a")
     _begin(sender, "b")
-    wait_until(lambda: sender.is_away, "the server counts as away")
+    wait_until(lambda: sender.is_away, "the server is found to be unreachable")
     no_limit = closing.Deadline(clock.monotonic, math.inf)
     assert not closing.close([sender], no_limit, end=[], draw=[])
     (silent,) = said_by_us(caplog)
@@ -1047,7 +1047,7 @@ def test_a_silent_server_is_waited_for_and_asked_once_though_an_exit_gives_it_up
     sender.close()
 
 
-def test_its_threads_end_when_it_is_closed(server: FakeMlflow, sender: Sender) -> None:
+def test_the_threads_of_a_sender_end_when_it_is_closed(server: FakeMlflow, sender: Sender) -> None:
     _begin(sender, "a")
     assert sender.flush(20.0)
     assert sender._threads > 0
@@ -1091,7 +1091,7 @@ def test_an_error_without_a_request_is_retried(
     assert server.run(run.key).status == "FINISHED"
 
 
-def test_a_silent_server_counts_as_away_although_each_thread_waits_for_it(
+def test_a_silent_server_is_reported_although_each_thread_waits_for_it(
     process: VirtualProcess,
     server: FakeMlflow,
     clock: VirtualClock,

@@ -58,7 +58,7 @@ _HANDLERS = {
     "exits": "lambda *_: sys.exit(7)",
     "exits after it has saved": "lambda *_: (is_delivered.wait(20), sys.exit(7))",
     "stops gracefully": "lambda *_: is_stopped.set()",
-    "calls the one before": "lambda *it: (callable(before) and before(*it), is_stopped.set())",
+    "calls the previous one": "lambda *it: (callable(before) and before(*it), is_stopped.set())",
 }
 
 
@@ -155,7 +155,7 @@ terminate()
 
 @pytest.mark.parametrize("order", ["before", "after"])
 @pytest.mark.parametrize("chain", [False, True])
-def test_a_handler_in_c_decides_too(order: str, chain: bool) -> None:
+def test_a_handler_in_c_decides_how_the_process_ends(order: str, chain: bool) -> None:
     status, printed = _run(
         f"""
         import faulthandler, tempfile
@@ -310,7 +310,7 @@ def test_a_forked_child_ends_by_itself_and_its_parent_delivers_nothing(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="There is no fork.")
-def test_a_handler_that_was_chained_before_a_fork_decides_in_the_child_too() -> None:
+def test_a_handler_that_was_chained_before_a_fork_also_decides_in_the_child() -> None:
     status, printed = _run(
         """
         sigterm.listen(close, deliver)

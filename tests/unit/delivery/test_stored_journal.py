@@ -1,4 +1,4 @@
-"""A journal that version 0.1.0 left when it was killed is delivered completely."""
+"""A journal that a killed process of version 0.1.0 left behind is delivered completely."""
 
 from __future__ import annotations
 

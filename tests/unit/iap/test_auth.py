@@ -43,7 +43,7 @@ def _code(number: int) -> str:
     )
 
 
-# --- asked, then sent ------------------------------------------------------------------------
+# --- sending tokens --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
@@ -110,7 +110,7 @@ def test_the_token_replaces_netrc_credentials_and_a_stale_bearer(
     assert echo.requests[-1].credential_header == "authorization"
 
 
-# --- rejected, then sent again ---------------------------------------------------------------
+# --- replacing tokens ------------------------------------------------------------------------
 
 
 def test_a_rejected_token_is_replaced_and_the_request_is_retried(
@@ -387,7 +387,7 @@ def test_plain_http_to_this_machine_is_allowed(url: str) -> None:
     IAPAuth(url)
 
 
-# --- busy, away, lost ------------------------------------------------------------------------
+# --- retries ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
@@ -453,7 +453,7 @@ def test_a_create_request_is_retried_if_it_certainly_had_no_effect(
     assert http_session.post(echo.url + "/runs/create", json={}).status_code == 200
 
 
-def test_a_request_under_way_is_waited_for_though_the_deadline_is_over(
+def test_a_request_that_was_sent_is_waited_for_although_the_deadline_is_over(
     echo: LocalCloud, session: Sessions
 ) -> None:
     http_session = session(IAPAuth(echo.url))

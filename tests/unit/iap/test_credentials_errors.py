@@ -138,7 +138,7 @@ BAD_FILES: dict[str, tuple[Make, str]] = {
 
 
 @pytest.mark.parametrize("name", BAD_FILES)
-def test_a_bad_credentials_file_is_one_error_that_names_it_and_what_to_do(
+def test_a_bad_credentials_file_is_one_error_that_names_it_and_says_what_to_do(
     cloud: LocalCloud, tmp_path: Path, name: str
 ) -> None:
     make, says = BAD_FILES[name]
@@ -199,10 +199,10 @@ def test_a_machine_without_a_service_account_is_an_error_at_once(
     assert said.strip().endswith("False")
 
 
-# --- Google refuses --------------------------------------------------------------------------
+# --- rejected by Google ----------------------------------------------------------------------
 
 
-def test_a_revoked_refresh_token_says_to_sign_in_again(cloud: LocalCloud) -> None:
+def test_the_error_for_a_revoked_refresh_token_says_to_sign_in_again(cloud: LocalCloud) -> None:
     credentials = IAPCredentials(CLIENT, key_file=cloud.impersonated_file())
     cloud.revoke_refresh_tokens()
     error = refusal(credentials)
@@ -211,7 +211,7 @@ def test_a_revoked_refresh_token_says_to_sign_in_again(cloud: LocalCloud) -> Non
     assert not error.transient
 
 
-def test_a_deleted_key_says_to_create_another(cloud: LocalCloud) -> None:
+def test_the_error_for_a_deleted_key_says_to_create_another(cloud: LocalCloud) -> None:
     deleted = cloud.key_file()
     cloud.delete_key()
     error = refusal(IAPCredentials(CLIENT, key_file=deleted))
@@ -228,13 +228,15 @@ def test_the_error_for_a_wrong_clock_names_the_clock(cloud: LocalCloud, offset: 
     assert "NTP" in error.message
 
 
-def test_a_sign_in_without_the_scope_for_impersonation_says_which_scope(cloud: LocalCloud) -> None:
+def test_the_error_for_a_sign_in_without_the_scope_for_impersonation_names_the_scope(
+    cloud: LocalCloud,
+) -> None:
     error = refusal(IAPCredentials(CLIENT, impersonate=TRAINER, key_file=cloud.desktop_file()))
     assert "insufficient authentication scopes" in error.message
     assert "auth/cloud-platform" in error.message
 
 
-def test_a_sign_in_without_openid_says_how_to_sign_in(cloud: LocalCloud) -> None:
+def test_the_error_for_a_sign_in_without_openid_says_how_to_sign_in(cloud: LocalCloud) -> None:
     file = changed(cloud.desktop_file(), scopes=None)
     grant = cloud.mint.refresh_tokens[json.loads(file.read_text())["refresh_token"]]
     grant.scopes = frozenset({"https://www.googleapis.com/auth/userinfo.email"})
@@ -463,7 +465,7 @@ def test_a_malformed_response_is_one_error_that_shows_no_token_from_it(
         credentials = IAPCredentials(audience, kind=kind, key_file=file)
         got = token_or_error(credentials.for_origin(cloud.url))
         if isinstance(got, str):
-            # Any text in the right place counts as a token.
+            # Any text in the right place is taken for a token.
             assert status == 200, body
             assert got.startswith(secret), body
             continue

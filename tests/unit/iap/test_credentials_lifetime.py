@@ -1,4 +1,4 @@
-"""One token for all threads, replaced in time; also with pickles, forks and wrong clocks."""
+"""All threads share one token, which is replaced in time, even with forks and wrong clocks."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def cloud(google_cloud: LocalCloud) -> LocalCloud:
 
 
 def together(call: Callable[[], str]) -> list[str]:
-    """What `call` returns to each of many threads that call it at the same time."""
+    """Return what `call` returns to each of many threads that call it at the same time."""
     barrier = threading.Barrier(THREADS)
 
     def one(_: int) -> str:
@@ -219,7 +219,7 @@ def test_a_spawned_process_gets_its_own_token(cloud: LocalCloud) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_a_child_forked_during_a_fetch_gets_its_own_token(cloud: LocalCloud) -> None:
     credentials = IAPCredentials(CLIENT, key_file=cloud.key_file())
-    # google-auth waits about a second before it retries, and our lock is held meanwhile.
+    # google-auth waits about a second before it retries. The credentials' lock is held meanwhile.
     cloud.fault("answer", path="/token", where="google", status=503, times=1)
     with ThreadPoolExecutor(1) as threads:
         fetch = threads.submit(credentials.token)

@@ -16,7 +16,7 @@ from mlflow_iap_callbacks.local import LocalCloud
 from mlflow_iap_callbacks.local.accounts import DESKTOP_CLIENT_ID, WORKLOAD
 
 CLIENT = "123456789012-mlflow.apps.googleusercontent.com"
-# The endpoint that issues the token itself, for somebody who may impersonate a service account.
+# The endpoints that issue tokens of a service account to accounts that may impersonate it.
 BY_IAM = {
     "id_token": "generateIdToken",
     "signed_jwt": "signJwt",
@@ -75,7 +75,7 @@ IMPERSONATING = {
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", IMPERSONATING)
-def test_whoever_may_impersonate_a_service_account_passes_iap_with_every_kind_of_token(
+def test_an_identity_that_may_impersonate_a_service_account_passes_iap_with_every_kind_of_token(
     cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch, name: str, kind: Kind
 ) -> None:
     source = IMPERSONATING[name]

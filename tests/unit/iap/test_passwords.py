@@ -58,7 +58,7 @@ def test_an_error_and_those_that_led_to_it_show_no_password() -> None:
     assert caught.value.__cause__.args == ("http://host/api is away", 7)
 
 
-def test_errors_that_led_to_each_other_end_the_search() -> None:
+def test_a_cycle_of_errors_ends_the_search() -> None:
     one, two = ValueError("http://a:S3cret@h"), ValueError("http://b:S3cret@h")
     one.__context__, two.__context__ = two, one
     hide_passwords(one)

@@ -1,4 +1,4 @@
-"""Which run is found by a key that several have had."""
+"""Which run is found by its key if several runs have that key."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mlflow_iap_callbacks.tags import RUN_KEY_TAG
 
 
 @pytest.mark.parametrize("deleted", [0, 1])
-def test_of_two_runs_that_were_made_at_the_same_time_the_one_that_stayed_is_found(
+def test_a_run_that_is_not_deleted_is_found_before_a_deleted_duplicate(
     deleted: int,
 ) -> None:
     server = FakeMlflow()

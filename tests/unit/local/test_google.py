@@ -40,7 +40,7 @@ def run(script: str, *variables: Mapping[str, str]) -> dict[str, str]:
     }
     for more in variables:
         own.update(more)
-    done = python_process.run("-c", script, environment=own)
+    done = python_process.run("-c", script, environment=own, modules=("requests",))
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout))
 

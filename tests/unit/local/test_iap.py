@@ -238,7 +238,7 @@ def test_a_signed_jwt_expires_after_the_token_lifetime(cloud: LocalCloud) -> Non
 
 
 @pytest.mark.parametrize("make_token", [make_id_token, sign_jwt])
-def test_revoked_tokens_count_as_expired_and_new_ones_are_valid(
+def test_revoked_tokens_are_rejected_as_expired_and_new_ones_are_valid(
     cloud: LocalCloud, make_token: Callable[[LocalCloud], str]
 ) -> None:
     """After revoke_tokens, the old token has expired and a new one passes."""
@@ -302,7 +302,7 @@ def test_redirects_a_get_without_credentials_to_google(
         ("GET", {"Accept": "application/json"}),
     ],
 )
-def test_responds_with_401_to_what_cannot_follow_a_redirect(
+def test_responds_with_401_to_requests_that_cannot_follow_a_redirect(
     cloud: LocalCloud, method: str, headers: dict[str, str]
 ) -> None:
     """The sentence says that the token is empty."""
@@ -367,7 +367,7 @@ def test_identity_mode_shows_the_name_of_any_signed_in_account(cloud: LocalCloud
 
 
 def test_a_request_of_more_than_32_mib_is_rejected(cloud: LocalCloud) -> None:
-    """The response is App Engine's 413, before the application is called; also to chunks."""
+    """App Engine's 413 is sent before the application is called, also to a chunked request."""
     token = make_id_token(cloud)
     headers = {"Authorization": f"Bearer {token}"}
     largest = b"x" * 33554432
@@ -391,7 +391,7 @@ def test_an_application_that_is_down_gets_the_front_ends_502() -> None:
 
 
 class _Application(http.server.BaseHTTPRequestHandler):
-    """Responds with what proxies get wrong: redirects, compression, chunks, HEAD, large bodies."""
+    """Responds with what proxies may change: redirects, compression, chunks, HEAD, large bodies."""
 
     protocol_version = "HTTP/1.1"
 

@@ -1,4 +1,4 @@
-"""What is appended, and what remains after the process or the disk fails."""
+"""Which messages are appended, and which of them remain when the process or the disk fails."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_each_file_begins_with_the_server(stem: Path) -> None:
     assert read_server(_file(stem)) == "http://server"
 
 
-# --- what is taken ---------------------------------------------------------------------------
+# --- values ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("value", [np.float32(0.5), np.float64(0.5), np.int8(1), np.array(0.5)])
@@ -163,7 +163,7 @@ def test_only_its_owner_can_read_a_file(stem: Path) -> None:
 
 
 @pytest.mark.parametrize("lines", [1, 10, 500, 5000])
-def test_appended_messages_survive_the_kill_of_their_process(stem: Path, lines: int) -> None:
+def test_appended_messages_are_kept_when_their_process_is_killed(stem: Path, lines: int) -> None:
     command = [sys.executable, "-c", _APPEND_UNTIL_KILLED, str(stem)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -175,7 +175,7 @@ def test_appended_messages_survive_the_kill_of_their_process(stem: Path, lines: 
     found = [*read_messages(_file(stem), 0)]
     expected = [(n, "metrics", [n, 2 * n, {"m": n / 7}]) for n in range(len(found))]
     assert [message[1:4] for message in found] == expected
-    assert appended <= len(found) <= appended + 1  # killed before it could say so
+    assert appended <= len(found) <= appended + 1  # killed before it could print the last line
 
 
 @pytest.mark.parametrize("left", [1, 5, -1])
@@ -196,7 +196,7 @@ def test_only_an_incomplete_message_is_lost(stem: Path, left: int) -> None:
 
 
 @pytest.mark.parametrize("junk", JUNK.values(), ids=JUNK)
-def test_garbage_costs_nothing_before_or_behind_it(stem: Path, junk: bytes) -> None:
+def test_garbage_does_not_affect_the_messages_before_and_after_it(stem: Path, junk: bytes) -> None:
     _append(Intake(stem), range(5))
     _file(stem).write_bytes(_file(stem).read_bytes() + junk)
     _append(Intake(stem, last_seq=5), range(5, 7))
@@ -206,7 +206,7 @@ def test_garbage_costs_nothing_before_or_behind_it(stem: Path, junk: bytes) -> N
     assert _file(stem).read_bytes() == before
 
 
-def test_a_process_whose_own_file_is_damaged_takes_the_rest_of_it(
+def test_a_process_reads_the_undamaged_part_of_its_own_damaged_file(
     stem: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     intake = Intake(stem)
@@ -218,10 +218,10 @@ def test_a_process_whose_own_file_is_damaged_takes_the_rest_of_it(
     _append(intake, range(5, 7))
     assert _numbers(intake) == [0, 1, 3, 4, 5, 6]
     (text,) = said_by_us(caplog)
-    assert f"{size} bytes at byte {2 * size} cannot be read" in text
+    assert f"{size} bytes from byte {2 * size} on cannot be read" in text
 
 
-def test_messages_that_damage_moved_or_doubled_come_once_and_in_order(stem: Path) -> None:
+def test_messages_that_damage_moved_or_duplicated_are_read_once_and_in_order(stem: Path) -> None:
     _append(Intake(stem), range(40))
     content = _file(stem).read_bytes()
     third = len(content) // 3
@@ -319,7 +319,7 @@ def test_a_long_file_is_replaced_once_all_of_it_is_taken(stem: Path) -> None:
     assert _on_disk(stem, 1) == [5, 6, 7]
 
 
-def test_a_short_file_is_used_further(stem: Path) -> None:
+def test_a_short_file_stays_in_use(stem: Path) -> None:
     intake = Intake(stem)
     _append(intake, range(5))
     _all(intake)

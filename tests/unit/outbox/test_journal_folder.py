@@ -1,4 +1,4 @@
-"""Journals of other processes: live and dead ones, and the effects of damage."""
+"""Journals of live and of dead processes, damaged journals, and folders without room."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import pytest
 
 import python_process
 from disk_helpers import JUNK, Disk
+from fork_server import FOR_OUTBOXES
 from mlflow_iap_callbacks.outbox import Outbox, QueuedRun, Refusal
 from mlflow_iap_callbacks.outbox.adoption import Untaken, orphans
 from mlflow_iap_callbacks.outbox.database import LETTERS, connect, packed_row
@@ -55,8 +56,10 @@ def take(server):
 
 @contextmanager
 def _process(*args: str) -> Iterator[tuple[Process, str]]:
-    """A process that holds or adopts journals until it is killed, and its first line of output."""
-    with python_process.start("-c", _SCRIPT, *args, stdin=PIPE, stdout=PIPE) as process:
+    """Start a process that creates or adopts journals; yield it and its first line of output."""
+    with python_process.start(
+        "-c", _SCRIPT, *args, stdin=PIPE, stdout=PIPE, modules=FOR_OUTBOXES
+    ) as process:
         assert process.stdout is not None
         try:
             yield process, process.stdout.readline().strip()
@@ -92,7 +95,7 @@ def _files() -> dict[str, bytes]:
     return {f.name: f.read_bytes() for f in folder().iterdir() if not f.name.endswith("-shm")}
 
 
-# --- whose process is dead -------------------------------------------------------------------
+# --- journals of dead processes --------------------------------------------------------------
 
 
 def test_a_journal_is_adopted_once_its_process_is_killed() -> None:
@@ -108,7 +111,7 @@ def test_a_journal_is_adopted_once_its_process_is_killed() -> None:
     outbox.close()
 
 
-def test_a_process_adopts_none_of_its_own() -> None:
+def test_a_process_does_not_adopt_its_own_journals() -> None:
     outbox = new_outbox(_SERVER)
     assert _adopted() == []
     outbox.close()
@@ -178,7 +181,7 @@ def test_a_process_that_dies_while_creating_its_journal_leaves_nothing_to_report
     assert said_by_us(caplog) == []
 
 
-# --- looked into -----------------------------------------------------------------------------
+# --- survey ----------------------------------------------------------------------------------
 
 
 def test_a_survey_shows_live_and_dead_processes_with_the_records_in_their_intakes() -> None:
@@ -238,7 +241,7 @@ def test_a_survey_does_not_prevent_writing_or_adoption() -> None:
         outbox.close()
 
 
-# --- damaged ---------------------------------------------------------------------------------
+# --- damaged journals ------------------------------------------------------------------------
 
 
 def _filled(runs: int = 3, points: int = 400) -> Path:
@@ -273,7 +276,7 @@ def _destroy(path: Path, content: bytes) -> None:
 
 
 @pytest.mark.parametrize("share", [0.97, 0.8, 0.5, 0.2])
-def test_all_that_is_left_of_a_journal_that_was_cut_short_is_rescued(
+def test_everything_that_is_left_of_a_truncated_journal_is_rescued(
     caplog: pytest.LogCaptureFixture, share: float
 ) -> None:
     path = _filled()
@@ -289,7 +292,7 @@ def test_all_that_is_left_of_a_journal_that_was_cut_short_is_rescued(
         assert steps[-5:] == list(range(400, 405))
     assert (outbox.waiting, outbox.holds(outbox.last_seq)) == (0, False)
     (told,) = said_by_us(caplog)
-    assert f"Its {waiting} whole records" in told
+    assert f"Its {waiting} undamaged records" in told
     assert path.with_name(f"damaged-{path.name}").read_bytes() == damaged
     outbox.close()
 
@@ -305,7 +308,7 @@ def test_a_journal_without_its_database_is_rescued_from_its_intake(
     assert _settle_all(outbox) == {"key": list(range(30))}
     assert (outbox.waiting, outbox.holds(outbox.last_seq)) == (0, False)
     (told,) = said_by_us(caplog)
-    assert "Its 31 whole records" in told
+    assert "Its 31 undamaged records" in told
     outbox.close()
     assert path.with_name(f"damaged-{path.name}").read_bytes() == damage
     (again,) = _adopted()
@@ -320,7 +323,7 @@ def test_a_survey_knows_the_server_of_a_journal_without_its_database() -> None:
     assert journal.error
 
 
-def test_copies_of_a_damaged_journal_are_delivered_too(tmp_path: Path) -> None:
+def test_the_copied_artifacts_of_a_damaged_journal_are_delivered(tmp_path: Path) -> None:
     outbox = new_outbox(_SERVER)
     (tmp_path / "model.txt").write_text("model")
     run = outbox.begin("key", "experiment")
@@ -337,7 +340,7 @@ def test_copies_of_a_damaged_journal_are_delivered_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("junk", JUNK.values(), ids=JUNK)
 @pytest.mark.parametrize("is_database_gone", [True, False])
-def test_garbage_in_an_intake_is_reported_and_costs_nothing_else(
+def test_garbage_in_an_intake_is_reported_and_no_record_is_lost(
     caplog: pytest.LogCaptureFixture, junk: bytes, is_database_gone: bool
 ) -> None:
     path = _killed(collected=0, appended=10)
@@ -378,7 +381,7 @@ def test_a_journal_that_ends_in_half_a_message_is_reported_and_everything_before
     outbox.close()
 
 
-def test_an_unreadable_journal_is_reported_and_kept_and_stops_no_other(
+def test_an_unreadable_journal_is_reported_and_kept_and_others_are_adopted(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     paths = sorted(_killed() for _ in range(3))
@@ -391,7 +394,7 @@ def test_an_unreadable_journal_is_reported_and_kept_and_stops_no_other(
     assert "server is unknown" in untaken.why
     outboxes = _adopted(_SERVER)
     (told,) = said_by_us(caplog)
-    assert "Its 0 whole records" in told
+    assert "Its 0 undamaged records" in told
     assert folder().joinpath(f"damaged-{broken.name}").read_bytes() == b"\xc1 no journal"
     for outbox in (first, last, *outboxes):
         assert isinstance(outbox, Outbox)

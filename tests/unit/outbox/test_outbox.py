@@ -1,4 +1,4 @@
-"""What an outbox contains, from the append until records are settled or refused."""
+"""Which records an outbox contains, from their append until they are settled or refused."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def _reopen(outbox: Outbox) -> Outbox:
     return outbox
 
 
-# --- read ------------------------------------------------------------------------------------
+# --- reading ---------------------------------------------------------------------------------
 
 
 def test_each_run_is_read_separately_and_in_order(any_outbox: Outbox) -> None:
@@ -275,7 +275,7 @@ def test_a_joined_run_has_its_id_even_if_its_process_died_at_once(
     outbox.close()
 
 
-def test_a_run_without_its_start_yet_is_not_ended_by_anybody(any_outbox: Outbox) -> None:
+def test_a_run_is_not_listed_before_its_start_is_collected(any_outbox: Outbox) -> None:
     run = any_outbox.begin("key", "experiment")
     any_outbox.collect()
     assert any_outbox.runs() == []
@@ -284,7 +284,7 @@ def test_a_run_without_its_start_yet_is_not_ended_by_anybody(any_outbox: Outbox)
     assert any_outbox.runs() == [run]
 
 
-def test_a_run_that_is_ended_and_settled_is_not_ended_again(any_outbox: Outbox) -> None:
+def test_a_run_that_is_ended_and_settled_is_not_listed(any_outbox: Outbox) -> None:
     done, open_one = _begin(any_outbox, "a"), _begin(any_outbox, "b")
     any_outbox.intake.append(done.number, "finish", {"status": "FINISHED", "time_ms": 0})
     any_outbox.collect()
@@ -339,7 +339,7 @@ def test_records_that_are_only_in_memory_are_counted(any_outbox: Outbox) -> None
     assert any_outbox.volatile == 0
 
 
-def test_each_part_reports_a_full_disk_once_and_delivery_continues_from_memory(
+def test_intake_and_database_each_report_a_full_disk_once_and_records_are_read_from_memory(
     disk: Disk, caplog: pytest.LogCaptureFixture
 ) -> None:
     outbox = new_outbox(_SERVER)
@@ -352,7 +352,7 @@ def test_each_part_reports_a_full_disk_once_and_delivery_continues_from_memory(
     assert outbox.waiting == 3001
     assert outbox.volatile > 0
     steps = _steps(records := _read(run))
-    outbox.settle(run, records)  # while nothing can be deleted from the disk either
+    outbox.settle(run, records)  # a full disk cannot delete them
     assert outbox.waiting == 3001 - len(records)
     _log(run, range(3000, 3010))
     outbox.collect()
@@ -375,7 +375,7 @@ def test_each_part_reports_a_full_disk_once_and_delivery_continues_from_memory(
     outbox.close()
 
 
-def test_a_run_that_is_only_in_memory_is_ended_too(disk: Disk) -> None:
+def test_a_run_that_is_only_in_memory_is_listed(disk: Disk) -> None:
     outbox = new_outbox(_SERVER)
     disk.fill()
     run = _begin(outbox)
@@ -565,7 +565,7 @@ def test_an_outbox_in_memory_makes_no_copies(file: Path) -> None:
         Outbox(None, _SERVER).copy_artifact(file)
 
 
-def test_a_copy_without_room_leaves_nothing_behind(disk: Disk) -> None:
+def test_a_copy_that_does_not_fit_on_the_disk_leaves_nothing_behind(disk: Disk) -> None:
     outbox = new_outbox(_SERVER)
     assert outbox.path is not None
     large = disk.folder / "large"
@@ -615,7 +615,7 @@ def test_a_new_intake_file_neither_loses_nor_duplicates_records(outbox: Outbox, 
     assert os.listdir(outbox.path.parent) == []
 
 
-def test_a_joined_run_s_records_are_kept_when_its_process_died_before_they_were_stored(
+def test_the_records_of_a_joined_run_are_kept_when_its_process_dies_before_storing_them(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "journal.sqlite"

@@ -1,4 +1,4 @@
-"""Which journals are trusted, and which are another host's."""
+"""Which journals are trusted, and which belong to another host."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import python_process
+from fork_server import FOR_OUTBOXES
 from mlflow_iap_callbacks.outbox import Outbox, journal_folder, owner
 from mlflow_iap_callbacks.outbox.adoption import Untaken, orphans
 from mlflow_iap_callbacks.outbox.journal_folder import folder, new_outbox, survey
@@ -29,7 +30,9 @@ sys.stdin.read()
 
 
 def _killed() -> Path:
-    with python_process.start("-c", _LOG_UNTIL_KILLED, stdin=PIPE, stdout=PIPE) as process:
+    with python_process.start(
+        "-c", _LOG_UNTIL_KILLED, stdin=PIPE, stdout=PIPE, modules=FOR_OUTBOXES
+    ) as process:
         assert process.stdout is not None
         path = Path(process.stdout.readline().strip())
         process.send_signal(signal.SIGKILL)
@@ -110,7 +113,7 @@ def test_a_journal_of_another_user_is_not_sent() -> None:
     assert "belongs to another user" in untaken.why
 
 
-def test_a_relative_folder_stays_where_it_was_when_the_process_moves(
+def test_a_relative_folder_stays_the_same_when_the_process_changes_its_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -161,14 +164,14 @@ def test_a_journal_of_a_machine_with_the_same_name_is_left_alone(
     owner._machine.cache_clear()
 
 
-def test_a_journal_of_another_host_that_is_named_is_moved_to_a_new_one() -> None:
+def test_a_given_journal_of_another_host_is_moved_to_a_new_journal() -> None:
     killed = _killed()
     path = _of_another_host(killed)
     (outbox,) = orphans(_SERVER, other_hosts=[path])
     assert isinstance(outbox, Outbox)
     assert outbox.path in journal_folder.journals()
     assert path not in journal_folder.journals()
-    assert outbox.name == killed.stem  # by which MLflow knows who writes to its runs
+    assert outbox.name == killed.stem  # as in the tag of its runs
     assert [run.key for run in outbox.runs()] == ["key"]
     outbox.close()
 

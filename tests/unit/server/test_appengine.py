@@ -66,7 +66,7 @@ def test_the_image_has_the_mlflow_that_the_tests_run_and_the_client_supports() -
     assert mlflow.__version__ == pinned, "run `make requirements` with the new version"
 
 
-def test_the_image_has_what_the_server_needs_each_pinned_by_hash() -> None:
+def test_the_image_has_all_packages_that_the_server_needs_pinned_by_hash() -> None:
     text = (_APPENGINE / "requirements.txt").read_text()
     pinned = pins("requirements.txt")
     for block in re.split(r"\n(?=[a-z0-9])", text.strip()):

@@ -127,7 +127,7 @@ def test_no_route_of_mlflow_is_reached_without_an_assertion(cloud: LocalCloud, k
     assert app.calls == 0
 
 
-def test_each_family_of_routes_has_been_decided_to_be_served_or_closed() -> None:
+def test_each_family_of_routes_is_known_to_be_served_or_closed() -> None:
     served = {family(path) for path in mlflow_routes() if not is_closed(path)}
     assert served <= SERVED | PERMISSIONS, "decide on the new ones"
     closed = {family(path) for path in mlflow_routes() if is_closed(path)}
