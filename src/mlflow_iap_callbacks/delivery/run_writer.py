@@ -1,4 +1,4 @@
-"""The handle for a run: writes records to disk at once, to be sent in the background."""
+"""The run handle: writes records to disk at once, to be sent in the background."""
 
 from __future__ import annotations
 
@@ -453,6 +453,9 @@ class IAPRun:
             self.finish("FINISHED" if error is None else status_of(error))
             close(self._client, _SECONDS_TO_CLOSE)
             self.show_link()
+
+    def __repr__(self) -> str:
+        return f"<IAPRun {self.url or self.key}>"
 
     def _repr_html_(self) -> str:
         url = self.url

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,62 +9,34 @@ from typing import Any
 import lightgbm as lgb
 import pytest
 from matplotlib.image import imread
-from playwright.sync_api import Locator, Page, expect, sync_playwright
+from playwright.sync_api import Locator, Page, expect
 from sklearn.datasets import load_breast_cancer
 from sklearn.model_selection import train_test_split
 
+from browser import empty_page, folder_for_screenshots, needs_browser
 from mlflow_iap_callbacks import IAPLightGBMCallback, IAPMlflowClient
 from mlflow_iap_callbacks.local import LocalCloud
 
-_DEADLINE = 30_000  # milliseconds
 _PICTURES = ("confusion_matrix.png", "learning_curves.png", "feature_importance.png")
-_CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-_QUIET = (
-    *("--disable-background-networking", "--disable-breakpad", "--disable-component-update"),
-    *("--disable-sync", "--disable-domain-reliability", "--metrics-recording-only", "--no-pings"),
-    # It can only find the names and addresses of this machine.
-    *("--no-proxy-server", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"),
-)
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        _CHROMIUM is None,
-        reason="No Chromium is installed. On Debian: apt-get install chromium",
-    ),
-]
+pytestmark = [pytest.mark.slow, needs_browser]
 
 
 @pytest.fixture
 def page() -> Iterator[Page]:
     """An empty page of a new browser that can reach only this machine."""
-    is_root = hasattr(os, "geteuid") and os.geteuid() == 0
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(
-            executable_path=_CHROMIUM,
-            args=[*_QUIET, *(["--no-sandbox"] if is_root else [])],
-        )
-        page = browser.new_page(
-            viewport={"width": 1280, "height": 1024}, locale="en-GB", timezone_id="UTC"
-        )
-        page.set_default_timeout(_DEADLINE)
-        expect.set_options(timeout=_DEADLINE)
+    with empty_page() as page:
         # MLflow's assistant opens by itself once, and would take a quarter of the screen.
         page.add_init_script(
             "localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')"
         )
         yield page
-        browser.close()
 
 
 @pytest.fixture
 def screenshots(tmp_path: Path) -> Path:
     """The folder for screenshots: MLFLOW_IAP_SCREENSHOTS, which `make screenshots` sets."""
-    folder = Path(os.environ.get("MLFLOW_IAP_SCREENSHOTS") or tmp_path / "screenshots")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return folder_for_screenshots(tmp_path)
 
 
 def test_a_person_signs_in_and_finds_the_curves_the_plots_and_the_model(
