@@ -16,15 +16,15 @@ import click
     "--socket",
     "path",
     type=click.Path(path_type=Path),
-    help="Listen on a Unix socket at this path, which only you can connect to, instead of a port.",
+    help="Listen on a Unix socket at this path instead of a port. Only you can connect to it.",
 )
 @click.argument("url", required=False)
 def proxy(port: int, path: Path | None, url: str | None) -> None:
     """Give curl, R, Java or a browser on this machine access to the server.
 
-    URL is the server. Default: MLFLOW_TRACKING_URI. Requests to the printed address are sent to the
-    server with your token, and are retried like this package's own. The address contains a secret,
-    because whoever knows it acts in your name:
+    URL is the URL of the server. Default: MLFLOW_TRACKING_URI. Requests to the printed address are
+    sent to the server with your token, and are retried like this package's own. Whoever knows the
+    address can act in your name, so it contains a secret:
 
     \b
         mlflow-iap proxy --port 5000

@@ -19,8 +19,8 @@ from .refusals import NotYet
 # training, and long enough for a server with many training jobs.
 _MIN_WAIT, _MAX_WAIT = 5.0, 60.0
 _MAX_PAUSE = 30.0  # maximum seconds between two requests to an unreachable server
-# A server is unreachable if it has not answered for this many seconds, or for twice the seconds
-# that its slowest recent answer took.
+# A server is unreachable if it has not answered for this many seconds, or for twice the time of its
+# slowest recent answer if that is longer.
 _SILENCE = 20.0
 # If more runs than this are scheduled, ended runs stay on disk until there is room.
 _MAX_TURNS = 1000

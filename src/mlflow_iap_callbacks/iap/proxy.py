@@ -22,8 +22,8 @@ _CHUNK_BYTES = 65_536
 _MOST_IN_MEMORY_BYTES = 1_000_000
 _SECONDS_WITHOUT_DATA = 120.0  # MLflow's own time limit for a response
 _MOST_REQUESTS = 64  # at once; the others wait
-# Headers of one connection, and what concerns only the browser and this proxy: the server would
-# refuse requests from another origin, and cookies belong to all programs of this machine.
+# Headers that concern only one connection, or only the browser and this proxy. The server would
+# reject requests from another origin, and all programs of this machine would share the cookies.
 _NOT_PASSED_ON = frozenset(
     {
         *("connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding"),
@@ -36,14 +36,14 @@ _NOT_PASSED_ON = frozenset(
 class IAPProxy:
     """Passes the requests of local programs on to one server.
 
-    Programs that cannot get a token themselves use it: curl, R, Java, a browser. A request is
-    accepted if its path begins with the secret, it was sent to this machine under one of its local
-    names, and no page of another site has made a browser send it.
+    It is for programs that cannot get a token themselves: curl, R, Java, a browser. A request is
+    accepted if its path begins with the secret, its host is a local name of this machine, and it
+    does not come from a page of another site.
 
     Args:
         auth: the server, its credentials and retries.
-        secret: the first part of each path. None if only this user can connect, which is true of a
-            Unix socket.
+        secret: the first part of each path. None if only this user can connect, as to a Unix
+            socket.
     """
 
     def __init__(self, auth: IAPAuth, secret: str | None) -> None:
@@ -54,7 +54,7 @@ class IAPProxy:
         self._threads = ThreadPoolExecutor(_MOST_REQUESTS, "mlflow-iap-proxy")
 
     def application(self) -> web.Application:
-        """Return the application to serve; it closes the connections to the server at its end."""
+        """Return the application to serve. At its end, it closes its connections to the server."""
         application = web.Application()
         application.router.add_route("*", "/{path:.*}", self._pass_on)
         application.on_cleanup.append(self._close)
@@ -69,7 +69,7 @@ class IAPProxy:
         if path is None:
             return _error(404, "Use the URL that `mlflow-iap proxy` has printed.")
         if not self._is_local(request):
-            return _error(403, "The request is from a page of another site, so it is not sent.")
+            return _error(403, "The request comes from a page of another site, so it is not sent.")
         try:
             response = await self._in_thread(partial(self._request, request, path, _body(request)))
         except IAPError as error:
@@ -152,7 +152,7 @@ class _Body:
     """
 
     def __init__(self, request: web.Request, loop: asyncio.AbstractEventLoop) -> None:
-        self.len = request.content_length  # where requests looks for it; None if it is not known
+        self.len = request.content_length  # requests reads this; None if the length is unknown
         self._content = request.content
         self._loop = loop
         self._kept = tempfile.SpooledTemporaryFile(_MOST_IN_MEMORY_BYTES)  # noqa: SIM115
@@ -195,6 +195,6 @@ def _local_port(request: web.Request) -> int:
 
 
 def _error(status: int, message: str) -> web.Response:
-    """An error as MLflow's clients expect it."""
+    """Return an error in the format that MLflow's clients expect."""
     text = json.dumps({"error_code": "TEMPORARILY_UNAVAILABLE", "message": message})
     return web.Response(status=status, text=text, content_type="application/json")

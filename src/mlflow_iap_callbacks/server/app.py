@@ -21,8 +21,8 @@ def create_app() -> ASGIApp:
     """
     # MLflow also imports this module in the parent process, which does not need the rest.
     from .assertion import Verifier
+    from .body_middleware import BodyMiddleware
     from .gate import Gate
-    from .ownership_middleware import OwnershipMiddleware
     from .public_keys import PublicKeys
 
     try:
@@ -33,7 +33,7 @@ def create_app() -> ASGIApp:
         raise SystemExit(_STARTUP_FAILURE) from None
     static_prefix = os.environ.get("_MLFLOW_STATIC_PREFIX", "")
     verifier = Verifier(PublicKeys(settings.keys_url), settings.audience)
-    app = OwnershipMiddleware(app, static_prefix=static_prefix)
+    app = BodyMiddleware(app, locations=settings.locations, static_prefix=static_prefix)
     return Gate(app, verifier, static_prefix=static_prefix)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +22,8 @@ from .start_error import StartError
 _DRIVER = "mysql+pymysql"
 _PASSWORD = "MLFLOW_SERVER_DATABASE_PASSWORD"  # noqa: S105 - a variable's name
 _RETRY_INTERVAL = 0.5  # seconds
+_ADDRESS = re.compile(r"(?P<host>[^\s:/@\[\]]*)(:(?P<port>\d+))?")
+_IPV6_ADDRESS = re.compile(r"\[(?P<host>.*)\](:(?P<port>\d+))?|(?P<bare>[^\[\]]*:[^\[\]]*:.*)")
 _CONNECT_TIMEOUT = 5  # seconds; by default, an address that drops packets takes minutes
 # Errors that waiting does not solve, by code.
 _PERMANENT = {
@@ -40,33 +44,47 @@ def database_url(environment: Mapping[str, str]) -> URL:
             can be read.
     """
     socket = environment.get("MLFLOW_SERVER_DATABASE_SOCKET", "")
-    host, _, port = environment.get("MLFLOW_SERVER_DATABASE_HOST", "").partition(":")
+    host, port = _host_and_port(environment.get("MLFLOW_SERVER_DATABASE_HOST", "").strip())
     if bool(socket) == bool(host):
         raise StartError(
             f"{'Both' if socket else 'Neither'} of MLFLOW_SERVER_DATABASE_SOCKET and "
             "MLFLOW_SERVER_DATABASE_HOST are set. Set the first to "
             "/cloudsql/PROJECT:REGION:INSTANCE, or the second to HOST or HOST:PORT."
         )
-    if port and not port.isdigit():
-        raise StartError(
-            f"MLFLOW_SERVER_DATABASE_HOST has the port {port!r}. Set it to HOST or HOST:PORT."
-        )
     return URL.create(
         _DRIVER,
         username=environment.get("MLFLOW_SERVER_DATABASE_USER") or "mlflow",
         password=_password(environment),
         host=host or "localhost",
-        port=int(port) if port else None,
+        port=port,
         database=environment.get("MLFLOW_SERVER_DATABASE_NAME") or "mlflow",
         # MySQL's plain "utf8" has no characters of more than three bytes.
         query={"charset": "utf8mb4", **({"unix_socket": socket} if socket else {})},
     )
 
 
+def _host_and_port(text: str) -> tuple[str, int | None]:
+    try:
+        if found := _IPV6_ADDRESS.fullmatch(text):
+            host = str(ipaddress.IPv6Address(found["host"] or found["bare"]))
+        elif found := _ADDRESS.fullmatch(text):
+            host = found["host"]
+        port = int(found["port"] or 0) if found else 65_536
+        if port > 65_535:
+            raise ValueError
+    except ValueError:
+        raise StartError(
+            f"MLFLOW_SERVER_DATABASE_HOST is {text!r}. Set it to HOST or HOST:PORT; write an IPv6 "
+            "address with a port as [ADDRESS]:PORT."
+        ) from None
+    return host, port or None
+
+
 def name_of(url: URL) -> str:
     """Return the name and the address of a database, for messages."""
+    host = f"[{url.host}]" if ":" in (url.host or "") else url.host
     port = f":{url.port}" if url.port else ""
-    return f"{url.database} at {url.query.get('unix_socket') or f'{url.host}{port}'}"
+    return f"{url.database} at {url.query.get('unix_socket') or f'{host}{port}'}"
 
 
 def connect(url: URL, seconds: float) -> Engine:

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from .assertion import InvalidAssertionError, Verifier
 from .error_response import send_error
 from .public_keys import KeysUnavailableError
-from .routes import is_closed, routed_path
+from .routes import has_control_characters, is_closed, routed_path
 
 ASSERTION_HEADER = b"x-goog-iap-jwt-assertion"
 
@@ -74,6 +74,10 @@ class Gate:
                 "request can be authenticated: try again in a few seconds."
             )
             await send_error(scope, send, 503, "TEMPORARILY_UNAVAILABLE", message)
+            return
+        if has_control_characters(scope["path"]):
+            message = "The path of this request contains a control character."
+            await send_error(scope, send, 400, "INVALID_PARAMETER_VALUE", message)
             return
         if is_closed(routed_path(scope, self._static_prefix)):
             message = "This server does not serve this part of MLflow."

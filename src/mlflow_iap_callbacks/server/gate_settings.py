@@ -15,6 +15,8 @@ GOOGLE_KEYS_URL = "https://www.gstatic.com/iap/verify/public_key"
 _AUDIENCE = re.compile(
     r"/projects/\d+/(apps/[^/\s]+|locations/[^/\s]+/services/[^/\s]+|global/backendServices/\d+)"
 )
+_EMAIL = re.compile(r"[^@\s:;,]+@[^@\s:;,]+\.[^@\s:;,.]+")
+_BUCKET = re.compile(r"(gs|gs-sessions|s3|abfss|wasbs)://[^/\s]+(/\S*)?")
 _DEFAULT_PERMISSION = "READ"  # MLflow's own
 _PERMISSIONS = {"READ", "USE", "EDIT", "MANAGE", "NO_PERMISSIONS"}
 _TRUE = {"true", "1"}
@@ -33,6 +35,8 @@ class GateSettings:
             If not, everyone whom Identity-Aware Proxy admits can read and change everything.
         admins: lower-case e-mails of the users with all permissions.
         default_permission: MLflow's name of the permission that other users have by default.
+        locations: URIs under which requests may name locations of artifacts, besides the server's
+            own artifacts.
     """
 
     audience: str
@@ -40,21 +44,22 @@ class GateSettings:
     has_permissions: bool = False
     admins: tuple[str, ...] = ()
     default_permission: str = _DEFAULT_PERMISSION
+    locations: tuple[str, ...] = ()
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> GateSettings:
-        """Read MLFLOW_IAP_AUDIENCE, _KEYS_URL, _PERMISSIONS, _ADMINS and _DEFAULT_PERMISSION.
+        """Read the variables MLFLOW_IAP_AUDIENCE, _KEYS_URL, _PERMISSIONS, _ADMINS and the others.
 
         Raises:
             StartError: if one of them is invalid.
         """
-        emails = environment.get("MLFLOW_IAP_ADMINS", "").lower().split(",")
         settings = cls(
             _audience(environment.get("MLFLOW_IAP_AUDIENCE", "").strip()),
             _keys_url(environment.get("MLFLOW_IAP_KEYS_URL", "").strip() or GOOGLE_KEYS_URL),
             wants_permissions(environment),
-            tuple(email.strip() for email in emails if email.strip()),
+            _admins(environment.get("MLFLOW_IAP_ADMINS", "")),
             _default_permission(environment.get("MLFLOW_IAP_DEFAULT_PERMISSION", "").strip()),
+            _locations(environment.get("MLFLOW_IAP_LOCATIONS", "")),
         )
         if settings.has_permissions and not settings.admins:
             raise StartError(
@@ -90,6 +95,29 @@ def _keys_url(text: str) -> str:
         f"MLFLOW_IAP_KEYS_URL is {text!r}, so others on the network could replace the keys. Use "
         "https, or http on this machine."
     )
+
+
+def _admins(text: str) -> tuple[str, ...]:
+    emails = tuple(email.strip() for email in text.lower().split(",") if email.strip())
+    for email in emails:
+        if not _EMAIL.fullmatch(email):
+            raise StartError(
+                f"MLFLOW_IAP_ADMINS contains {email!r}, which is not the e-mail of a user. Set it "
+                "to one or more e-mails, separated by commas, without groups and prefixes."
+            )
+    return emails
+
+
+def _locations(text: str) -> tuple[str, ...]:
+    locations = tuple(uri.strip() for uri in text.split(",") if uri.strip())
+    for uri in locations:
+        # A bucket or a folder in it: `file:` would be the files of the server's own image.
+        if not _BUCKET.fullmatch(uri):
+            raise StartError(
+                f"MLFLOW_IAP_LOCATIONS contains {uri!r}. Set it to buckets or folders in them, "
+                "such as gs://BUCKET/FOLDER, separated by commas."
+            )
+    return locations
 
 
 def _default_permission(text: str) -> str:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from .start_error import StartError
+
+# A name in lower case or an IPv6 address, with or without a port.
+_LABEL = "[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?"
+_HOST = re.compile(rf"({_LABEL}(\.{_LABEL})*|\[[0-9a-f:.]+\])(:\d{{1,5}})?")
+_REGION_ID = re.compile("[a-z]{1,4}")
 
 
 def hosts_of(environment: Mapping[str, str]) -> list[str]:
@@ -14,13 +20,24 @@ def hosts_of(environment: Mapping[str, str]) -> list[str]:
     abbreviation in URLs (``uc`` for us-central1), hence MLFLOW_SERVER_REGION_ID.
 
     Raises:
-        StartError: if there are none.
+        StartError: if there are none, or one of the variables is invalid.
     """
     project = environment.get("GOOGLE_CLOUD_PROJECT", "")
     service = environment.get("GAE_SERVICE", "")
     region = environment.get("MLFLOW_SERVER_REGION_ID", "")
     given = environment.get("MLFLOW_SERVER_HOSTS", "")
     hosts = [host for part in given.split(",") if (host := part.strip())]
+    for host in hosts:
+        if not _HOST.fullmatch(host):
+            raise StartError(
+                f"MLFLOW_SERVER_HOSTS contains {host!r}, which is not the name of a host in lower "
+                "case. Set it to HOST,HOST, without schemes, paths and wildcards."
+            )
+    if region and not _REGION_ID.fullmatch(region):
+        raise StartError(
+            f"MLFLOW_SERVER_REGION_ID is {region!r}. Set it to the region's abbreviation in the "
+            "service's URL, such as uc for us-central1."
+        )
     if project and service:
         # Old projects are named example.com:my-project, which URLs show as my-project.example.com.
         domain, _, name = project.rpartition(":")

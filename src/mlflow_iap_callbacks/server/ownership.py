@@ -8,17 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 from ..tags import CLAIM_TAG
+from .mlflow_body import Body, MalformedError, call_of, list_in, name_in, object_in
 
 OWNER_TAG = "mlflow.user"
 # Without `mlflow.trace.user`, which is the user of the traced application.
 _OWNER_TAGS = {OWNER_TAG, "mlflow.auth.username", "mlflow.auth.userId"}
 
-Body = dict[str, Any]
 Rule = Callable[[Body, str], None]
-
-
-class MalformedError(Exception):
-    """MLflow could not read the body, for the reason in the message."""
 
 
 class OwnerIsFixedError(Exception):
@@ -32,32 +28,15 @@ def rule_for(method: str, path: str) -> Rule | None:
         OwnerIsFixedError: if the path of the request says that it deletes the owner's tag.
     """
     method = method.upper()  # as Flask does
-    found = _API.fullmatch(re.sub("/+", "/", path))
-    if method in ("GET", "HEAD", "OPTIONS") or found is None:
+    call = call_of(path)
+    if method in ("GET", "HEAD", "OPTIONS") or call is None:
         return None
     if method == "DELETE" and path.rpartition("/tags/")[2] in _OWNER_TAGS:
         raise OwnerIsFixedError
     for pattern, methods, rule in _RULES:
-        if method in methods and pattern.fullmatch(found["call"]):
+        if method in methods and pattern.fullmatch(call):
             return rule
     return None
-
-
-def parse(body: bytes) -> Body:
-    """Return a body as MLflow reads it.
-
-    Raises:
-        MalformedError: if it is not a JSON object.
-    """
-    try:
-        content = json.loads(body) if body.strip() else {}
-        if isinstance(content, str):  # old clients encode it twice
-            content = json.loads(content)
-    except (ValueError, RecursionError):
-        raise MalformedError("it is not JSON") from None
-    if not isinstance(content, dict):
-        raise MalformedError("it is not a JSON object")
-    return content
 
 
 def _new_run(body: Body, email: str) -> None:
@@ -70,18 +49,18 @@ def _new_run(body: Body, email: str) -> None:
 
 
 def _new(body: Body, email: str, name: str = "tags") -> None:
-    tags = _list(body, name)
+    tags = list_in(body, name)
     claims = [tag.get("value") for tag in tags if _key(tag) == OWNER_TAG]
     kept = [tag for tag in tags if _key(tag) not in _OWNER_TAGS]
     kept.append({"key": OWNER_TAG, "value": email})
     if claims and claims[-1] != email:
         kept = [tag for tag in kept if _key(tag) != CLAIM_TAG]
         kept.append({"key": CLAIM_TAG, "value": claims[-1]})
-    body[_name(body, name)] = kept
+    body[name_in(body, name)] = kept
 
 
 def _tags(body: Body, email: str, name: str = "tags") -> None:
-    for tag in _list(body, name):
+    for tag in list_in(body, name):
         _one_tag(tag, email)
 
 
@@ -97,20 +76,20 @@ def _deleted_tag(body: Body, email: str) -> None:
 
 
 def _new_trace(body: Body, email: str) -> None:
-    if _name(body, "trace") not in body:  # MLflow 2
+    if name_in(body, "trace") not in body:  # MLflow 2
         _new(body, email, "request_metadata")
         _tags(body, email)
         return
-    info = _object(_object(body, "trace"), "trace_info")
-    metadata = _object(info, "trace_metadata")
+    info = object_in(object_in(body, "trace"), "trace_info")
+    metadata = object_in(info, "trace_metadata")
     claim = metadata.get(OWNER_TAG, email)
     for name in _OWNER_TAGS:
         metadata.pop(name, None)
     metadata[OWNER_TAG] = email
     if claim != email:
         metadata[CLAIM_TAG] = claim
-    _map_of_tags(_object(info, "tags"))
-    for assessment in _list(info, "assessments"):
+    _map_of_tags(object_in(info, "tags"))
+    for assessment in list_in(info, "assessments"):
         _source(assessment, email)
 
 
@@ -120,16 +99,16 @@ def _ended_trace(body: Body, email: str) -> None:
 
 
 def _assessment(body: Body, email: str) -> None:
-    _source(_object(body, "assessment"), email)
+    _source(object_in(body, "assessment"), email)
 
 
 def _source(assessment: Body, email: str) -> None:
     if "source" not in assessment:
         return
-    source = _object(assessment, "source")
-    kind = source.get(_name(source, "source_type"))
+    source = object_in(assessment, "source")
+    kind = source.get(name_in(source, "source_type"))
     if kind not in ("LLM_JUDGE", "CODE", 2, 3):  # without a kind, it is a person
-        source[_name(source, "source_id")] = email
+        source[name_in(source, "source_id")] = email
 
 
 def _new_dataset(body: Body, email: str) -> None:
@@ -149,7 +128,7 @@ def _dataset_tags(body: Body, email: str) -> None:
 
 
 def _dataset_records(body: Body, email: str) -> None:
-    body[_name(body, "updated_by")] = email
+    body[name_in(body, "updated_by")] = email
     records = _inner(body, "records", [])
     for record in records if isinstance(records, list) else ():
         # MLflow reads the creator of a record from here.
@@ -159,12 +138,12 @@ def _dataset_records(body: Body, email: str) -> None:
 
 
 def _created_by(body: Body, email: str) -> None:
-    body[_name(body, "created_by")] = email
+    body[name_in(body, "created_by")] = email
 
 
 def _completed_by(body: Body, email: str) -> None:
-    if _name(body, "completed_by") in body:
-        body[_name(body, "completed_by")] = email
+    if name_in(body, "completed_by") in body:
+        body[name_in(body, "completed_by")] = email
 
 
 def _map_of_tags(tags: Body) -> None:
@@ -175,29 +154,6 @@ def _map_of_tags(tags: Body) -> None:
 
 def _key(tag: Body) -> str:
     return str(tag.get("key"))
-
-
-def _name(body: Body, name: str) -> str:
-    """Return the spelling of a field in a body: protobuf accepts `user_id` and `userId`."""
-    first, *others = name.split("_")
-    camel = first + "".join(map(str.capitalize, others))
-    return camel if camel in body and name not in body else name
-
-
-def _object(body: Body, name: str) -> Body:
-    content = body.setdefault(_name(body, name), {})
-    if content is None:
-        content = body[_name(body, name)] = {}
-    if not isinstance(content, dict):
-        raise MalformedError(f"{name} is not a JSON object")
-    return content
-
-
-def _list(body: Body, name: str) -> list[Body]:
-    content = body.get(_name(body, name)) or []
-    if not isinstance(content, list) or not all(isinstance(item, dict) for item in content):
-        raise MalformedError(f"{name} is not a list of JSON objects")
-    return content
 
 
 def _inner(body: Body, name: str, default: Any) -> Any:
@@ -218,7 +174,6 @@ def _inner_object(body: Body, name: str) -> Body:
     return content
 
 
-_API = re.compile(r"/(ajax-)?api/\d+\.\d+/mlflow/(?P<call>.*?)/?", re.DOTALL)
 _RULES: list[tuple[re.Pattern[str], set[str], Rule]] = [
     (re.compile(pattern), set(methods.split()), rule)
     for pattern, methods, rule in (

@@ -7,6 +7,7 @@ import logging
 import time
 
 import requests
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -18,7 +19,7 @@ _logger = logging.getLogger(__name__)
 
 
 class KeysUnavailableError(Exception):
-    """No public keys are known, and fetching them failed."""
+    """It is not known whether Google publishes a key: the keys could not be fetched just now."""
 
 
 class PublicKeys:
@@ -44,23 +45,22 @@ class PublicKeys:
         self._keys: dict[str, str] = {}
         self._fetched = -float("inf")
         self._last_try = -float("inf")
-        self._fetching: asyncio.Task[None] | None = None
+        self._fetching: asyncio.Task[bool] | None = None
 
     async def find(self, key_id: str) -> str | None:
         """Return a key's PEM, or None if Google publishes no such key.
 
         Raises:
-            KeysUnavailableError: if no keys are known.
+            KeysUnavailableError: if the key is unknown, and the keys could not be fetched, or were
+                fetched too recently to be fetched again.
         """
         if key_id in self._keys:
             if time.monotonic() - self._fetched > self._fresh_for:
                 self._begin_fetch()
             return self._keys[key_id]
         self._begin_fetch()
-        if self._fetching is not None:
-            # Shielded, because other requests wait for the same fetch.
-            await asyncio.shield(self._fetching)
-        if not self._keys:
+        # Shielded, because other requests wait for the same fetch.
+        if self._fetching is None or not await asyncio.shield(self._fetching):
             raise KeysUnavailableError
         return self._keys.get(key_id)
 
@@ -69,16 +69,18 @@ class PublicKeys:
             self._last_try = time.monotonic()
             self._fetching = asyncio.create_task(self._fetch())
 
-    async def _fetch(self) -> None:
+    async def _fetch(self) -> bool:
         try:
             self._keys = await asyncio.to_thread(_download, self._url)
             self._fetched = time.monotonic()
+            return True
         except (requests.RequestException, ValueError) as error:
             _logger.warning(
                 "mlflow-iap: The public keys of Identity-Aware Proxy could not be fetched from %s: "
                 "%s. The %d known keys stay in use; check the network if this continues.",
                 *(self._url, error, len(self._keys)),
             )
+            return False
         finally:
             self._fetching = None
 
@@ -99,7 +101,7 @@ def _download(url: str) -> dict[str, str]:
 def _is_p256(pem: object) -> bool:
     try:
         key = serialization.load_pem_public_key(str(pem).encode())
-    except ValueError:
+    except (ValueError, UnsupportedAlgorithm):
         return False
     # google-auth verifies with the key's own curve, no matter what the token's header says.
     return isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 
 from starlette.types import Scope
 
@@ -35,6 +36,14 @@ _CLOSED = re.compile(
 def is_closed(path: str) -> bool:
     """Whether a path, as MLflow routes it, runs code or calls other services."""
     return _CLOSED.fullmatch(re.sub("/+", "/", path)) is not None
+
+
+def has_control_characters(path: str) -> bool:
+    """Whether a path has characters that routers understand in different ways.
+
+    Starlette's regular expressions, for example, ignore a line feed at the end of a path.
+    """
+    return any(unicodedata.category(each) in ("Cc", "Zl", "Zp") for each in path)
 
 
 def routed_path(scope: Scope, static_prefix: str) -> str:

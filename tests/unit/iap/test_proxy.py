@@ -88,7 +88,7 @@ def test_a_request_arrives_with_its_path_and_a_token(
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
 @pytest.mark.parametrize("is_chunked", [True, False])
-def test_a_body_arrives_whole_though_iap_answers_the_first_attempt_itself(
+def test_a_body_arrives_complete_although_iap_itself_responds_to_the_first_attempt(
     proxy: str, echo: LocalCloud, method: str, is_chunked: bool
 ) -> None:
     body = b"x" * 3_000_000  # more than is kept in memory
@@ -99,7 +99,7 @@ def test_a_body_arrives_whole_though_iap_answers_the_first_attempt_itself(
     assert len(echo.requests) > 1
 
 
-def test_headers_for_the_browser_and_the_connection_stay_here(proxy: str) -> None:
+def test_headers_for_the_browser_and_the_connection_are_not_passed_on(proxy: str) -> None:
     own = urlsplit(proxy).netloc
     given = {"Cookie": "a=b", "Origin": f"http://{own}", "Referer": proxy, "X-Own": "1"}
     given |= {"Sec-Fetch-Site": "same-origin", "Accept-Encoding": "br", "User-Agent": "R"}
@@ -114,7 +114,7 @@ def test_basic_authentication_is_left_to_mlflow(proxy: str) -> None:
     assert headers["authorization"].startswith("Basic ")
 
 
-def test_a_busy_server_is_asked_again(proxy: str, echo: LocalCloud) -> None:
+def test_a_request_to_a_busy_server_is_retried(proxy: str, echo: LocalCloud) -> None:
     echo.fault("answer", status=503)
     assert requests.get(proxy, timeout=_DEADLINE).status_code == 200
 
@@ -178,7 +178,7 @@ def test_a_response_is_passed_back_while_it_arrives(serve: Serve) -> None:
         assert b"".join(chunks) == b"second"
 
 
-def test_a_response_that_breaks_off_breaks_off_here_too(serve: Serve) -> None:
+def test_an_incomplete_response_is_passed_back_as_an_incomplete_one(serve: Serve) -> None:
     async def break_off(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
         await response.prepare(request)
@@ -203,7 +203,7 @@ def test_compressed_responses_stay_as_they_are(serve: Serve) -> None:
     assert response.text == "x" * 1000
 
 
-def test_a_head_has_the_headers_of_a_get(serve: Serve) -> None:
+def test_a_head_request_gets_the_headers_of_a_get_request(serve: Serve) -> None:
     async def text(_: web.Request) -> web.Response:
         return web.Response(text="x" * 1000)
 
@@ -251,7 +251,7 @@ def test_without_the_secret_nothing_is_sent(proxy: str, echo: LocalCloud, path: 
     assert list(echo.requests) == []
 
 
-def test_a_request_in_the_form_for_other_proxies_is_not_sent(proxy: str, echo: LocalCloud) -> None:
+def test_a_request_that_names_a_whole_url_is_not_sent(proxy: str, echo: LocalCloud) -> None:
     connection = http.client.HTTPConnection(urlsplit(proxy).netloc, timeout=_DEADLINE)
     connection.request("GET", f"http://evil.example/{_SECRET}/")
     assert connection.getresponse().status in (403, 404)
@@ -280,11 +280,11 @@ def test_a_page_of_another_site_cannot_use_it(
     assert list(echo.requests) == []
 
 
-def test_localhost_is_a_name_of_this_machine(proxy: str) -> None:
+def test_localhost_is_accepted_as_a_name_of_this_machine(proxy: str) -> None:
     headers = {"Host": f"localhost:{urlsplit(proxy).port}"}
     assert requests.get(proxy, headers=headers, timeout=_DEADLINE).status_code == 200
 
 
-def test_no_page_hands_on_the_secret(proxy: str) -> None:
+def test_no_page_passes_the_secret_to_another_site(proxy: str) -> None:
     headers = requests.get(proxy, timeout=_DEADLINE).headers
     assert headers["Referrer-Policy"] == "no-referrer"

@@ -89,3 +89,16 @@ def test_rejects_settings_for_users_with_passwords() -> None:
     given = {**AUDIENCE, "MLFLOW_IAP_PERMISSIONS": "true", "MLFLOW_IAP_ADMINS": "ada@example.com"}
     with pytest.raises(StartError, match="MLFLOW_AUTH_CONFIG_PATH is set"):
         GateSettings.from_environment({**given, "MLFLOW_AUTH_CONFIG_PATH": "auth.ini"})
+
+
+@pytest.mark.parametrize(
+    "admins",
+    [
+        *("ada", "ada@example", "*", "group:data@example.com", "user:ada@example.com"),
+        *("ada@example.com;bob@example.com", "ada@example.com bob@example.com", "@example.com"),
+    ],
+)
+def test_rejects_admins_that_are_not_emails(admins: str) -> None:
+    given = {**AUDIENCE, "MLFLOW_IAP_PERMISSIONS": "true", "MLFLOW_IAP_ADMINS": admins}
+    with pytest.raises(StartError, match="which is not the e-mail of a user"):
+        GateSettings.from_environment(given)

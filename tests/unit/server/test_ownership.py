@@ -12,9 +12,9 @@ import pytest
 from google.protobuf.descriptor import Descriptor
 
 from asgi import Answer, Recorder, call
+from mlflow_iap_callbacks.server.body_middleware import BodyMiddleware
 from mlflow_iap_callbacks.server.gate import visitor
 from mlflow_iap_callbacks.server.ownership import rule_for
-from mlflow_iap_callbacks.server.ownership_middleware import OwnershipMiddleware
 from mlflow_iap_callbacks.server.request_body import MAX_BODY_BYTES
 
 pytest.importorskip("flask_wtf", reason="the extra `server` is not installed")
@@ -33,7 +33,7 @@ def ask(path: str, body: Any, method: str = "POST", **headers: str) -> tuple[Ans
     app = Recorder()
     pieces = body if isinstance(body, bytes | list) else json.dumps(body).encode()
 
-    middleware = OwnershipMiddleware(app, static_prefix="/prefix")
+    middleware = BodyMiddleware(app, static_prefix="/prefix")
 
     async def as_ada() -> Answer:
         visitor.set(ADA)

@@ -13,6 +13,20 @@ from mlflow_iap_callbacks.local.keys import parse_jwt
 from mlflow_iap_callbacks.server.public_keys import KeysUnavailableError, PublicKeys
 
 KEYS_PATH = "/iap/verify/public_key"
+# The second one has the object identifier of GOST R 34.10-2012, which cryptography does not know.
+_PEMS = {
+    "ed25519": (
+        "-----BEGIN PUBLIC KEY-----\n"
+        "MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=\n"
+        "-----END PUBLIC KEY-----\n"
+    ),
+    "another algorithm": (
+        "-----BEGIN PUBLIC KEY-----\n"
+        "MFAwCgYIKoUDBwEBAQEDQgAEERERERERERERERERERERERERERERERERERERERER\n"
+        "EREREREREREREREREREREREREREREREREREREREREREREQ==\n"
+        "-----END PUBLIC KEY-----\n"
+    ),
+}
 
 
 @pytest.fixture
@@ -47,14 +61,35 @@ def test_keys_are_fetched_once_for_concurrent_and_later_requests(cloud: LocalClo
 def test_a_flood_of_invented_key_ids_causes_one_fetch_in_the_interval(cloud: LocalCloud) -> None:
     keys = PublicKeys(cloud.assertion_keys_url)
 
-    async def flood() -> list[str | None]:
-        first = await keys.find(key_id(cloud))
-        assert first
-        found = [await keys.find(f"invented-{number}") for number in range(500)]
-        return found + await asyncio.gather(*(keys.find(f"more-{n}") for n in range(500)))
+    async def flood() -> list[str | BaseException | None]:
+        invented = (keys.find(f"invented-{number}") for number in range(500))
+        return await asyncio.gather(keys.find(key_id(cloud)), *invented)
 
-    assert set(asyncio.run(flood())) == {None}
+    assert set(asyncio.run(flood())[1:]) == {None}
     assert fetches(cloud) == 1
+
+
+def test_a_key_that_cannot_be_fetched_yet_is_neither_known_nor_unknown(cloud: LocalCloud) -> None:
+    keys = PublicKeys(cloud.assertion_keys_url)
+    assert asyncio.run(keys.find(key_id(cloud)))
+    cloud.rotate_assertion_key()
+    with pytest.raises(KeysUnavailableError):
+        asyncio.run(keys.find(key_id(cloud)))
+    assert fetches(cloud) == 1
+
+
+@pytest.mark.parametrize("other", ["ed25519", "another algorithm", "not a PEM", None, 5, ["x"]])
+def test_a_key_of_another_kind_does_not_affect_the_others(cloud: LocalCloud, other: object) -> None:
+    known = key_id(cloud)
+    pem = asyncio.run(PublicKeys(cloud.assertion_keys_url).find(known))
+    published = {known: pem, "other": _PEMS.get(other, other) if isinstance(other, str) else other}
+    outage(cloud, status=200, body=json.dumps(published))
+    keys = PublicKeys(cloud.assertion_keys_url)
+
+    async def find() -> list[str | None]:
+        return [*await asyncio.gather(keys.find(known), keys.find("other"))]
+
+    assert asyncio.run(find()) == [pem, None]
 
 
 def test_a_new_key_is_fetched_for_the_first_request_that_needs_it(cloud: LocalCloud) -> None:
@@ -105,7 +140,8 @@ def test_known_keys_stay_in_use_while_fetching_fails(
 
     async def ask() -> None:
         assert await keys.find(known)
-        assert await keys.find("another") is None
+        with pytest.raises(KeysUnavailableError):
+            await keys.find("another")
         assert await keys.find(known)
 
     asyncio.run(ask())

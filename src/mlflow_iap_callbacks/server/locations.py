@@ -1,0 +1,124 @@
+"""Where the server may read and write artifacts: which requests name a location, and which may be.
+
+MLflow would use whatever the server's own account can: any bucket, any file of the image.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from .mlflow_body import Body, call_of, list_in
+
+# Artifacts of this server, whatever its storage: `mlflow-artifacts://HOST/` would be another one.
+_OWN = re.compile(r"(mlflow-artifacts|runs|models):/(?!/)")
+_TAGS = {"mlflow.artifactlocation", "mlflow.trace.archivelocation"}  # of traces, in lower case
+
+Named = Callable[[Body], Iterator[Any]]
+
+
+class LocationNotAllowedError(Exception):
+    """A request names a location where the server must not read or write."""
+
+
+def locations_of(method: str, path: str) -> Named | None:
+    """Return the function that yields the locations that a request's body names; None for none."""
+    call = call_of(path) or ""
+    for pattern, methods, named in _RULES:
+        if method.upper() in methods and pattern.fullmatch(call):
+            return named
+    return None
+
+
+def require_allowed(location: Any, also: Sequence[str]) -> None:
+    """Check a location.
+
+    Args:
+        location: the URI of a folder or file; None or an empty text if the server chooses.
+        also: URIs under which an administrator allows locations, besides the server's own.
+
+    Raises:
+        LocationNotAllowedError: the server must not use it.
+    """
+    if location is None or location == "":
+        return
+    if not isinstance(location, str) or not _is_plain(location):
+        raise LocationNotAllowedError
+    if not _OWN.match(location) and not any(_is_under(location, uri) for uri in also):
+        raise LocationNotAllowedError
+
+
+def _is_plain(location: str) -> bool:
+    """Whether it means the same to all who read it, and does not lead out of where it begins."""
+    decoded = location
+    while (once_more := unquote(decoded)) != decoded:
+        decoded = once_more
+    is_odd = not decoded.isprintable() or any(each in decoded for each in "\\?#")
+    return not (is_odd or "@" in urlsplit(location).netloc or ".." in decoded.split("/"))
+
+
+def _is_under(location: str, uri: str) -> bool:
+    return location == uri or location.startswith(uri.rstrip("/") + "/")
+
+
+def _artifact_location(body: Body) -> Iterator[Any]:
+    return _values(body, "artifact_location")
+
+
+def _source(body: Body) -> Iterator[Any]:
+    return _values(body, "source")
+
+
+def _workspace(body: Body) -> Iterator[Any]:
+    yield from _values(body, "default_artifact_root")
+    for config in _values(body, "trace_archival_config"):
+        yield from _values(config, "location")
+
+
+def _new_trace(body: Body) -> Iterator[Any]:
+    yield from _traces_tags(body)  # MLflow 2
+    for trace in _values(body, "trace"):
+        for info in _values(trace, "trace_info"):
+            yield from _traces_tags(info)
+
+
+def _traces_tags(body: Body) -> Iterator[Any]:
+    for name in ("tags", "request_metadata", "trace_metadata"):
+        for tags in _values(body, name):
+            if isinstance(tags, dict):
+                yield from (value for key, value in tags.items() if _is_location(key))
+            else:
+                for tag in list_in({"tags": tags}, "tags"):
+                    yield from _tag(tag)
+
+
+def _tag(body: Body) -> Iterator[Any]:
+    if _is_location(str(body.get("key"))):
+        yield body.get("value")
+
+
+def _is_location(key: str) -> bool:
+    return key.strip().casefold() in _TAGS
+
+
+def _values(body: Any, name: str) -> Iterator[Any]:
+    """Yield a field under each spelling that protobuf accepts: `trace_info` and `traceInfo`."""
+    first, *others = name.split("_")
+    for spelling in {name, first + "".join(map(str.capitalize, others))}:
+        if isinstance(body, dict) and spelling in body:
+            yield body[spelling]
+
+
+_RULES: list[tuple[re.Pattern[str], set[str], Named]] = [
+    (re.compile(pattern), set(methods.split()), named)
+    for pattern, methods, named in (
+        ("experiments/create", "POST", _artifact_location),
+        ("model-versions/create", "POST", _source),
+        ("traces", "POST", _new_trace),
+        ("traces/[^/]+", "PATCH", _traces_tags),
+        ("traces/[^/]+/tags", "PATCH", _tag),
+        ("workspaces(/[^/]+)?", "POST PUT PATCH", _workspace),
+    )
+]

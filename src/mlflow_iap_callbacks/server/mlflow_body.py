@@ -1,0 +1,60 @@
+"""The bodies of requests to MLflow's API, as MLflow reads them."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+Body = dict[str, Any]
+_API = re.compile(r"/(ajax-)?api/\d+\.\d+/mlflow/(?P<call>.*?)/?", re.DOTALL)
+
+
+class MalformedError(Exception):
+    """MLflow could not read the body, for the reason in the message."""
+
+
+def call_of(path: str) -> str | None:
+    """Return the part of a path that names a call of MLflow's API, such as ``runs/create``."""
+    found = _API.fullmatch(re.sub("/+", "/", path))
+    return found and found["call"]
+
+
+def parse(body: bytes) -> Body:
+    """Return a body as MLflow reads it.
+
+    Raises:
+        MalformedError: if it is not a JSON object.
+    """
+    try:
+        content = json.loads(body) if body.strip() else {}
+        if isinstance(content, str):  # old clients encode it twice
+            content = json.loads(content)
+    except (ValueError, RecursionError):
+        raise MalformedError("it is not JSON") from None
+    if not isinstance(content, dict):
+        raise MalformedError("it is not a JSON object")
+    return content
+
+
+def name_in(body: Body, name: str) -> str:
+    """Return the spelling of a field in a body: protobuf accepts `user_id` and `userId`."""
+    first, *others = name.split("_")
+    camel = first + "".join(map(str.capitalize, others))
+    return camel if camel in body and name not in body else name
+
+
+def object_in(body: Body, name: str) -> Body:
+    content = body.setdefault(name_in(body, name), {})
+    if content is None:
+        content = body[name_in(body, name)] = {}
+    if not isinstance(content, dict):
+        raise MalformedError(f"{name} is not a JSON object")
+    return content
+
+
+def list_in(body: Body, name: str) -> list[Body]:
+    content = body.get(name_in(body, name)) or []
+    if not isinstance(content, list) or not all(isinstance(item, dict) for item in content):
+        raise MalformedError(f"{name} is not a list of JSON objects")
+    return content

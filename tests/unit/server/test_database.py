@@ -1,0 +1,41 @@
+"""The database that environment variables name."""
+
+from __future__ import annotations
+
+import pytest
+
+from mlflow_iap_callbacks.server.database import database_url, name_of
+from mlflow_iap_callbacks.server.start_error import StartError
+
+_PASSWORD = {"MLFLOW_SERVER_DATABASE_PASSWORD": "pw"}
+
+
+@pytest.mark.parametrize(
+    ("given", "host", "port", "shown"),
+    [
+        ("10.1.2.3", "10.1.2.3", None, "10.1.2.3"),
+        ("db.example:3307", "db.example", 3307, "db.example:3307"),
+        ("fd00::5", "fd00::5", None, "[fd00::5]"),
+        ("[fd00::5]", "fd00::5", None, "[fd00::5]"),
+        ("[fd00::5]:3307", "fd00::5", 3307, "[fd00::5]:3307"),
+        ("::1", "::1", None, "[::1]"),
+    ],
+)
+def test_a_host_is_a_name_or_an_address_with_or_without_a_port(
+    given: str, host: str, port: int | None, shown: str
+) -> None:
+    url = database_url({**_PASSWORD, "MLFLOW_SERVER_DATABASE_HOST": given})
+    assert (url.host, url.port) == (host, port)
+    assert name_of(url) == f"mlflow at {shown}"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *("db:99999", "db:x", "db:", "mysql://db", "user@db", "a b", "db:1:2"),
+        *("[fd00::5", "[db]:1", "[]:1", "fd00::5]:1", "fd00::x"),
+    ],
+)
+def test_another_form_of_a_host_is_an_error(given: str) -> None:
+    with pytest.raises(StartError, match=r"Set it to HOST or HOST:PORT"):
+        database_url({**_PASSWORD, "MLFLOW_SERVER_DATABASE_HOST": given})

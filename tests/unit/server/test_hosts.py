@@ -1,0 +1,50 @@
+"""The host names that the server responds to."""
+
+from __future__ import annotations
+
+import pytest
+
+from mlflow_iap_callbacks.server.hosts import hosts_of
+from mlflow_iap_callbacks.server.start_error import StartError
+
+_APP_ENGINE = {"GOOGLE_CLOUD_PROJECT": "p", "GAE_SERVICE": "mlflow", "GAE_VERSION": "v1"}
+
+
+@pytest.mark.parametrize(
+    "host", ["mlflow.example.com", "localhost:8080", "a-b.c_d.example", "10.0.0.1", "[::1]:8080"]
+)
+def test_a_name_or_an_address_is_a_host(host: str) -> None:
+    assert hosts_of({"MLFLOW_SERVER_HOSTS": f"{host}, ,other"}) == [host, "other"]
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("https://mlflow.example.com", "mlflow.example.com/", "mlflow.example.com/path"),
+        *("MLflow.example.com", "*", "*.example.com", "mlflow.example.com:https"),
+        *("a b", "user@mlflow.example.com", ".example.com", "mlflow.example.com.", "::1"),
+        *("mlflow\nexample.com", "mlflow..example.com", "-mlflow.example.com"),
+    ],
+)
+def test_what_no_request_names_as_its_host_is_an_error(host: str) -> None:
+    with pytest.raises(StartError, match="not the name of a host in lower case"):
+        hosts_of({"MLFLOW_SERVER_HOSTS": host})
+
+
+def test_app_engine_gives_a_service_and_its_version_two_names_each() -> None:
+    assert hosts_of({**_APP_ENGINE, "MLFLOW_SERVER_REGION_ID": "uc"}) == [
+        "mlflow-dot-p.uc.r.appspot.com",
+        "mlflow-dot-p.appspot.com",
+        "v1-dot-mlflow-dot-p.uc.r.appspot.com",
+        "v1-dot-mlflow-dot-p.appspot.com",
+    ]
+
+
+def test_a_region_in_place_of_its_abbreviation_is_an_error() -> None:
+    with pytest.raises(StartError, match="such as uc for us-central1"):
+        hosts_of({**_APP_ENGINE, "MLFLOW_SERVER_REGION_ID": "us-central1"})
+
+
+def test_a_server_without_a_name_is_an_error() -> None:
+    with pytest.raises(StartError, match="The host names of this server are unknown"):
+        hosts_of({})
