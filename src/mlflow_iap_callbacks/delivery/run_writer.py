@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import html
+import logging
 import os
 import sys
 import time
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
     from mlflow.data.dataset import Dataset
     from typing_extensions import Self
 
+_logger = logging.getLogger("mlflow_iap_callbacks")
+
 _V = TypeVar("_V", str, float)
 
 # In place of the experiment, for a run whose key is MLflow's own id.
@@ -58,6 +61,8 @@ _EXISTING = "id:"
 
 # Seconds that the end of a ``with`` block waits for the delivery, as for ``flush``.
 _SECONDS_TO_CLOSE = 60.0
+# A timestamp below this is rather a step.
+_JANUARY_1970_MS = 31 * 86_400_000
 # Characters: a tenth of a request, so that records fit well into requests.
 _MAX_RECORD_LENGTH = 100_000
 
@@ -163,6 +168,8 @@ class IAPRun:
             timestamp: milliseconds since 1970, UTC. Default: now.
             step: step of the point. Default: 0.
         """
+        if step is None and isinstance(timestamp, int) and 0 <= timestamp < _JANUARY_1970_MS:
+            _warn_of_timestamps_like_steps()
         self.log_metrics({key: value}, step, timestamp=timestamp)
 
     def log_metrics(
@@ -537,7 +544,9 @@ class IAPRun:
                 run_id = None if run is None else run.run_id
                 if self._experiment == _EXISTING:
                     run_id = self.key
+                experiment_id = None if run is None else run.experiment_id
                 run = sender_for(self._client).join(self.key, self._experiment, run_id)
+                run.experiment_id = run.experiment_id or experiment_id
                 self._run = run
             return run
 
@@ -649,6 +658,14 @@ def status_of(error: BaseException) -> str:
     optuna = sys.modules.get("optuna")
     is_pruned = optuna is not None and isinstance(error, optuna.TrialPruned)
     return "KILLED" if is_pruned else "FAILED"
+
+
+@functools.cache
+def _warn_of_timestamps_like_steps() -> None:
+    _logger.warning(
+        "log_metric was given a timestamp in January 1970. If it is a step, pass it by name, as "
+        "step=STEP: the third argument is the timestamp, as in MLflow's client."
+    )
 
 
 def active_experiment() -> str:

@@ -22,6 +22,7 @@ from PIL import Image
 
 from fake_mlflow import FakeMlflow
 from mlflow_iap_callbacks import IAPFlushResult, IAPRun
+from mlflow_iap_callbacks.delivery import run_writer
 from mlflow_iap_callbacks.delivery.run_writer import RunWriter
 from virtual_process import VirtualProcess
 
@@ -233,6 +234,31 @@ def test_a_callbacks_run_stays_open_after_a_with_block(
         run.log_metric("loss", 1.0)
     assert run.flush()
     assert server.run(run.key).status == "RUNNING"
+
+
+def test_a_step_in_place_of_the_timestamp_is_warned_of_once(
+    process: VirtualProcess, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_writer._warn_of_timestamps_like_steps.cache_clear()
+    run = _run(process)
+    run.log_metric("loss", 1.0, 1_700_000_000_000)
+    run.log_metric("loss", 1.0, 1000, step=1)
+    assert caplog.records == []
+    for step in range(3):
+        run.log_metric("loss", 1.0, step)
+    (record,) = caplog.records
+    assert "step=STEP" in record.getMessage()
+
+
+def test_a_handle_still_has_its_url_if_it_is_logged_to_after_its_end(
+    process: VirtualProcess,
+) -> None:
+    with _run(process) as run:
+        pass
+    url = run.url
+    run.set_tag("late", True)
+    assert run.flush()
+    assert run.url == url is not None
 
 
 def test_a_copy_in_another_process_logs_to_the_same_run(
