@@ -15,8 +15,8 @@ class IAPFlushResult(NamedTuple):
     Attributes:
         delivered: number of records that MLflow has accepted.
         waiting: number of records that stay in the journal and are sent later.
-        refused: number of records that MLflow permanently rejected, in whole or in part, since the
-            process started. ``mlflow-iap status`` says why.
+        refused: number of metrics, params, tags and other records that MLflow permanently rejected
+            since the process started. ``mlflow-iap status`` says why.
     """
 
     delivered: int
