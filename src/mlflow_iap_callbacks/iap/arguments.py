@@ -118,7 +118,9 @@ _RULES = {
         f"IAPMLflowCallback.run(trial), mlflow.active_run(), or {_EXAMPLE_RUN_ID}",
         (str,),
     ),
-    "run_id": _Rule(_is_run_id, _EXAMPLE_RUN_ID, (str,)),
+    "run_id": _Rule(
+        _is_run_id, f"{_EXAMPLE_RUN_ID}; or experiment_name=NAME for a new run", (str,)
+    ),
     "run_name": _Rule(_TEXT, "a text"),
     "study": _Rule(_has("get_trials", "directions"), "an Optuna study"),
     "tags": _TAGS,
@@ -139,6 +141,8 @@ _MISTAKES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("run", _has("suggest_float"), "Pass the handle of its run: run=callback.run(trial)"),
     ("run", _has("log_if_best"), "Pass the handle of a trial's run: run=callback.run(trial)"),
     ("run", inspect.isroutine, "Call it: run=callback.run(trial)"),
+    ("run", _has("log_batch"), "Pass it by name: client=client"),
+    ("run_id", _has("log_batch"), "Pass it by name: client=client"),
     ("run_id", _has("run_id", "log_metrics"), "Use the handle itself; it needs no other"),
     ("run_id", _has("info", "data"), "Pass its id: run.info.run_id"),
     ("tracking_uri", _IS_STUDY, "Study.optimize passes it to the callback; omit it here"),

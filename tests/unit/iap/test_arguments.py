@@ -340,6 +340,17 @@ _WRONG: list[tuple[str, Callable[[Any], Any], tuple[str, ...]]] = [
         ("run_id is an ActiveRun", "run.info.run_id"),
     ),
     (
+        "a name as id",
+        lambda its: IAPRun("images"),
+        ("run_id is 'images'", "experiment_name=NAME"),
+    ),
+    ("a client as id", lambda its: IAPRun(its.client), ("run_id is a FakeClient", "client=client")),
+    (
+        "a client as run",
+        lambda its: IAPLightGBMCallback(its.client),
+        ("run is a FakeClient", "client=client"),
+    ),
+    (
         "an existing run with a new name",
         lambda its: IAPRun(_ID, run_name="first"),
         ("run_id and run_name", "Omit one"),
