@@ -5,6 +5,8 @@ from __future__ import annotations
 MAX_KEY_LENGTH = 250  # characters, of a metric's, param's or tag's key
 MAX_PARAM_LENGTH = 6000  # characters, of a value
 MAX_TAG_LENGTH = 8000  # characters, of a value
+MAX_EXPERIMENT_TAG_LENGTH = 5000  # characters, of a value
+MAX_EXPERIMENT_NAME_LENGTH = 500  # characters
 # For one log_batch request.
 MAX_METRICS = 1000
 MAX_PARAMS = 100

@@ -28,3 +28,9 @@ STATE_TAG = "mlflow_iap.trial_state"
 STUDY_MARK = "mlflow_iap:mark"
 # The user name that a client sent. The server sets the run's user to the verified one.
 CLAIM_TAG = "mlflow_iap.claimed_user"
+# MLflow's own tags. Its pages show an experiment of this kind as *Model training*, not *GenAI*.
+EXPERIMENT_KIND_TAG = "mlflow.experimentKind"
+TRAINING_KIND = "custom_model_development"
+# Prefix of an experiment's tag with a view of its runs, which a link can open.
+VIEW_TAG = "mlflow.sharedViewState"
+DESCRIPTION_TAG = "mlflow.note.content"

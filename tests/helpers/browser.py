@@ -1,4 +1,4 @@
-"""A browser that can reach only this machine, for tests of what a person sees."""
+"""A browser that can reach only this machine, for MLflow's pages behind the local IAP."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
+
+from mlflow_iap_callbacks.local import LocalCloud
 
 _DEADLINE = 30_000  # milliseconds
 _CHROMIUM = next(
@@ -23,13 +24,14 @@ _QUIET = (
 )
 
 needs_browser = pytest.mark.skipif(
-    _CHROMIUM is None, reason="No Chromium is installed. On Debian: apt-get install chromium"
+    _CHROMIUM is None,
+    reason="No Chromium is installed. On Debian: apt-get install chromium",
 )
 
 
 @contextmanager
-def empty_page() -> Iterator[Page]:
-    """An empty page of a new browser."""
+def new_page() -> Iterator[Page]:
+    """Open an empty page of a new browser."""
     is_root = hasattr(os, "geteuid") and os.geteuid() == 0
     with sync_playwright() as driver:
         browser = driver.chromium.launch(
@@ -41,12 +43,17 @@ def empty_page() -> Iterator[Page]:
         )
         page.set_default_timeout(_DEADLINE)
         expect.set_options(timeout=_DEADLINE)
+        # MLflow's assistant opens by itself once, and would take a quarter of the screen.
+        page.add_init_script(
+            "localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')"
+        )
         yield page
         browser.close()
 
 
-def folder_for_screenshots(otherwise: Path) -> Path:
-    """The folder for screenshots: MLFLOW_IAP_SCREENSHOTS, which `make screenshots` sets."""
-    folder = Path(os.environ.get("MLFLOW_IAP_SCREENSHOTS") or otherwise / "screenshots")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+def sign_in(page: Page, cloud: LocalCloud) -> None:
+    """Open MLflow, and sign in as the cloud's user on the page that IAP sends to."""
+    page.goto(cloud.url)
+    expect(page.get_by_role("heading", name="Choose an account")).to_be_visible()
+    page.get_by_role("button", name=cloud.user, exact=True).click()
+    expect(page.get_by_role("heading", name="Choose an account")).to_have_count(0)

@@ -270,10 +270,23 @@ class _Requests(MlflowClient):
         return PagedList(list(self.server.experiments.values()), None)
 
     @_request
-    def create_experiment(self, name: str, *_: Any, **__: Any) -> str:
+    def create_experiment(
+        self,
+        name: str,
+        artifact_location: str | None = None,
+        tags: dict[str, Any] | None = None,
+        *_: Any,
+        **__: Any,
+    ) -> str:
         if any(each.name == name for each in self.server.experiments.values()):
             raise _error(f"Experiment '{name}' already exists.", "RESOURCE_ALREADY_EXISTS")
-        return self.server.add_experiment(name)
+        experiment_id = self.server.add_experiment(name)
+        self.server.experiments[experiment_id].tags.update(tags or {})
+        return experiment_id
+
+    @_request
+    def set_experiment_tag(self, experiment_id: str, key: str, value: Any) -> None:
+        self.server.experiments[experiment_id].tags[key] = str(value)
 
     @_request
     def create_run(

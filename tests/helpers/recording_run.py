@@ -22,11 +22,12 @@ class RecordingRun(RunWriter):
     """
 
     def __init__(self) -> None:
-        self.key = "key"
+        self.key, self._run = "key", None
         self.points: list[tuple[str, int, int | None, Any]] = []
         self.params: dict[str, Any] = {}
         self.suggestions: dict[str, Any] = {}
         self.tags: dict[str, Any] = {}
+        self.experiment_tags: dict[str, Any] = {}
         self.artifacts: dict[str, bytes] = {}
         self.models: list[tuple[set[str], str | None]] = []
         self.inputs: list[tuple[Dataset, str | None]] = []
@@ -63,6 +64,9 @@ class RecordingRun(RunWriter):
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         self.tags |= tags
+
+    def set_experiment_tags(self, tags: Mapping[str, Any]) -> None:
+        self.experiment_tags |= tags
 
     def log_artifact(
         self, local_path: str | Path, artifact_path: str | None = None, *, copy: bool = True

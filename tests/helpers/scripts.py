@@ -52,10 +52,10 @@ class Script:
     def err(self) -> str:
         return self._err.read_text()
 
-    def wait_for(self, text: str) -> None:
+    def wait_for(self, text: str, seconds: float = DEADLINE) -> None:
         """Wait until it has printed ``text``."""
         wait_until(
-            lambda: text in self.out + self.err or self._process.poll() is not None, text, DEADLINE
+            lambda: text in self.out + self.err or self._process.poll() is not None, text, seconds
         )
         assert text in self.out + self.err, self.err
 

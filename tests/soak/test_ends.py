@@ -133,7 +133,7 @@ def test_an_end_keeps_its_time_limit(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
     with starting(tmp_path, "") as start:
         script = start(_SWEEPS, way, name, str(studies), str(trials))
-        script.wait_for("swept")
+        script.wait_for("swept", 300.0)
         began = float(script.out.split("swept")[1].split()[0])
         if way == "SIGTERM":
             script.send(signal.SIGTERM)

@@ -21,7 +21,7 @@ _NAME = _PACKAGE.name
 _MAY_IMPORT: dict[str, set[str]] = {
     "__init__": {"delivery", "errors", "iap", "lightgbm", "optuna"},
     "cli": {"delivery", "errors", "iap", "local", "optuna", "outbox"},
-    "optuna": {"delivery", "iap", "tags"},
+    "optuna": {"delivery", "errors", "iap", "limits", "tags"},
     "lightgbm": {"delivery", "iap", "outbox"},
     "delivery": {"errors", "iap", "limits", "outbox", "tags"},
     "outbox": {"limits"},
@@ -34,7 +34,7 @@ _MAY_IMPORT: dict[str, set[str]] = {
 }
 # The only modules that may import a library.
 _OWNERS = {
-    "google": {"iap.google_errors", "iap.google_identity", "iap.google_tokens"},
+    "google": {f"iap.google_{name}" for name in ("errors", "identity", "requests", "tokens")},
     "msgpack": {"outbox.format_1", "outbox.intake", "outbox.records"},
     "platformdirs": {"outbox.journal_folder"},
     "sqlite3": {
@@ -43,10 +43,11 @@ _OWNERS = {
     },
     "tenacity": {"iap.retry_policy"},
     "optuna": {
-        *("optuna.plots", "optuna.storage", "optuna.study_run", "optuna.track_in_mlflow"),
+        *("optuna.packed_study", "optuna.plots", "optuna.storage", "optuna.study_files"),
+        *("optuna.study_object", "optuna.study_run", "optuna.track_in_mlflow"),
     },
-    "lightgbm": {"lightgbm.finished_model", "lightgbm.params"},
-    "matplotlib": {"lightgbm.plots", "optuna.plots"},
+    "lightgbm": {"lightgbm.endings", "lightgbm.finished_model", "lightgbm.params"},
+    "matplotlib": {"lightgbm.fonts", "lightgbm.plots", "optuna.plots"},
     "aiohttp": {"cli.proxy", "iap.proxy"},
 }
 _MODULES = sorted(

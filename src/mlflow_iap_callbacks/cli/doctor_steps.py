@@ -15,7 +15,7 @@ from ..iap import responses
 from ..iap.auth import IAPAuth
 from ..iap.client import IAPMlflowClient
 from ..iap.credentials import IAPCredentials
-from ..iap.passwords import without_passwords
+from ..iap.passwords import holds_contents, shown, without_passwords
 from ..iap.retry_policy import RetryPolicy
 
 _RETRY = RetryPolicy(max_attempts=3, deadline=20.0)
@@ -54,7 +54,7 @@ def _environment() -> Finding:
         *("MLFLOW_TRACKING_AUTH", "MLFLOW_IAP_CLIENT_ID", "MLFLOW_OAUTH2_CLIENT_ID"),
         *("MLFLOW_IAP_IMPERSONATE", "GOOGLE_APPLICATION_CREDENTIALS"),
     )
-    saw = [f"{name}={os.environ[name]}" for name in names if os.environ.get(name)]
+    saw = [f"{name}={_shown(os.environ[name])}" for name in names if os.environ.get(name)]
     if os.environ.get("MLFLOW_TRACKING_TOKEN"):
         saw.append("MLFLOW_TRACKING_TOKEN is set as well; IAP's token replaces it")
     if os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
@@ -65,6 +65,10 @@ def _environment() -> Finding:
             "(but not IAPMlflowClient and the callbacks)"
         )
     return Finding("environment", "\n".join(saw))
+
+
+def _shown(value: str) -> str:
+    return shown(value) if holds_contents(value) else value
 
 
 def _server(auth: IAPAuth, uri: str) -> str:

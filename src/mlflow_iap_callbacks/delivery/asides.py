@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from ..outbox import Record, Refusal
-from .names import mlflow_name
 
 _KIND = "aside"
 # A run must be started first, and a change of its status must not be overtaken by other records.
@@ -44,5 +43,5 @@ def places(record: Record) -> set[Place]:
     if record.kind == "artifact":
         return {(record.content["to"] or "", Path(record.content["path"]).name)}
     if record.kind == "tags":
-        return {("tag", mlflow_name(name)) for name in record.content}
+        return {("tag", name) for name in record.content}
     return set()

@@ -10,7 +10,7 @@ from mlflow.entities import Metric, Param, RunTag
 from ..limits import MAX_BYTES, MAX_ENTITIES, MAX_PARAMS, MAX_TAGS
 from ..outbox import Record, Refusal
 from ..tags import SKIPPED_TAG
-from .names import mlflow_name, original_names, with_names_that_mlflow_takes
+from .names import METRICS, PARAMS, TAGS, Names, original_names
 
 JOINABLE = ("metrics", "curve", "params", "suggestions", "tags")  # kinds of records
 _POINTS = ("metrics", "curve")
@@ -27,9 +27,11 @@ class Batch:
 
     Args:
         skipped: number of the run's NaN points that were skipped in earlier batches.
+        names: MLflow's names in the run.
     """
 
-    def __init__(self, skipped: int) -> None:
+    def __init__(self, skipped: int, names: Names) -> None:
+        self._names = names
         self.skipped = skipped
         self.records: list[Record] = []
         self.refused: list[Refusal] = []
@@ -51,10 +53,12 @@ class Batch:
         else:
             values, points = (content[2], [content]) if is_points else (content, [])
         count = sum(len(point[2]) for point in points)
-        names = {name: mlflow_name(name) for name in values}
-        originals = original_names(names)
+        kind = METRICS if is_points else PARAMS if is_params else TAGS
+        names = self._names.of(kind, values)
+        tags = original_names(names)
         params = {names[name]: value for name, value in values.items()} if is_params else {}
-        tags = originals if is_points or is_params else with_names_that_mlflow_takes(values)
+        if kind == TAGS:
+            tags = {**{names[name]: value for name, value in values.items()}, **tags}
         around = _BYTES_PER_ENTITY + (len(name) if record.kind == "curve" else 0)
         size = self._size + record.size + around * (count or len(values))
         if self.records and not self._has_room(count, params, tags, size):

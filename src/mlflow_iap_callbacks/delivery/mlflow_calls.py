@@ -25,7 +25,7 @@ from ..tags import ENDED_TAG, JOURNAL_TAG, RUN_KEY_TAG
 from .clock import Clock
 from .log_batch import JOINABLE, Batch, Entity, refused_entity
 from .models import log_model
-from .names import mlflow_name, with_names_that_mlflow_takes
+from .names import Names, mlflow_name
 from .refusals import NotYet, first_line, refusal
 from .run_creation import RunCreation
 
@@ -179,6 +179,10 @@ class MlflowCalls:
         elif kind == "input":
             inputs = [*takewhile(lambda record: record.kind == "input", records)][:_MAX_INPUTS]
             return inputs, self._log_inputs(run_id, inputs, failing)
+        elif kind == "experiment_tags":
+            experiment_id = self.client.get_run(run_id).info.experiment_id
+            for name, text in content.items():
+                self.client.set_experiment_tag(experiment_id, name, text)
         elif kind == "reopen":
             found = self.client.get_run(run_id)
             if found.info.status != "RUNNING" or ENDED_TAG in found.data.tags:
@@ -192,7 +196,7 @@ class MlflowCalls:
     def _start_in_parts(self, run: QueuedRun, content: Mapping[str, Any], failing: Failing) -> None:
         """Create a run without its name and tags, then set those that the server accepts."""
         self._creation.start(run, {**content, "name": None, "tags": {}})
-        tags = with_names_that_mlflow_takes(content["tags"])
+        tags = self._names(run, str(run.run_id)).tags(content["tags"])
         if content["name"] is not None:
             tags[MLFLOW_RUN_NAME] = content["name"]
         entities = [RunTag(*tag) for tag in tags.items()]
@@ -209,7 +213,7 @@ class MlflowCalls:
         records: Sequence[Record],
         failing: Failing | None,
     ) -> tuple[Sequence[Record], Sequence[Refusal]]:
-        batch = Batch(run.skipped)
+        batch = Batch(run.skipped, self._names(run, run_id))
         for record in records:
             if record.kind not in JOINABLE or not batch.takes(record):
                 break
@@ -222,9 +226,14 @@ class MlflowCalls:
                 raise
             if self._creation.stage(run_id) != LifecycleStage.ACTIVE:
                 raise
+            if self._creation.names.learns_from(error, [entity.key for entity in entities]):
+                return self._log(run, run_id, records, failing)
             refused += self._log_halves(run_id, entities, batch.other_names, failing, error)
         run.skipped = batch.skipped
         return batch.records, refused
+
+    def _names(self, run: QueuedRun, run_id: str) -> Names:
+        return self._creation.names.of(run, lambda: self.client.get_run(run_id))
 
     def _log_halves(
         self,

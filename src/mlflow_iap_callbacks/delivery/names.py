@@ -4,33 +4,140 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from weakref import WeakKeyDictionary
+
+from mlflow.entities import Run
 
 from ..limits import MAX_KEY_LENGTH, MAX_TAG_LENGTH
+from ..outbox import QueuedRun
 from ..tags import NAME_TAG
 
-_REFUSED = re.compile(r"[^/\w.\- ]")
+METRICS, PARAMS, TAGS = "metrics", "params", "tags"
+_REFUSED = re.compile(r"[^/\w.\- :]")
+_REFUSAL = "Names may only contain"  # of MLflow
 
 
-def mlflow_name(name: str) -> str:
-    """Return ``name`` if MLflow accepts it; otherwise a similar name that no other name gets.
+def mlflow_name(name: str, *, is_windows: bool = False) -> str:
+    """Return ``name`` if MLflow accepts it, otherwise a similar one.
 
-    MLflow rejects names with characters other than letters, digits and ``_ - . / space`` (servers
-    on Windows also reject ``:``), names over 250 characters, and names that are not a plain path
-    (a leading ``..`` or ``/``, ``//``, ``/../``).
+    MLflow rejects names with characters other than letters, digits and ``_ - . / : space`` (servers
+    on Windows reject ``:`` too), names over 250 characters, and names that are not a plain path
+    (a leading ``..`` or ``/``, ``//``, ``/../``). Its autologging writes ``_at_`` for ``@``.
     """
-    plain = re.sub(r"(?<![^/])(\.{0,2})(?:/|$)", r"_\1/", _REFUSED.sub("_", name)).rstrip("/")
+    plain = _REFUSED.sub("_", name.replace("@", "_at_"))
+    plain = plain.replace(":", "_") if is_windows else plain
+    plain = re.sub(r"(?<![^/])(\.{0,2})(?:/|$)", r"_\1/", plain).rstrip("/")
     plain = f"_{plain}" if plain.startswith("..") else plain
-    if plain == name and len(name) <= MAX_KEY_LENGTH:
-        return name
-    mark = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:6]
-    return f"{plain[: MAX_KEY_LENGTH - 7]}-{mark}"
+    return plain if len(plain) <= MAX_KEY_LENGTH else _marked(plain, name)
 
 
-def with_names_that_mlflow_takes(given: Mapping[str, str]) -> dict[str, str]:
-    """Return the tags with accepted names, plus the tags that ``original_names`` returns."""
-    names = {name: mlflow_name(name) for name in given}
-    return {**{names[name]: text for name, text in given.items()}, **original_names(names)}
+class Names:
+    """MLflow's names for the names in one run, which are different if the names are.
+
+    Args:
+        is_windows: whether the server runs on Windows.
+        look: reads the run from MLflow, if others may have logged to it. It is called when the
+            first name has to be changed, which then gets the same name as before.
+    """
+
+    def __init__(self, is_windows: Callable[[], bool], look: Callable[[], Run] | None) -> None:
+        self._is_windows = is_windows
+        self._look = look
+        self._names: dict[tuple[str, str], str] = {}  # by kind and original name
+        self._owners: dict[tuple[str, str], str] = {}  # original names by kind and name
+        # Names that are changed, in either direction; no two kinds share one, because of its tag.
+        self._originals: dict[str, str] = {}
+        self._changed: dict[str, str] = {}
+
+    def of(self, kind: str, names: Iterable[str]) -> dict[str, str]:
+        """Return MLflow's names, by original name, for metrics, params or tags."""
+        found = {name: self._known(kind, name) for name in names}
+        # Those that need no change first, so that they get none.
+        unknown = sorted(
+            (name for name, taken in found.items() if taken is None),
+            key=lambda name: self._similar(name) != name,
+        )
+        for name in unknown:
+            self._add(kind, name)
+        return {name: self._names[kind, name] for name in found}
+
+    def tags(self, given: Mapping[str, str]) -> dict[str, str]:
+        """Return the tags with accepted names, plus a tag for each name that was changed."""
+        names = self.of(TAGS, given)
+        return {**{names[name]: text for name, text in given.items()}, **original_names(names)}
+
+    def _similar(self, name: str) -> str:
+        return mlflow_name(name, is_windows=self._is_windows())
+
+    def _known(self, kind: str, name: str) -> str | None:
+        return self._accepted(self._names.get((kind, name)))
+
+    def _accepted(self, name: str | None) -> str | None:
+        return None if name is None or (":" in name and self._is_windows()) else name
+
+    def _add(self, kind: str, name: str) -> None:
+        found = self._similar(name)
+        if found != name:
+            self._learn()
+        earlier = self._accepted(self._changed.get(name))
+        owners = (self._owners.get((kind, found), name), self._originals.get(found, name))
+        if earlier is not None:
+            found = earlier
+        elif owners != (name, name):
+            found = _marked(found, name)
+        if found != name:
+            self._originals[found], self._changed[name] = name, found
+        self._names[kind, name] = found
+        self._owners[kind, found] = name
+
+    def _learn(self) -> None:
+        if self._look is None:
+            return
+        data = self._look().data
+        self._look = None
+        for tag, original in data.tags.items():
+            taken = tag.removeprefix(f"{NAME_TAG}.")
+            # Others set such tags for names that MLflow accepts.
+            if tag != taken and (taken == self._similar(original) or _is_marked(taken, original)):
+                self._originals.setdefault(taken, original)
+                self._changed.setdefault(original, taken)
+        for kind, names in ((METRICS, data.metrics), (PARAMS, data.params), (TAGS, data.tags)):
+            for name in names:
+                self._owners.setdefault((kind, name), self._originals.get(name, name))
+
+
+class NamesByRun:
+    """The names of each run that is delivered to one server.
+
+    Attributes:
+        is_windows: whether the server rejected a colon in a name.
+    """
+
+    def __init__(self) -> None:
+        self.is_windows = False
+        self._known: WeakKeyDictionary[QueuedRun, Names] = WeakKeyDictionary()
+
+    def begin(self, run: QueuedRun, look: Callable[[], Run] | None = None) -> Names:
+        """Return the names of a run that is empty, or that ``look`` reads from MLflow."""
+        self._known[run] = names = Names(lambda: self.is_windows, look)
+        return names
+
+    def of(self, run: QueuedRun, look: Callable[[], Run]) -> Names:
+        """Return the names of a run, which ``look`` reads from MLflow if others log to it."""
+        return self._known.get(run) or self.begin(run, look)
+
+    def forget(self, run: QueuedRun) -> None:
+        """Forget the names of a run in favour of another run with the same key."""
+        self._known.pop(run, None)
+
+    def learns_from(self, error: Exception, names: Iterable[str]) -> bool:
+        """Return whether the error is the server's first rejection of a colon in these names."""
+        is_first = not self.is_windows and _REFUSAL in str(error)
+        if is_first and any(":" in name for name in names):
+            self.is_windows = True
+            return True
+        return False
 
 
 def original_names(names: Mapping[str, str]) -> dict[str, str]:
@@ -44,3 +151,15 @@ def original_names(names: Mapping[str, str]) -> dict[str, str]:
         for name, taken in names.items()
         if name != taken
     }
+
+
+def _marked(plain: str, name: str) -> str:
+    return f"{plain[: MAX_KEY_LENGTH - 7]}-{_mark(name)}"
+
+
+def _is_marked(taken: str, name: str) -> bool:
+    return taken.endswith(f"-{_mark(name)}")
+
+
+def _mark(name: str) -> str:
+    return hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:6]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import posixpath
 import re
-from collections.abc import Mapping
+from array import array
+from collections import deque
+from collections.abc import Iterator, Mapping
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,10 @@ _logger = logging.getLogger("mlflow_iap_callbacks")
 
 _ENDS = ("FINISHED", "FAILED", "KILLED")
 _PLAIN = ("name", "digest", "source_type")
+# What may be large, and is converted to text one part after the other.
+_TEXTS = (str, bytes, bytearray)
+_COLLECTIONS = (list, tuple, dict, set, frozenset, deque, array)
+_BRACKETS = ((tuple, "()"), ((dict, set, frozenset), "{}"))
 _EMPTY = {"source": "{}"}  # MLflow requires it
 _NOT_IN_MODEL_NAMES = re.compile(r"[/:.%\"']")
 
@@ -37,8 +43,67 @@ def as_texts(values: Mapping[Any, Any], longest: int) -> dict[str, str]:
     found = {}
     for name, value in values.items():
         with never_raising(f"the value of {name!r}"):
-            found[as_text(name)] = as_text(value)[:longest]
+            found[as_text(name)] = as_text(start_of_text(value, longest))
     return found
+
+
+def start_of_text(value: object, longest: int) -> str:
+    """Return the first characters of ``str(value)``, without converting the rest of a collection.
+
+    Args:
+        value: any object.
+        longest: maximum number of characters.
+    """
+    if type(value).__str__ is not object.__str__ or not _is_large(value, longest // 8):
+        return str(value)[:longest]
+    text, length = [], 0
+    for piece in _pieces(value, longest, set()):
+        text.append(piece)
+        length += len(piece)
+        if length >= longest:
+            break
+    return "".join(text)[:longest]
+
+
+def _is_large(value: object, most: int) -> bool:
+    """Return whether a value has more than ``most`` parts and characters."""
+    size, waiting = 0, [value]
+    while waiting and size <= most:
+        each = waiting.pop()
+        if isinstance(each, _TEXTS):
+            size += len(each)
+        elif isinstance(each, _COLLECTIONS):
+            size += 1 + len(each)
+            parts = each.items() if isinstance(each, dict) else each
+            waiting += parts if size <= most else ()
+        else:
+            size += 1
+    return size > most
+
+
+def _pieces(value: object, longest: int, around: set[int]) -> Iterator[str]:
+    """Yield the text of a value; that of a collection piece by piece."""
+    if isinstance(value, _TEXTS):
+        yield repr(value[:longest])
+        return
+    if not isinstance(value, _COLLECTIONS):
+        yield repr(value)
+        return
+    brackets = next((text for kind, text in _BRACKETS if isinstance(value, kind)), "[]")
+    if id(value) in around:
+        yield f"{brackets[0]}...{brackets[1]}"
+        return
+    around.add(id(value))
+    is_named = type(value) not in (list, tuple, dict, set)
+    yield f"{type(value).__name__}({brackets[0]}" if is_named else brackets[0]
+    for number, each in enumerate(value.items() if isinstance(value, dict) else value):
+        yield ", " if number else ""
+        if isinstance(value, dict):
+            yield from _pieces(each[0], longest, around)
+            yield ": "
+        yield from _pieces(each[1] if isinstance(value, dict) else each, longest, around)
+    around.discard(id(value))
+    yield f"{brackets[1]})" if is_named else brackets[1]
 
 
 def integer(value: object) -> int:

@@ -20,9 +20,18 @@ from ..iap.run_lookup import find_run, find_runs
 from ..iap.unwrapping import unwrapped_errors
 from ..limits import MAX_TAGS
 from ..outbox import QueuedRun
-from ..tags import AGAIN_TAG, AGREED_TAG, ASKED_TWICE_TAG, ENDED_TAG, JOURNAL_TAG, RUN_KEY_TAG
+from ..tags import (
+    AGAIN_TAG,
+    AGREED_TAG,
+    ASKED_TWICE_TAG,
+    ENDED_TAG,
+    EXPERIMENT_KIND_TAG,
+    JOURNAL_TAG,
+    RUN_KEY_TAG,
+    TRAINING_KIND,
+)
 from .clock import Clock
-from .names import with_names_that_mlflow_takes
+from .names import NamesByRun
 from .refusals import NotYet, refusal
 from .server_uri import server_uri
 
@@ -65,6 +74,7 @@ class RunCreation:
     def __init__(self, client: MlflowClient, clock: Clock) -> None:
         self.client = client
         self._clock = clock
+        self.names = NamesByRun()
         self._experiments: dict[str, str] = {}
         # Run ids by place; None for a run that MLflow refused.
         self._parents: dict[_Place, str | None] = {}
@@ -187,6 +197,7 @@ class RunCreation:
         found: Run | None
         if mode is Mode.SHARED:
             found = self._agree(run, experiment_id, content)
+            self.names.forget(run)
         else:
             found = self._look(run, experiment_id, mode, content)
         if found is None:
@@ -198,7 +209,7 @@ class RunCreation:
             self._forget_end(found)
             if mode in (Mode.CLAIMED, Mode.LOGGED):
                 # The run was created by another process, which did not know all of its tags.
-                self._add_tags(found.info.run_id, content["tags"])
+                self._add_tags(run, found, content["tags"])
         self._is_now(run, found)
         if mode in (Mode.RESUMED, Mode.SHARED):
             self._parents[run.place] = run.run_id
@@ -207,8 +218,10 @@ class RunCreation:
             self._doubtful[run.place] = found
             self._delete_late_ones(found, run.key)
 
-    def _add_tags(self, run_id: str, given: Mapping[str, str]) -> None:
-        tags = [RunTag(*tag) for tag in with_names_that_mlflow_takes(given).items()]
+    def _add_tags(self, run: QueuedRun, found: Run, given: Mapping[str, str]) -> None:
+        run_id = found.info.run_id
+        names = self.names.of(run, lambda: self.client.get_run(run_id))
+        tags = [RunTag(*tag) for tag in names.tags(given).items()]
         # Tags with the original names of renamed tags may exceed the limit of one request.
         for first in range(0, len(tags), MAX_TAGS):
             self.client.log_batch(run_id, tags=tags[first : first + MAX_TAGS])
@@ -223,7 +236,11 @@ class RunCreation:
             or run.tried is not None
             or run.is_adopted
         ):
-            return find_run(self.client, experiment_id, run.key)
+            found = find_run(self.client, experiment_id, run.key)
+            former, began = content.get("former_key"), content["time_ms"]
+            if found is None and former is not None:
+                return find_run(self.client, experiment_id, former, began=began)
+            return found
         return None
 
     def _agree(self, run: QueuedRun, experiment_id: str, content: Mapping[str, Any]) -> Run:
@@ -277,7 +294,7 @@ class RunCreation:
             )
 
     def _create(self, run: QueuedRun, experiment_id: str, content: Mapping[str, Any]) -> Run:
-        tags = {RUN_KEY_TAG: run.key, **with_names_that_mlflow_takes(content["tags"])}
+        tags = {RUN_KEY_TAG: run.key, **self.names.begin(run).tags(content["tags"])}
         if Mode(content["mode"]) in (Mode.RESUMED, Mode.SHARED):
             tags[JOURNAL_TAG] = run.outbox.name
         parent = content.get("parent_id") or self._parent(run, content.get("parent"), experiment_id)
@@ -297,6 +314,8 @@ class RunCreation:
             is_unknown |= not isinstance(self.client, IAPMlflowClient)
             run.tried = self._clock.time() if is_unknown else None
             run.outbox.save(run)
+            if self.names.learns_from(error, tags):
+                raise NotYet("The server does not accept colons in names.", 0.0) from None
             if refusal(error) is not None and self._is_replaced(run.experiment, experiment_id):
                 raise NotYet("The run's experiment was created again.", 0.0) from None
             raise
@@ -379,7 +398,8 @@ class RunCreation:
 
     def _make(self, name: str) -> str:
         try:
-            return str(self.client.create_experiment(name))
+            tags = {EXPERIMENT_KIND_TAG: TRAINING_KIND}
+            return str(self.client.create_experiment(name, tags=tags))
         except MlflowException:  # another process was first, or the response was lost
             found = self._find_experiment(name)
             if found is None:

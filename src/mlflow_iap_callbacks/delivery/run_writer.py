@@ -21,6 +21,7 @@ from ..errors import IAPError
 from ..iap.arguments import check, checked
 from ..iap.client import IAPMlflowClient
 from ..limits import (
+    MAX_EXPERIMENT_TAG_LENGTH,
     MAX_INTEGER,
     MAX_METRICS,
     MAX_PARAM_LENGTH,
@@ -59,6 +60,8 @@ _V = TypeVar("_V", str, float)
 # In place of the experiment, for a run whose key is MLflow's own id.
 _EXISTING = "id:"
 
+# Where the links of MLflow's pages lead to *Model training*, and not to *GenAI*.
+TRAINING = "workflowType=machine_learning"
 # Seconds that the end of a ``with`` block waits for the delivery, as for ``flush``.
 _SECONDS_TO_CLOSE = 60.0
 # A timestamp below this is rather a step.
@@ -432,7 +435,13 @@ class IAPRun:
         uri, run = self._client.tracking_uri, self._run
         if run is None or None in (run.run_id, run.experiment_id) or not uri.startswith("http"):
             return None
-        return f"{server_uri(uri)}/#/experiments/{run.experiment_id}/runs/{run.run_id}"
+        page = f"{server_uri(uri)}/#/experiments/{run.experiment_id}/runs/{run.run_id}"
+        return f"{page}?{TRAINING}"
+
+    @property
+    def known_id(self) -> str | None:
+        """MLflow's id of the run; None if it is not known yet."""
+        return None if self._run is None else self._run.run_id
 
     @property
     def client(self) -> MlflowClient:
@@ -490,6 +499,7 @@ class IAPRun:
         parent_key: str | None = None,
         parent_id: str | None = None,
         not_before: float = 0.0,
+        former_key: str | None = None,
         has_link: bool = False,
     ) -> None:
         """Append the start of a new run; see ``RunWriter``."""
@@ -515,6 +525,7 @@ class IAPRun:
             "parent_id": parent_id,
             "logged_at": sender.clock.time(),
             "not_before": not_before,
+            **({"former_key": former_key} if former_key else {}),
         }
         with never_raising("the run"):
             self._append("start", content)
@@ -566,6 +577,8 @@ class RunWriter(IAPRun):
             run is continued.
         parent: parent run, or its id.
         not_before: time before which the run is not looked up or created, in seconds since 1970.
+        former_key: key that an earlier version may have given to the run, if it began at
+            ``start_time``.
         has_link: whether to show the URL of the run.
     """
 
@@ -583,6 +596,7 @@ class RunWriter(IAPRun):
         mode: Mode = Mode.RESUMED,
         parent: IAPRun | str | None = None,
         not_before: float = 0.0,
+        former_key: str | None = None,
         has_link: bool = False,
     ) -> None:
         if not experiment.startswith(("id:", "name:")):
@@ -598,6 +612,7 @@ class RunWriter(IAPRun):
             parent_key=parent.key if isinstance(parent, IAPRun) else None,
             parent_id=parent if isinstance(parent, str) else None,
             not_before=not_before,
+            former_key=former_key,
             has_link=has_link,
         )
 
@@ -622,6 +637,10 @@ class RunWriter(IAPRun):
         for part in _parts(as_texts(params, MAX_PARAM_LENGTH), MAX_PARAMS):
             self._append("suggestions", part)
 
+    def set_experiment_tags(self, tags: Mapping[str, Any]) -> None:
+        """Set tags of the run's experiment. Values are cut to 5,000 characters."""
+        self._append("experiment_tags", as_texts(tags, MAX_EXPERIMENT_TAG_LENGTH))
+
     def reopen(self) -> None:
         """Set the run to RUNNING again, if another process has ended it."""
         self._append("reopen", {})
@@ -634,11 +653,6 @@ class RunWriter(IAPRun):
                 how a run ends if its process is killed.
         """
         self._queued().at_exit = None if status is None else end_status(status)
-
-    @property
-    def known_id(self) -> str | None:
-        """MLflow's id of the run; None if it is not known yet."""
-        return None if self._run is None else self._run.run_id
 
     @property
     def known_experiment_id(self) -> str | None:

@@ -2,46 +2,27 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 from contextlib import suppress
 from functools import partial
 from typing import Any
-from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
+from requests.utils import get_environ_proxies
 
 from ..errors import IAPConfigurationError, IAPCredentialsError, IAPError
+from .create_once import create_once
 from .credentials import IAPCredentials
-from .passwords import without_passwords
-from .retried_request import Answered, RetriedRequest, Send, set_bearer
+from .keyed_creation import creation_in
+from .origins import is_loopback, origin_of
+from .retried_request import RetriedRequest, Send
 from .retry_policy import RetryPolicy
-from .transport import IAPTransport
+from .secret_removal import clean_response, pop_bearer, set_bearer, without_secrets
+from .transport import IAPTransport, without_proxies
 
 _logger = logging.getLogger("mlflow_iap_callbacks")
-
-
-def origin_of(url: str) -> str:
-    """``scheme://host[:port]`` of a URL, in lower case and without a default port.
-
-    Raises:
-        IAPConfigurationError: it is not an http or https URL.
-    """
-    parts = urlsplit(url)
-    try:
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host, port = None, None
-    if parts.scheme not in ("http", "https") or not host:
-        raise IAPConfigurationError(
-            f"{without_passwords(url)!r} is not the URL of a server. Set MLFLOW_TRACKING_URI, or "
-            "the argument, to https://HOST."
-        )
-    host = f"[{host}]" if ":" in host else host
-    default = {"http": 80, "https": 443}[parts.scheme]
-    return f"{parts.scheme}://{host}" + (f":{port}" if port not in (None, default) else "")
 
 
 class IAPAuth(AuthBase):
@@ -55,6 +36,7 @@ class IAPAuth(AuthBase):
         origin: ``https://HOST[:PORT]``; plain http only for this machine.
         credentials: Google identity. Default: ``IAPCredentials()``.
         retry: how often and for how long a request is retried. Default: ``RetryPolicy()``.
+        home: as for ``IAPCredentials.for_origin``.
     """
 
     def __init__(
@@ -62,16 +44,20 @@ class IAPAuth(AuthBase):
         origin: str,
         credentials: IAPCredentials | None = None,
         retry: RetryPolicy | None = None,
+        *,
+        home: str | None = None,
     ) -> None:
         self.origin = origin_of(origin)
-        if self.origin.startswith("http:") and not _is_loopback(self.origin):
+        self._is_http = self.origin.startswith("http:")
+        if self._is_http and not is_loopback(self.origin):
             raise IAPConfigurationError(
                 f"{self.origin} would send tokens in plain text. Use https; plain http is only for "
                 "servers on this machine."
             )
         self.is_asked = False  # whether IAP has asked for a token
+        self._home = home
         self._has_own = credentials is not None
-        self.credentials = (credentials or IAPCredentials()).for_origin(self.origin)
+        self.credentials = (credentials or IAPCredentials()).for_origin(self.origin, home=home)
         self.retry = retry or RetryPolicy()
 
     def configure(self, credentials: IAPCredentials | None, retry: RetryPolicy | None) -> None:
@@ -81,20 +67,20 @@ class IAPAuth(AuthBase):
         """
         if credentials is not None or not self._has_own:
             self._has_own = credentials is not None
-            credentials = (credentials or IAPCredentials()).for_origin(self.origin)
+            credentials = credentials or IAPCredentials()
+            credentials = credentials.for_origin(self.origin, home=self._home)
             if not self.credentials.is_like(credentials):  # otherwise the token is kept
                 self.credentials = credentials
         self.retry = retry or self.retry
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         if origin_of(request.url or "") == self.origin:
-            token = None
-            if self.is_asked:
+            # The first attempt may pass through a proxy of the environment, which reads plain http.
+            if self.is_asked and not (self._is_http and get_environ_proxies(self.origin)):
                 # The next attempt raises the error of the credentials.
                 with suppress(IAPCredentialsError):
-                    token = self.credentials.token()
-                    set_bearer(token, request)
-            request.register_hook("response", partial(self._settle, token))
+                    set_bearer(self.credentials.token(), request)
+            request.register_hook("response", self._settle)
         return request
 
     def session(self) -> requests.Session:
@@ -104,25 +90,28 @@ class IAPAuth(AuthBase):
         session.auth = self
         return session
 
-    def _settle(
-        self, token: str | None, response: requests.Response, **kwargs: Any
-    ) -> requests.Response:
+    @without_secrets
+    def _settle(self, response: requests.Response, **kwargs: Any) -> requests.Response:
         """Retry a request that a session without IAPTransport sent, given its first response."""
         connection: Any = response.connection
         if isinstance(connection, IAPTransport) or origin_of(response.url) != self.origin:
             return response
-        request = response.request
-        return self.send(request, partial(connection.send, request, **kwargs), (response, token))
+        send = partial(connection.send, **without_proxies(kwargs, self.origin))
+        return self.send(response.request, send, response)
 
+    @without_secrets
     def send(
-        self, request: requests.PreparedRequest, send: Send, first: Answered | None = None
+        self,
+        request: requests.PreparedRequest,
+        send: Send,
+        first: requests.Response | None = None,
     ) -> requests.Response:
         """Send a request until MLflow responds.
 
         Args:
             request: a request to the server.
             send: sends it once.
-            first: a response that was already received, and the token that its request carried.
+            first: a response that was already received.
 
         Raises:
             IAPRefusedError: IAP rejects the request.
@@ -134,25 +123,35 @@ class IAPAuth(AuthBase):
         # MLflow hides why a download failed, and suggests checking the path.
         is_download = request.method == "GET" and "/mlflow-artifacts/" in (request.url or "")
         try:
-            response = self.retry(RetriedRequest(self, request, send, first).attempt)
+            response = self._send(request, send, first)
         except IAPError as error:
             if is_download:
                 _logger.warning("%s", error.message)
             raise
         if is_download and response.status_code >= 400:
             _logger.warning("%s: %d, %.500s", response.url, response.status_code, response.text)
-        return response
+        return clean_response(response)
+
+    def _send(
+        self, request: requests.PreparedRequest, send: Send, first: requests.Response | None
+    ) -> requests.Response:
+        def send_until_known(
+            request: requests.PreparedRequest, first: requests.Response | None = None
+        ) -> requests.Response:
+            return self.retry(RetriedRequest(self, request, send, first).attempt)
+
+        creation = creation_in(request) if first is None else None
+        if creation is None:
+            return send_until_known(request, first)
+        pop_bearer(request)
+        return create_once(
+            lambda is_again: send_until_known(creation.request(is_again)),
+            lambda: creation.found(send_until_known),
+            self.retry,
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {"origin": self.origin, "credentials": self.credentials, "retry": self.retry}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
-
-
-def _is_loopback(origin: str) -> bool:
-    host = urlsplit(origin).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")

@@ -13,20 +13,19 @@ from typing import Any
 import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from mlflow.exceptions import MlflowException
 
-from ..errors import IAPConfigurationError, IAPUnknownOutcomeError
+from ..errors import IAPConfigurationError
 from ..tags import ASKED_TWICE_TAG, RUN_KEY_TAG
 from .arguments import checked
 from .auth import IAPAuth
+from .create_once import create_once
 from .credentials import IAPCredentials
 from .mlflow_plugin import auth_for, choose
-from .retry_policy import RetryPolicy, TryAgain
+from .origins import is_remote
+from .passwords import shown
+from .retry_policy import RetryPolicy
 from .run_lookup import find_run
 from .unwrapping import unwrapped_errors
-
-# Seconds within which a server may still create a run after the connection to it broke.
-_PATIENCE = 10.0
 
 
 class IAPMlflowClient(MlflowClient):
@@ -95,9 +94,8 @@ class IAPMlflowClient(MlflowClient):
         tracking_uri = _checked_uri(tracking_uri)
         self._auth: IAPAuth | None = None
         for uri in filter(None, (registry_uri, tracking_uri)):
-            is_remote = uri.startswith(("http://", "https://"))
-            self._auth = auth_for(uri, credentials, retry) if is_remote else None
-            if is_remote:
+            self._auth = auth_for(uri, credentials, retry) if is_remote(uri) else None
+            if self._auth is not None:
                 choose()
         self._rebuild = partial(
             type(self), tracking_uri, registry_uri, credentials=credentials, **settings
@@ -118,36 +116,19 @@ class IAPMlflowClient(MlflowClient):
         """
         if self._auth is None:
             return super().create_run(experiment_id, start_time, tags, run_name)
-        retry = self._auth.retry
         tags = {RUN_KEY_TAG: uuid.uuid4().hex, **(tags or {})}
-        lost: IAPUnknownOutcomeError | None = None
-        patience_ends = 0.0  # until then the server may still create the run
 
-        def attempt() -> Run:
-            nonlocal lost, patience_ends
-            if lost is not None:
-                try:
-                    run = find_run(self, experiment_id, tags[RUN_KEY_TAG])
-                except MlflowException:
-                    raise TryAgain(lost) from None
-                if run is not None:
-                    return run
-                if retry.clock() < patience_ends:
-                    raise TryAgain(lost, is_free=True)
+        def create(is_again: bool) -> Run:
+            if is_again:
                 tags[ASKED_TWICE_TAG] = "true"
-            try:
-                with unwrapped_errors():
-                    return super(IAPMlflowClient, self).create_run(
-                        experiment_id, start_time, tags, run_name
-                    )
-            except IAPUnknownOutcomeError as error:
-                longest = retry.deadline / 2
-                seconds = longest if error.is_under_way else min(_PATIENCE, longest)
-                patience_ends = retry.clock() + seconds
-                lost = error
-                raise TryAgain(error, error.retry_after) from None
+            with unwrapped_errors():
+                return super(IAPMlflowClient, self).create_run(
+                    experiment_id, start_time, tags, run_name
+                )
 
-        return retry(attempt)
+        return create_once(
+            create, lambda: find_run(self, experiment_id, tags[RUN_KEY_TAG]), self._auth.retry
+        )
 
     def __reduce__(self) -> tuple[Callable[[], IAPMlflowClient], tuple[()]]:
         return self._rebuild, ()
@@ -170,6 +151,6 @@ def _checked_uri(given: str | os.PathLike[str] | None) -> str:
     is_bare_host = re.fullmatch(r"(localhost|[\w-]+(\.[\w-]+)+)(:\d+)?(/.*)?", uri)
     if not uri.strip() or (is_bare_host and not os.path.exists(uri)):
         raise IAPConfigurationError(
-            f"{uri!r} is not the URL of a server. Write it with its scheme, as https://HOST."
+            f"{shown(uri)} is not the URL of a server. Write it with its scheme, as https://HOST."
         )
     return uri

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import get_args
 
-from ..errors import IAPConfigurationError
+from ..errors import IAPConfigurationError, IAPCredentialsError
 from .arguments import checked
 from .google_errors import with_google_errors
+from .google_identity import credentials_file, stamp_of
 from .google_tokens import (
     CLIENT_ID_VARIABLE,
     IMPERSONATE_VARIABLE,
@@ -25,6 +26,9 @@ from .google_tokens import (
     claims_of,
     issuer_for,
 )
+from .origins import tracking_origin
+from .passwords import holds_contents, shown
+from .secret_removal import without_secrets
 
 # The last part of a token's life, in which it is not used: 72 s of an hour, because a clock may be
 # off and a request takes time to arrive.
@@ -73,6 +77,13 @@ class IAPCredentials:
         impersonate: str | None = None,
         key_file: str | os.PathLike[str] | None = None,
     ) -> None:
+        for name, value in {"audience": audience, "key_file": key_file}.items():
+            if value is not None and holds_contents(os.fspath(value)):
+                raise IAPConfigurationError(
+                    f"{name} is {shown(os.fspath(value))}: it seems to hold credentials "
+                    "themselves. Write them to a file that only you can read, and pass its path "
+                    "as key_file."
+                )
         if audience is not None and not audience.strip():
             raise IAPConfigurationError(
                 "The audience is empty. Pass the OAuth client id that IAP accepts, or omit the "
@@ -80,39 +91,61 @@ class IAPCredentials:
             )
         if impersonate is None:
             impersonate = _variable(IMPERSONATE_VARIABLE)
-        if impersonate is not None and "@" not in impersonate:
+        if impersonate is not None and ("@" not in impersonate or holds_contents(impersonate)):
             raise IAPConfigurationError(
-                f"impersonate={impersonate!r} is not the e-mail of a service account. Write it, or "
-                f"{IMPERSONATE_VARIABLE}, as NAME@PROJECT.iam.gserviceaccount.com."
+                f"impersonate={shown(impersonate)} is not the e-mail of a service account. Write "
+                f"it, or {IMPERSONATE_VARIABLE}, as NAME@PROJECT.iam.gserviceaccount.com."
             )
         if kind is not None and kind not in get_args(Kind):
             raise IAPConfigurationError(
-                f"kind={kind!r} is unknown. Use one of {', '.join(get_args(Kind))}."
+                f"kind={shown(str(kind))} is unknown. Use one of {', '.join(get_args(Kind))}."
+            )
+        client_id = _variable(CLIENT_ID_VARIABLE) or _variable("MLFLOW_OAUTH2_CLIENT_ID")
+        if client_id is not None and holds_contents(client_id):
+            raise IAPConfigurationError(
+                f"{CLIENT_ID_VARIABLE} is {shown(client_id)}, not the id of an OAuth client. Set "
+                "it to NUMBER-NAME.apps.googleusercontent.com, or unset it to sign a JWT."
             )
         self._configuration = Configuration(
-            audience=audience
-            or _variable(CLIENT_ID_VARIABLE)
-            or _variable("MLFLOW_OAUTH2_CLIENT_ID"),
+            audience=audience or client_id,
             kind=kind,
             impersonate=impersonate,
-            key_file=None if key_file is None else Path(key_file),
+            key_file=None if key_file is None else Path(key_file).absolute(),
+            is_from_environment=audience is None and client_id is not None,
+            server=tracking_origin(),
         )
         self._reset()
 
-    def for_origin(self, origin: str) -> IAPCredentials:
+    def for_origin(self, origin: str, *, home: str | None = None) -> IAPCredentials:
         """Return the same identity, with tokens for one server.
+
+        A client id of the environment is used for one server only, because any other server could
+        ask for an ID token and pass it on to that one. Other servers get a signed JWT, which is
+        valid for them alone.
 
         Args:
             origin: ``https://HOST[:PORT]``, the audience of signed JWTs if no other was given.
+            home: the server that the environment's client id is for. Default: that of
+                MLFLOW_TRACKING_URI, or any if it is not set.
         """
+        settings = self._configuration
+        home = home or settings.server or origin
+        is_foreign = settings.is_from_environment and home != origin
         bound = copy(self)  # without the token, like a pickle
-        bound._configuration = replace(self._configuration, host=origin.partition("://")[2])
+        bound._configuration = replace(
+            settings,
+            audience=None if is_foreign else settings.audience,
+            is_from_environment=False,
+            server=None,
+            host=origin.partition("://")[2],
+        )
         return bound
 
     def is_like(self, other: IAPCredentials) -> bool:
         """Whether both find the same identity and obtain the same tokens."""
-        return (self._configuration, self._named) == (other._configuration, other._named)
+        return self._configuration == other._configuration
 
+    @without_secrets
     def token(self, *, rejected: str | None = None) -> str:
         """Return a valid token; fetch or sign one only if there is none.
 
@@ -128,6 +161,7 @@ class IAPCredentials:
         """
         return self._valid_token(rejected)[0].text
 
+    @without_secrets
     def describe(self) -> dict[str, str]:
         """Describe the token without showing it: source, kind, account, audience, lifetime left.
 
@@ -147,16 +181,29 @@ class IAPCredentials:
         self._lock = threading.Lock()
         self._issuer: Issuer | None = None
         self._token: _Token | None = None
-        self._named = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")
+        self._stamp = stamp_of(credentials_file(self._configuration.key_file))
         _living.add(self)
 
     def _valid_token(self, rejected: str | None = None) -> tuple[_Token, Issuer]:
         with self._lock:
-            issuer = self._issuer = self._issuer or issuer_for(self._configuration)
+            issuer = self._current_issuer()
             token = self._token
             if token is None or not token.is_valid(rejected):
                 token = self._token = with_google_errors(_Token.of)(*issuer.issue(), rejected)
             return token, issuer
+
+    def _current_issuer(self) -> Issuer:
+        """The issuer of the identity as its file is now: after a new sign-in, or with a new key."""
+        stamp = stamp_of(credentials_file(self._configuration.key_file))
+        if self._issuer is None or stamp != self._stamp:
+            try:
+                self._issuer, self._token = issuer_for(self._configuration), None
+                self._stamp = stamp
+            except IAPCredentialsError:
+                # A file that is being written may be incomplete.
+                if self._issuer is None:
+                    raise
+        return self._issuer
 
     def __getstate__(self) -> Configuration:
         return self._configuration

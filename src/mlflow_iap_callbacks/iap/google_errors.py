@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
-import requests
 from google.auth import exceptions
 
 from ..errors import IAPCredentialsError
+from .connection_errors import is_certificate_invalid
 from .retry_policy import BUSY
 
 _P = ParamSpec("_P")
@@ -49,11 +49,11 @@ def _credentials_error(error: BaseException) -> IAPCredentialsError:
         # An error response of the metadata server is a second argument, such as its 404 on a
         # machine without a service account.
         is_unreachable = len(error.args) == 1
-        is_tls = isinstance(error.__cause__, requests.exceptions.SSLError)
-        remedy = "REQUESTS_CA_BUNDLE" if is_tls else "the network and HTTPS_PROXY"
+        is_untrusted = is_certificate_invalid(error)
+        remedy = "REQUESTS_CA_BUNDLE" if is_untrusted else "the network and HTTPS_PROXY"
         return IAPCredentialsError(
             f"Google could not be reached: {reason}. Check {remedy} on this machine.",
-            transient=is_unreachable and not is_tls,
+            transient=is_unreachable and not is_untrusted,
         )
     return IAPCredentialsError(
         f"Google issued no token: {reason}. {_remedy(reason)}", transient=_is_transient(error)

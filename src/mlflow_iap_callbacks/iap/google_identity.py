@@ -28,10 +28,13 @@ from google.oauth2 import service_account
 
 from ..errors import IAPCredentialsError
 from .google_errors import MALFORMED, reason_of
+from .google_requests import google_request
+from .passwords import holds_contents
 
 _CLOUD_PLATFORM = ["https://www.googleapis.com/auth/cloud-platform"]
 # gcloud's own OAuth clients, which are on no IAP allowlist.
 _GCLOUD_CLIENTS = ("764086051850-", "32555940559.")
+_seen: dict[str, Path] = {}  # absolute paths, by the relative ones in the environment
 
 
 @dataclass
@@ -45,7 +48,7 @@ class Identity:
 
     form: Literal["key", "machine", "impersonated", "user", "federated"]
     where: str  # description of the place it was found
-    info: Mapping[str, Any] = field(default_factory=dict)  # the credentials file
+    info: Mapping[str, Any] = field(default_factory=dict, repr=False)  # the credentials file
     source: Any = None  # google-auth's credentials
     account: str = ""  # of a service account, if known
     delegates: list[str] = field(default_factory=list)
@@ -81,24 +84,64 @@ class Identity:
         return Identity("impersonated", where, source=self.credentials, account=account)
 
 
+def credentials_file(key_file: Path | None) -> tuple[Path, str] | None:
+    """The credentials file in use, and what names it: the first one in the search order.
+
+    None if there is none, so that only the metadata server remains.
+    """
+    if key_file is not None:
+        return key_file, "key_file"
+    named = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")
+    if named and not holds_contents(named):
+        return _absolute(named), "GOOGLE_APPLICATION_CREDENTIALS"
+    gcloud_file = _gcloud_file()
+    return (gcloud_file, "gcloud") if gcloud_file.is_file() else None
+
+
+def _gcloud_file() -> Path:
+    return Path(_cloud_sdk.get_application_default_credentials_path())
+
+
+def stamp_of(file: tuple[Path, str] | None) -> tuple[object, ...]:
+    """What changes when a file is replaced or written."""
+    if file is None:
+        return ()
+    try:
+        found = file[0].stat()
+    except (OSError, ValueError):
+        return file
+    return (*file, found.st_mtime_ns, found.st_size, found.st_ino)
+
+
+def _absolute(named: str) -> Path:
+    """What a relative path meant when it was first seen: a program may change its folder."""
+    if named not in _seen or not os.path.exists(_seen[named]):
+        _seen[named] = Path(named).absolute()
+    return _seen[named]
+
+
 def find_identity(key_file: Path | None) -> Identity:
     """Find the identity, in ``key_file`` if given, otherwise the first one in the search order."""
-    variable = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")
-    if key_file is not None:
-        return _read(key_file, "key_file")
-    if variable:
-        return _read(Path(variable), "GOOGLE_APPLICATION_CREDENTIALS")
-    gcloud_file = Path(_cloud_sdk.get_application_default_credentials_path())
-    if gcloud_file.is_file():
-        return _read(gcloud_file, "gcloud")
+    named = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS", "")
+    if key_file is None and holds_contents(named):
+        raise IAPCredentialsError(
+            "GOOGLE_APPLICATION_CREDENTIALS holds credentials themselves "
+            f"({len(named)} characters, not shown) instead of the path of a file. Write them to a "
+            "file that only you can read, and set the variable to its path."
+        )
+    file = credentials_file(key_file)
+    if file is not None:
+        return _read(*file)
     try:
-        credentials, _ = google.auth.default(scopes=_CLOUD_PLATFORM)
+        credentials, _ = google.auth.default(scopes=_CLOUD_PLATFORM, request=google_request())
     except exceptions.DefaultCredentialsError:
         raise IAPCredentialsError(
             "No Google credentials were found: GOOGLE_APPLICATION_CREDENTIALS is not set, gcloud "
-            f"has no credentials at {gcloud_file}, and this machine has no metadata server. Set "
+            f"has no credentials at {_gcloud_file()}, and this machine has no metadata server. Set "
             "GOOGLE_APPLICATION_CREDENTIALS to a service account's key file, or run `gcloud auth "
-            "application-default login --impersonate-service-account=ACCOUNT`."
+            "application-default login --impersonate-service-account=ACCOUNT`.",
+            # A pod may start before its metadata server.
+            transient="GCE_METADATA_HOST" in os.environ,
         ) from None
     return Identity("machine", "the metadata server of this machine", source=credentials)
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from google.auth import compute_engine, exceptions, jwt
-from google.auth.transport.requests import Request
 from google.oauth2 import credentials as user_credentials
 from google.oauth2 import service_account
 
@@ -23,6 +22,7 @@ from ..errors import IAPConfigurationError, IAPCredentialsError
 from .google_errors import with_google_errors
 from .google_identity import Identity, find_identity
 from .google_logs import quiet_google_logs
+from .google_requests import google_request
 from .retry_policy import BUSY
 
 Kind = Literal["id_token", "signed_jwt", "access_token"]
@@ -44,13 +44,19 @@ _TIMEOUT = 20.0  # seconds for Google to respond; google-auth's default is three
 
 @dataclass(frozen=True)
 class Configuration:
-    """Settings of ``IAPCredentials``, and the host that the tokens are for."""
+    """Settings of ``IAPCredentials``, and the host that the tokens are for.
+
+    ``is_from_environment`` and ``server``: whether the environment set the audience, and the
+    origin of MLFLOW_TRACKING_URI, until ``for_origin`` has decided which server it is for.
+    """
 
     audience: str | None
     kind: Kind | None
     impersonate: str | None
     key_file: Path | None
     host: str | None = None
+    is_from_environment: bool = False
+    server: str | None = None
 
     def __str__(self) -> str:
         given = {"audience": self.audience, "kind": self.kind, "impersonate": self.impersonate}
@@ -70,7 +76,7 @@ class Issuer:
     @quiet_google_logs()
     def issue(self) -> tuple[str, float | None]:
         """A new token, and its expiry in seconds since 1970; None if only the token has it."""
-        self.google.refresh(partial(Request(), timeout=_TIMEOUT))
+        self.google.refresh(partial(google_request(), timeout=_TIMEOUT))
         text, expiry = self.google.token, self.google.expiry
         if self.kind == "id_token" and isinstance(self.google, user_credentials.Credentials):
             text = self.google.id_token
@@ -151,7 +157,7 @@ def _credentials(found: Identity, kind: Kind, audience: str) -> Any:
         return jwt.Credentials.from_service_account_info(found.info, audience=audience)
     if (form, kind) == ("machine", "id_token"):
         return compute_engine.IDTokenCredentials(
-            Request(), audience, use_metadata_identity_endpoint=True
+            google_request(), audience, use_metadata_identity_endpoint=True
         )
     if (form, kind) == ("impersonated", "id_token"):
         body = {"audience": audience, "includeEmail": True}

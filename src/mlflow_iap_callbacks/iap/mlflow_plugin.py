@@ -26,6 +26,7 @@ _MULTIPART_MINIMUM = 32_000_000
 
 _auths: dict[str, IAPAuth] = {}  # by origin
 _prefixes: dict[str, str] = {}  # origins by URL prefix, as written in the tracking URI
+_home = ""  # the origin that the environment's client id is for: that of the first server
 _is_chosen_by_user = True
 
 
@@ -51,13 +52,17 @@ def auth_for(
     uri: str, credentials: IAPCredentials | None = None, retry: RetryPolicy | None = None
 ) -> IAPAuth:
     """This process's only authentication for the server at ``uri``, with the given settings."""
-    from .auth import IAPAuth, origin_of
+    from .auth import IAPAuth
+    from .origins import origin_of, tracking_origin
 
+    global _home
     origin = origin_of(uri)
+    if not _auths:
+        _home = tracking_origin() or origin
     if origin in _auths:
         _auths[origin].configure(credentials, retry)
     else:
-        _auths.setdefault(origin, IAPAuth(origin, credentials, retry))
+        _auths.setdefault(origin, IAPAuth(origin, credentials, retry, home=_home))
     scheme, _, rest = uri.partition("://")
     _prefixes[f"{scheme}://{rest.partition('/')[0]}/".lower()] = origin
     return _auths[origin]
@@ -93,7 +98,7 @@ def choose() -> None:
 
 def _authenticate(request: requests.PreparedRequest) -> requests.PreparedRequest:
     """Authenticate requests to the servers that clients or MLflow's URIs name, and no others."""
-    from .auth import origin_of
+    from .origins import origin_of
 
     origin = origin_of(request.url or "")
     if origin in _auths:

@@ -1,4 +1,4 @@
-"""Passwords in URIs, which nobody but the server needs to see."""
+"""Passwords in URIs and credentials in settings, which messages must not show."""
 
 from __future__ import annotations
 
@@ -10,21 +10,23 @@ _USER = re.compile(r"(?<=://)(?:[^/\s?#]+|[^/\s@:]*:(?!\d+(?:[/?#\s]|$))[^\s@]*)
 HIDDEN_PARAMETER = r"(?i:\w*password|passwd|pwd|\w*token|\w*secret)="
 _PARAMETER = re.compile(rf"(?<=[?&])({HIDDEN_PARAMETER})[^&\s'\"<>)]*")
 
+_LONGEST = 300  # characters, of a setting that a message shows
+# JSON, a PEM key, or one of Google's tokens and secrets.
+_CONTENTS = re.compile(r"[{}\"\n]|PRIVATE KEY|^\s*(?:ya29\.|eyJ|ew|1//|GOCSPX-)\S{20}")
+
 
 def without_passwords(text: str) -> str:
     """Return a text with users, passwords and tokens left out of each URI."""
     return _PARAMETER.sub(r"\1***", _USER.sub("", text))
 
 
-def hide_passwords(error: BaseException) -> None:
-    """Remove the passwords in URIs from an error, and from the errors that led to it."""
-    seen: set[int] = set()
-    inner: BaseException | None = error
-    while inner is not None and id(inner) not in seen:
-        seen.add(id(inner))
-        inner.args = tuple(
-            without_passwords(each) if isinstance(each, str) else each for each in inner.args
-        )
-        if isinstance(getattr(inner, "message", None), str):
-            inner.message = without_passwords(inner.message)  # type: ignore[attr-defined]
-        inner = inner.__cause__ or inner.__context__
+def holds_contents(value: str) -> bool:
+    """Whether a setting holds credentials themselves, where a path, name or URL is expected."""
+    return len(value) > _LONGEST or _CONTENTS.search(value) is not None
+
+
+def shown(value: str) -> str:
+    """Return a setting as messages show it: in quotes, without passwords and credentials."""
+    if holds_contents(value):
+        return f"[{len(value)} characters, not shown]"
+    return repr(without_passwords(value))

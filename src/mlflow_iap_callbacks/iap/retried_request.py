@@ -12,29 +12,20 @@ from urllib.parse import urlsplit
 
 import requests
 from requests.utils import rewind_body
-from urllib3.exceptions import ConnectTimeoutError, MaxRetryError, NewConnectionError
 from urllib3.util import Retry
 
 from ..errors import IAPCredentialsError, IAPUnknownOutcomeError
 from . import responses
+from .connection_errors import is_certificate_invalid, was_never_sent
 from .credentials import IAPCredentials
+from .endpoints import is_repeatable
 from .retry_policy import BUSY, TryAgain
+from .secret_removal import pop_bearer, set_bearer
 
-Send = Callable[[], requests.Response]
-# A response, and the token that the request carried.
-Answered = tuple[requests.Response, str | None]
+Send = Callable[[requests.PreparedRequest], requests.Response]
 
 _LOST = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
 _MAX_REFETCHES = 5  # for expired tokens of one request, within about four seconds
-# POSTs of MLflow's REST API that have the same effect no matter how often they are repeated. At
-# worst, the response to a repeated one says that there is nothing left to delete.
-_REPEATABLE = frozenset(
-    {
-        *("delete", "delete-tag", "restore", "set-experiment-tag", "set-tag", "update"),
-        *("log-batch", "log-inputs", "log-metric", "log-parameter", "outputs"),
-        *("get-latest-versions", "query", "search", "search-datasets", "transition-stage"),
-    }
-)
 
 
 class Server(Protocol):
@@ -53,22 +44,30 @@ class RetriedRequest:
         server: Server,
         request: requests.PreparedRequest,
         send: Send,
-        first: Answered | None = None,
+        first: requests.Response | None = None,
     ) -> None:
         self._server = server
+        # Errors and the caller keep the request, so the token is only on the copy that is sent.
+        self._token = pop_bearer(request)
         self._request = request
         self._send = send
         self._first = first
         self._path = urlsplit(request.url or "").path
-        last = self._path.rstrip("/").rpartition("/")[2]
-        self._is_repeatable = request.method != "POST" or last in _REPEATABLE
+        self._is_repeatable = request.method != "POST" or is_repeatable(self._path)
+        self._is_stream = not isinstance(request.body, (bytes, str, type(None)))
         self._is_sent = first is not None
-        self._token: str | None = None
         self._rejected: str | None = None
         self._refetched = 0
 
     def attempt(self) -> requests.Response:
         """Send the request once. Raises TryAgain if another attempt may succeed."""
+        try:
+            return self._attempt()
+        except TryAgain as again:
+            again.is_upload = self._is_stream
+            raise
+
+    def _attempt(self) -> requests.Response:
         response = self._response()
         if responses.is_from_iap(response):
             raise self._after_iap(response)
@@ -78,26 +77,26 @@ class RetriedRequest:
 
     def _response(self) -> requests.Response:
         if self._first is not None:
-            (response, self._token), self._first = self._first, None
+            response, self._first = self._first, None
             return response
-        body = self._request.body
-        if self._is_sent and body is not None and not isinstance(body, (bytes, str)):
+        if self._is_sent and self._is_stream:
             rewind_body(self._request)
-        self._put_token()
+        request = self._with_token()
         self._is_sent = True
         try:
-            return self._send()
+            return self._send(request)
         except _LOST as error:
             raise self._after_failure(error) from None
 
-    def _put_token(self) -> None:
-        if not self._server.is_asked:
-            return
-        try:
-            self._token = self._server.credentials.token(rejected=self._rejected)
-        except IAPCredentialsError as error:
-            raise (TryAgain(error) if error.transient else error) from None
-        set_bearer(self._token, self._request)
+    def _with_token(self) -> requests.PreparedRequest:
+        request = self._request.copy()
+        if self._server.is_asked:
+            try:
+                self._token = self._server.credentials.token(rejected=self._rejected)
+            except IAPCredentialsError as error:
+                raise (TryAgain(error) if error.transient else error) from None
+            set_bearer(self._token, request)
+        return request
 
     def _after_iap(self, response: requests.Response) -> Exception:
         response.content  # noqa: B018 - read to its end, so that the connection can be reused
@@ -131,21 +130,14 @@ class RetriedRequest:
         )
 
     def _after_failure(self, error: requests.RequestException) -> Exception:
-        if isinstance(error, requests.exceptions.SSLError):
+        if is_certificate_invalid(error):
             return error
-        if _was_never_sent(error) or self._is_repeatable:
+        if was_never_sent(error) or self._is_repeatable:
             return TryAgain(error)
         return _unknown_outcome(
             f"The response to POST {self._path} was lost ({type(error).__name__})",
             is_under_way=isinstance(error, requests.Timeout),
         )
-
-
-def set_bearer(token: str, request: requests.PreparedRequest) -> None:
-    """Set ``token`` on a request, beside its basic authentication if it has one."""
-    taken = request.headers.get("Authorization", "").lower().startswith("basic ")
-    name = "Proxy-Authorization" if taken else "Authorization"
-    request.headers[name] = f"Bearer {token}"
 
 
 def _unknown_outcome(what: str, **details: Any) -> IAPUnknownOutcomeError:
@@ -154,12 +146,6 @@ def _unknown_outcome(what: str, **details: Any) -> IAPUnknownOutcomeError:
         "effect twice: check the server before you repeat it.",
         **details,
     )
-
-
-def _was_never_sent(error: requests.RequestException) -> bool:
-    cause = error.args[0] if error.args else None
-    reason = cause.reason if isinstance(cause, MaxRetryError) else cause
-    return isinstance(reason, (NewConnectionError, ConnectTimeoutError))
 
 
 def _retry_after(response: requests.Response) -> float | None:

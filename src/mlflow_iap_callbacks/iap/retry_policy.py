@@ -27,7 +27,13 @@ class TryAgain(Exception, Generic[T]):
         outcome: the result if no attempt is left: a value to return or an error to raise.
         after: seconds to wait before the next attempt. Default: exponential backoff with jitter.
         is_free: True if the attempt does not count, because the server did not fail.
+
+    Attributes:
+        is_upload: True if the attempt sent a file. If that took longer than the deadline, there is
+            one more attempt.
     """
+
+    is_upload = False
 
     def __init__(
         self, outcome: T | Exception, after: float | None = None, *, is_free: bool = False
@@ -72,11 +78,21 @@ class RetryPolicy:
         ends = min(_ends.get(), self.clock() + self.deadline)
         mark = _ends.set(ends)
         free = 0
+        began = self.clock()
+        has_more = True  # whether an upload that takes long may be repeated after the deadline
+
+        def timed() -> T:
+            nonlocal began
+            began = self.clock()
+            return attempt()
 
         def is_over(state: tenacity.RetryCallState) -> bool:
-            nonlocal free
+            nonlocal free, has_more
             free += _again(state).is_free
             is_late = self.clock() + state.upcoming_sleep >= ends
+            is_long = self.clock() - began >= self.deadline / 2 > state.upcoming_sleep
+            if is_long and has_more and _again(state).is_upload:
+                is_late = has_more = False
             return is_late or state.attempt_number - free >= self.max_attempts
 
         try:
@@ -87,7 +103,7 @@ class RetryPolicy:
                 sleep=self.sleep,
                 retry_error_callback=_give_up,
             )
-            return retrying(attempt)
+            return retrying(timed)
         finally:
             _ends.reset(mark)
 

@@ -9,13 +9,26 @@ from mlflow.entities import LifecycleStage, Run, ViewType
 
 from ..tags import RUN_KEY_TAG
 
+# Time zones are multiples of it apart.
+_QUARTER_OF_AN_HOUR = 900_000  # milliseconds
 
-def find_run(client: MlflowClient, experiment_id: str, key: str) -> Run | None:
+
+def find_run(
+    client: MlflowClient, experiment_id: str, key: str, *, began: int | None = None
+) -> Run | None:
     """Return the run whose tag ``mlflow_iap.run_key`` is ``key``; None if there is none.
 
     A deleted run is returned only if all are deleted: of duplicate runs, one is kept.
+
+    Args:
+        client: a client of the server.
+        experiment_id: id of the run's experiment.
+        key: the key.
+        began: start of the run, in milliseconds since 1970. Default: any.
     """
     found = _search(client, experiment_id, key, ViewType.ALL, 100)
+    if began is not None:
+        found = [run for run in found if has_begun_at(run, began)]
     active = [run for run in found if run.info.lifecycle_stage == LifecycleStage.ACTIVE]
     return next(iter([*active, *found]), None)
 
@@ -24,6 +37,12 @@ def find_runs(client: MlflowClient, experiment_id: str, key: str) -> list[Run]:
     """All runs with the key that are not deleted, sorted by their ids."""
     runs = _search(client, experiment_id, key, ViewType.ACTIVE_ONLY, 100)
     return sorted(runs, key=lambda run: str(run.info.run_id))
+
+
+def has_begun_at(run: Run, began: int) -> bool:
+    """Whether a run has this start, in milliseconds since 1970, in any time zone."""
+    # Conversion from a local time may be off by one.
+    return int(run.info.start_time - began + 1) % _QUARTER_OF_AN_HOUR <= 2
 
 
 def _search(

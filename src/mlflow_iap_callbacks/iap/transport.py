@@ -14,6 +14,11 @@ from .retried_request import Send
 _SECONDS_TO_CONNECT = 10.0
 
 
+def without_proxies(kwargs: dict[str, Any], url: str) -> dict[str, Any]:
+    """Return an adapter's arguments without proxies for plain http, in which they read tokens."""
+    return {**kwargs, "proxies": {}} if url.startswith("http:") else kwargs
+
+
 class IAPTransport(requests.adapters.BaseAdapter):
     """Sends requests to one server with its ``IAPAuth.send``, and each attempt with ``inner``."""
 
@@ -40,10 +45,12 @@ class IAPTransport(requests.adapters.BaseAdapter):
         if timeout is None or isinstance(timeout, (int, float)):
             within = (min(timeout or _SECONDS_TO_CONNECT, _SECONDS_TO_CONNECT), timeout)
 
-        def once() -> requests.Response:
+        kwargs = without_proxies(kwargs, request.url or "")
+
+        def once(request: requests.PreparedRequest) -> requests.Response:
             response = self._inner.send(request, stream=stream, timeout=within, **kwargs)
             response.connection = self  # type: ignore[assignment]
-            if not stream:
+            if not stream or response.status_code >= 400:
                 response.content  # noqa: B018 - an incomplete body is a lost response
             return response
 

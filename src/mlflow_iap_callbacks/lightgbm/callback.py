@@ -14,12 +14,12 @@ from ..delivery.run_writer import IAPRun, RunWriter, active_experiment, prepare
 from ..delivery.summary import Summary
 from ..iap.arguments import Callback, checked, wrong_library
 from ..iap.client import IAPMlflowClient
-from .dask import is_first_worker
 from .endings import engine_of, status_of
 from .finished_model import FinishedModel, Wanted
 from .params import header_of, params_of, used_in
 from .summary_table import summary_of
 from .training import Training
+from .workers import is_first_worker
 
 if TYPE_CHECKING:
     from lightgbm.callback import CallbackEnv
@@ -44,8 +44,8 @@ class IAPLightGBMCallback(Callback):
 
     Training never waits for the server: records are written to a journal on disk and sent in the
     background. Errors are logged as warnings and do not stop training. A callback can be used for
-    several training runs, even in parallel threads, and can be pickled. With a Dask estimator,
-    only the first worker logs.
+    several training runs, even in parallel threads, and can be pickled. In
+    distributed training, with Dask or without, only the first worker logs.
 
     Args:
         run: run to log to, which is left open: ``IAPMLflowCallback.run(trial)``, a run id, or
@@ -58,7 +58,8 @@ class IAPLightGBMCallback(Callback):
         tags: tags of new runs.
         client: an MlflowClient to use instead of ``IAPMlflowClient(tracking_uri)``.
         max_points: maximum number of points per curve, at least 3; the best and the last point are
-            always included. Default: no limit.
+            always included. Half of the points are logged during training, the others at its end.
+            Default: no limit.
         fold_curves: whether to log a curve for each fold of ``lgb.cv``, as ``SET-METRIC-foldN``.
             Off by default, because each fold must then be evaluated a second time.
         log_datasets: whether to log the data sets as inputs of new runs, with shape, features and a

@@ -1,22 +1,21 @@
-"""The metrics of a training run: curves, their best values, and the learning rate."""
+"""The metrics of a training run: curves, their best values, and changes of params."""
 
 from __future__ import annotations
 
 import hashlib
-import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..delivery.names import original_names
 from ..delivery.run_writer import IAPRun, now_ms
+from .changing_params import ChangingParams
+from .thinning import Thinning
 
 if TYPE_CHECKING:
     from lightgbm.callback import CallbackEnv
 
-_SECONDS, _RATE = "seconds_per_iteration", "learning_rate"
-# https://lightgbm.readthedocs.io/en/latest/Parameters.html#learning_rate
-_RATE_NAMES = ("learning_rate", "shrinkage_rate", "eta")
+_SECONDS = "seconds_per_iteration"
 _MOST_SAMPLES = 1000  # iterations in a plot
 
 
@@ -37,20 +36,17 @@ class Curves:
     def __init__(self, run: IAPRun, env: CallbackEnv, max_points: int | None) -> None:
         self._run = run
         self._first = env.iteration
+        # Two points of each curve are reserved for the best and the last.
+        most = None if max_points is None else max_points - 2
         rounds = env.end_iteration - env.begin_iteration
-        # Two points are reserved for the best and the last.
-        self._stride = 1 if max_points is None else max(1, math.ceil(rounds / (max_points - 2)))
+        self._points: Thinning[tuple[int, int, Mapping[str, Any]]] = Thinning(rounds, most)
+        self._params = ChangingParams(env, now_ms(), most)
         self._names: dict[tuple[str, ...], str] = {}
         self._parts: dict[str, tuple[str, ...]] = {}
         self._best: dict[str, _Point] = {}
-        # Step, time and values of the last iteration, if it was not logged.
-        self._unlogged: tuple[int, int, Mapping[str, Any]] | None = None
         self.last = env.iteration
         self._samples: list[tuple[int, Mapping[str, Any]]] = []
         self._sample_stride = 1
-        self._rates = tuple(map(env.params.get, _RATE_NAMES))
-        self._started_ms = now_ms()
-        self._has_rate_curve = False
         self._ended_at: float | None = None
 
     def log(self, env: CallbackEnv, folds: Iterable[tuple[str, str, int, float]]) -> None:
@@ -64,20 +60,15 @@ class Curves:
         values = self._values(env.evaluation_result_list or (), step, time_ms)
         for data, metric, number, value in folds:
             values[self._name(data, metric, f"fold{number}")] = value
-        position = step - self._first
-        if position % self._sample_stride == 0:
+        if (step - self._first) % self._sample_stride == 0:
             self._sample(step, values)
         if self._ended_at is not None:
             values[_SECONDS] = now - self._ended_at
         self._ended_at = now
-        self._add_learning_rate(env.params, values)
         self.last = step
-        if position % self._stride == 0:
-            self._unlogged = None
-            if values:
-                self._run.log_metrics(values, step=step, timestamp=time_ms)
-        else:
-            self._unlogged = (step, time_ms, values)
+        if self._points.is_next((step, time_ms, values)) and values:
+            self._run.log_metrics(values, step=step, timestamp=time_ms)
+        self._log(self._params.changes(env.params, step, time_ms))
 
     def log_end(self, best_iteration: int) -> None:
         """Log the best and last points that were not logged, and the best values as metrics.
@@ -85,21 +76,17 @@ class Curves:
         Args:
             best_iteration: LightGBM's ``best_iteration``; 0 for none.
         """
-        # By step: the best points, with standard deviation and folds, and the last iteration.
-        late: dict[int, tuple[int, dict[str, Any]]] = {}
+        self._log(self._params.rest())
+        late = {step: (time_ms, dict(values)) for step, time_ms, values in self._points.rest()}
+        # The best points too, with standard deviation and folds.
         for name, point in self._best.items():
-            if (point.step - self._first) % self._stride:
+            if not self._points.is_logged(point.step - self._first):
                 kept = late.setdefault(point.step, (point.time_ms, {}))[1]
                 its = self._parts[name]
                 for other, value in point.values.items():
                     if self._parts.get(other, ())[: len(its)] == its:
                         kept[other] = value
-        if self._unlogged is not None:
-            step, time_ms, last = self._unlogged
-            late[step] = (time_ms, dict(last))
-        for step, (time_ms, values) in sorted(late.items()):
-            self._run.log_metrics(values, step=step, timestamp=time_ms)
-        self._unlogged = None
+        self._log((step, time_ms, values) for step, (time_ms, values) in sorted(late.items()))
         for name, point in self._best.items():
             best = self._name("best", *self._parts[name])
             self._run.log_metrics({best: point.value}, step=point.step, timestamp=point.time_ms)
@@ -169,16 +156,7 @@ class Curves:
             del self._samples[1::2]
             self._sample_stride *= 2
 
-    def _add_learning_rate(self, params: Mapping[str, Any], values: dict[str, Any]) -> None:
-        """Add the learning rate when it changes; if it never does, it is only a param."""
-        rates = tuple(map(params.get, _RATE_NAMES))
-        if rates == self._rates:
-            return
-        before = next(filter(None, self._rates), None)
-        changed = next(new for new, old in zip(rates, self._rates, strict=True) if new != old)
-        self._rates = rates
-        if not self._has_rate_curve and before is not None:
-            self._run.log_metrics({_RATE: before}, step=self._first, timestamp=self._started_ms)
-        self._has_rate_curve = True
-        if changed is not None:
-            values[_RATE] = changed
+    def _log(self, points: Iterable[tuple[int, int, Mapping[str, float]]]) -> None:
+        for step, time_ms, values in points:
+            if values:
+                self._run.log_metrics(values, step=step, timestamp=time_ms)

@@ -13,12 +13,14 @@ from ..delivery.run_writer import now_ms
 
 # Nothing can be logged when Python frees an object in the middle of these packages' functions.
 _BUSY = (delivery.__name__, outbox.__name__)
+# The callbacks of one call, in the order in which ``lgb.train`` and ``lgb.cv`` call them.
+_LISTS = ("callbacks_before_iter", "callbacks_after_iter")
 
 
 class Ending:
     """Watches for the end of one training run.
 
-    ``lgb.train`` and ``lgb.cv`` keep their callbacks in a set. The set is freed when they return,
+    ``lgb.train`` and ``lgb.cv`` keep their callbacks in a list. The list is freed when they return,
     after the model got its ``best_score``, or when the exception that they raised is freed. Then
     ``on_end`` is called, in any thread. ``engine`` is the frame of either function, if found.
     """
@@ -26,18 +28,20 @@ class Ending:
     def __init__(self, model: Any, engine: FrameType | None, on_end: Callable[[], None]) -> None:
         self._model: Callable[[], Any] = weakref.ref(model)
         self._first_score = vars(model).get("best_score")
-        self._pruner: Any = None
+        self._trial = None if engine is None else _trial_of(engine)
         self.has_returned = False
+        # The status if a callback raised; FINISHED if it stopped training early.
+        self.status_by_callback: str | None = None
         self.best_iteration = 0
         self.time_ms = 0
-        self._watched: weakref.ref[set[Any]] | None = None
-        for value in engine.f_locals.values() if engine else ():
-            if type(value) is set and value:
-                self._pruner = next(filter(None, map(_trial_of, value)), None)
-                self._watched = weakref.ref(value, lambda _: self._on_freed(on_end))
-                # The model lives as long as the set, and is read when the set is freed.
+        self._watched: weakref.ref[_WatchedCallback] | None = None
+        for name in _LISTS:
+            callbacks = None if engine is None else engine.f_locals.get(name)
+            if type(callbacks) is list and callbacks:
+                callbacks[:] = [_WatchedCallback(each, self) for each in callbacks]
+                self._watched = weakref.ref(callbacks[0], lambda _: self._on_freed(on_end))
+                # The model lives as long as the list, and is read when the list is freed.
                 self._model = lambda: model
-                break
 
     @property
     def is_watched(self) -> bool:
@@ -53,17 +57,17 @@ class Ending:
         state = vars(model)
         self.best_iteration = max(0, state.get("best_iteration") or 0)
         is_scored = state.get("best_score") is not self._first_score
-        self.has_returned = is_scored or self.best_iteration > 0
+        self.has_returned = is_scored or self.status_by_callback == "FINISHED"
         self.time_ms = now_ms()
 
     @property
     def is_pruned(self) -> bool:
-        """Whether Optuna's LightGBMPruningCallback pruned the trial."""
-        if self._pruner is None:
+        """Whether the Optuna trial that training belongs to was pruned."""
+        if self._trial is None:
             return False
-        storage = self._pruner.study._storage
+        storage = self._trial.study._storage
         try:
-            return bool(storage.get_trial(self._pruner._trial_id).state.name == "PRUNED")
+            return bool(storage.get_trial(self._trial._trial_id).state.name == "PRUNED")
         finally:
             storage.remove_session()
 
@@ -73,22 +77,41 @@ class Ending:
             on_end()
 
 
+class _WatchedCallback:
+    """Calls a callback, and notes how training ends if the callback raises an exception."""
+
+    def __init__(self, callback: Callable[[Any], None], ending: Ending) -> None:
+        self._callback = callback
+        self._ending = ending
+
+    def __call__(self, env: Any) -> None:
+        try:
+            self._callback(env)
+        except BaseException as error:
+            self._ending.status_by_callback = status_of(error)
+            raise
+
+
 def engine_of(frame: FrameType) -> FrameType | None:
     """Find the frame of ``lgb.train`` or ``lgb.cv`` that called a callback."""
     return next((each for each in _stack(frame) if _module(each) == "lightgbm.engine"), None)
 
 
 def status_of(error: BaseException) -> str:
-    """The status of a run that ends with an exception."""
+    """The status of a run whose training ends with an exception."""
+    from lightgbm.callback import EarlyStopException
+
+    if isinstance(error, EarlyStopException):
+        return "FINISHED"
     optuna = sys.modules.get("optuna")
     is_pruned = optuna is not None and isinstance(error, optuna.TrialPruned)
     return "KILLED" if is_pruned else "FAILED"
 
 
-def _trial_of(callback: object) -> Any:
-    """Trial of a LightGBMPruningCallback; None for other callbacks."""
-    trial = getattr(callback, "_trial", None)
-    return trial if hasattr(trial, "should_prune") else None
+def _trial_of(engine: FrameType) -> Any:
+    """The trial whose objective, called by ``study.optimize``, trains; None if there is none."""
+    frames = (each for each in _stack(engine) if _module(each) == "optuna.study._optimize")
+    return next(filter(None, (frame.f_locals.get("trial") for frame in frames)), None)
 
 
 def _is_busy() -> bool:

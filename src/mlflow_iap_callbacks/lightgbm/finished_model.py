@@ -19,16 +19,12 @@ from ..delivery.never_raising import never_raising
 from ..delivery.progress import progress_line
 from ..delivery.run_writer import IAPRun
 from .boosters import boosters_of, is_cv
+from .predictions import CLASSES, REGRESSION, confusion, residual_quantiles
 
 _FOLDER = "lightgbm"
 _MOST_SHOWN = 30  # features in a plot
 _EXAMPLE_ROWS = 5
 _MOST_NAMED = 1000  # features that a signature names
-_CLASSES = ("binary", "multiclass", "multiclassova")
-_REGRESSION = (
-    *("regression", "regression_l1", "huber", "fair", "poisson", "quantile", "mape", "gamma"),
-    "tweedie",
-)
 
 
 @dataclass
@@ -128,25 +124,19 @@ class FinishedModel:
 
     def _compare(self, estimator: Any, X: Any, y: Any, folder: Path, *, draws: bool) -> None:
         """Compare predictions with true values, as a confusion matrix or as residuals."""
-        true = np.asarray(y).ravel()
-        if self._objective in _CLASSES:
-            predicted = _classes(self._booster.predict(X) if estimator is None else estimator, X)
-            labels, numbers = np.unique(np.concatenate([true, predicted]), return_inverse=True)
-            counts = np.zeros((len(labels), len(labels)), dtype=int)
-            np.add.at(counts, (numbers[: len(true)], numbers[len(true) :]), 1)
-            names = [f"{label:g}" if isinstance(label, float) else str(label) for label in labels]
-            rows = ([name, *row] for name, row in zip(names, counts.tolist(), strict=True))
-            _write_table(folder / "confusion_matrix.csv", ["true \\ predicted", *names], rows)
+        model = self._booster if estimator is None else estimator
+        if self._objective in CLASSES:
+            has_labels = hasattr(estimator, "classes_")
+            counts, labels = confusion(model.predict(X), y, has_labels=has_labels)
+            rows = ([name, *row] for name, row in zip(labels, counts.tolist(), strict=True))
+            _write_table(folder / "confusion_matrix.csv", ["true \\ predicted", *labels], rows)
             if draws:
-                _plots().draw_confusion(counts, names, folder / "confusion_matrix.png")
-        elif self._objective in _REGRESSION:
-            predicted = np.asarray(self._booster.predict(X), dtype=float).ravel()
-            true = true.astype(float)
-            residuals = true - predicted
-            quantiles = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
-            found = np.quantile(residuals, quantiles)
-            of_each = zip(quantiles, found.tolist(), strict=True)
-            _write_table(folder / "residuals.csv", ["quantile", "true - predicted"], of_each)
+                _plots().draw_confusion(counts, labels, folder / "confusion_matrix.png")
+        elif self._objective in REGRESSION:
+            predicted = np.asarray(model.predict(X), dtype=float).ravel()
+            true = np.asarray(y).ravel().astype(float)
+            found = residual_quantiles(true - predicted)
+            _write_table(folder / "residuals.csv", ["quantile", "true - predicted"], found)
             if draws:
                 _plots().draw_residuals(predicted, true, folder / "residuals.png")
 
@@ -192,13 +182,6 @@ class FinishedModel:
         classes = int(self._booster.num_model_per_iteration())
         shape = (-1,) if classes == 1 else (-1, classes)
         return ModelSignature(Schema(columns), Schema([TensorSpec(np.dtype("float64"), shape)]))
-
-
-def _classes(found: Any, X: Any) -> Any:
-    """The classes that an estimator predicts, or class numbers from a booster's probabilities."""
-    if hasattr(found, "predict"):
-        return np.asarray(found.predict(X)).ravel()
-    return found.argmax(axis=1) if found.ndim > 1 else (found > 0.5).astype(int)
 
 
 def _plots() -> ModuleType:

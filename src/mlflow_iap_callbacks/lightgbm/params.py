@@ -36,8 +36,10 @@ def used_in(header: str) -> dict[str, str]:
 
 def features_in(header: str) -> tuple[list[str], list[str]]:
     """Names of the features, and the range or the categories of each."""
-    lines = dict(line.partition("=")[::2] for line in header.splitlines()[:20])
-    return lines.get("feature_names", "").split(), lines.get("feature_infos", "").split()
+    # Names may contain any blank except LightGBM's own, even those at which ``splitlines`` splits.
+    lines = dict(line.partition("=")[::2] for line in header.split("\n")[:20])
+    names, infos = (lines.get(f"feature_{what}", "").split(" ") for what in ("names", "infos"))
+    return [*filter(None, names)], [*filter(None, infos)]
 
 
 def params_of(given: Mapping[str, Any], used: Mapping[str, str]) -> dict[str, Any]:
@@ -47,9 +49,11 @@ def params_of(given: Mapping[str, Any], used: Mapping[str, str]) -> dict[str, An
     ``given.NAME`` has the given value. ``used`` is what ``used_in`` returns.
     """
     params: dict[str, Any] = {}
-    for name, value in given.items():
-        canonical = _canonical_names().get(name, name)
-        known = used.get(canonical)
+    for name, given_value in given.items():
+        canonical = canonical_name(name)
+        value, known = _in_order(given_value), used.get(canonical)
+        if known is not None and isinstance(given_value, set):
+            known = ",".join(sorted(known.split(",")))
         if known is None or _is_same(value, known):
             # The given value, because LightGBM writes six digits only.
             params[name] = value
@@ -58,6 +62,17 @@ def params_of(given: Mapping[str, Any], used: Mapping[str, str]) -> dict[str, An
             params[canonical] = known
             params[name if name != canonical else f"given.{name}"] = value
     return params
+
+
+def canonical_name(name: str) -> str:
+    """The name of a param in LightGBM's documentation, for any of its aliases."""
+    return _canonical_names().get(name, name)
+
+
+def value_of(given: Mapping[str, Any], name: str, default: Any = None) -> Any:
+    """The value of the param with this canonical name, no matter by which alias it is given."""
+    others = (value for each, value in given.items() if canonical_name(each) == name)
+    return given[name] if name in given else next(others, default)
 
 
 @functools.cache
@@ -73,10 +88,24 @@ def _canonical_names() -> Mapping[str, str]:
         return {}
 
 
+def name_of(function: Any) -> str:
+    """The name of a custom objective."""
+    while hasattr(function, "func"):  # as in ``functools.partial`` and scikit-learn's estimators
+        function = function.func
+    return str(getattr(function, "__name__", type(function).__name__))
+
+
+def _in_order(value: Any) -> Any:
+    """The value with sorted lists in place of sets, whose order differs between processes."""
+    if isinstance(value, list | tuple):
+        return type(value)(map(_in_order, value)) if type(value) in (list, tuple) else value
+    return sorted(value, key=str) if isinstance(value, set | frozenset) else value
+
+
 def _is_same(given: Any, used: str) -> bool:
     if isinstance(given, bool):
         return used == str(int(given))
-    if isinstance(given, list | tuple | set):
+    if isinstance(given, list | tuple):
         return used == ",".join(map(str, given))
     try:
         return math.isclose(float(given), float(used), rel_tol=1e-5)

@@ -12,11 +12,16 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
+
+from .fonts import drawable, show_names
 
 _MOST_DOTS = 5000
 _MOST_COUNTS = 20  # classes; with more, the matrix has no numbers in it
 _MOST_TICKS = 40
+_MOST_PANELS = 12  # metrics; each takes a sixth of a second
+_MOST_SETS = 20
 _STEPS = (1, 2, 5, 10)  # between ticks
 _DPI = 120
 _BLUE = "#4c78a8"
@@ -44,7 +49,7 @@ def draw_importance(rows: Sequence[tuple[str, float, float]], total: int, path: 
         _style(axes, MaxNLocator(5, steps=_STEPS), grid="x")
     what = f"the first {len(rows)} of {total} features" if total > len(rows) else "all features"
     figure.suptitle(f"Feature importance, {what}")
-    figure.savefig(path, dpi=_DPI)
+    _save(figure, path)
 
 
 def draw_curves(
@@ -57,14 +62,16 @@ def draw_curves(
         best_iteration: LightGBM's ``best_iteration``; 0 for none.
         path: file to write.
     """
-    by_metric: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    all_metrics = list(dict.fromkeys(metric for _, values in samples for _, metric in values))
+    all_sets = list(dict.fromkeys(data for _, values in samples for data, _ in values))
+    if not all_metrics:
+        return
+    metrics, sets = all_metrics[:_MOST_PANELS], all_sets[:_MOST_SETS]
+    by_metric: dict[str, dict[str, list[tuple[int, float]]]] = {metric: {} for metric in metrics}
     for step, values in samples:
         for (data, metric), value in values.items():
-            points = by_metric.setdefault(metric, {}).setdefault(data, [])
-            points.append((step, float(value)))
-    if not by_metric:
-        return
-    sets = list(dict.fromkeys(data for curves in by_metric.values() for data in curves))
+            if metric in by_metric and data in sets:
+                by_metric[metric].setdefault(data, []).append((step, float(value)))
     palette = colormaps["tab10" if len(sets) <= 10 else "tab20"].colors  # type: ignore[attr-defined]
     columns = 1 if len(by_metric) <= 3 else 2
     lines = -(-len(by_metric) // columns)
@@ -77,13 +84,13 @@ def draw_curves(
         for data, points in curves.items():
             (shown[data],) = axes.plot(
                 *zip(*points, strict=True),
-                color=palette[sets.index(data) % len(palette)],
+                color=palette[sets.index(data)],
                 linewidth=1.6,
                 marker="o" if len(points) == 1 else "",
             )
         if best_iteration:
             best = axes.axvline(best_iteration - 1, color="grey", linestyle=":")
-        axes.set(title=metric, xlabel="iteration")
+        axes.set(title=_shortened(metric, 60), xlabel="iteration")
         _style(axes, MaxNLocator(integer=True, min_n_ticks=1, steps=_STEPS))
     for axes in cells[len(by_metric) :]:
         axes.remove()
@@ -92,7 +99,11 @@ def draw_curves(
         named.append(("best iteration", best))
     names, drawn = zip(*named, strict=True)
     figure.legend(drawn, names, loc="outside right upper")
-    figure.savefig(path, dpi=_DPI)
+    counts = ((metrics, all_metrics, "metrics"), (sets, all_sets, "data sets"))
+    cut = [f"{len(some)} of {len(all_)} {what}" for some, all_, what in counts if some != all_]
+    if cut:
+        figure.suptitle(", ".join(cut))
+    _save(figure, path)
 
 
 def draw_confusion(counts: Any, labels: Sequence[str], path: Path) -> None:
@@ -109,9 +120,10 @@ def draw_confusion(counts: Any, labels: Sequence[str], path: Path) -> None:
     figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
     every = -(-len(labels) // _MOST_TICKS)
     names = [_shortened(label, 20) for label in labels[::every]]
-    ticks, is_long = range(0, len(labels), every), sum(map(len, names)) > 8 * len(names)
+    ticks = range(0, len(labels), every)
+    longest = max(map(_width, names))
+    is_slanted = longest * len(names) > 8 * size or len(labels) > _MOST_COUNTS
     axes.set_yticks(ticks, names)
-    is_slanted = is_long or len(labels) > _MOST_COUNTS
     axes.set_xticks(ticks, names, **(_SLANTED if is_slanted else {}))
     axes.set(xlabel="predicted", ylabel="true", title="Confusion matrix")
     if len(labels) <= _MOST_COUNTS:
@@ -121,7 +133,7 @@ def draw_confusion(counts: Any, labels: Sequence[str], path: Path) -> None:
             axes.text(column, row, str(count), color=colour, **centered)
     else:
         axes.tick_params(labelsize=7)
-    figure.savefig(path, dpi=_DPI)
+    _save(figure, path)
 
 
 def draw_residuals(predicted: Any, true: Any, path: Path) -> None:
@@ -140,6 +152,11 @@ def draw_residuals(predicted: Any, true: Any, path: Path) -> None:
     spread.set(xlabel="true - predicted", ylabel="rows", title="Distribution of the middle 99 %")
     for axes in (over, spread):
         _style(axes, MaxNLocator(6, steps=_STEPS))
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    show_names(figure.findobj(Text))
     figure.savefig(path, dpi=_DPI)
 
 
@@ -152,6 +169,10 @@ def _style(axes: Any, ticks: MaxNLocator, grid: str = "both") -> None:
 
 def _shortened(name: str, most: int) -> str:
     """Cut out the middle of a name; long names differ at their ends."""
-    if len(name) <= most:
-        return name
-    return f"{name[: most // 2 - 2]}...{name[1 - most // 2 :]}"
+    is_short = len(name) <= most
+    return drawable(name if is_short else f"{name[: most // 2 - 2]}...{name[1 - most // 2 :]}")
+
+
+def _width(name: str) -> int:
+    """Width in characters, of which those of Chinese, Japanese and Korean count twice."""
+    return sum(2 if each > "\u2e80" else 1 for each in name)

@@ -16,7 +16,7 @@ from .boosters import is_cv
 from .curves import Curves
 from .datasets import data_of
 from .endings import Ending
-from .params import features_in, header_of, params_of, used_in
+from .params import features_in, header_of, name_of, params_of, used_in
 
 if TYPE_CHECKING:
     from lightgbm.callback import CallbackEnv
@@ -53,15 +53,19 @@ class Training:
         self._last = env.end_iteration - 1
         self._has_reached_last = False
         self._has_fold_curves = fold_curves and self._is_cv
-        self._feval = None if engine is None else engine.f_locals.get("feval")
+        self._feval, objective = (
+            None if engine is None else engine.f_locals.get(name) for name in ("feval", "fobj")
+        )
         header = header_of(env.model)
         self.used = used_in(header)
         if log_datasets:
             for data, context in data_of(env.model, *features_in(header)):
                 run.log_input(data, context)
-        params = params_of(env.params, self.used)
+        custom = {} if objective is None else {"objective": name_of(objective)}
+        used = {**self.used, **custom}
+        params = params_of({**env.params, **custom}, used)
         # In a trial's run, LightGBM's defaults could conflict with the trial's params.
-        run.log_params({**self.used, **params} if is_own else params)
+        run.log_params({**used, **params} if is_own else params)
         self.ending = Ending(env.model, engine, self._on_end)
         _live.add(self)
 
@@ -114,9 +118,11 @@ class Training:
                 yield item[0], item[1], number, item[2]
 
     def _outcome(self) -> str:
-        if self.ending.has_returned or (self._has_reached_last and self._is_cv):
-            return "FINISHED"
-        return "KILLED" if self.ending.is_pruned else "FAILED"
+        ending = self.ending
+        # ``lgb.cv`` does nothing after the callbacks of its last iteration.
+        has_returned = ending.has_returned or (self._has_reached_last and self._is_cv)
+        status = ending.status_by_callback or ("FINISHED" if has_returned else None)
+        return status or ("KILLED" if ending.is_pruned else "FAILED")
 
 
 _live: set[Training] = set()

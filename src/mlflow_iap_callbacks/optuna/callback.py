@@ -25,13 +25,25 @@ from ..tags import STUDY_TAG, TRIAL_TAG
 from . import failures
 from .best_artifacts import HeldArtifact, is_best
 from .comparison import comparer
+from .experiment_names import experiment_name_of
 from .reporter import reporter
-from .study_key import study_key
+from .shared_file import warn_of_shared_file
+from .study_key import (
+    TrialId,
+    ended_trial,
+    former_trial_key,
+    is_in,
+    study_key,
+    trial_key,
+    trials_of,
+)
+from .study_object import whole_study, without_objects
 from .study_run import StudyRun
 from .summary_table import summary_of
 from .sync import Lacking, compare, has_begun, own_process_until
 from .track_in_mlflow import tracked
-from .trial_run import STATUS, log_results, tags_of, to_ms
+from .trial_run import STATUS, log_results, metric_names, tags_of, to_ms
+from .unlogged_run import UnloggedRun
 
 if TYPE_CHECKING:
     import optuna
@@ -81,6 +93,7 @@ class IAPMLflowCallback(Callback):
     Raises:
         IAPConfigurationError: the settings cannot work; see ``IAPMlflowClient``.
         TypeError: ``metric_name`` is neither a name nor a sequence of names.
+        ValueError: MLflow accepts no experiment with the name ``experiment_name``.
 
     Examples:
         ```python
@@ -135,6 +148,7 @@ class IAPMLflowCallback(Callback):
     @checked
     def __call__(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
         with never_raising(f"trial {trial.number}"):
+            failures.listen()
             ended = trial.datetime_complete
             is_fresh = ended is None or time.time() - ended.timestamp() < CLAIM_SECONDS
             study_run = self._run_of_study(study)
@@ -152,21 +166,60 @@ class IAPMLflowCallback(Callback):
 
         The run ends when the trial does.
 
+        A FixedTrial, and a FrozenTrial without ``study``, such as ``study.best_trial``, have no
+        run: what is logged to the handle is dropped, and a warning says so once.
+
         Args:
             trial: the trial.
             study: the study; needed only for a FrozenTrial.
         """
-        study_run = self._run_of_study(study or getattr(trial, "study"))  # noqa: B009
-        return self._run_of_trial(study_run, trial, study_run.claim)
+        run = self._run_in_study(trial, study)
+        if run is None and not hasattr(trial, "study"):
+            self._warn_once(
+                "A %s does not know its study, so nothing is logged for it. If it is a trial of a "
+                "study, such as `study.best_trial`, use `callback.run(trial, study=study)`.",
+                type(trial).__name__,
+            )
+        return run or UnloggedRun(self._client)
+
+    @checked
+    def study_run(self, study: optuna.Study) -> IAPRun:
+        """Return a handle for a study's run, for example to log the final model to it.
+
+        The run ends with ``close``, or when the process exits.
+
+        Args:
+            study: a study with at least one trial.
+
+        Raises:
+            ValueError: the study has no trial yet, or its run was switched off.
+        """
+        if not study.get_trials(deepcopy=False):
+            raise ValueError(
+                f"The study {study.study_name!r} has no run yet. Ask for it after the first trial."
+            )
+        study_run = self._run_of_study(study)
+        if study_run.writer is None:
+            raise ValueError(
+                "The study has no run. Create the callback without `study_run=False`, `nested` and "
+                "`parent_run_id`."
+            )
+        study_run.reopen()
+        reporter.changed(study_run)
+        return study_run.writer
 
     @checked
     def track_in_mlflow(self) -> Callable[[Callable[[optuna.Trial], _T]], Callable[..., _T]]:
         """Decorate an objective so that MLflow's fluent API and autolog log to the trial's run.
 
         These calls wait for the server. A run that is active outside the objective stays active
-        there. MLflow's tracking URI is set to the callback's.
+        there. MLflow's tracking URI is set to the callback's. Runs that the objective leaves open
+        end with it. If system metrics are switched on, they are logged too.
+
+        With a FixedTrial or FrozenTrial, such as in ``objective(study.best_trial)``, there is no
+        trial's run, and the fluent API logs to the run that is active outside, or to a new one.
         """
-        return partial(tracked, run_of=self.run, when_failed=self._log_uncaught)
+        return partial(tracked, run_of=self._run_to_track, when_failed=self._log_uncaught)
 
     @checked
     def log_if_best(
@@ -186,9 +239,12 @@ class IAPMLflowCallback(Callback):
             artifact_path: folder in the run's artifacts. Default: their root.
         """
         with never_raising(f"an artifact of trial {trial.number}"):
+            if not hasattr(trial, "study"):
+                self.run(trial)  # warns
+                return
+            key = trial_key(self._run_of_study(trial.study).key, trial)
             held = HeldArtifact(Path(local_path), artifact_path)
             with LOCK:
-                key = (self._run_of_study(trial.study).key, trial.number)
                 self._held.setdefault(key, []).append(held)
 
     @checked
@@ -203,6 +259,11 @@ class IAPMLflowCallback(Callback):
             trial: a COMPLETE, PRUNED or FAIL trial, such as the one that ``study.tell`` returns.
         """
         with never_raising(f"trial {trial.number}"):
+            if not is_in(study, trial):
+                raise ValueError(
+                    "it is not in the study; add it by `study.add_trial(trial)`, and log it by "
+                    "`callback.sync(study)`"
+                )
             study_run = self._run_of_study(study)
             self._log(study_run, trial, Mode.LOGGED)
             reporter.changed(study_run)
@@ -225,7 +286,16 @@ class IAPMLflowCallback(Callback):
         Raises:
             MlflowException: the runs in MLflow cannot be read.
         """
-        if not has_begun(study.get_trials(deepcopy=False)):
+        try:
+            trials = trials_of(study)
+        except KeyError:  # as all storages raise
+            _logger.warning(
+                "Study %r is not in its storage, so none of its trials were logged. Load or create "
+                "it again if it was deleted by mistake.",
+                study.study_name,
+            )
+            return 0
+        if not has_begun(trials):
             return 0
         study_run = self._run_of_study(study, is_joined=False)
         found = compare(self._client, study_run.experiment, study_run.key, study_run.unlogged())
@@ -253,6 +323,7 @@ class IAPMLflowCallback(Callback):
             How many records were delivered, wait and were refused. It is true if all were
             delivered. Those that wait are sent later.
         """
+        self._let_go()
         return flush(self._client, timeout)
 
     def close(self) -> IAPFlushResult:
@@ -264,6 +335,7 @@ class IAPMLflowCallback(Callback):
         Returns:
             What was delivered, as for ``flush``.
         """
+        self._let_go()
         study_runs = list(self._study_runs.values())
 
         def end(deadline: Deadline) -> None:
@@ -291,31 +363,83 @@ class IAPMLflowCallback(Callback):
         if self._experiment_name is not None:
             return f"name:{self._experiment_name}"
         given = self._kwargs.get("experiment_id")
-        if given is None and self._create_experiment:
-            return f"name:{study.study_name}"
+        name = experiment_name_of(study) if self._create_experiment else None
+        if given is None and name is not None:
+            return f"name:{name}"
         return active_experiment() if given is None else f"id:{given}"
 
     def _run_of_study(self, study: optuna.Study, *, is_joined: bool = True) -> StudyRun:
         with LOCK:
-            key = self._keys.get(study)
-            if key is None:
-                key = self._keys[study] = study_key(study)
-            study_run = self._study_runs.get(key)
+            study_run, whole = self._studies.get(study) or (None, whole_study(study))
             if study_run is None:
-                failures.listen()
-                study_run = self._study_runs[key] = StudyRun(
-                    study,
-                    key,
-                    self._client,
-                    self._experiment_of(study),
-                    metric_name=self._metric_name,
-                    tags=self._tags,
-                    has_run=self._study_run and self._given_parent() is None,
-                )
-            study_run.study = study
+                self._let_go()
+                key = study_key(whole)
+                study_run = self._study_runs.get(key)
+                if study_run is None:
+                    study_run = self._study_runs[key] = self._new_run_of_study(whole, key)
+                self._studies[study] = (study_run, whole)
+            study_run.study = whole
             if is_joined:
                 comparer.joined(study_run, self._client, self._log_lacking)
             return study_run
+
+    def _new_run_of_study(self, study: optuna.Study, key: str) -> StudyRun:
+        warn_of_shared_file(study, self._client.tracking_uri)
+        return StudyRun(
+            study,
+            key,
+            self._client,
+            self._experiment_of(study),
+            metric_name=self._metric_name,
+            tags=self._tags,
+            has_run=self._study_run and self._given_parent() is None,
+        )
+
+    def _let_go(self) -> None:
+        """Keep only texts of the objects in studies in memory that nobody else holds any more."""
+        with LOCK:
+            held = [study_run for study_run, _ in self._studies.values()]
+            for key, study_run in self._study_runs.items():
+                if not (study_run.is_shared or study_run in held or key in self._let_go_of):
+                    with never_raising(f"study {study_run.study.study_name!r}"):
+                        study_run.study = without_objects(study_run.study)
+                    self._let_go_of.add(key)
+
+    def _run_in_study(
+        self, trial: optuna.Trial | optuna.trial.FrozenTrial, study: optuna.Study | None
+    ) -> RunWriter | None:
+        """Return the run of a trial; None if it has none."""
+        failures.listen()
+        own = getattr(trial, "study", None)
+        study = own or study
+        with never_raising(f"trial {trial.number}"):
+            if study is not None and (own is not None or is_in(study, trial)):
+                study_run = self._run_of_study(study)
+                known = self._runs.get(trial_key(study_run.key, trial))
+                ended = None if known else ended_trial(study, trial)
+                run = self._run_of_trial(
+                    study_run, trial, Mode.LOGGED if ended else study_run.claim
+                )
+                if ended is not None:
+                    run.finish(STATUS[ended.state.name], end_time=to_ms(ended.datetime_complete))
+                return run
+        return None
+
+    def _run_to_track(self, trial: optuna.Trial) -> RunWriter | None:
+        run = self._run_in_study(trial, None)
+        if run is None and not hasattr(trial, "study"):
+            self._warn_once(
+                "A %s does not know its study, so it has no run. The objective's calls of "
+                "MLflow's fluent API log to the active run, or to a new one. To choose it, call "
+                "the objective inside of `with mlflow.start_run():`.",
+                type(trial).__name__,
+            )
+        return run
+
+    def _warn_once(self, text: str, *args: object) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            _logger.warning(text, *args)
 
     def _given_parent(self) -> str | None:
         given = self._kwargs.get("parent_run_id")
@@ -330,24 +454,30 @@ class IAPMLflowCallback(Callback):
         trial: optuna.Trial | optuna.trial.FrozenTrial,
         mode: Mode,
         *,
+        key: str | None = None,
         tags: Mapping[str, Any] | None = None,
         not_before: float = 0.0,
     ) -> RunWriter:
-        key = (study_run.key, trial.number)
+        own_key = trial_key(study_run.key, trial)
         with LOCK:
-            run = self._runs.get(key)
+            run = self._runs.get(own_key)
             if run is None:
                 own_tags = {STUDY_TAG: study_run.key, TRIAL_TAG: trial.number}
-                run = self._runs[key] = RunWriter(
+                mode = Mode.LOGGED if TrialId.of(trial) in study_run.logged else mode
+                is_looked_up = mode is Mode.LOGGED and key is None
+                run = self._runs[own_key] = RunWriter(
                     self._client,
                     study_run.experiment,
                     run_name=self._kwargs.get("run_name", str(trial.number)),
                     start_time=to_ms(trial.datetime_start),
                     tags={**self._tags, **(tags or {}), **own_tags},
-                    key=f"{study_run.key}-{trial.number}",
-                    mode=Mode.LOGGED if trial.number in study_run.logged else mode,
+                    key=key or own_key,
+                    mode=mode,
                     parent=study_run.writer or self._given_parent(),
                     not_before=not_before,
+                    former_key=(
+                        former_trial_key(study_run.key, trial.number) if is_looked_up else None
+                    ),
                 )
             elif tags:
                 run.set_tags(tags)
@@ -359,6 +489,7 @@ class IAPMLflowCallback(Callback):
         trial: optuna.trial.FrozenTrial,
         mode: Mode,
         *,
+        key: str | None = None,
         not_before: float = 0.0,
     ) -> None:
         study = study_run.study
@@ -371,46 +502,70 @@ class IAPMLflowCallback(Callback):
             study_run,
             trial,
             mode,
+            key=key,
             tags=tags_of(trial, study_run.directions, attrs),
             not_before=not_before,
         )
+        self._rename(study_run)
         log_results(run, trial, study_run.names)
-        key = (study_run.key, trial.number)
-        held = self._held.pop(key, ())
+        own_key = trial_key(study_run.key, trial)
+        held = self._held.pop(own_key, ())
         is_kept = bool(held) and is_best(study, trial)
         for artifact in held:
             artifact.release(run, is_best=is_kept)
         if trial.state.name == "FAIL" and run.key not in self._failed:
-            text = failures.last_failure(trial.number, ended / 1000)
-            if text is not None:
-                failures.log_failure(run, text)
+            failure = failures.last_failure(trial.number, ended / 1000)
+            if failure is not None:
+                failures.log_failure(run, failure)
         run.finish(STATUS.get(trial.state.name, "FAILED"), end_time=ended or None)
         with LOCK:
-            self._runs.pop(key, None)
+            self._runs.pop(own_key, None)
             self._failed.discard(run.key)
-            study_run.logged.add(trial.number)
+            study_run.logged.add(TrialId.of(trial))
+
+    def _rename(self, study_run: StudyRun) -> None:
+        """Use the current names of the study's values, which may change after its first trial."""
+        try:
+            names = metric_names(self._metric_name, study_run.study)
+        except Exception:  # noqa: BLE001 - its storage may be gone
+            return
+        if names != study_run.names:
+            _logger.warning(
+                "The values of study %r are called %s from now on; the runs of its earlier trials "
+                "keep %s. Call `study.set_metric_names` before the first trial to avoid this.",
+                study_run.study.study_name,
+                ", ".join(names),
+                ", ".join(study_run.names),
+            )
+            study_run.names = names
 
     def _log_lacking(self, study_run: StudyRun, lacking: Lacking, not_before: float) -> None:
         # Several processes may find out at once that a trial has no run.
         is_anyones = study_run.is_shared and not lacking.has_run
         mode = Mode.SHARED if is_anyones else Mode.LOGGED
         with never_raising(f"trial {lacking.trial.number}"):
-            self._log(study_run, lacking.trial, mode, not_before=not_before)
+            self._log(study_run, lacking.trial, mode, key=lacking.key, not_before=not_before)
 
     def _log_uncaught(self, run: IAPRun, error: BaseException) -> None:
-        failures.log_failure(run, failures.traceback_of(error))
+        failures.log_failure(run, failures.Failure.of(error))
         self._failed.add(run.key)
 
     def _reset(self) -> None:
-        self._keys: WeakKeyDictionary[optuna.Study, str] = WeakKeyDictionary()
+        failures.listen()
+        # By the user's object: the study's run, and an object that may be kept.
+        self._studies: WeakKeyDictionary[optuna.Study, tuple[StudyRun, optuna.Study]] = (
+            WeakKeyDictionary()
+        )
         self._study_runs: dict[str, StudyRun] = {}
-        # By the study's key and the trial's number.
-        self._runs: dict[tuple[str, int], RunWriter] = {}
-        self._held: dict[tuple[str, int], list[HeldArtifact]] = {}
+        self._let_go_of: set[str] = set()  # keys of studies that nobody else holds
+        # By the trial's key.
+        self._runs: dict[str, RunWriter] = {}
+        self._held: dict[str, list[HeldArtifact]] = {}
         self._failed: set[str] = set()  # keys of runs whose traceback is logged
+        self._said: set[str] = set()  # warnings
 
     def __getstate__(self) -> dict[str, Any]:
-        left = ("_keys", "_study_runs", "_runs", "_held", "_failed")
+        left = ("_studies", "_study_runs", "_let_go_of", "_runs", "_held", "_failed", "_said")
         return {name: value for name, value in self.__dict__.items() if name not in left}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ from ..delivery.clock import Clock
 from ..delivery.closing import Deadline
 from ..delivery.lifecycle import LOCK, draw_at_exit, sender_for
 from .background_thread import BackgroundThread
+from .study_key import TrialId
 from .study_run import StudyRun
 from .sync import SECONDS_FOR_OWN_PROCESS, Lacking, compare, has_old_run, own_process_until
 
@@ -58,7 +59,7 @@ class _Joined:
     client: MlflowClient
     log: Callable[[], Log | None]
     since: float = 0.0
-    before: dict[int, FrozenTrial] | None = None
+    before: dict[TrialId, FrozenTrial] | None = None
     due: float = -math.inf
     has_old: bool | None = None
     is_too_old: bool = False
@@ -143,7 +144,7 @@ class Comparer(BackgroundThread):
     def _look_or_compare(self, study_run: StudyRun, joined: _Joined) -> None:
         joined.due = self._now() + SECONDS_FOR_OWN_PROCESS
         if joined.before is None:
-            joined.before = {trial.number: trial for trial in study_run.unlogged()}
+            joined.before = {TrialId.of(trial): trial for trial in study_run.unlogged()}
             joined.since = self._now()
         elif not sender_for(joined.client).is_away:
             joined.due = self._now() + _SECONDS_AFTER_AN_ERROR
@@ -157,10 +158,10 @@ class Comparer(BackgroundThread):
     ) -> None:
         trials, now = study_run.unlogged(), self._clock.time()
         if study_run.is_shared:
-            fresh = {trial.number for trial in trials if own_process_until(trial, now) > now}
+            fresh = {TrialId.of(t) for t in trials if own_process_until(t, now) > now}
             # Trials that ended just now, after joining, are left to their own processes.
             others = fresh - (joined.before or {}).keys()
-            trials = [trial for trial in trials if trial.number not in others]
+            trials = [trial for trial in trials if TrialId.of(trial) not in others]
         self._compare(study_run, joined, trials, time_left)
         joined.before, joined.due = {}, math.inf
 
@@ -172,7 +173,7 @@ class Comparer(BackgroundThread):
         time_left: Callable[[], float] = lambda: math.inf,
     ) -> None:
         log = joined.log()
-        trials = [trial for trial in trials if trial.number not in study_run.logged]
+        trials = [trial for trial in trials if TrialId.of(trial) not in study_run.logged]
         pause = 1.0
         while trials and log is not None and not joined.is_too_old and time_left() > 0:
             found = compare(
@@ -215,8 +216,8 @@ def _without_old(
     if joined.has_old is None and found:
         oldest = min((lacking.trial for lacking in found), key=lambda trial: trial.number)
         joined.has_old = has_old_run(joined.client, study_run.experiment, oldest)
-    first = min(study_run.logged, default=math.inf) if joined.has_old else 0
-    return [lacking for lacking in found if lacking.trial.number >= first]
+    first = min((number for number, _ in study_run.logged), default=math.inf)
+    return [each for each in found if not joined.has_old or each.trial.number >= first]
 
 
 def _warn_of_too_many(study_run: StudyRun, count: int) -> None:

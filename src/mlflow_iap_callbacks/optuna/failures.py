@@ -1,4 +1,4 @@
-"""Why a trial failed. Optuna writes the exception only to its log."""
+"""Why a trial failed. Optuna writes the reason only to its log."""
 
 from __future__ import annotations
 
@@ -6,41 +6,81 @@ import logging
 import re
 import threading
 import traceback
+from typing import NamedTuple
 
 from ..delivery.run_writer import IAPRun
 
-_FAILED = re.compile(r"Trial (\d+) failed with parameters")
+_LOGGER = "optuna.study._optimize"
+_FAILED = re.compile(
+    r"Trial (\d+) failed with parameters: .*? because of the following error: (.*)", re.DOTALL
+)
 _last = threading.local()
 
 
-class _Listener(logging.Handler):
-    """Keeps the last failure of each thread; callbacks are called in the thread of their trial."""
+class Failure(NamedTuple):
+    """The reason in one line, and the traceback of the exception if there was one."""
 
-    def emit(self, record: logging.LogRecord) -> None:
-        found = _FAILED.match(record.getMessage())
-        if found and record.exc_info and record.exc_info[1] is not None:
-            _last.failure = (int(found[1]), record.created, traceback_of(record.exc_info[1]))
+    reason: str
+    traceback: str | None = None
+
+    @classmethod
+    def of(cls, error: BaseException) -> Failure:
+        """The failure that an exception is."""
+        text = "".join(traceback.format_exception(error))
+        return cls(text.strip().rpartition("\n")[2], text)
+
+
+class _Listened(logging.Logger):
+    """Keeps the last failure of each thread; callbacks are called in the thread of their trial.
+
+    So Optuna's logger creates records of warnings even if its level is higher, or if
+    ``logging.config.dictConfig`` has disabled it. They are only written if they would be otherwise.
+    """
+
+    is_disabled: bool
+
+    @property
+    def disabled(self) -> bool:
+        return False
+
+    @disabled.setter
+    def disabled(self, value: bool) -> None:
+        self.is_disabled = value
+
+    def isEnabledFor(self, level: int) -> bool:
+        return level == logging.WARNING or (not self.is_disabled and super().isEnabledFor(level))
+
+    def handle(self, record: logging.LogRecord) -> None:
+        _keep(record)
+        if not self.is_disabled and super().isEnabledFor(record.levelno):
+            super().handle(record)
 
 
 def listen() -> None:
-    """Listen to Optuna's log; its level must be WARNING or lower."""
-    logger = logging.getLogger("optuna")
-    if not any(isinstance(handler, _Listener) for handler in logger.handlers):
-        logger.addHandler(_Listener(logging.WARNING))
+    """Listen to Optuna's log."""
+    logger = logging.getLogger(_LOGGER)
+    if not isinstance(logger, _Listened):
+        is_disabled = logger.__dict__.pop("disabled", False)
+        logger.__class__ = type(_Listened.__name__, (_Listened, type(logger)), {})
+        logger.disabled = is_disabled
 
 
-def last_failure(number: int, ended: float) -> str | None:
-    """Traceback of a trial that failed in this thread at ``ended``, in seconds since 1970."""
-    failed, moment, text = getattr(_last, "failure", (None, 0.0, None))
-    return text if failed == number and abs(moment - ended) < 60.0 else None
+def last_failure(number: int, ended: float) -> Failure | None:
+    """Failure of a trial that failed in this thread at ``ended``, in seconds since 1970."""
+    failed, moment, failure = getattr(_last, "failure", (None, 0.0, None))
+    return failure if failed == number and abs(moment - ended) < 60.0 else None
 
 
-def traceback_of(error: BaseException) -> str:
-    """Format an exception with its traceback."""
-    return "".join(traceback.format_exception(error))
+def log_failure(run: IAPRun, failure: Failure) -> None:
+    """Log the reason as a tag, and the traceback as an artifact."""
+    run.set_tags({"error": failure.reason})
+    if failure.traceback is not None:
+        run.log_text(failure.traceback, "traceback.txt")
 
 
-def log_failure(run: IAPRun, text: str) -> None:
-    """Log a traceback as an artifact, and its last line as a tag."""
-    run.set_tags({"error": text.strip().rpartition("\n")[2]})
-    run.log_text(text, "traceback.txt")
+def _keep(record: logging.LogRecord) -> None:
+    found = _FAILED.match(record.getMessage())
+    if found:
+        error = record.exc_info[1] if record.exc_info else None
+        failure = Failure(found[2].rstrip(".")) if error is None else Failure.of(error)
+        _last.failure = (int(found[1]), record.created, failure)

@@ -14,14 +14,14 @@ from ..delivery.closing import Deadline
 from ..delivery.lifecycle import LOCK, draw_at_exit, end_at_exit
 from ..delivery.never_raising import never_raising
 from .background_thread import BackgroundThread
-from .plots import OutOfTime, PlotProcess
+from .plot_process import OutOfTime, PlotProcess
 from .storage_errors import reading
 from .study_run import StudyRun
 
 _logger = logging.getLogger("mlflow_iap_callbacks")
 
-# Seconds between two reports, and between two sets of plots.
-REPORT_EVERY, DRAW_EVERY = 30.0, 600.0
+# Seconds between two reports, between two drawings of the quick plots, and of all plots.
+REPORT_EVERY, DRAW_QUICK_EVERY, DRAW_EVERY = 30.0, 60.0, 600.0
 # Largest share of the time that either may take, no matter how many trials a study has.
 MOST_SHARE = 0.02
 # Drawing and sending plots takes a few seconds; with less time left, none are drawn.
@@ -37,7 +37,7 @@ class Reporter(BackgroundThread):
     """
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
-        self._report_at = self._draw_at = 0.0
+        self._report_at = self._draw_quick_at = self._draw_at = 0.0
         super().__init__("mlflow-iap-study", now)
 
     def changed(self, study_run: StudyRun) -> None:
@@ -47,11 +47,12 @@ class Reporter(BackgroundThread):
         with LOCK:
             if self._pid != os.getpid():
                 self._reset()
-            for study_runs in (self._unreported, self._undrawn):
+            for study_runs in (self._unreported, self._unsketched, self._undrawn):
                 study_runs.pop(study_run, None)
                 study_runs[study_run] = None
             if self._thread is None:
                 self._report_at = self._now() + REPORT_EVERY
+                self._draw_quick_at = self._now() + DRAW_QUICK_EVERY
                 self._draw_at = self._now() + DRAW_EVERY
                 self._start()
 
@@ -69,6 +70,9 @@ class Reporter(BackgroundThread):
             self._report_at = self._next_time(self.report, REPORT_EVERY)
         if self._now() >= self._draw_at:
             self._draw_at = self._next_time(self._draw, DRAW_EVERY)
+        if self._now() >= self._draw_quick_at:
+            draw = partial(self._draw, is_quick=True)
+            self._draw_quick_at = self._next_time(draw, DRAW_QUICK_EVERY)
 
     def end(self, deadline: Deadline, only: Sequence[StudyRun] | None = None) -> None:
         """Report a last time, in at most half of the time that is left."""
@@ -110,13 +114,17 @@ class Reporter(BackgroundThread):
         super()._reset()
         # In the order of their last changes.
         self._unreported: dict[StudyRun, None] = {}
+        self._unsketched: dict[StudyRun, None] = {}  # without even the quick plots
         self._undrawn: dict[StudyRun, None] = {}
 
     def _draw(
         self,
         only: Sequence[StudyRun] | None = None,
         time_left: Callable[[], float] = lambda: math.inf,
+        *,
+        is_quick: bool = False,
     ) -> None:
+        waiting = self._unsketched if is_quick else self._undrawn
         longest = Deadline(self._now, _MOST_SECONDS_TO_DRAW)
 
         def seconds() -> float:
@@ -125,16 +133,17 @@ class Reporter(BackgroundThread):
 
         def draw(study_run: StudyRun) -> None:
             try:
-                study_run.draw(process, seconds)
+                study_run.draw(process, seconds, is_quick=is_quick)
             except OutOfTime:
-                self._undrawn.setdefault(study_run)
+                waiting.setdefault(study_run)
 
         # The disk may have no room for its folder.
         with never_raising("the plots of studies"), PlotProcess() as process:
-            for study_run in _chosen(self._undrawn, only):
+            for study_run in _chosen(waiting, only):
                 if seconds() < _SECONDS_TO_DRAW:
                     return
-                self._undrawn.pop(study_run, None)
+                waiting.pop(study_run, None)
+                self._unsketched.pop(study_run, None)
                 _write(study_run, partial(draw, study_run))
 
     def _next_time(self, work: Callable[[], None], every: float) -> float:

@@ -1,16 +1,72 @@
-"""A key that identifies a study in every process that works on it."""
+"""Keys that identify a study and its trials in every process that works on the study."""
 
 from __future__ import annotations
 
 import hashlib
 import uuid
+from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..tags import STUDY_MARK
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.trial import FrozenTrial
+
+
+class TrialId(NamedTuple):
+    """Distinguishes a trial from all others that a study's storage, or a copy of it, ever had.
+
+    Studies that were copied, or deleted and created again, have trials with the same number.
+
+    Args:
+        number: number of the trial.
+        began: its start, in microseconds after a quarter of an hour. The rest of the time depends
+            on the machine's time zone; all zones are multiples of 15 minutes apart.
+    """
+
+    number: int
+    began: int
+
+    @classmethod
+    def of(cls, trial: optuna.Trial | FrozenTrial) -> TrialId:
+        """Return the id of a trial that has started."""
+        began = trial.datetime_start or datetime.min
+        seconds = began.minute % 15 * 60 + began.second
+        return cls(trial.number, seconds * 1_000_000 + began.microsecond)
+
+
+def trial_key(key_of_study: str, trial: optuna.Trial | FrozenTrial) -> str:
+    """Key of a trial's run."""
+    number, began = TrialId.of(trial)
+    return f"{former_trial_key(key_of_study, number)}-{began:x}"
+
+
+def former_trial_key(key_of_study: str, number: int) -> str:
+    """Key that version 0.1.0 gave to a trial's run, without the trial's start."""
+    return f"{key_of_study}-{number}"
+
+
+def trials_of(study: optuna.Study) -> Sequence[FrozenTrial]:
+    """All trials in the study's storage, even if the object shows only some of them."""
+    storage: Any = study._storage
+    trials: Sequence[FrozenTrial] = storage.get_all_trials(study._study_id, deepcopy=False)
+    return trials
+
+
+def ended_trial(study: optuna.Study, trial: optuna.Trial | FrozenTrial) -> FrozenTrial | None:
+    """Return a trial of the study as its storage has it; None if it has not ended."""
+    storage: Any = study._storage
+    frozen: FrozenTrial = storage.get_trial(trial._trial_id)
+    return frozen if frozen.state.is_finished() else None
+
+
+def is_in(study: optuna.Study, trial: optuna.Trial | FrozenTrial) -> bool:
+    """Whether a trial is one of the study's."""
+    trials = trials_of(study)
+    is_number = 0 <= trial.number < len(trials)
+    return is_number and TrialId.of(trials[trial.number]) == TrialId.of(trial)
 
 
 def study_key(study: optuna.Study) -> str:
@@ -21,7 +77,7 @@ def study_key(study: optuna.Study) -> str:
     can create studies in memory at the same moment, so these also get a mark, which is pickled with
     them.
     """
-    began = study.get_trials(deepcopy=False)[0].datetime_start or datetime.min
+    began = trials_of(study)[0].datetime_start or datetime.min
     moment = (began.minute % 15, began.second, began.microsecond)
     parts = (study.study_name, getattr(study, "_study_id", None), moment)
     mark = () if is_shared(study) else (_mark(study),)

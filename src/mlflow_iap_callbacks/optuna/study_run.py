@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..delivery.progress import show_link
 from ..delivery.run_creation import Mode
 from ..delivery.run_writer import RunWriter
-from ..tags import STUDY_TAG
-from .plots import PlotProcess
-from .study_key import is_shared
+from ..tags import DESCRIPTION_TAG, STUDY_TAG
+from .plot_process import PlotProcess
+from .study_key import TrialId, is_shared
+from .study_page import description, view_tags
 from .trial_run import constraints_of, metric_names, to_ms
 
 if TYPE_CHECKING:
     import optuna
     from mlflow import MlflowClient
     from optuna.trial import FrozenTrial
+
+_logger = logging.getLogger("mlflow_iap_callbacks")
 
 _STATES = ("COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING")
 _SECONDS_TO_WAIT = 5.0  # for a report in another thread
@@ -50,10 +55,16 @@ class StudyRun:
         self.claim = Mode.CLAIMED if self.is_shared else Mode.NEW
         self.directions = [direction.name for direction in study.directions]
         self.names = metric_names(metric_name, study)
-        self.logged: set[int] = set()  # numbers of trials
-        self._in_curve: set[int] = set()
+        self.logged: set[TrialId] = set()
+        self._in_curve: set[TrialId] = set()
         self._lock = threading.Lock()
         self.link: str | None = None
+        self._given_description = tags.get(DESCRIPTION_TAG)
+        self._description = ""
+        self._view: dict[str, str] = {}
+        # Names of the files in its artifacts, and sentences on what is missing there.
+        self._files: set[str] = set()
+        self._problems: dict[str, None] = {}
         self.writer: RunWriter | None = None
         if has_run:
             self.writer = RunWriter(
@@ -69,7 +80,7 @@ class StudyRun:
     def unlogged(self) -> list[FrozenTrial]:
         """Trials that have ended, and that this process has neither logged nor found in MLflow."""
         trials = self.study.get_trials(deepcopy=False)
-        return [t for t in trials if t.state.is_finished() and t.number not in self.logged]
+        return [t for t in trials if t.state.is_finished() and TrialId.of(t) not in self.logged]
 
     def report(self) -> None:
         """Log the current state of the study."""
@@ -89,10 +100,53 @@ class StudyRun:
                 self.writer.set_tags({"best_trials": numbers})
             self.writer.log_metrics(metrics, step=len(finished))
             self.writer.set_tags(self.study.user_attrs)
-            self.writer.reopen()
-            self.writer.finish_at_exit("FINISHED")  # also if it was closed before
+            self._describe(self.writer, trials)
+            self._share_view(self.writer, trials)
+            self.reopen()
         finally:
             self._lock.release()
+
+    def reopen(self) -> None:
+        """Set the run to RUNNING again if it has ended; it ends when the process exits."""
+        if self.writer is not None:
+            self.writer.reopen()
+            self.writer.finish_at_exit("FINISHED")
+
+    def _describe(self, writer: RunWriter, trials: Sequence[FrozenTrial]) -> None:
+        text = description(
+            study_name=self.study.study_name,
+            names=self.names,
+            directions=self.directions,
+            counts=_counts(trials),
+            best=self._best_trials(trials),
+            key=self.key,
+            run_id=writer.known_id,
+            experiment_id=writer.known_experiment_id,
+            files=self._files,
+            problems=self._problems,
+        )
+        if self._given_description is not None:
+            text = f"{self._given_description}\n\n{text}"
+        # Somebody may have edited it meanwhile.
+        if text != self._description:
+            self._description = text
+            writer.set_tags({DESCRIPTION_TAG: text})
+
+    def _share_view(self, writer: RunWriter, trials: Sequence[FrozenTrial]) -> None:
+        params = dict.fromkeys(name for trial in trials for name in trial.params)
+        is_maximized = self.directions[0] == "MAXIMIZE"
+        view = view_tags(self.key, self.names, params, is_maximized=is_maximized)
+        if view != self._view:
+            self._view = view
+            writer.set_experiment_tags(view)
+
+    def _best_trials(self, trials: Sequence[FrozenTrial]) -> Sequence[FrozenTrial]:
+        """The best trial, or those on the Pareto front; none if there is none yet."""
+        if len(self.directions) > 1:
+            return [trial for trial in self.study.best_trials if trial.values]
+        sign = -1 if self.directions[0] == "MAXIMIZE" else 1
+        feasible = _feasible_by_time(trials)
+        return [min(feasible, key=lambda trial: sign * trial.value)] if feasible else []
 
     def _log_best_so_far(
         self, writer: RunWriter, finished: Sequence[FrozenTrial]
@@ -104,8 +158,8 @@ class StudyRun:
         for trial in _feasible_by_time(finished):
             if best is None or sign * trial.value < sign * best.value:
                 best = trial
-            if trial.number not in self._in_curve:
-                self._in_curve.add(trial.number)
+            if TrialId.of(trial) not in self._in_curve:
+                self._in_curve.add(TrialId.of(trial))
                 value = {f"best_{name}_so_far": best.value}
                 moment = to_ms(trial.datetime_complete)
                 writer.log_metrics(value, step=trial.number, timestamp=moment)
@@ -115,19 +169,30 @@ class StudyRun:
         writer.set_tags({"best_trial": best.number, **params})
         return {f"best_{name}": best.value}
 
-    def draw(self, process: PlotProcess, time_left: Callable[[], float]) -> None:
-        """Log the plots and the table of trials.
+    def draw(
+        self, process: PlotProcess, time_left: Callable[[], float], *, is_quick: bool = False
+    ) -> None:
+        """Log the plots, the table of trials and the study itself.
 
         Args:
             process: draws them.
             time_left: returns the seconds that are left; called repeatedly.
+            is_quick: whether to draw only the plots that take little time.
 
         Raises:
-            OutOfTime: no time is left, and nothing was logged.
+            OutOfTime: no time is left, and only some were logged.
         """
-        if self.writer is not None:
-            for path in sorted(process.draw(self.study, self.names, time_left).iterdir()):
-                self.writer.log_artifact(path, "study")
+        if self.writer is None:
+            return
+        for found in process.draw(self.study, self.names, time_left, is_quick=is_quick):
+            if isinstance(found, Path):
+                self.writer.log_artifact(found, "study")
+                self._files.add(found.name)
+            elif found not in self._problems:
+                self._problems[found] = None
+                _logger.warning("The files of study %r: %s", self.study.study_name, found)
+            # Each time, because the process may end before everything is drawn.
+            self._describe(self.writer, self.study.get_trials(deepcopy=False))
 
     def show_link(self) -> None:
         """Print the URL of the run, once, as soon as it is known."""
@@ -139,8 +204,7 @@ class StudyRun:
 
     def counts(self) -> dict[str, int]:
         """Number of trials in each state that occurs."""
-        states = Counter(trial.state.name for trial in self.study.get_trials(deepcopy=False))
-        return {state: states[state] for state in _STATES if states[state]}
+        return _counts(self.study.get_trials(deepcopy=False))
 
     def best(self) -> str:
         """Describe the best trial, or the Pareto front; empty if there is none yet."""
@@ -153,6 +217,11 @@ class StudyRun:
         """End the run. The next report on the study reopens it."""
         if self.writer is not None:
             self.writer.finish()
+
+
+def _counts(trials: Sequence[FrozenTrial]) -> dict[str, int]:
+    states = Counter(trial.state.name for trial in trials)
+    return {state: states[state] for state in _STATES if states[state]}
 
 
 def _tags_of(study: optuna.Study) -> dict[str, Any]:

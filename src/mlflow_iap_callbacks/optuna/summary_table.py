@@ -13,14 +13,19 @@ def summary_of(study_runs: Iterable[StudyRun], sender: Sender) -> Summary:
     """Summarize studies and the delivery of their records."""
     rows: dict[str, str] = {}
     for study_run in study_runs:
-        counts = study_run.counts()
-        states = ", ".join(f"{number} {state}" for state, number in counts.items())
         name = study_run.study.study_name
         # The names of the first study's rows are short.
         of_study = f" of {name}" if rows else ""
-        rows[f"study {name}"] = states
-        if study_run.best():
-            rows[f"best{of_study}"] = study_run.best()
+        try:
+            counts, best = study_run.counts(), study_run.best()
+        except Exception as error:  # noqa: BLE001 - storages raise what their databases raise
+            problem = " ".join(str(error).split())
+            rows[f"study {name}"] = f"not in its storage any more ({problem:.100})"
+        else:
+            states = (f"{number} {state}" for state, number in counts.items())
+            rows[f"study {name}"] = ", ".join(states)
+            if best:
+                rows[f"best{of_study}"] = best
         if study_run.link:
             rows[f"look{of_study}"] = study_run.link
     return Summary(rows | delivery_rows(sender))

@@ -11,8 +11,10 @@ from mlflow.store.entities import PagedList
 
 from ..delivery.run_creation import CLAIM_SECONDS
 from ..iap.retry_policy import RetryPolicy
-from ..tags import ENDED_TAG, STATE_TAG, STUDY_TAG, TRIAL_TAG
-from .trial_run import STATUS, to_ms
+from ..tags import RUN_KEY_TAG, STUDY_TAG
+from .logged_trial import TrialsByRun, is_complete, to_ms_of_start
+from .study_key import TrialId, trial_key
+from .trial_run import to_ms
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -27,17 +29,18 @@ _MOST_MS_APART = 26 * 3_600_000
 
 
 class Lacking(NamedTuple):
-    """A trial that MLflow lacks; it may have a run that does not say how the trial ended."""
+    """A trial that MLflow lacks, and the key of its run, if it has one that is not complete."""
 
     trial: FrozenTrial
+    key: str
     has_run: bool
 
 
 class Comparison(NamedTuple):
-    """The trials that MLflow lacks, and the numbers of those that it has."""
+    """The trials that MLflow lacks, and those that it has."""
 
     lacking: list[Lacking]
-    logged: set[int]
+    logged: set[TrialId]
 
 
 def compare(
@@ -48,7 +51,7 @@ def compare(
     *,
     is_enough: Callable[[int], bool] = lambda pages: False,
 ) -> Comparison:
-    """Find the ended trials that have no run, or one that does not say how they ended.
+    """Find the ended trials that have no run, or one without their results or how they ended.
 
     A run that was deleted stays deleted.
 
@@ -63,28 +66,29 @@ def compare(
     Raises:
         MlflowException: the runs in MLflow cannot be read.
     """
-    wanted = {trial.number: trial for trial in trials}
-    found: dict[int, list[Run]] = {}
-    logged: set[int] = set()
+    wanted = {TrialId.of(trial): trial for trial in trials}
+    index = TrialsByRun(key, wanted.values())
+    found: dict[TrialId, list[Run]] = {}
+    logged: set[TrialId] = set()
     experiment_id = _experiment_id(client, experiment) if wanted else None
     if experiment_id is not None:
-        since = min(_began(trial) for trial in wanted.values()) - _MOST_MS_APART
+        since = min(map(to_ms_of_start, wanted.values())) - _MOST_MS_APART
         for number, page in enumerate(pages_of_runs(client, [experiment_id], key), start=1):
             for run in page:
-                trial = wanted.get(int(run.data.tags.get(TRIAL_TAG, -1)))
+                trial = index.trial_of(run)
                 if trial is not None:
-                    found.setdefault(trial.number, []).append(run)
-                    if _is_active(run) and _says_how_it_ended(run, trial):
-                        logged.add(trial.number)
+                    found.setdefault(TrialId.of(trial), []).append(run)
+                    if _is_active(run) and is_complete(run, trial):
+                        logged.add(TrialId.of(trial))
             reached = page[-1].info.start_time if page else 0
             if len(logged) == len(wanted) or reached < since:
                 break
             if page.token and is_enough(number):
-                wanted = {n: trial for n, trial in wanted.items() if _began(trial) >= reached}
+                wanted = {i: t for i, t in wanted.items() if to_ms_of_start(t) >= reached}
                 break
     # Trials whose runs were all deleted; of duplicate runs, one was kept.
-    logged |= {n for n, runs in found.items() if not any(map(_is_active, runs))}
-    lacking = [Lacking(t, has_run=n in found) for n, t in wanted.items() if n not in logged]
+    logged |= {i for i, runs in found.items() if not any(map(_is_active, runs))}
+    lacking = [_lacking(key, t, found.get(i, ())) for i, t in wanted.items() if i not in logged]
     return Comparison(lacking, logged)
 
 
@@ -153,17 +157,11 @@ def _experiment_id(client: MlflowClient, experiment: str) -> str | None:
     return None if found is None else str(found.experiment_id)
 
 
-def _began(trial: FrozenTrial) -> int:
-    return to_ms(trial.datetime_start) or 0
+def _lacking(key: str, trial: FrozenTrial, runs: Sequence[Run]) -> Lacking:
+    own = trial_key(key, trial)
+    keys = [run.data.tags[RUN_KEY_TAG] for run in runs if _is_active(run)]
+    return Lacking(trial, own if own in keys or not keys else keys[0], has_run=bool(keys))
 
 
 def _is_active(run: Run) -> bool:
     return bool(run.info.lifecycle_stage == LifecycleStage.ACTIVE)
-
-
-def _says_how_it_ended(run: Run, trial: FrozenTrial) -> bool:
-    return (
-        run.data.tags.get(STATE_TAG) == trial.state.name
-        and run.info.status == STATUS[trial.state.name]
-        and ENDED_TAG not in run.data.tags  # its process died before it was complete
-    )

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # The same as in mlflow.optuna's storage.
 STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
-_INTERMEDIATE = "intermediate_value"
+INTERMEDIATE = "intermediate_value"
 
 
 def metric_names(given: str | Sequence[str] | None, study: optuna.Study) -> list[str]:
@@ -44,7 +44,7 @@ def log_results(run: RunWriter, trial: FrozenTrial, names: Sequence[str]) -> Non
         run.log_metrics(metrics, timestamp=timestamp)
     if trial.intermediate_values:
         points = sorted(trial.intermediate_values.items())
-        run.log_curve(_INTERMEDIATE, points, timestamp=timestamp)
+        run.log_curve(INTERMEDIATE, points, timestamp=timestamp)
 
 
 def tags_of(trial: FrozenTrial, directions: Sequence[str], attrs: dict[str, Any]) -> dict[str, Any]:
@@ -62,6 +62,7 @@ def tags_of(trial: FrozenTrial, directions: Sequence[str], attrs: dict[str, Any]
         "direction": directions[0] if len(directions) == 1 else list(directions),
         **{f"{name}_distribution": value for name, value in trial.distributions.items()},
         **({"feasible": all(value <= 0 for value in constraints)} if constraints else {}),
+        **({"enqueued": True} if "fixed_params" in trial.system_attrs and not retried else {}),
         **({"retry_of": retried[-1], "retry_history": list(retried)} if retried else {}),
         **attrs,
         STATE_TAG: trial.state.name,

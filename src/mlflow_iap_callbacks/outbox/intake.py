@@ -13,6 +13,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -100,9 +101,20 @@ class Intake:
             frame = frames.pack(_MESSAGE, self.last_seq + 1, payload)
             if kind in BEGINNINGS:
                 frame *= 2  # if both copies were damaged, the run's other messages would be useless
-            # While older messages are in memory, newer ones must not be written to the file.
-            is_written = not self._memory and self._write(frame)
-            if is_written or self._keep_in_memory(payload):
+            # While older messages are in memory, newer ones must not be written to the file. This
+            # is no method of its own, because training fills the processor's caches: then each call
+            # of a function takes about a microsecond.
+            if self._file is not None and not self._memory:
+                try:
+                    if os.write(self._file, frame) == len(frame):
+                        self._size += len(frame)
+                        self.last_seq += 1
+                        return True
+                    why: str | None = "no space left"
+                except OSError as error:
+                    why = error.strerror
+                self._remove_incomplete(why)
+            if self._keep_in_memory(payload):
                 self.last_seq += 1
             return True
 
@@ -176,21 +188,21 @@ class Intake:
         self._file = os.open(self._path(self._generation), flags, 0o600)
         self._size = os.fstat(self._file).st_size
         if not self._size and self._server:
-            self._write(frames.pack(_SERVER, 0, self._server.encode()))
+            header = frames.pack(_SERVER, 0, self._server.encode())
+            try:
+                if os.write(self._file, header) == len(header):
+                    self._size = len(header)
+                else:
+                    self._remove_incomplete("no space left")
+            except OSError as error:
+                self._report(error.strerror)
 
-    def _write(self, frame: bytes) -> bool:
-        if self._file is None:
-            return False
-        try:
-            written = os.write(self._file, frame)
-            if written == len(frame):
-                self._size += written
-                return True
+    def _remove_incomplete(self, why: str | None) -> None:
+        """Remove what was written of a frame, and report why it was not all of it."""
+        assert self._file is not None  # noqa: S101
+        with suppress(OSError):
             os.ftruncate(self._file, self._size)
-            self._report("no space left")
-        except OSError as error:
-            self._report(error.strerror)
-        return False
+        self._report(why)
 
     def _keep_in_memory(self, payload: bytes) -> bool:
         if self._memory_bytes + len(payload) > _MOST_IN_MEMORY_BYTES:

@@ -10,6 +10,7 @@ Every process that imports mlflow loads this module, so it imports nothing heavy
 
 from __future__ import annotations
 
+import hashlib
 import mimetypes
 import posixpath
 import re
@@ -87,12 +88,12 @@ class SessionArtifactRepository(GCSArtifactRepository):
 
     @_explain_bucket_errors
     def log_artifact(self, local_file: str, artifact_path: str | None = None) -> None:
-        blob = self._blob(*filter(None, (artifact_path, posixpath.basename(local_file))))
+        blob = self._artifact(local_file, artifact_path)
         blob.upload_from_filename(local_file, timeout=self._GCS_DEFAULT_TIMEOUT, retry=_retry())
 
     @_explain_bucket_errors
     def list_artifacts(self, path: str | None = None) -> list[FileInfo]:
-        root, folder = self._blob("").name, self._blob(path or "", "").name
+        root, folder = self._blob("").name, self._visible(path or "", "").name
         found = self.client.bucket(self._bucket_name).list_blobs(
             prefix=folder, delimiter="/", timeout=self._GCS_DEFAULT_TIMEOUT, retry=_retry()
         )
@@ -102,7 +103,9 @@ class SessionArtifactRepository(GCSArtifactRepository):
             if blob.name != folder
         ]
         folders = [
-            FileInfo(name.removeprefix(root).rstrip("/"), True, None) for name in found.prefixes
+            FileInfo(name.removeprefix(root).rstrip("/"), True, None)
+            for name in found.prefixes
+            if name != f"{root}{PARTS_FOLDER}/"
         ]
         return sorted([*files, *folders], key=lambda info: str(info.path))
 
@@ -110,7 +113,7 @@ class SessionArtifactRepository(GCSArtifactRepository):
     def _download_file(self, remote_file_path: str, local_path: str) -> None:
         from google.api_core.exceptions import NotFound
 
-        blob = self._blob(remote_file_path)
+        blob = self._visible(remote_file_path)
         try:
             blob.download_to_filename(local_path, timeout=self._GCS_DEFAULT_TIMEOUT, retry=_retry())
         except NotFound:
@@ -129,7 +132,10 @@ class SessionArtifactRepository(GCSArtifactRepository):
                 raise _not_found(artifact_path) from None
             raise
 
-    delete_artifacts = _explain_bucket_errors(GCSArtifactRepository.delete_artifacts)
+    @_explain_bucket_errors
+    def delete_artifacts(self, artifact_path: str | None = None) -> None:
+        self._visible(artifact_path or "")
+        super().delete_artifacts(artifact_path)  # type: ignore[no-untyped-call]
 
     @_explain_bucket_errors
     def create_multipart_upload(
@@ -143,9 +149,10 @@ class SessionArtifactRepository(GCSArtifactRepository):
                 error_code=INVALID_PARAMETER_VALUE,
             )
         upload_id = uuid.uuid4().hex
+        folder = self._parts(upload_id, self._artifact(local_file, artifact_path))
         numbers = range(1, num_parts + 1)
         urls = _in_parallel(
-            lambda number: self._part(upload_id, number).create_resumable_upload_session(
+            lambda number: self._part(folder, number).create_resumable_upload_session(
                 timeout=self._GCS_DEFAULT_TIMEOUT, retry=_retry()
             ),
             numbers,
@@ -167,7 +174,8 @@ class SessionArtifactRepository(GCSArtifactRepository):
         """Compose the artifact from its parts and delete them. May be called twice."""
         from google.api_core.exceptions import NotFound
 
-        target = self._blob(*filter(None, (artifact_path, posixpath.basename(local_file))))
+        target = self._artifact(local_file, artifact_path)
+        folder = self._parts(upload_id, target)
         numbers = sorted(part.part_number for part in parts or ())
         if numbers != list(range(1, len(numbers) + 1)) or not numbers:
             raise MlflowException(
@@ -175,32 +183,32 @@ class SessionArtifactRepository(GCSArtifactRepository):
                 "each part once, starting with 1.",
                 error_code=INVALID_PARAMETER_VALUE,
             )
-        pieces = [self._part(upload_id, number) for number in numbers]
+        pieces = [self._part(folder, number) for number in numbers]
         target.content_type = mimetypes.guess_type(target.name)[0] or "application/octet-stream"
         target.metadata = {_UPLOAD_TAG: upload_id}
         try:
-            self._compose(upload_id, pieces, target)
+            self._compose(folder, pieces, target)
         except NotFound:
             if not self._is_composed_of(target, upload_id):
                 raise MlflowException(
                     f"Parts of the upload of {target.name} are missing. Upload the file again.",
                     error_code=RESOURCE_DOES_NOT_EXIST,
                 ) from None
-        self._delete_parts(upload_id)
+        self._delete_parts(folder)
 
     @_explain_bucket_errors
     def abort_multipart_upload(
         self, local_file: str, upload_id: str, artifact_path: str | None = None
     ) -> None:
         """Delete the parts that have been uploaded."""
-        self._delete_parts(upload_id)
+        self._delete_parts(self._parts(upload_id, self._artifact(local_file, artifact_path)))
 
     def _exists(self, path: str) -> bool:
-        blob = self._blob(path)
+        blob = self._visible(path)
         is_file = blob.exists(timeout=self._GCS_DEFAULT_TIMEOUT, retry=_retry())
         return is_file or bool(self.list_artifacts(path))
 
-    def _compose(self, upload_id: str, pieces: Sequence[Blob], target: Blob) -> None:
+    def _compose(self, folder: str, pieces: Sequence[Blob], target: Blob) -> None:
         def compose(target: Blob, pieces: Sequence[Blob]) -> None:
             target.compose(pieces, timeout=self._GCS_DEFAULT_TIMEOUT)
 
@@ -211,7 +219,7 @@ class SessionArtifactRepository(GCSArtifactRepository):
                 pieces[first : first + _MAX_SOURCES]
                 for first in range(0, len(pieces), _MAX_SOURCES)
             ]
-            joined = [self._part(upload_id, number, level) for number in range(len(groups))]
+            joined = [self._part(folder, number, level) for number in range(len(groups))]
             _in_parallel(lambda pair: compose(*pair), list(zip(joined, groups, strict=True)))
             pieces = joined
         compose(target, pieces)
@@ -220,7 +228,7 @@ class SessionArtifactRepository(GCSArtifactRepository):
         found = target.bucket.get_blob(target.name)
         return found is not None and (found.metadata or {}).get(_UPLOAD_TAG) == upload_id
 
-    def _delete_parts(self, upload_id: str) -> None:
+    def _delete_parts(self, folder: str) -> None:
         from google.api_core.exceptions import NotFound
 
         def delete(blob: Blob) -> None:
@@ -229,17 +237,32 @@ class SessionArtifactRepository(GCSArtifactRepository):
             except NotFound:  # deleted by the same request, sent twice
                 return
 
-        folder = self._part(upload_id, 0)
-        prefix = f"{posixpath.dirname(folder.name)}/"
-        _in_parallel(delete, list(folder.bucket.list_blobs(prefix=prefix)))
+        parts = self._blob(PARTS_FOLDER, folder, "")
+        _in_parallel(delete, list(parts.bucket.list_blobs(prefix=parts.name)))
 
-    def _part(self, upload_id: str, number: int, level: int = 0) -> Blob:
+    def _parts(self, upload_id: str, target: Blob) -> str:
+        """Return the folder of an upload's parts, which belong to this target and to no other."""
         if not _UPLOAD_ID.fullmatch(upload_id or ""):
             raise MlflowException(
                 f"There is no upload {upload_id!r}. Give the upload_id that its creation returned.",
                 error_code=INVALID_PARAMETER_VALUE,
             )
-        return self._blob(PARTS_FOLDER, upload_id, f"{level}-{number:05}")
+        return f"{upload_id}-{hashlib.sha256(target.name.encode()).hexdigest()}"
+
+    def _part(self, folder: str, number: int, level: int = 0) -> Blob:
+        return self._blob(PARTS_FOLDER, folder, f"{level}-{number:05}")
+
+    def _artifact(self, local_file: str, artifact_path: str | None) -> Blob:
+        return self._visible(*filter(None, (artifact_path, posixpath.basename(local_file))))
+
+    def _visible(self, *path: str) -> Blob:
+        """Return a blob for clients, to whom the parts of uploads do not exist.
+
+        MLflow checks permissions by the path, and that of a part names no experiment.
+        """
+        if posixpath.normpath(posixpath.join(*path)).lstrip("/").split("/")[0] == PARTS_FOLDER:
+            raise _not_found(posixpath.join(*path))
+        return self._blob(*path)
 
     def _blob(self, *path: str) -> Blob:
         return self.client.bucket(self._bucket_name).blob(posixpath.join(self._folder, *path))

@@ -14,7 +14,7 @@ from nbclient import NotebookClient
 from nbconvert import HTMLExporter
 from playwright.sync_api import expect
 
-from browser import empty_page, folder_for_screenshots, needs_browser
+from browser import needs_browser, new_page
 from mlflow_iap_callbacks.local import LocalCloud
 
 pytestmark = pytest.mark.slow
@@ -108,24 +108,24 @@ def test_a_notebook_shows_links_lines_and_tables_and_nothing_else(
     rest = {title: [t for t in found if t not in lines[title]] for title, found in texts.items()}
 
     link, result = rest["study"] + rest["close"]
-    assert re.fullmatch(rf"Study \w+:\s+{cloud.url}/\S+/runs/\w{{32}}", link)
+    assert re.fullmatch(rf"Study \w+:\s+{cloud.url}/\S+/runs/\w{{32}}\?\S+", link)
     assert re.fullmatch(r"IAPFlushResult\(delivered=\d+, waiting=0, refused=0\)", result)
     (table,) = rest["summary of the study"]
     assert all(word in table for word in ("3 COMPLETE", "best", "look", "delivered"))
 
     link, steps = sorted(rest["training"], reverse=True)
-    assert re.fullmatch(rf"Run:\s+{cloud.url}/\S+/runs/\w{{32}}", link)
+    assert re.fullmatch(rf"Run:\s+{cloud.url}/\S+/runs/\w{{32}}\?\S+", link)
     assert re.fullmatch("LightGBM: logged the feature importance, .*the model", steps)
     (table,) = rest["summary of the training"]
     assert "FINISHED after 20 iterations" in table
     assert "best training-l2" in table
 
     link, result = rest["slow"]
-    assert re.fullmatch(rf"Run slow:\s+{cloud.url}/\S+/runs/\w{{32}}", link)
+    assert re.fullmatch(rf"Run slow:\s+{cloud.url}/\S+/runs/\w{{32}}\?\S+", link)
     assert result.startswith("IAPFlushResult(")
     assert rest["handle"] == [link.replace("Run slow", "Run")]
 
-    with empty_page() as page:
+    with new_page() as page:
         page.set_content(html)
         expect(page.locator("table th", has_text="delivered")).to_have_count(2)
         expect(page.locator("table a[href*='/runs/']")).to_have_count(2)
@@ -136,4 +136,3 @@ def test_a_notebook_shows_links_lines_and_tables_and_nothing_else(
             assert box["height"] > 8
             assert block.inner_text().strip()
         expect(page.locator("[data-mime-type='application/vnd.jupyter.stderr']")).to_have_count(0)
-        page.screenshot(path=folder_for_screenshots(tmp_path) / "notebook.png", full_page=True)

@@ -89,7 +89,7 @@ def test_everything_that_a_loop_logs_can_be_used_afterwards(
     assert run.run_id() == run_id
     assert (found.info.status, found.info.run_name) == ("FINISHED", "loop")
     assert f"Run loop: {run.url}" in capsys.readouterr().err
-    assert str(run.url).endswith(f"/runs/{run_id}")
+    assert f"/runs/{run_id}?" in str(run.url)
     history = client.get_metric_history(run_id, "loss")
     assert [(point.step, point.value) for point in history] == [(0, 1.0), (1, 0.5), (2, 1 / 3)]
     assert found.data.params == {"rate": "0.1"}

@@ -16,6 +16,7 @@ from mlflow.exceptions import MlflowException
 
 import python_process
 from mlflow_iap_callbacks.local import LocalCloud
+from mlflow_iap_callbacks.local.faults import FaultKind
 
 _30_MB = 30_000_000
 
@@ -192,3 +193,29 @@ def test_importing_mlflow_loads_the_two_entry_points_and_nothing_else() -> None:
     done = python_process.run("-c", script, modules=())
     names = ["", ".iap", ".iap.mlflow_plugin", ".server", ".server.artifacts"]
     assert done.stdout.strip() == str([f"mlflow_iap_callbacks{name}" for name in names])
+
+
+@pytest.mark.parametrize("kind", ["answer", "answer_after"])
+@pytest.mark.slow
+def test_a_run_and_a_model_of_the_fluent_api_are_created_once_if_a_response_is_lost(
+    cloud: LocalCloud, kind: FaultKind
+) -> None:
+    cloud.fault(kind, status=503, path="runs/create")
+    cloud.fault(kind, status=503, path="logged-models", method="POST")
+    with mlflow.start_run(run_name="one") as run:
+        model = mlflow.initialize_logged_model("model")
+    assert [each.info.run_id for each in mlflow.search_runs(output_format="list")] == [
+        run.info.run_id
+    ]
+    models = mlflow.search_logged_models(output_format="list")
+    assert [each.model_id for each in models] == [model.model_id]
+
+
+@pytest.mark.parametrize("path", ["experiments/create", "registered-models/create"])
+def test_what_has_a_unique_name_is_created_at_a_cold_start(cloud: LocalCloud, path: str) -> None:
+    cloud.fault("answer", status=503, path=path)
+    name = uuid.uuid4().hex
+    if path.startswith("experiments"):
+        assert mlflow.set_experiment(name).name == name
+    else:
+        assert mlflow.MlflowClient().create_registered_model(name).name == name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,30 +14,26 @@ from playwright.sync_api import Locator, Page, expect
 from sklearn.datasets import load_breast_cancer
 from sklearn.model_selection import train_test_split
 
-from browser import empty_page, folder_for_screenshots, needs_browser
+from browser import needs_browser, new_page, sign_in
 from mlflow_iap_callbacks import IAPLightGBMCallback, IAPMlflowClient
 from mlflow_iap_callbacks.local import LocalCloud
 
 _PICTURES = ("confusion_matrix.png", "learning_curves.png", "feature_importance.png")
-
 pytestmark = [pytest.mark.slow, needs_browser]
 
 
 @pytest.fixture
 def page() -> Iterator[Page]:
-    """An empty page of a new browser that can reach only this machine."""
-    with empty_page() as page:
-        # MLflow's assistant opens by itself once, and would take a quarter of the screen.
-        page.add_init_script(
-            "localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')"
-        )
+    with new_page() as page:
         yield page
 
 
 @pytest.fixture
 def screenshots(tmp_path: Path) -> Path:
     """The folder for screenshots: MLFLOW_IAP_SCREENSHOTS, which `make screenshots` sets."""
-    return folder_for_screenshots(tmp_path)
+    folder = Path(os.environ.get("MLFLOW_IAP_SCREENSHOTS") or tmp_path / "screenshots")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def test_a_person_signs_in_and_finds_the_curves_the_plots_and_the_model(
@@ -48,9 +45,7 @@ def test_a_person_signs_in_and_finds_the_curves_the_plots_and_the_model(
     cloud.forget()
     refused: list[str] = []
     page.on("response", lambda got: refused.append(got.url) if got.status in (401, 403) else None)
-    page.goto(cloud.url)
-    expect(page.get_by_role("heading", name="Choose an account")).to_be_visible()
-    page.get_by_role("button", name=cloud.user, exact=True).click()
+    sign_in(page, cloud)
     experiment = page.get_by_role("link", name="tumours", exact=True).first
     expect(experiment).to_be_visible()
     assert page.url.startswith(cloud.url)

@@ -21,6 +21,8 @@ from typing import Any
 import mlflow
 import optuna
 import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState, create_trial
 
 import python_process
@@ -40,6 +42,7 @@ from optuna_helpers import (
     trial_run,
     trial_runs,
 )
+from waiting import wait_until
 
 # What MLflow's own server stores for infinity.
 _LARGEST = sys.float_info.max
@@ -326,6 +329,51 @@ def test_an_uncaught_exception_in_a_tracked_objective_is_logged_before_any_sync(
     assert run.data.metrics == {"mine": 1.0}
     sent = [seen for seen in cloud.requests if seen.method == "PUT" and "traceback" in seen.path]
     assert len(sent) == 1
+
+
+def test_system_metrics_are_logged_to_the_trials_run_if_they_are_switched_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true")
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+    callback = IAPMLflowCallback()
+    memory = "system/system_memory_usage_percentage"
+
+    @callback.track_in_mlflow()
+    def objective(trial: optuna.Trial) -> float:
+        run_id = callback.run(trial).run_id()
+        client = IAPMlflowClient()
+        wait_until(lambda: memory in client.get_run(run_id).data.metrics, "system metrics")
+        return 1.0
+
+    study = new_study()
+    study.optimize(objective, 1, callbacks=[callback])
+    run = trial_run(study)
+    assert memory in run.data.metrics
+    assert (run.info.status, run.data.metrics["value"]) == ("FINISHED", 1.0)
+    assert "mlflow-iap-system-metrics" not in {each.name for each in threading.enumerate()}
+
+
+def test_an_objective_that_ends_its_run_leaves_none_open_for_the_next_trials() -> None:
+    callback = IAPMLflowCallback()
+
+    @callback.track_in_mlflow()
+    def objective(trial: optuna.Trial) -> float:
+        mlflow.log_metric("mine", float(trial.number))
+        mlflow.end_run()
+        mlflow.log_metric("stray", float(trial.number))
+        return 1.0
+
+    study = new_study()
+    study.optimize(objective, 2, callbacks=[callback])
+    assert mlflow.active_run() is None
+    runs = trial_runs(study.study_name)
+    assert [runs[n].data.metrics for n in range(2)] == [
+        {"mine": float(n), "value": 1.0} for n in range(2)
+    ]
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    strays = [run for run in all_runs(study.study_name) if "stray" in run.data.metrics]
+    assert [run.info.status for run in strays] == ["FINISHED"] * 2
 
 
 def test_a_tracked_objective_that_is_pruned_has_no_traceback() -> None:
@@ -809,26 +857,34 @@ def test_a_studys_run_and_its_numbers_continue_after_its_end() -> None:
     assert curve(run, "best_score_so_far") == [(n, float(n)) for n in range(4)]
 
 
-def _pictures(study: optuna.Study) -> list[str]:
-    return [
-        path.removeprefix("study/")
-        for path in artifacts(study_run(study.study_name), "study")
-        if path.endswith((".png", ".html"))
-    ]
+_PLOTS = {"optimization_history", "param_importances", "slice", "parallel_coordinate", "edf"}
 
 
-def test_the_studys_run_has_plots_after_close(tmp_path: Path) -> None:
+def _pictures(study: optuna.Study) -> set[str]:
+    found = artifacts(study_run(study.study_name), "study")
+    return {path.removeprefix("study/") for path in found if path.endswith((".png", ".html"))}
+
+
+def test_the_studys_run_has_plots_and_the_study_itself_after_close(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     study = new_study()
     callback = IAPMLflowCallback()
     study.optimize(lambda trial: _x(trial) + trial.suggest_int("i", 0, 9), 12, callbacks=[callback])
     callback.close()
-    end = "html" if optuna.visualization.is_available() else "png"
-    names = ("optimization_history", "parallel_coordinate", "param_importances", "slice")
-    assert _pictures(study) == [f"{name}.{end}" for name in names]
-    run_id = study_run(study.study_name).info.run_id
-    path = IAPMlflowClient().download_artifacts(run_id, f"study/slice.{end}", str(tmp_path))
+    assert {f"{name}.png" for name in _PLOTS} <= _pictures(study)
+    run = study_run(study.study_name)
+    client = IAPMlflowClient()
+    path = client.download_artifacts(run.info.run_id, "study/slice.png", str(tmp_path))
     assert Path(path).stat().st_size > 1000
+    # As the run's description says.
+    storage = client.download_artifacts(run.info.run_id, "study/study.log", str(tmp_path))
+    assert 'artifact_path="study/study.log"' in run.data.tags["mlflow.note.content"]
+    again = optuna.load_study(
+        study_name=study.study_name, storage=JournalStorage(JournalFileBackend(storage))
+    )
+    assert [trial.params for trial in again.trials] == [trial.params for trial in study.trials]
+    again.optimize(lambda trial: _x(trial) + trial.suggest_int("i", 0, 9), 3)
+    assert [trial.number for trial in again.trials] == list(range(15))
 
 
 @pytest.mark.slow
@@ -838,8 +894,7 @@ def test_the_run_of_a_study_with_two_objectives_has_a_plot_of_the_pareto_front()
     callback = IAPMLflowCallback()
     study.optimize(lambda trial: (_x(trial), _x(trial) ** 2), 8, callbacks=[callback])
     callback.close()
-    end = "html" if optuna.visualization.is_available() else "png"
-    assert {f"pareto_front.{end}", f"slice-0.{end}", f"slice-1.{end}"} <= set(_pictures(study))
+    assert {"pareto_front.png", "slice-0.png", "slice-1.png"} <= _pictures(study)
     run = study_run(study.study_name)
     front = sorted(trial.number for trial in study.best_trials)
     assert sorted(json.loads(run.data.tags["best_trials"])) == front
@@ -900,6 +955,7 @@ callback.close()
     assert done.returncode == 0, done.stderr
     run = study_run(name)
     link = f"/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
+    link += "?workflowType=machine_learning"
     lines = re.split(r"[\r\n]", done.stderr)
     assert done.stderr.count(link) == 1
     (line,) = [line for line in lines if link in line]

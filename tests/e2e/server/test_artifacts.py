@@ -74,7 +74,8 @@ def test_a_missing_bucket_is_a_503_that_names_it(
 def test_more_parts_than_a_bucket_composes_at_once_keep_their_order(
     repository: SessionArtifactRepository, bucket: BucketEmulator, tmp_path: Path
 ) -> None:
-    upload_id, parts = send(repository, [bytes([number]) * 10 for number in range(70)])
+    pieces = [bytes([number]) * 10 for number in range(70)]
+    upload_id, parts = send(repository, pieces, "m.json", "1/r")
     repository.complete_multipart_upload("m.json", upload_id, parts, "1/r")
     down = repository.download_artifacts("1/r/m.json", str(tmp_path))
     assert Path(down).read_bytes() == b"".join(bytes([number]) * 10 for number in range(70))
@@ -85,7 +86,7 @@ def test_more_parts_than_a_bucket_composes_at_once_keep_their_order(
 def test_an_upload_that_is_completed_twice_makes_one_artifact(
     repository: SessionArtifactRepository, bucket: BucketEmulator
 ) -> None:
-    upload_id, parts = send(repository, [b"a", b"b"])
+    upload_id, parts = send(repository, [b"a", b"b"], "twice.txt", "2/r")
     for _ in range(2):
         repository.complete_multipart_upload("twice.txt", upload_id, parts, "2/r")
     assert kept(bucket).count("artifacts/2/r/twice.txt") == 1
@@ -125,11 +126,45 @@ def test_an_impossible_number_of_parts_is_rejected(
         repository.create_multipart_upload("x", parts, "3/r")
 
 
+@pytest.mark.parametrize(("name", "folder"), [("secret.txt", "5/r"), ("other.txt", "4/r")])
+def test_the_parts_of_an_upload_become_no_other_artifact(
+    repository: SessionArtifactRepository, bucket: BucketEmulator, name: str, folder: str
+) -> None:
+    upload_id, parts = send(repository, [b"a", b"b"], "secret.txt", "4/r")
+    with pytest.raises(MlflowException, match=r"Parts of the upload .* are missing"):
+        repository.complete_multipart_upload(name, upload_id, parts, folder)
+    repository.abort_multipart_upload(name, upload_id, folder)
+    repository.complete_multipart_upload("secret.txt", upload_id, parts, "4/r")
+    assert f"artifacts/{folder}/{name}" not in kept(bucket)
+    assert "artifacts/4/r/secret.txt" in kept(bucket)
+
+
+@pytest.mark.parametrize("prefix", ["", "./", "x/../", "/", ".//"])
+def test_the_parts_of_uploads_do_not_exist_for_clients(
+    repository: SessionArtifactRepository, bucket: BucketEmulator, tmp_path: Path, prefix: str
+) -> None:
+    upload_id, parts = send(repository, [b"a"], "secret.txt", "4/r")
+    (part,) = (name for name in kept(bucket) if upload_id in name)
+    path = prefix + part.removeprefix("artifacts/")
+    (tmp_path / "a.txt").write_text("another's")
+    for use in (
+        lambda: repository.list_artifacts(path.rpartition("/")[0]),
+        lambda: repository.download_artifacts(path, str(tmp_path)),
+        lambda: repository.log_artifact(str(tmp_path / "a.txt"), path),
+        lambda: repository.delete_artifacts(path),
+        lambda: repository.create_multipart_upload("x", 1, path),
+    ):
+        with pytest.raises(MlflowException, match=r"There is no artifact .*\.uploads"):
+            use()
+    assert [info.path for info in repository.list_artifacts() if "uploads" in info.path] == []
+    repository.complete_multipart_upload("secret.txt", upload_id, parts, "4/r")
+
+
 def send(
-    repository: SessionArtifactRepository, pieces: list[bytes]
+    repository: SessionArtifactRepository, pieces: list[bytes], name: str, folder: str
 ) -> tuple[str, list[MultipartUploadPart]]:
     """Upload like MLflow's client: each part in one PUT, without credentials."""
-    created = repository.create_multipart_upload("file", len(pieces), "x")
+    created = repository.create_multipart_upload(name, len(pieces), folder)
     for credential, piece in zip(created.credentials, pieces, strict=True):
         requests.put(credential.url, data=piece, timeout=10).raise_for_status()
     parts = [MultipartUploadPart(each.part_number, "") for each in created.credentials]

@@ -204,7 +204,8 @@ def test_a_flood_of_unknown_keys_causes_few_requests_to_google(
     cloud.google_requests.clear()
     with LocalCloud() as other:
         answers = {send(server, other.assertion(), "GET", "/").status_code for _ in range(200)}
-    assert answers == {401}
+    assert answers <= {401, 503}  # 503: a new key may be missing in what was just fetched
+    assert send(server, cloud.assertion(), "GET", "/").status_code == 200
     # Two processes fetch the keys, each at most once in ten seconds.
     assert len(cloud.google_requests) <= 4
 

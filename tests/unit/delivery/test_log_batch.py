@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -44,6 +45,10 @@ class _Request:
 @dataclass
 class _Recorder:
     requests: list[_Request] = field(default_factory=list)
+
+    def get_run(self, run_id: str) -> Any:
+        assert run_id == "id"
+        return SimpleNamespace(data=SimpleNamespace(metrics={}, params={}, tags={}))
 
     def log_batch(
         self,

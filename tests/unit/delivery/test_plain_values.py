@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 import os
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from decimal import Decimal
 from enum import Enum
@@ -18,6 +19,7 @@ import pytest
 from mlflow.entities import RunStatus
 
 from fake_mlflow import FakeMlflow
+from mlflow_iap_callbacks.delivery.plain_values import start_of_text
 from mlflow_iap_callbacks.limits import MAX_PARAM_LENGTH, MAX_TAG_LENGTH
 from mlflow_iap_callbacks.outbox import journal_folder
 from own_log import said_by_us
@@ -325,3 +327,71 @@ def test_a_field_of_a_data_set_that_is_too_long_is_cut_or_left_out(
     assert len(getattr(given.dataset, field) or "") == kept
     assert [len(tag.value) for tag in given.tags] == [500]
     assert len(said_by_us(caplog)) == (kept < length)
+
+
+# the start of a long text
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "text",
+        b"bytes",
+        None,
+        0.1,
+        [],
+        (1,),
+        {"a": [1, {2}], (1, 2): "b"},
+        Path("a"),
+        np.arange(5000.0),
+        list(range(3000)),
+        tuple(range(3000)),
+        {number: str(number) for number in range(3000)},
+        {"a": {"b": [{"c": [0.5] * 3000}]}},
+        [[0.5] * 10] * 300,
+        set(range(3000)),
+    ],
+)
+def test_the_start_of_a_text_is_that_of_the_whole_text(value: Any) -> None:
+    for longest in (1, 100, 8000):
+        assert start_of_text(value, longest) == str(value)[:longest]
+
+
+class _Counted:
+    """Counts how often it is converted to text."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def __repr__(self) -> str:
+        self.times += 1
+        return "0.5"
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        list,
+        tuple,
+        deque,
+        lambda parts: {"history": list(parts)},
+        lambda parts: dict(enumerate(parts)),
+        lambda parts: defaultdict(list, {"history": list(parts)}),
+        lambda parts: [[part] for part in parts],
+        lambda parts: Counter(list(parts)[:1]) | dict(enumerate(parts)),
+    ],
+)
+def test_only_as_much_of_a_collection_is_converted_as_is_kept(around: Callable[..., Any]) -> None:
+    part = _Counted()
+    text = start_of_text(around([part] * 100_000), 900)
+    assert len(text) == 900
+    assert part.times <= 300
+
+
+def test_a_collection_that_contains_itself_has_a_text() -> None:
+    inside: list[Any] = ["x" * 100]
+    inside.append(inside)
+    assert start_of_text(inside, 300) == str(inside)
+    whole: dict[str, Any] = {"long": [0] * 3000}
+    whole["again"] = whole
+    assert start_of_text(whole, 20_000) == str(whole)

@@ -105,6 +105,27 @@ def test_a_run_that_others_may_have_created_is_looked_up_first(
     assert "create_run" not in server.calls
 
 
+@pytest.mark.parametrize(
+    ("shift", "is_found"), [(0, True), (-1, True), (9 * 3_600_000 + 1, True), (5, False)]
+)
+def test_a_run_is_found_by_its_former_key_if_it_began_at_the_same_time_in_any_time_zone(
+    server: FakeMlflow, process: _Process, shift: int, is_found: bool
+) -> None:
+    former = process.started(Mode.NEW, process.run("former"), time_ms=1_000)
+    run = process.started(Mode.LOGGED, former_key="former", time_ms=1_000 + shift)
+    assert (run.run_id == former.run_id) is is_found
+    assert len(server.runs) == (1 if is_found else 2)
+
+
+def test_a_run_with_its_own_key_takes_precedence_over_one_with_the_former_key(
+    server: FakeMlflow, process: _Process, new_process: NewProcess
+) -> None:
+    own = process.started(Mode.NEW)
+    process.started(Mode.NEW, process.run("former"))
+    run = new_process().started(Mode.LOGGED, former_key="former")
+    assert run.run_id == own.run_id
+
+
 @pytest.mark.parametrize("seconds", [CLAIM_SECONDS + 0.1, -60.0])
 def test_the_run_of_a_late_or_future_claim_is_looked_up_first(
     seconds: float, server: FakeMlflow, process: _Process, clock: VirtualClock
@@ -480,6 +501,17 @@ def test_a_missing_experiment_is_created_once(server: FakeMlflow, process: _Proc
         process.start(Mode.NEW, process.run(str(number), "name:new"))
     assert _names(server) == ["Default", "new"]
     assert server.calls.count("get_experiment_by_name") == 1
+
+
+def test_only_an_experiment_that_is_created_is_marked_as_one_of_trainings(
+    server: FakeMlflow, process: _Process
+) -> None:
+    server.add_experiment("old")
+    for name in ("old", "new"):
+        process.start(Mode.NEW, process.run(name, f"name:{name}"))
+    tags = {each.name: each.tags for each in server.experiments.values()}
+    expected = {"mlflow.experimentKind": "custom_model_development"}
+    assert (tags["Default"], tags["old"], tags["new"]) == ({}, {}, expected)
 
 
 def test_an_experiment_that_another_process_creates_at_the_same_time_is_shared(

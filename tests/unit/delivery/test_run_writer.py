@@ -326,9 +326,8 @@ def test_the_link_is_printed_once_as_soon_as_it_is_known(
     process.deliver()
     run.log_metric("loss", 0.5, step=1)
     assert capsys.readouterr().err == f"Run mine: {run.url}\n"
-    assert run.url == (
-        f"{server.uri}/#/experiments/{server.run(run.key).experiment_id}/runs/{run.run_id()}"
-    )
+    page = f"experiments/{server.run(run.key).experiment_id}/runs/{run.run_id()}"
+    assert run.url == f"{server.uri}/#/{page}?workflowType=machine_learning"
     run.finish()
     run.flush()
     assert capsys.readouterr().err == ""

@@ -23,7 +23,8 @@ from mlflow_iap_callbacks import (
     IAPUnavailableError,
     IAPUnknownOutcomeError,
 )
-from mlflow_iap_callbacks.iap.auth import IAPAuth, origin_of
+from mlflow_iap_callbacks.iap.auth import IAPAuth
+from mlflow_iap_callbacks.iap.origins import origin_of
 from mlflow_iap_callbacks.iap.retry_policy import RetryPolicy
 from mlflow_iap_callbacks.iap.transport import IAPTransport
 from mlflow_iap_callbacks.local import LocalCloud
@@ -387,6 +388,27 @@ def test_plain_http_to_this_machine_is_allowed(url: str) -> None:
     IAPAuth(url)
 
 
+@pytest.mark.parametrize("transport", [False, True])
+def test_no_proxy_of_the_environment_sees_a_token_in_plain_http(
+    echo: LocalCloud, session: Sessions, monkeypatch: pytest.MonkeyPatch, transport: bool
+) -> None:
+    auth = IAPAuth(echo.url)
+    with BareServer() as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        monkeypatch.setenv("http_proxy", proxy.url)
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        http_session = session(auth) if transport else requests.Session()
+        auth.is_asked = True
+        for _ in range(2):
+            http_session.get(echo.url + "/a", auth=auth)
+        assert not [seen for seen in proxy.seen if "Authorization" in seen]
+        if transport:
+            assert _statuses(echo) == [200, 200]
+            assert echo.tokens
+            assert not proxy.seen
+
+
 # --- retries ---------------------------------------------------------------------------------
 
 
@@ -473,9 +495,11 @@ def test_a_connection_is_waited_for_no_longer_than_ten_seconds(given: Any, used:
     class _Inner(requests.adapters.HTTPAdapter):
         def send(self, *_: Any, timeout: Any = None, **__: Any) -> requests.Response:
             seen.append(timeout)
-            return requests.Response()
+            response = requests.Response()
+            response.status_code = 200
+            return response
 
-    transport = IAPTransport(lambda _, once: [once(), once()][-1], _Inner())
+    transport = IAPTransport(lambda request, once: [once(request), once(request)][-1], _Inner())
     RetryPolicy(deadline=1.0)(
         lambda: transport.send(requests.PreparedRequest(), stream=True, timeout=given)
     )

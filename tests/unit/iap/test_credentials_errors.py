@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 import pickle
@@ -66,6 +67,48 @@ def test_the_error_for_an_invalid_variable_names_it(
     monkeypatch.setenv("MLFLOW_IAP_IMPERSONATE", "trainer")
     with pytest.raises(IAPConfigurationError, match="MLFLOW_IAP_IMPERSONATE"):
         IAPCredentials()
+
+
+_CONTENTS = {
+    "JSON": '{"type": "service_account", "private_key": "S3cret"}',
+    "lines of JSON": '{\n  "type": "service_account",\n  "private_key": "S3cret"\n}\n',
+    "base64": base64.b64encode(b'{"private_key": "S3cret", "type": "service_account"}').decode(),
+    "a key": "-----BEGIN PRIVATE KEY-----S3cret",
+    "a token": "ya29.S3cret5678901234567890",
+    "something long": "S3cret" * 100,
+}
+
+
+@pytest.mark.parametrize("contents", _CONTENTS.values(), ids=_CONTENTS)
+def test_a_variable_that_holds_credentials_instead_of_a_path_is_named_and_not_shown(
+    monkeypatch: pytest.MonkeyPatch, contents: str
+) -> None:
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", contents)
+    error = refusal(IAPCredentials(CLIENT))
+    assert "GOOGLE_APPLICATION_CREDENTIALS holds credentials themselves" in error.message
+    assert contents[:20] not in error.message
+    assert "S3cret" not in error.message
+
+
+@pytest.mark.parametrize("contents", _CONTENTS.values(), ids=_CONTENTS)
+@pytest.mark.parametrize("name", ["audience", "impersonate", "key_file", "kind"])
+def test_an_argument_that_holds_credentials_is_rejected_and_not_shown(
+    name: str, contents: str
+) -> None:
+    with pytest.raises(IAPConfigurationError) as caught:
+        IAPCredentials(**{name: contents})  # type: ignore[arg-type]
+    assert name in caught.value.message
+    assert contents[:20] not in caught.value.message
+
+
+@pytest.mark.parametrize("name", ["MLFLOW_IAP_CLIENT_ID", "MLFLOW_IAP_IMPERSONATE"])
+def test_another_variable_that_holds_credentials_is_rejected_and_not_shown(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, _CONTENTS["JSON"])
+    with pytest.raises(IAPConfigurationError, match=name) as caught:
+        IAPCredentials()
+    assert "S3cret" not in caught.value.message
 
 
 # --- files -----------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from google.auth import jwt
@@ -168,6 +169,88 @@ def test_a_token_has_its_full_lifetime_even_if_this_machines_clock_is_wrong(
     given_out = len(cloud.tokens)
     assert bound.token() == bound.token()
     assert len(cloud.tokens) == given_out
+
+
+# --- an identity that changes ----------------------------------------------------------------
+
+
+def test_a_new_sign_in_is_used_by_the_same_process(
+    cloud: LocalCloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adc = tmp_path / "adc.json"
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(adc))
+    adc.write_text(cloud.impersonated_file().read_text())
+    credentials = IAPCredentials(CLIENT)
+    rejected = credentials.token()
+    cloud.revoke_refresh_tokens()
+    with pytest.raises(IAPCredentialsError, match="revoked"):
+        credentials.token(rejected=rejected)
+    adc.write_text(cloud.impersonated_file().read_text())
+    assert credentials.token(rejected=rejected)
+
+
+def test_a_sign_in_by_gcloud_is_found_after_there_was_none(
+    cloud: LocalCloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
+    monkeypatch.setenv("NO_GCE_CHECK", "true")
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "not-yet.json"))
+    credentials = IAPCredentials(CLIENT)
+    with pytest.raises(IAPCredentialsError, match="cannot be read"):
+        credentials.token()
+    monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS")
+    cloud.impersonated_file().rename(tmp_path / "application_default_credentials.json")
+    assert credentials.token()
+
+
+@pytest.mark.parametrize("kind", ["id_token", "signed_jwt"])
+def test_a_key_replaced_in_its_file_is_used_from_the_next_request_on(
+    cloud: LocalCloud, tmp_path: Path, kind: Kind
+) -> None:
+    file = tmp_path / "key.json"
+    file.write_text(cloud.key_file().read_text())
+    credentials = IAPCredentials(CLIENT, kind=kind, key_file=file).for_origin(cloud.url)
+    assert credentials.describe()["account"] == cloud.trainer
+    given_out = len(cloud.tokens)
+    file.write_text(file.read_text() + "\n")
+    assert credentials.token() == credentials.token()
+    assert len(cloud.tokens) - given_out == (1 if kind == "id_token" else 0)
+
+
+@pytest.mark.parametrize("written", ["", '{"type": "service_acc'])
+def test_a_file_that_is_being_written_does_not_end_the_use_of_the_old_key(
+    cloud: LocalCloud, tmp_path: Path, written: str
+) -> None:
+    file = tmp_path / "key.json"
+    file.write_text(cloud.key_file().read_text())
+    credentials = IAPCredentials(CLIENT, key_file=file)
+    token = credentials.token()
+    complete = file.read_text()
+    file.write_text(written)
+    assert credentials.token() == token
+    assert len(cloud.tokens) == 1
+    file.unlink()
+    assert credentials.token() == token
+    file.write_text(complete)
+    assert credentials.token()
+    assert len(cloud.tokens) == 2
+
+
+@pytest.mark.parametrize("how", ["key_file", "GOOGLE_APPLICATION_CREDENTIALS"])
+def test_a_relative_path_stays_valid_if_the_program_changes_its_folder(
+    cloud: LocalCloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "relative.json").write_text(cloud.key_file().read_text())
+    monkeypatch.chdir(tmp_path)
+    if how == "key_file":
+        credentials = IAPCredentials(CLIENT, key_file="relative.json")
+    else:
+        monkeypatch.setenv(how, "relative.json")
+        credentials = IAPCredentials(CLIENT)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert credentials.token()
+    assert pickle.loads(pickle.dumps(credentials)).token()
 
 
 # --- pickles and processes -------------------------------------------------------------------

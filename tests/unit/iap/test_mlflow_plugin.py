@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Iterator
 
 import mlflow
@@ -108,6 +109,63 @@ def test_credentials_from_the_environment_change_with_it(monkeypatch: pytest.Mon
     monkeypatch.setenv("MLFLOW_IAP_CLIENT_ID", "1-a")
     auth_for(_URI)
     assert auth.credentials.is_like(IAPCredentials("1-a").for_origin(_URI))
+
+
+# --- whose client id -------------------------------------------------------------------------
+
+
+def _audience(uri: str) -> str | None:
+    return auth_for(uri).credentials._configuration.audience
+
+
+@pytest.mark.parametrize("variable", ["MLFLOW_IAP_CLIENT_ID", "MLFLOW_OAUTH2_CLIENT_ID"])
+def test_another_server_gets_no_id_token_for_the_client_id_of_mlflow_s_server(
+    monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{_URI}/path")
+    monkeypatch.setenv(variable, "1-a")
+    assert _audience(_OTHER) is None
+    assert _audience(_URI) == "1-a"
+
+
+def test_the_client_id_stays_with_its_server_if_the_program_changes_mlflow_s_uri(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", _URI)
+    monkeypatch.setenv("MLFLOW_IAP_CLIENT_ID", "1-a")
+    assert _audience(_URI) == "1-a"
+    mlflow.set_tracking_uri(_OTHER)
+    assert _audience(_OTHER) is None
+    assert _audience(_URI) == "1-a"
+
+
+def test_without_mlflow_s_uri_the_client_id_is_for_the_first_server(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_IAP_CLIENT_ID", "1-a")
+    assert _audience(_URI) == "1-a"
+    assert _audience(_OTHER) is None
+
+
+def test_a_client_id_that_a_program_gives_is_for_the_server_it_is_given_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", _URI)
+    credentials = IAPCredentials("1-a")
+    assert auth_for(_OTHER, credentials).credentials._configuration.audience == "1-a"
+    assert _audience(_URI) is None
+
+
+def test_pickled_credentials_remember_whose_client_id_they_have(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", _URI)
+    monkeypatch.setenv("MLFLOW_IAP_CLIENT_ID", "1-a")
+    pickled = pickle.dumps(IAPCredentials())
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", _OTHER)
+    credentials = pickle.loads(pickled)
+    assert credentials.for_origin(_OTHER)._configuration.audience is None
+    assert credentials.for_origin(_URI)._configuration.audience == "1-a"
 
 
 # --- what it sets ----------------------------------------------------------------------------

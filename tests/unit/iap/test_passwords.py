@@ -8,8 +8,9 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from mlflow_iap_callbacks.errors import IAPConfigurationError
-from mlflow_iap_callbacks.iap.auth import origin_of
-from mlflow_iap_callbacks.iap.passwords import hide_passwords, without_passwords
+from mlflow_iap_callbacks.iap.origins import origin_of
+from mlflow_iap_callbacks.iap.passwords import without_passwords
+from mlflow_iap_callbacks.iap.secret_removal import remove_secrets
 from mlflow_iap_callbacks.iap.unwrapping import unwrapped_errors
 from own_log import said_by_us
 
@@ -61,7 +62,7 @@ def test_an_error_and_those_that_led_to_it_show_no_password() -> None:
 def test_a_cycle_of_errors_ends_the_search() -> None:
     one, two = ValueError("http://a:S3cret@h"), ValueError("http://b:S3cret@h")
     one.__context__, two.__context__ = two, one
-    hide_passwords(one)
+    remove_secrets(one)
     assert one.args == two.args == ("http://h",)
 
 

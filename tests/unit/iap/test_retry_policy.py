@@ -117,6 +117,36 @@ def test_a_policy_inside_another_one_ends_at_its_deadline(time: VirtualTime) -> 
     assert inner.times[-1] < ends
 
 
+@pytest.mark.parametrize("seconds", [70.0, 300.0])
+def test_an_upload_that_takes_longer_than_the_deadline_has_one_more_attempt(
+    time: VirtualTime, seconds: float
+) -> None:
+    began: list[float] = []
+
+    def upload() -> None:
+        began.append(time.now)
+        if len(began) > 1:  # the first response asks for a token
+            time.now += seconds
+        again = TryAgain(None, 0.0, is_free=True)
+        again.is_upload = True
+        raise again
+
+    time.policy()(upload)
+    assert len(began) == 3
+
+
+def test_other_attempts_that_take_longer_than_the_deadline_have_no_more(time: VirtualTime) -> None:
+    began: list[float] = []
+
+    def attempt() -> None:
+        began.append(time.now)
+        time.now += 300.0
+        raise TryAgain(None, 0.0)
+
+    time.policy()(attempt)
+    assert len(began) == 1
+
+
 @pytest.mark.parametrize("settings", [{"max_attempts": 0}, {"deadline": 0.0}, {"deadline": -1.0}])
 def test_a_policy_that_would_never_send_is_an_error(settings: dict[str, float]) -> None:
     with pytest.raises(IAPConfigurationError, match="never send"):

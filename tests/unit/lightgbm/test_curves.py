@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from lightgbm.callback import CallbackEnv
 
@@ -222,10 +223,32 @@ def test_a_thinned_curve_has_at_most_max_points_including_the_best_and_the_last(
         assert len(found) == rounds
 
 
-def test_a_thinned_curve_has_its_last_point_after_early_stopping() -> None:
-    values = [5.0, 3.0, 1.0, 2.0, 2.5, 2.6, 2.7]
-    run = _logged(_one(values), rounds=1000, max_points=4)
-    assert run.curve("valid-loss") == [(0, 5.0), (2, 1.0), (6, 2.7)]
+@pytest.mark.parametrize("max_points", [3, 10, 100])
+@pytest.mark.parametrize("stopped", [7, 150, 1500])
+def test_a_curve_that_stops_early_has_max_points_from_all_of_it(
+    stopped: int, max_points: int
+) -> None:
+    values = [abs(step - stopped * 0.6) for step in range(stopped)]
+    run = _logged(_one(values), rounds=100_000, max_points=max_points)
+    found = sorted(run.curve("valid-loss"))
+    steps = [step for step, _ in found]
+    assert len(set(steps)) == len(found)
+    assert set(found) <= set(enumerate(values))
+    assert 0.9 * min(max_points, stopped) <= len(found) <= max_points
+    assert (steps[0], steps[-1]) == (0, stopped - 1)
+    assert min(values) in [value for _, value in found]
+    widest = max(b - a for a, b in itertools.pairwise(steps))
+    assert widest <= max(2, 3 * stopped / max_points)
+
+
+def test_a_thinned_curve_is_visible_while_it_grows() -> None:
+    run = RecordingRun()
+    curves = Curves(run, _env(0, rounds=100_000), 100)
+    for step in range(1500):
+        curves.log(_env(step, [("valid", "loss", 1.0, False)], rounds=100_000), ())
+    steps = [step for step, _ in run.curve("valid-loss")]
+    assert len(steps) > 10
+    assert steps[-1] > 1000
 
 
 def test_the_best_point_of_a_thinned_cross_validation_keeps_its_deviation_and_folds() -> None:
@@ -244,16 +267,22 @@ def test_the_best_point_of_a_thinned_cross_validation_keeps_its_deviation_and_fo
     assert run.curve("valid-other") == [(0, 1.0), (2, 3.0)]
 
 
-# the learning rate
+# changes of params
 
 
-def _rates(*given: dict[str, Any]) -> list[tuple[int, Any]]:
+def _changes(
+    *given: dict[str, Any], max_points: int | None = None, rounds: int = 10
+) -> RecordingRun:
     run = RecordingRun()
-    curves = Curves(run, _env(0, params=given[0]), None)
+    curves = Curves(run, _env(0, params=given[0], rounds=rounds), max_points)
     for step, params in enumerate(given):
-        curves.log(_env(step, params=params), ())
+        curves.log(_env(step, params=params, rounds=rounds), ())
     curves.log_end(0)
-    return sorted(run.curve("learning_rate"))
+    return run
+
+
+def _rates(*given: dict[str, Any], **options: Any) -> list[tuple[int, Any]]:
+    return sorted(_changes(*given, **options).curve("learning_rate"))
 
 
 def test_the_learning_rate_is_a_curve_of_its_changes() -> None:
@@ -274,6 +303,50 @@ def test_a_constant_learning_rate_has_no_curve() -> None:
 def test_a_learning_rate_that_changes_under_another_of_its_names_is_logged() -> None:
     found = _rates({"eta": 0.1}, {"eta": 0.1, "learning_rate": 0.2})
     assert found == [(0, 0.1), (1, 0.2)]
+
+
+@pytest.mark.parametrize("max_points", [None, 3, 10])
+def test_a_change_of_the_learning_rate_is_logged_no_matter_how_curves_are_thinned(
+    max_points: int | None,
+) -> None:
+    given = [{"learning_rate": 0.1 if step < 53 else 0.01} for step in range(100)]
+    assert _rates(*given, max_points=max_points, rounds=100) == [(0, 0.1), (53, 0.01)]
+
+
+@pytest.mark.parametrize(
+    ("given", "name", "values"),
+    [
+        ({"bagging_fraction": [0.5, 0.6]}, "bagging_fraction", [0.5, 0.6]),
+        ({"subsample": [0.5, 0.6]}, "bagging_fraction", [0.5, 0.6]),
+        ({"num_leaves": [31, 15]}, "num_leaves", [31.0, 15.0]),
+        ({"extra_trees": [True, False]}, "extra_trees", [1.0, 0.0]),
+        ({"mine": [1, np.float32(2)]}, "mine", [1.0, 2.0]),
+    ],
+)
+def test_every_param_that_changes_has_a_curve(
+    given: dict[str, list[Any]], name: str, values: list[float]
+) -> None:
+    ((param, (first, second)),) = given.items()
+    run = _changes({param: first, "seed": 1}, {param: second, "seed": 1})
+    assert run.metrics() == {name, "seconds_per_iteration", "stopped_iteration"}
+    assert run.curve(name) == list(enumerate(values))
+
+
+def test_a_param_that_is_first_given_later_has_a_curve_from_there() -> None:
+    assert _changes({}, {}, {"lambda_l1": 2.0}).curve("lambda_l1") == [(2, 2.0)]
+
+
+def test_a_param_that_is_not_a_number_has_no_curve() -> None:
+    run = _changes({"a": [1], "b": "x", "c": None}, {"a": [2], "b": "y", "c": np.ones(3)})
+    assert run.metrics() == {"seconds_per_iteration", "stopped_iteration"}
+
+
+def test_a_param_that_always_changes_has_at_most_max_points_including_the_last() -> None:
+    given = [{"learning_rate": 0.99**step} for step in range(1000)]
+    found = _rates(*given, max_points=20, rounds=100_000)
+    assert 15 <= len(found) <= 20
+    assert found[0] == (0, 1.0)
+    assert found[-1] == (999, 0.99**999)
 
 
 # samples for a plot

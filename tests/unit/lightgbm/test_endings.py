@@ -162,6 +162,84 @@ def test_pruning_by_optuna_is_recognised_by_the_trial() -> None:
     assert (watch.ended, watch.ending.has_returned, watch.ending.is_pruned) == (1, False, True)
 
 
+def test_callbacks_given_as_a_set_that_is_kept_do_not_hold_up_the_end() -> None:
+    watch = _Watch()
+    kept = {watch}
+    lgb.train(PARAMS, sets()[0], 3, callbacks=kept)  # type: ignore[arg-type]
+    assert (watch.ended, watch.ending.has_returned) == (1, True)
+    assert kept == {watch}
+
+
+class _Pruned(optuna.TrialPruned):
+    """A user's own reason to prune."""
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (optuna.TrialPruned, "KILLED"),
+        (_Pruned, "KILLED"),
+        (ZeroDivisionError, "FAILED"),
+        (KeyboardInterrupt, "FAILED"),
+        (SystemExit, "FAILED"),
+    ],
+)
+@pytest.mark.parametrize("is_before", [False, True])
+def test_the_exception_of_a_callback_decides_the_status(
+    error: type[Exception], status: str, is_before: bool
+) -> None:
+    watch, stop = _Watch(), _stop(2, error)
+    stop.before_iteration = is_before  # type: ignore[attr-defined]
+    with pytest.raises(error):
+        _train(watch, 4, stop)
+    watch.ending.end()
+    assert (watch.ending.has_returned, watch.ending.status_by_callback) == (False, status)
+
+
+def test_early_stopping_is_not_an_error() -> None:
+    watch = _Watch()
+    _train(watch, 200, lgb.early_stopping(3, verbose=False))
+    assert watch.ending.status_by_callback == "FINISHED"
+
+
+def test_training_that_raises_with_a_best_iteration_has_not_returned() -> None:
+    def remember(env: Any) -> None:
+        env.model.best_iteration = env.iteration + 1
+
+    watch = _Watch()
+    _fail(watch, remember, _stop(2))
+    gc.collect()
+    assert watch.ending.best_iteration == 3
+    assert not watch.ending.has_returned
+
+
+@pytest.mark.parametrize("is_pruned", [True, False])
+def test_pruning_by_a_metric_is_recognised_by_the_trial_of_the_objective(is_pruned: bool) -> None:
+    watch = _Watch()
+
+    def metric(*_: Any) -> Any:
+        raise _Pruned if is_pruned else ZeroDivisionError
+
+    def objective(_: optuna.Trial) -> float:
+        calls = iter([("mine", 1.0, True)] * 2)
+        _train(watch, 10, feval=lambda *given: next(calls, None) or metric(*given))
+        return 0.0
+
+    study = optuna.create_study()
+    study.optimize(objective, 1, catch=(ZeroDivisionError,))
+    watch.ending.end()
+    assert study.trials[0].state.name == ("PRUNED" if is_pruned else "FAIL")
+    assert watch.ending.status_by_callback is None
+    assert watch.ending.is_pruned is is_pruned
+
+
+def test_two_callbacks_both_notice_the_end() -> None:
+    both = _Watch(), _Watch()
+    _fail(both[0], both[1], _stop(2))
+    gc.collect()
+    assert [(each.ended, each.ending.status_by_callback) for each in both] == [(1, "FAILED")] * 2
+
+
 def test_an_unknown_engine_is_not_watched_and_its_model_is_not_kept() -> None:
     booster = lgb.Booster(PARAMS, sets()[0])
     ending = Ending(booster, None, lambda: None)

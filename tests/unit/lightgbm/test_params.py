@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+from types import SimpleNamespace
 from typing import Any
 
 import lightgbm as lgb
 import pytest
 
-from lightgbm_helpers import PARAMS, sets
-from mlflow_iap_callbacks.lightgbm.params import features_in, header_of, params_of, used_in
+from lightgbm_helpers import PARAMS, arrays, sets
+from mlflow_iap_callbacks.lightgbm.params import features_in, header_of, name_of, params_of, used_in
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +36,39 @@ def test_the_features_have_their_ranges(header: str) -> None:
     names, infos = features_in(header)
     assert names == ["Column_0", "Column_1", "Column_2", "Column_3"]
     assert all(info.startswith("[") and info.endswith("]") for info in infos)
+
+
+@pytest.mark.parametrize("blank", ["\xa0", "\u3000", "\u2028", "\x85", "\t", "\x0b", "\x1c"])
+@pytest.mark.parametrize("name", ["a{}b", "{}ab", "ab{}"])
+def test_the_features_have_their_names_with_any_blank_that_lightgbm_keeps(
+    blank: str, name: str
+) -> None:
+    x, y = arrays(features=2)
+    names = [name.format(blank), "c"]
+    booster = lgb.train(PARAMS, lgb.Dataset(x, y, feature_name=names), 1)
+    assert features_in(header_of(booster))[0] == booster.feature_name() == names
+
+
+def _objective(*_: object) -> None: ...
+
+
+class _Objective:
+    def __call__(self, *_: object) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        (_objective, "_objective"),
+        (functools.partial(_objective, 1), "_objective"),
+        (functools.partial(functools.partial(_objective, 1), 2), "_objective"),
+        (SimpleNamespace(func=_objective), "_objective"),  # as scikit-learn's estimators pass it
+        (_Objective(), "_Objective"),
+        (_Objective().__call__, "__call__"),
+    ],
+)
+def test_a_custom_objective_has_the_name_of_its_function(function: Any, name: str) -> None:
+    assert name_of(function) == name
 
 
 def test_a_model_text_without_params_has_none() -> None:
@@ -68,6 +103,21 @@ def test_a_model_text_without_params_has_none() -> None:
         ),
         pytest.param(
             {"metric": ["l1", "l2"]}, {"metric": "l1,l2"}, {"metric": ["l1", "l2"]}, id="a list"
+        ),
+        pytest.param(
+            {"metric": {"l2", "l1", "auc"}},
+            {"metric": "l2,auc,l1"},
+            {"metric": ["auc", "l1", "l2"]},
+            id="a set",
+        ),
+        pytest.param(
+            {"metrics": {"mae", "rmse"}},
+            {"metric": "rmse,l1"},
+            {"metric": "l1,rmse", "metrics": ["mae", "rmse"]},
+            id="other names in a set",
+        ),
+        pytest.param(
+            {"mine": [{"b", "a"}, (1,)]}, {}, {"mine": [["a", "b"], (1,)]}, id="nested sets"
         ),
         pytest.param(
             {"num_leaf": 7, "num_leaves": 15},

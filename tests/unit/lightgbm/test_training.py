@@ -12,9 +12,10 @@ from typing import Any
 
 import lightgbm as lgb
 import numpy as np
+import optuna
 import pytest
 
-from lightgbm_helpers import PARAMS, sets
+from lightgbm_helpers import PARAMS, arrays, sets
 from mlflow_iap_callbacks.delivery.closing import Deadline
 from mlflow_iap_callbacks.lightgbm import training as training_module
 from mlflow_iap_callbacks.lightgbm.endings import engine_of
@@ -104,6 +105,30 @@ def test_a_given_status_takes_precedence_over_how_training_ended() -> None:
     assert error
 
 
+@pytest.mark.parametrize(
+    ("error", "status"), [(ZeroDivisionError, "FAILED"), (optuna.TrialPruned, "KILLED")]
+)
+@pytest.mark.parametrize("is_cv", [False, True])
+def test_training_that_raises_at_its_last_iteration_has_the_status_of_the_exception(
+    error: type[Exception], status: str, is_cv: bool
+) -> None:
+    def stop(env: Any) -> None:
+        if env.iteration == env.end_iteration - 1:
+            raise error
+
+    logs = _Logs()
+    train: Callable[[], Any] = (
+        (lambda: lgb.cv(PARAMS, sets()[0], 3, nfold=3, callbacks=[logs, stop]))
+        if is_cv
+        else (lambda: _train(logs, 3, stop))
+    )
+    with pytest.raises(error):
+        train()
+    logs.training.end()
+    assert logs.run.status == status
+    assert [step for step, _ in logs.run.curve("valid-binary_logloss")] == [0, 1, 2]
+
+
 def test_a_cross_validation_that_reaches_its_last_iteration_is_finished() -> None:
     logs = _Logs()
     lgb.cv(PARAMS, sets()[0], 3, nfold=3, callbacks=[logs])
@@ -140,6 +165,26 @@ def test_a_new_run_has_all_params_and_a_given_run_only_the_given_ones() -> None:
     for logs in (own, others):
         assert (logs.run.params["eta"], logs.run.params["learning_rate"]) == (0.2, 0.2)
     assert "num_leaves" not in others.run.params
+
+
+@pytest.mark.parametrize("way", ["train", "cv", "estimator"])
+def test_a_custom_objective_is_logged_by_its_name(way: str) -> None:
+    def mine(y: Any, predicted: Any) -> Any:
+        return predicted - y, np.ones_like(predicted)
+
+    def ours(predicted: Any, data: Any) -> Any:
+        return mine(data.get_label(), predicted)
+
+    logs = _Logs()
+    params = {**PARAMS, "objective": ours}
+    if way == "train":
+        _train(logs, params=params)
+    elif way == "cv":
+        lgb.cv(params, sets()[0], 2, nfold=3, callbacks=[logs])
+    else:
+        lgb.LGBMRegressor(objective=mine, n_estimators=2).fit(*arrays(), callbacks=[logs])
+    assert logs.run.params["objective"] == ("mine" if way == "estimator" else "ours")
+    assert logs.training.used["objective"] == "custom"
 
 
 def test_a_given_run_is_left_open() -> None:

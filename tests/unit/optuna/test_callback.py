@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import pickle
 import threading
 import time
+import weakref
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlflow
@@ -20,6 +24,7 @@ from fake_mlflow import FakeRun
 from inline_delivery import InlineDelivery
 from mlflow_iap_callbacks import IAPMLflowCallback
 from mlflow_iap_callbacks.delivery.run_creation import CLAIM_SECONDS
+from mlflow_iap_callbacks.optuna.shared_file import warn_of_shared_file
 from optuna_helpers import PARENT_TAG, STUDY_TAG, TRIAL_TAG, new_study
 from own_log import said_by_us
 
@@ -106,7 +111,8 @@ def test_a_failed_trial_has_the_reason_of_its_failure_and_the_others_have_none(
     study = new_study()
     study.optimize(objective, 4, callbacks=[_callback(delivery_of_files)], catch=ValueError)
     runs = _trial_runs(delivery_of_files)
-    assert [runs[n].tags.get("error") for n in range(4)] == [None, "ValueError: odd", None, None]
+    reasons = [None, "ValueError: odd", "The value nan is not acceptable", None]
+    assert [runs[n].tags.get("error") for n in range(4)] == reasons
     assert runs[1].artifacts["traceback.txt"].endswith(b"ValueError: odd\n")
     assert [len(runs[n].artifacts) for n in range(4)] == [0, 1, 0, 0]
 
@@ -143,7 +149,7 @@ def test_trials_in_threads_each_have_a_run(delivery: InlineDelivery) -> None:
         assert run.curve("value") == [(0, study.trials[number].value)]
 
 
-def test_only_the_run_of_an_old_trial_is_looked_up_before_it_is_created(
+def test_only_the_run_of_an_old_trial_is_looked_up_by_both_keys_before_it_is_created(
     delivery: InlineDelivery,
 ) -> None:
     study = new_study()
@@ -158,7 +164,7 @@ def test_only_the_run_of_an_old_trial_is_looked_up_before_it_is_created(
         callback(study, trial)
         delivery.runs()
         looks.append(delivery.server.calls.count("search_runs"))
-    assert looks == [0, 1]
+    assert looks == [0, 2]
 
 
 @pytest.mark.parametrize("state", [TrialState.PRUNED, TrialState.FAIL])
@@ -359,14 +365,86 @@ def test_the_objective_can_log_to_the_trial_s_run_which_is_the_only_one(
     assert run.tags["from"] == "inside"
 
 
-def test_the_run_of_a_frozen_trial_needs_the_study(delivery: InlineDelivery) -> None:
-    study = new_study()
-    study.add_trial(create_trial(value=1.0))
+def _best_trial(study: optuna.Study) -> Any:
+    return study.best_trial
+
+
+def _fixed_trial(_: optuna.Study) -> Any:
+    return optuna.trial.FixedTrial({"x": 0.5})
+
+
+@pytest.mark.parametrize("trial_of", [_best_trial, _fixed_trial])
+def test_a_trial_that_does_not_know_its_study_runs_without_a_run_and_one_warning_says_so(
+    delivery: InlineDelivery, caplog: pytest.LogCaptureFixture, tmp_path: Path, trial_of: Any
+) -> None:
     callback = _callback(delivery)
-    with pytest.raises(AttributeError):
-        callback.run(study.trials[0])
-    callback.run(study.trials[0], study=study).set_tags({"a": "b"})
-    assert _trial_runs(delivery)[0].tags["a"] == "b"
+
+    def objective(trial: optuna.Trial) -> float:
+        run = callback.run(trial)
+        run.log_metrics({"mine": 1.0})
+        run.log_text("text", "a.txt")
+        run.log_artifact(tmp_path)
+        callback.log_if_best(trial, tmp_path)
+        run.finish()
+        return _x(trial)
+
+    study = new_study()
+    study.optimize(_x, 1, callbacks=[callback])
+    trial = trial_of(study)
+    with caplog.at_level(logging.WARNING, "mlflow_iap_callbacks"):
+        assert [objective(trial) for _ in range(2)] == [trial.params["x"]] * 2
+    (message,) = said_by_us(caplog)
+    assert "callback.run(trial, study=study)" in message
+    assert _trial_runs(delivery)[0].curve("mine") == []
+
+
+def test_a_frozen_trial_with_its_study_logs_to_the_trials_run_which_stays_ended(
+    delivery: InlineDelivery,
+) -> None:
+    study = new_study()
+    study.optimize(_x, 2, callbacks=[_callback(delivery)])
+    before = {number: run.end_time for number, run in _trial_runs(delivery).items()}
+    callback = _callback(delivery)
+    for _ in range(2):
+        callback.run(study.trials[1], study=study).set_tags({"a": "b"})
+    delivery.sender.end_open_runs()
+    runs = _trial_runs(delivery)
+    assert [runs[n].tags.get("a") for n in range(2)] == [None, "b"]
+    assert {number: run.end_time for number, run in runs.items()} == before
+    assert {run.status for run in runs.values()} == {"FINISHED"}
+
+
+def test_the_handle_of_a_trial_that_has_ended_does_not_make_it_fail(
+    delivery: InlineDelivery,
+) -> None:
+    study, callback = new_study(), _callback(delivery)
+    trial = study.ask()
+    callback.log_trial(study, study.tell(trial, 1.0))
+    callback.run(trial).set_tags({"a": "b"})
+    delivery.sender.end_open_runs()
+    run = _trial_runs(delivery)[0]
+    assert (run.status, run.tags["a"]) == ("FINISHED", "b")
+    assert "mlflow_iap.ended" not in run.tags
+
+
+@pytest.mark.parametrize("kind", ["without a study", "of another study", "fixed"])
+def test_a_trial_that_is_not_in_the_study_is_not_logged_and_a_warning_says_what_to_do(
+    delivery: InlineDelivery, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    study, other = new_study(), new_study()
+    for each in (study, other):
+        each.add_trial(create_trial(value=1.0))
+    trials = {
+        "without a study": create_trial(value=2.0),
+        "of another study": other.trials[0],
+        "fixed": optuna.trial.FixedTrial({}),
+    }
+    callback = _callback(delivery)
+    with caplog.at_level(logging.WARNING, "mlflow_iap_callbacks"):
+        callback.log_trial(study, trials[kind])  # type: ignore[arg-type]
+        callback.run(trials[kind], study=study).set_tags({"a": "b"})  # type: ignore[arg-type]
+    assert "study.add_trial(trial)" in said_by_us(caplog)[0]
+    assert delivery.runs() == []
 
 
 def test_a_custom_loop_logs_its_trials_with_log_trial(delivery: InlineDelivery) -> None:
@@ -403,6 +481,177 @@ def test_two_callbacks_with_the_same_experiment_create_one_run_for_each_trial(
     assert _trial_runs(delivery).keys() == {0, 1, 2}
 
 
+# studies that are deleted, or that nobody holds
+
+
+def _shared(folder: Path) -> Any:
+    return optuna.storages.JournalStorage(JournalFileBackend(str(folder / "journal")))
+
+
+@pytest.mark.parametrize("kind", ["memory", "journal"])
+def test_nothing_raises_after_a_study_is_deleted(
+    delivery_of_files: InlineDelivery, tmp_path: Path, kind: str
+) -> None:
+    storage = optuna.storages.InMemoryStorage() if kind == "memory" else _shared(tmp_path)
+    study = optuna.create_study(study_name="mine", storage=storage)
+    callback = _callback(delivery_of_files, study_run=True)
+    study.optimize(_x, 2, callbacks=[callback])
+    trials, running = study.trials, study.ask()
+    optuna.delete_study(study_name="mine", storage=study._storage)
+    callback.run(running).log_metrics({"mine": 1.0})
+    _callback(delivery_of_files).run(running).log_metrics({"mine": 1.0})
+    callback.run(trials[0], study=study).log_metrics({"mine": 1.0})
+    callback(study, trials[1])
+    callback.log_trial(study, trials[1])
+    callback.log_if_best(running, tmp_path)
+    assert callback.sync(study) == 0
+    assert _callback(delivery_of_files).sync(study) == 0
+    assert callback.close()
+    assert "not in its storage" in callback.summary().rows["study mine"]
+    assert {0, 1} <= _trial_runs(delivery_of_files).keys()
+
+
+class _Model:
+    """Something large."""
+
+
+def _model_objective(made: list[weakref.ref[_Model]]) -> Callable[[optuna.Trial], float]:
+    def objective(trial: optuna.Trial) -> float:
+        model = _Model()
+        made.append(weakref.ref(model))
+        trial.set_user_attr("model", model)
+        trial.set_user_attr("small", [1, 2])
+        trial.study.set_user_attr("last", model)
+        return _x(trial)
+
+    return objective
+
+
+def _alive(made: list[weakref.ref[_Model]]) -> int:
+    gc.collect()
+    return sum(ref() is not None for ref in made)
+
+
+@pytest.mark.parametrize("way", ["flush", "close", "the next study"])
+def test_a_study_in_memory_that_nobody_holds_is_let_go_of_and_still_reported(
+    delivery_of_files: InlineDelivery, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(
+        "mlflow_iap_callbacks.optuna.study_run.StudyRun.draw",
+        lambda study_run, *_: drawn.extend(study_run.study.trials),
+    )
+    made: list[weakref.ref[_Model]] = []
+    callback = _callback(delivery_of_files, study_run=True, experiment_name="folds")
+    for _ in range(3):
+        new_study().optimize(_model_objective(made), 2, callbacks=[callback])
+    if way == "flush":
+        assert callback.flush()
+    elif way == "close":
+        assert callback.close()
+    else:
+        new_study().optimize(_x, 1, callbacks=[callback])
+    assert _alive(made) == 0
+    assert callback.close()
+    runs = delivery_of_files.runs()
+    trials = [run for run in runs if TRIAL_TAG in run.tags and "model" in run.tags]
+    assert ["_Model" in run.tags["model"] for run in trials] == [True] * 6
+    studies = [run for run in runs if TRIAL_TAG not in run.tags and "last" in run.tags]
+    assert [run.curve("trials.complete") for run in studies] == [[(2, 2.0)]] * 3
+    assert len(list(callback.summary().rows)) >= 3
+    of_models = [trial.user_attrs for trial in drawn if trial.user_attrs]
+    assert [attrs["small"] for attrs in of_models] == [[1, 2]] * 6
+
+
+def test_a_study_that_somebody_holds_keeps_its_objects(delivery: InlineDelivery) -> None:
+    made: list[weakref.ref[_Model]] = []
+    callback = _callback(delivery)
+    study = new_study()
+    study.optimize(_model_objective(made), 1, callbacks=[callback])
+    callback.flush()
+    assert isinstance(study.trials[0].user_attrs["model"], _Model)
+    again = optuna.load_study(study_name=study.study_name, storage=study._storage)
+    del study
+    gc.collect()
+    callback.flush()
+    again.optimize(_x, 1, callbacks=[callback])
+    assert callback.sync(again) == 0
+    assert _trial_runs(delivery).keys() == {0, 1}
+    assert _alive(made) == 1
+
+
+# names that MLflow does not take
+
+
+@pytest.mark.parametrize("name", ["", "x" * 501, 5, Path("mine")])
+def test_an_experiment_name_that_mlflow_rejects_raises_an_error(
+    delivery: InlineDelivery, name: Any
+) -> None:
+    with pytest.raises((TypeError, ValueError), match=r"experiment_name is .* characters"):
+        _callback(delivery, experiment_name=name)
+
+
+@pytest.mark.parametrize(
+    ("name", "experiment"), [("", "Default"), ("x" * 600, "x" * 500), ("x" * 500, "x" * 500)]
+)
+def test_a_study_whose_name_is_no_experiment_s_is_logged_elsewhere_and_a_warning_says_so_once(
+    delivery: InlineDelivery, caplog: pytest.LogCaptureFixture, name: str, experiment: str
+) -> None:
+    storage = optuna.storages.InMemoryStorage()
+    storage.create_new_study([optuna.study.StudyDirection.MINIMIZE], name)
+    study = optuna.Study(name, storage)
+    with caplog.at_level(logging.WARNING, "mlflow_iap_callbacks"):
+        study.optimize(_x, 2, callbacks=[_callback(delivery)])
+    said = said_by_us(caplog)
+    assert len(said) == (0 if len(name) == 500 else 1)
+    assert all("experiment_name" in message for message in said)
+    runs = _trial_runs(delivery).values()
+    assert [_experiment_of(delivery, run) for run in runs] == [experiment] * 2
+
+
+def test_metric_names_that_are_set_after_the_first_trial_are_used_and_a_warning_says_so_once(
+    delivery: InlineDelivery, caplog: pytest.LogCaptureFixture
+) -> None:
+    study = new_study()
+    callback = _callback(delivery)
+    with caplog.at_level(logging.WARNING, "mlflow_iap_callbacks"):
+        study.optimize(_x, 1, callbacks=[callback])
+        study.set_metric_names(["loss"])
+        study.optimize(_x, 2, callbacks=[callback])
+    (message,) = said_by_us(caplog)
+    assert "are called loss from now on" in message
+    assert "study.set_metric_names" in message
+    names = [{name for name, *_ in run.points} for run in _trial_runs(delivery).values()]
+    assert names == [{"value"}, {"loss"}, {"loss"}]
+    assert _callback(delivery).sync(study) == 0
+
+
+@pytest.mark.parametrize(
+    ("tracking_uri", "is_shared"),
+    [
+        ("sqlite:///{folder}/studies.db", True),
+        ("sqlite+pysqlite:///{folder}/link.db?timeout=3", True),
+        ("sqlite:///{folder}/mlflow.db", False),
+        ("sqlite://", False),
+        ("https://mlflow.example", False),
+        ("{folder}/studies.db", False),
+    ],
+)
+def test_a_file_of_sqlite_that_optuna_and_mlflow_share_is_a_warning(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path, tracking_uri: str, is_shared: bool
+) -> None:
+    path = tmp_path.resolve() / "studies.db"
+    (tmp_path / "link.db").symlink_to(path)
+    study: Any = SimpleNamespace(
+        study_name="mine",
+        _storage=SimpleNamespace(_backend=SimpleNamespace(url=f"sqlite:///{path}")),
+    )
+    with caplog.at_level(logging.WARNING, "mlflow_iap_callbacks"):
+        warn_of_shared_file(study, tracking_uri.format(folder=tmp_path))
+        warn_of_shared_file(new_study(), tracking_uri.format(folder=tmp_path))
+    assert [str(path) in message for message in said_by_us(caplog)] == [True] * is_shared
+
+
 # nothing stops a study
 
 
@@ -413,7 +662,7 @@ def test_a_logging_error_is_a_warning_that_names_the_trial(
 
     def objective(trial: optuna.Trial) -> float:
         if trial.number == 0:
-            monkeypatch.setattr(study, "get_trials", _raise)
+            monkeypatch.setattr("mlflow_iap_callbacks.optuna.callback.study_key", _raise)
         else:
             monkeypatch.undo()
         return _x(trial)
@@ -426,7 +675,7 @@ def test_a_logging_error_is_a_warning_that_names_the_trial(
     assert _trial_runs(delivery).keys() == {1}
 
 
-def _raise(**_: Any) -> Any:
+def _raise(*_: Any, **__: Any) -> Any:
     raise OSError("database is locked")
 
 
@@ -493,7 +742,7 @@ def test_close_reports_and_ends_the_studys_run_then_delivers_and_then_draws(
     server = delivery_of_files.server
     monkeypatch.setattr(
         "mlflow_iap_callbacks.optuna.study_run.StudyRun.draw",
-        lambda study_run, *_: drawn.append(server.run(study_run.key).status),
+        lambda study_run, *_, **__: drawn.append(server.run(study_run.key).status),
     )
     study = new_study()
     with _callback(delivery_of_files, study_run=True) as callback:
@@ -510,7 +759,9 @@ def test_close_reports_and_ends_the_studys_run_then_delivers_and_then_draws(
 def test_the_summary_says_what_was_logged_and_where_it_is(
     delivery: InlineDelivery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mlflow_iap_callbacks.optuna.study_run.StudyRun.draw", lambda *_: None)
+    monkeypatch.setattr(
+        "mlflow_iap_callbacks.optuna.study_run.StudyRun.draw", lambda *_, **__: None
+    )
     study = new_study()
     callback = _callback(delivery, study_run=True)
     study.optimize(lambda trial: 0.5 + trial.number, 2, callbacks=[callback])
@@ -520,6 +771,40 @@ def test_the_summary_says_what_was_logged_and_where_it_is(
     (study_run,) = [run for run in delivery.runs() if TRIAL_TAG not in run.tags]
     assert rows[f"study {study.study_name}"] == "2 COMPLETE"
     assert rows["best"] == "trial 0: value 0.5"
-    assert rows["look"].endswith(study_run.run_id)
+    assert rows["look"].endswith(f"{study_run.run_id}?workflowType=machine_learning")
     assert (rows["waiting"], rows["refused"]) == ("0 records", "0")
     assert rows["delivered"] == f"{delivery.sender.delivered} records to {delivery.server.uri}"
+
+
+# the handle of the study's run
+
+
+def test_more_is_logged_to_the_studys_run_at_any_time_and_it_ends_with_the_callback(
+    delivery_of_files: InlineDelivery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "mlflow_iap_callbacks.optuna.study_run.StudyRun.draw", lambda *_, **__: None
+    )
+    study = new_study()
+    callback = _callback(delivery_of_files, study_run=True)
+    study.optimize(_x, 2, callbacks=[callback])
+    callback.study_run(study).log_metrics({"test_auc": 0.75})
+    assert callback.close()
+    callback.study_run(study).log_text("trees", "model/model.txt")
+    (run,) = [run for run in delivery_of_files.runs() if TRIAL_TAG not in run.tags]
+    assert run.status == "RUNNING"
+    assert callback.close()
+    assert (run.status, run.artifacts["model/model.txt"]) == ("FINISHED", b"trees")
+    assert run.curve("test_auc") == [(0, 0.75)]
+
+
+def test_without_a_run_of_the_study_there_is_no_handle_but_an_error_with_the_remedy(
+    delivery: InlineDelivery,
+) -> None:
+    study = new_study()
+    callback = _callback(delivery, study_run=False)
+    with pytest.raises(ValueError, match="after the first trial"):
+        callback.study_run(study)
+    study.optimize(_x, 1, callbacks=[callback])
+    with pytest.raises(ValueError, match="without `study_run=False`"):
+        callback.study_run(study)

@@ -1,134 +1,185 @@
-"""The input and output of the plot process; the plots are in the end-to-end tests."""
+"""Which plots a study has, and what happens to those that cannot be drawn."""
 
 from __future__ import annotations
 
-import csv
 import json
-import math
-import os
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
-import optuna
+import optuna.visualization
 import pytest
 from optuna.trial import TrialState, create_trial
 
 from mlflow_iap_callbacks.optuna import plots
-from optuna_helpers import new_study
+from mlflow_iap_callbacks.optuna.packed_study import packed
+from optuna_helpers import Direction, new_study
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Choices for a categorical:UserWarning",
+    "ignore::optuna.exceptions.ExperimentalWarning",
+)
+
+_OF_VALUE = {"optimization_history", "edf", "slice", "parallel_coordinate", "param_importances"}
+_OF_PAIRS = {"rank", "contour"}
 
 
-@pytest.fixture
-def study() -> optuna.Study:
-    """Trials in every state, with values, names and attributes that are hard to serialise."""
-    study = new_study()
-    study.add_trial(
-        create_trial(
-            params={"c": None, "i": 3},
-            distributions={
-                "c": optuna.distributions.CategoricalDistribution([None, True, "ü", 1.5]),
-                "i": optuna.distributions.IntDistribution(1, 1000, log=True),
-            },
-            value=1.5,
-            user_attrs={"note": "a,b\n0", "odd": {"a": math.nan}, "object": object},
-            system_attrs={"constraints": [0.0, 1.0]},
-        )
-    )
-    study.add_trial(create_trial(state=TrialState.PRUNED))
-    study.add_trial(create_trial(state=TrialState.FAIL))
-    study.ask()
-    study.enqueue_trial({"x": 1})
+def _plots(study: optuna.Study, *names: str) -> dict[str, plots._Plot]:
+    content = json.loads(packed(study, names or ["value"]))
+    return {plot.name: plot for plot in plots._plots(plots.drawable(content), content["names"])}
+
+
+def _study(*directions: Direction, trials: int = 5, params: str = "xy") -> optuna.Study:
+    study = new_study(*directions)
+
+    def objective(trial: optuna.Trial) -> Any:
+        values = [trial.suggest_float(name, 0, 1) for name in params] or [float(trial.number)]
+        return sum(values) if len(study.directions) == 1 else values * len(study.directions)
+
+    study.optimize(objective, trials)
     return study
 
 
-def _content(study: optuna.Study, *names: str) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(plots._packed(study, names or ["value"]))
-    return content
+def test_a_study_has_all_plots_of_its_one_value() -> None:
+    expected = {*_OF_VALUE, *_OF_PAIRS, "timeline", "terminator_improvement"}
+    assert _plots(_study()).keys() == expected
 
 
-def test_the_plot_process_gets_the_ended_trials_unchanged(study: optuna.Study) -> None:
-    again = plots._unpacked(_content(study))
-    assert len(again.trials) == 3
-    for before, after in zip(study.trials, again.trials, strict=False):
-        assert (after.state, after.values) == (before.state, before.values)
-        assert (after.params, after.distributions) == (before.params, before.distributions)
-    assert again.trials[0].system_attrs["constraints"] == [0.0, 1.0]
-    assert again.directions == study.directions
+def test_a_study_has_the_plots_of_each_of_its_values() -> None:
+    study = _study("minimize", "maximize", params="x")
+    expected = {f"{name}-{number}" for name in _OF_VALUE for number in (0, 1)}
+    expected |= {"timeline", "pareto_front", "hypervolume_history"}
+    found = _plots(study, "loss", "auc")
+    assert found.keys() == expected
+    values = [trial.values for trial in study.trials]
+    worst = [max(value[0] for value in values), min(value[1] for value in values)]
+    assert found["hypervolume_history"].options["reference_point"] == worst
 
 
-def test_the_table_has_a_row_for_each_trial(study: optuna.Study, tmp_path: Path) -> None:
-    plots._write_table(_content(study, "loss"), tmp_path / "trials.csv")
-    with (tmp_path / "trials.csv").open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["state"] for row in rows] == ["COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING"]
-    assert [row["number"] for row in rows] == list("01234")
-    assert [row["loss"] for row in rows] == ["1.5", "", "", "", ""]
-    assert (rows[0]["params_i"], rows[0]["user_attrs_note"]) == ("3", "a,b\n0")
-    began = study.trials[3].datetime_start
-    assert began is not None
-    assert [row["start"] for row in rows[3:]] == [began.isoformat(), ""]
-    assert [row["complete"] for row in rows[3:]] == ["", ""]
+@pytest.mark.parametrize(
+    ("study", "expected"),
+    [
+        (lambda: new_study(), set()),
+        (lambda: _study(trials=1, params="x"), _OF_VALUE - {"param_importances"}),
+        (lambda: _study(params=""), {"optimization_history", "edf"}),
+    ],
+)
+def test_a_study_has_no_plots_of_what_it_lacks(study: Any, expected: set[str]) -> None:
+    found = _plots(study()).keys() - {"timeline", "terminator_improvement"}
+    assert found == expected
 
 
-@pytest.fixture
-def python(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
-    """Replaces Python by a shell script."""
-
-    def replace(script: str) -> None:
-        path = tmp_path / "python"
-        path.write_text(f"#!/bin/sh\n{script}\n")
-        path.chmod(0o755)
-        monkeypatch.setattr(sys, "executable", str(path))
-
-    return replace
+def test_a_study_that_reports_values_has_a_plot_of_them_even_if_no_trial_is_complete() -> None:
+    study = new_study()
+    study.add_trial(create_trial(state=TrialState.PRUNED, intermediate_values={0: 1.0}))
+    assert _plots(study).keys() == {"timeline", "intermediate_values"}
 
 
-def test_a_failed_process_is_an_error_with_its_last_line_and_the_next_study_gets_a_new_one(
-    python: Callable[[str], None], tmp_path: Path
+def test_a_long_study_has_plots_of_some_trials_with_their_numbers(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    python(
-        f"echo begun >> {tmp_path}/begun; read given\n"
-        "echo first >&2; echo no such thing >&2; exit 1"
-    )
-    with plots.PlotProcess() as process:
-        for _ in range(2):
-            with pytest.raises(OSError, match=r"plots could not be drawn: no such thing"):
-                process.draw(new_study(), ["value"], lambda: 60.0)
-    assert (tmp_path / "begun").read_text() == "begun\nbegun\n"
+    monkeypatch.setattr(plots, "_MOST_TRIALS", {"contour": 5, "timeline": 5})
+    found = _plots(_study(trials=20))
+    numbers = {
+        kind: [trial.number for trial in found[kind].study.get_trials()]
+        for kind in ("contour", "timeline")
+    }
+    assert numbers == {"contour": [0, 4, 8, 12, 16], "timeline": [15, 16, 17, 18, 19]}
+    assert found["contour"].note == "5 of 20 trials"
 
 
-def test_one_process_draws_several_studies(python: Callable[[str], None], tmp_path: Path) -> None:
-    python(
-        f"echo begun >> {tmp_path}/begun\n"
-        'while read given; do mkdir "$given.part"; cp "$given" "$given.part/given"\n'
-        'mv "$given.part" "${given%.json}"; done'
-    )
-    studies = [new_study(), new_study()]
-    studies[1].add_trial(create_trial(value=1.0, user_attrs={"long": "a" * 1_000_000}))
-    with plots.PlotProcess() as process:
-        folders = [process.draw(study, ["value"], lambda: 60.0) for study in studies]
-        given = [json.loads((folder / "given").read_text()) for folder in folders]
-    assert given == [_content(study) for study in studies]
-    assert (tmp_path / "begun").read_text() == "begun\n"
-    assert not any(folder.exists() for folder in folders)
+def test_optuna_draws_a_part_of_a_study(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(plots, "_MOST_TRIALS", {})
+    monkeypatch.setattr(plots, "_MOST_TRIALS_ELSEWHERE", 3)
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    parts = [plot for plot in _plots(_study(trials=5)).values() if plot.note]
+    assert len(parts) == 6
+    for part in parts:
+        part.draw(optuna.visualization.matplotlib)
 
 
-def test_the_process_is_killed_when_no_time_is_left(
-    python: Callable[[str], None], tmp_path: Path
+def test_plots_show_choices_of_any_kind_as_text() -> None:
+    study, layers = new_study(), cast("list[str]", [(1, 2), (3,)])
+    study.optimize(lambda trial: len(trial.suggest_categorical("layers", layers)), 4)
+    shown = plots.drawable(json.loads(packed(study, ["value"])))
+    assert {trial.params["layers"] for trial in shown.trials} <= {"[1, 2]", "[3]"}
+    assert [trial.value for trial in shown.trials] == [trial.value for trial in study.trials]
+
+
+class _Axes:
+    """What a plotting function of Optuna's returns."""
+
+    def __init__(self) -> None:
+        self.figure = SimpleNamespace(savefig=lambda path, **_: path.write_bytes(b"picture"))
+
+
+class _Library:
+    """Draws all kinds of plots but some."""
+
+    def __init__(self, *broken: str) -> None:
+        self._broken = broken
+
+    def is_available(self) -> bool:
+        return True
+
+    def __getattr__(self, name: str) -> Any:
+        def draw(*_: Any, **__: Any) -> _Axes:
+            if name.removeprefix("plot_") in self._broken:
+                raise RuntimeError(f"no {name}")
+            return _Axes()
+
+        return draw
+
+
+def _drawn(study: optuna.Study, folder: Path, *, is_quick: bool = False) -> list[str]:
+    content = json.loads(packed(study, ["value"]))
+    return list(plots.draw_all(content, folder, is_quick=is_quick))
+
+
+def test_a_plot_that_cannot_be_drawn_is_named_and_costs_no_other(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    pid = tmp_path / "pid"
-    python(f"echo $$ > {pid}\nexec sleep 600")
-    with plots.PlotProcess() as process, pytest.raises(plots.OutOfTime):
-        process.draw(new_study(), ["value"], lambda: 0.0 if pid.exists() else 60.0)
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(pid.read_text()), 0)
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(optuna.visualization, "matplotlib", _Library("slice"))
+    monkeypatch.setattr(optuna.visualization, "is_available", lambda: False)
+    study = _study()
+    (problem,) = _drawn(study, tmp_path)
+    assert problem == "There is no slice.png (RuntimeError: no plot_slice)."
+    expected = {f"{name}.png" for name in _plots(study).keys() - {"slice"}}
+    assert {path.name for path in tmp_path.iterdir()} == expected
 
 
-def test_no_process_is_started_if_nothing_is_drawn(
-    python: Callable[[str], None], tmp_path: Path
+def test_quick_plots_are_those_that_take_little_time(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    python(f"echo begun >> {tmp_path}/begun")
-    with plots.PlotProcess():
-        pass
-    assert not (tmp_path / "begun").exists()
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(optuna.visualization, "matplotlib", _Library())
+    assert _drawn(_study(), tmp_path, is_quick=True) == []
+    assert {path.stem for path in tmp_path.iterdir()} == {
+        *("optimization_history", "param_importances", "slice", "parallel_coordinate"),
+        *("edf", "timeline"),
+    }
+
+
+def test_without_a_plotting_library_there_are_no_plots(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for library in (optuna.visualization, optuna.visualization.matplotlib):
+        monkeypatch.setattr(library, "is_available", lambda: False)
+    assert _drawn(_study(), tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_interactive_page_contains_all_plots_and_the_library(tmp_path: Path) -> None:
+    pytest.importorskip("plotly")
+    study = _study(trials=3)
+    parts: list[str] = []
+    for plot in _plots(study).values():
+        plots._add_chart(plot, optuna.visualization, parts)
+    plots._write_page("a < b", parts, tmp_path / "plots.html")
+    text = (tmp_path / "plots.html").read_text(encoding="utf-8")
+    assert "<h1>a &lt; b</h1>" in text
+    assert text.count("<h2>") == len(parts) == len(_plots(study))
+    assert "<script src" not in text
+    assert len(text) > 1_000_000

@@ -16,8 +16,14 @@ import pytest
 
 from mlflow_iap_callbacks.delivery.closing import Deadline
 from mlflow_iap_callbacks.optuna import background_thread
-from mlflow_iap_callbacks.optuna.plots import OutOfTime, PlotProcess
-from mlflow_iap_callbacks.optuna.reporter import DRAW_EVERY, MOST_SHARE, REPORT_EVERY, Reporter
+from mlflow_iap_callbacks.optuna.plot_process import OutOfTime, PlotProcess
+from mlflow_iap_callbacks.optuna.reporter import (
+    DRAW_EVERY,
+    DRAW_QUICK_EVERY,
+    MOST_SHARE,
+    REPORT_EVERY,
+    Reporter,
+)
 from mlflow_iap_callbacks.optuna.study_run import StudyRun
 from own_log import said_by_us
 from waiting import wait_until
@@ -65,6 +71,7 @@ class _Study:
         *,
         report_takes: float = 0.0,
         draw_takes: float = 0.0,
+        quick_takes: float = 0.0,
         has_run: bool = True,
     ) -> None:
         self.asked: list[tuple[str, float]] = []
@@ -73,14 +80,16 @@ class _Study:
         storage = SimpleNamespace(remove_session=self._leave)
         self.study = SimpleNamespace(study_name="mine", _storage=storage)
         self._clock = clock
-        self._takes = {"report": report_takes, "draw": draw_takes}
+        self._takes = {"report": report_takes, "draw": draw_takes, "draw quickly": quick_takes}
         self.links = 0
 
     def report(self) -> None:
         self._note("report")
 
-    def draw(self, process: PlotProcess, time_left: Callable[[], float]) -> None:
-        self._note("draw")
+    def draw(
+        self, process: PlotProcess, time_left: Callable[[], float], *, is_quick: bool = False
+    ) -> None:
+        self._note("draw quickly" if is_quick else "draw")
         if time_left() <= 0:
             raise OutOfTime
 
@@ -148,6 +157,32 @@ def test_a_busy_study_is_reported_every_30_seconds_and_drawn_every_10_minutes(
     _change_always(reporter, study, 2 * DRAW_EVERY)
     assert study.times("report") == [REPORT_EVERY * number for number in range(1, 41)]
     assert study.times("draw") == [DRAW_EVERY, 2 * DRAW_EVERY]
+
+
+def test_quick_plots_are_drawn_every_minute_unless_all_are(
+    reporter: _Reporter, clock: _Clock
+) -> None:
+    study = _Study(clock)
+    _change_always(reporter, study, 2 * DRAW_EVERY)
+    minutes = [seconds / DRAW_QUICK_EVERY for seconds in study.times("draw quickly")]
+    assert minutes == [*range(1, 10), *range(11, 20)]
+
+
+def test_quick_plots_of_an_unchanged_study_are_not_drawn_again(
+    reporter: _Reporter, clock: _Clock
+) -> None:
+    study = _Study(clock)
+    reporter.changed(study.run())
+    reporter.go_on(DRAW_EVERY)
+    assert study.times("draw quickly") == [DRAW_QUICK_EVERY]
+    assert study.times("draw") == [DRAW_EVERY]
+
+
+def test_quick_plots_that_are_slow_are_drawn_less_often(reporter: _Reporter, clock: _Clock) -> None:
+    study = _Study(clock, quick_takes=4.0)
+    _change_always(reporter, study, 500.0)
+    first, second, third = study.times("draw quickly")
+    assert second - first == third - second == 4.0 + 4.0 / MOST_SHARE
 
 
 @pytest.mark.parametrize("seconds", [0.5, 3.0, 20.0])
@@ -288,7 +323,9 @@ def test_plots_in_progress_are_abandoned_when_the_process_exits_and_drawn_last(
     reporter = Reporter(clock)
 
     class _Slow(_Study):
-        def draw(self, process: PlotProcess, time_left: Callable[[], float]) -> None:
+        def draw(
+            self, process: PlotProcess, time_left: Callable[[], float], *, is_quick: bool = False
+        ) -> None:
             drawings.append("begun")
             if len(drawings) == 1:
                 wait_until(lambda: time_left() <= 0, "the drawing is given up")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,10 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from inline_delivery import InlineDelivery
-from mlflow_iap_callbacks.optuna.plots import PlotProcess
+from mlflow_iap_callbacks.optuna.plot_process import OutOfTime, PlotProcess
 from mlflow_iap_callbacks.optuna.study_run import StudyRun
 from optuna_helpers import Direction, new_study
+from own_log import said_by_us
 from recording_run import RecordingRun
 from waiting import wait_until
 
@@ -283,12 +286,122 @@ def test_a_report_during_another_one_is_not_skipped(
     assert delivery.run().curve("trials.complete") == [(1, 1.0), (2, 2.0)]
 
 
+# the page
+
+
+def _description(delivery: InlineDelivery) -> str:
+    return delivery.run().tags["mlflow.note.content"]
+
+
+def test_the_description_begins_with_the_best_trial_and_links_to_all(
+    delivery: InlineDelivery,
+) -> None:
+    study = _study_of(_trial(0.25, depth=3), _trial(0.5), _trial(state=TrialState.FAIL))
+    study_run = _study_run(study, delivery)
+    delivery.run()
+    study_run.report()
+    run = delivery.run()
+    best, counts, links, table = _description(delivery).split("\n\n")
+    assert best.startswith("**Best: trial 0, value 0.25**")
+    assert counts == "3 trials: 2 complete, 1 fail"
+    at = f"#/experiments/{run.experiment_id}/runs?viewStateShareKey=key&"
+    assert f"]({at}workflowType=machine_learning)" in links
+    assert table.splitlines() == ["| param | value |", "| --- | --- |", "| depth | 3 |"]
+
+
+def test_the_description_follows_the_study_and_the_one_that_was_given(
+    delivery: InlineDelivery,
+) -> None:
+    study = _study_of(_trial(state=TrialState.FAIL))
+    study_run = _study_run(study, delivery, tags={"mlflow.note.content": "of mine"})
+    study_run.report()
+    assert _description(delivery).startswith("of mine\n\n**No complete trial yet**")
+    study.add_trial(_trial(0.5))
+    study_run.report()
+    assert _description(delivery).startswith("of mine\n\n**Best: trial 1, value 0.5**")
+
+
+def test_what_somebody_wrote_into_the_description_stays_until_the_study_changes(
+    delivery: InlineDelivery,
+) -> None:
+    study_run = _study_run(_study_of(_trial(0.5)), delivery)
+    for _ in range(2):  # the second has the links
+        study_run.report()
+        delivery.run().tags["mlflow.note.content"] = "edited"
+    study_run.report()
+    assert _description(delivery) == "edited"
+
+
+def test_the_experiment_has_a_view_with_the_values_and_params_of_trials(
+    delivery: InlineDelivery,
+) -> None:
+    study = _study_of(_trial(1.0, depth=3), directions=["maximize"])
+    study_run = _study_run(study, delivery, metric_name="auc")
+    study_run.report()
+    study.add_trial(_trial(2.0, leaves=1))
+    study_run.report()
+    experiment = delivery.server.experiments[delivery.run().experiment_id]
+    assert json.loads(experiment.tags["mlflow.sharedViewState.key"]) == {
+        "selectedColumns": ["metrics.`auc`", "params.`depth`", "params.`leaves`"],
+        "orderByKey": "metrics.`auc`",
+        "orderByAsc": False,
+    }
+
+
+class _Process(PlotProcess):
+    """Yields what it is given, in place of drawing."""
+
+    def __init__(self, *found: Path | str | type[Exception]) -> None:
+        self.found = found
+
+    def draw(self, *_: Any, **__: Any) -> Iterator[Path | str]:
+        for each in self.found:
+            if isinstance(each, type):
+                raise each
+            yield each
+
+
+@pytest.mark.parametrize("is_over", [False, True])
+def test_the_files_that_are_drawn_are_logged_and_linked_even_if_time_runs_out(
+    delivery_of_files: InlineDelivery, tmp_path: Path, is_over: bool
+) -> None:
+    study_run = _study_run(_study_of(_trial(1.0)), delivery_of_files)
+    delivery_of_files.run()
+    paths = [tmp_path / name for name in ("plots.html", "slice.png", "study.log")]
+    for path in paths:
+        path.write_text(path.name)
+    process = _Process(*paths, *([OutOfTime] if is_over else []))
+    with pytest.raises(OutOfTime) if is_over else nullcontext():
+        study_run.draw(process, lambda: 60.0)
+    run = delivery_of_files.run()
+    assert run.artifacts == {f"study/{path.name}": path.name.encode() for path in paths}
+    text = run.tags["mlflow.note.content"]
+    for name in ("plots.html", "slice.png"):
+        assert f"/runs/{run.run_id}/artifacts/study/{name}?" in text
+    assert f'run_id="{run.run_id}", artifact_path="study/study.log"' in text
+
+
+def test_what_could_not_be_drawn_is_a_warning_once_and_stays_in_the_description(
+    delivery: InlineDelivery, caplog: pytest.LogCaptureFixture
+) -> None:
+    study = _study_of(_trial(1.0))
+    study_run = _study_run(study, delivery)
+    for _ in range(2):
+        study_run.draw(_Process("There is no slice.png."), lambda: 60.0)
+    study_run.report()
+    (said,) = said_by_us(caplog)
+    assert study.study_name in said
+    assert "There is no slice.png." in said
+    assert "There is no slice.png." in _description(delivery)
+
+
 # the link
 
 
 def _link(delivery: InlineDelivery) -> str:
     run = delivery.run()
-    return f"{delivery.server.uri}/#/experiments/{run.experiment_id}/runs/{run.run_id}"
+    place = f"/#/experiments/{run.experiment_id}/runs/{run.run_id}"
+    return f"{delivery.server.uri}{place}?workflowType=machine_learning"
 
 
 def test_the_link_is_shown_once_as_soon_as_the_run_is_known(

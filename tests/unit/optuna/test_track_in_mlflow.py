@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 
 import mlflow
@@ -11,6 +12,7 @@ import pytest
 from inline_delivery import InlineDelivery
 from mlflow_iap_callbacks import IAPLightGBMCallback, IAPMLflowCallback
 from optuna_helpers import TRIAL_TAG, new_study
+from own_log import said_by_us
 
 pytestmark = pytest.mark.usefixtures("fluent_state")
 
@@ -94,21 +96,109 @@ def test_a_run_that_is_active_when_the_study_starts_stays_active_and_unchanged(
     assert delivery.runs()[0].tags == {"mlflow.runName": "run-0"}
 
 
-def test_a_run_that_the_objective_leaves_open_is_not_mistaken_for_the_trials(
-    delivery: InlineDelivery,
+@pytest.fixture
+def ended(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """Ids and statuses of the runs that ``mlflow.end_run`` ends, without a server."""
+    found: list[tuple[str, str]] = []
+
+    def end_run(status: str = "FINISHED") -> None:
+        found.append((mlflow.tracking.fluent._active_run_stack.get().pop().info.run_id, status))
+
+    monkeypatch.setattr(mlflow, "end_run", end_run)
+    return found
+
+
+def _start_run(delivery: InlineDelivery) -> mlflow.ActiveRun:
+    run = mlflow.ActiveRun(delivery.client.create_run("0"))
+    mlflow.tracking.fluent._active_run_stack.get().append(run)
+    return run
+
+
+@pytest.mark.parametrize("is_failing", [False, True])
+def test_a_run_that_the_objective_leaves_open_ends_with_it(
+    delivery: InlineDelivery, ended: list[tuple[str, str]], is_failing: bool
 ) -> None:
     callback = _callback(delivery)
-    inner = mlflow.ActiveRun(delivery.client.create_run("0"))
-    stack = mlflow.tracking.fluent._active_run_stack.get()
+    inner: list[str] = []
 
     @callback.track_in_mlflow()
     def objective(trial: optuna.Trial) -> float:
-        mlflow.tracking.fluent._active_run_stack.get().append(inner)
+        inner.append(_start_run(delivery).info.run_id)
+        if is_failing:
+            raise ValueError("by hand")
+        return 1.0
+
+    new_study().optimize(objective, 2, callbacks=[callback], catch=ValueError)
+    assert ended == [(run_id, "FAILED" if is_failing else "FINISHED") for run_id in inner]
+    assert mlflow.active_run() is None
+
+
+def test_ending_the_trials_run_in_an_objective_affects_no_other_trial_and_no_outer_run(
+    delivery: InlineDelivery, ended: list[tuple[str, str]]
+) -> None:
+    callback = _callback(delivery)
+    outer = _start_run(delivery)
+    active: list[str] = []
+
+    @callback.track_in_mlflow()
+    def objective(trial: optuna.Trial) -> float:
+        active.append(_active_id())
+        mlflow.end_run()
+        assert mlflow.active_run() is None
+        _start_run(delivery)  # as mlflow.log_metric would
+        return 1.0
+
+    new_study().optimize(objective, 2, callbacks=[callback])
+    of_trials = [run.run_id for run in delivery.runs() if TRIAL_TAG in run.tags]
+    assert active == of_trials
+    assert outer.info.run_id not in dict(ended)
+    assert mlflow.active_run() is outer
+    assert [run.status for run in delivery.runs() if TRIAL_TAG in run.tags] == ["FINISHED"] * 2
+
+
+@pytest.mark.parametrize("is_chosen_inside", [False, True])
+def test_the_active_experiment_is_the_trials_only_in_an_objective(
+    delivery: InlineDelivery, is_chosen_inside: bool
+) -> None:
+    callback = _callback(delivery)
+    fluent = mlflow.tracking.fluent
+    fluent._active_experiment_id = "17"  # type: ignore[assignment]
+
+    @callback.track_in_mlflow()
+    def objective(trial: optuna.Trial) -> float:
+        run_id = _active_id()
+        assert fluent._get_experiment_id() == delivery.server.runs[run_id].experiment_id
+        if is_chosen_inside:
+            fluent._active_experiment_id = "18"  # type: ignore[assignment]
         return 1.0
 
     new_study().optimize(objective, 1, callbacks=[callback])
-    assert stack == [inner]
-    stack.clear()
+    assert fluent._get_experiment_id() == ("18" if is_chosen_inside else "17")
+    assert fluent._last_active_run_id.get() == delivery.run().run_id
+
+
+def test_a_trial_that_does_not_know_its_study_logs_to_the_run_that_is_active_outside(
+    delivery: InlineDelivery, caplog: pytest.LogCaptureFixture, ended: list[tuple[str, str]]
+) -> None:
+    callback = _callback(delivery)
+    active: list[str] = []
+
+    @callback.track_in_mlflow()
+    def objective(trial: optuna.Trial) -> float:
+        active.append(_active_id())
+        left_open.append(_start_run(delivery).info.run_id)
+        return trial.suggest_float("x", 0.0, 1.0)
+
+    left_open: list[str] = []
+    outer = _start_run(delivery)
+    with caplog.at_level(logging.WARNING, "mlflow_iap_callbacks"):
+        for _ in range(2):
+            assert objective(optuna.trial.FixedTrial({"x": 0.5})) == 0.5
+    (message,) = said_by_us(caplog)
+    assert message.startswith("A FixedTrial does not know its study")
+    assert active == [outer.info.run_id] * 2
+    assert ended == [(run_id, "FINISHED") for run_id in left_open]
+    assert mlflow.active_run() is outer
 
 
 @pytest.mark.parametrize("is_caught", [True, False])

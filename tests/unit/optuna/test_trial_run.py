@@ -125,6 +125,14 @@ def test_a_trial_with_constraints_says_whether_it_is_feasible(
     assert tags_of(trial, ["MINIMIZE"], {}).get("feasible") is expected
 
 
+@pytest.mark.parametrize("is_retried", [False, True])
+def test_an_enqueued_trial_is_tagged_unless_it_is_a_retry(is_retried: bool) -> None:
+    retried = {"retry_history": [0]} if is_retried else {}
+    trial = create_trial(value=1.0, system_attrs={"fixed_params": {"x": 1}, **retried})
+    assert ("enqueued" in tags_of(trial, ["MINIMIZE"], {})) is not is_retried
+    assert "enqueued" not in tags_of(create_trial(value=1.0), ["MINIMIZE"], {})
+
+
 def test_a_retried_trial_says_which_one_it_repeats() -> None:
     trial = create_trial(value=1.0, system_attrs={"failed_trial": 1, "retry_history": [0, 1]})
     tags = tags_of(trial, ["MINIMIZE"], {})

@@ -20,7 +20,7 @@ import msgpack
 import pytest
 from hypothesis import settings
 
-from mlflow_iap_callbacks.outbox import Outbox, QueuedRun, frames
+from mlflow_iap_callbacks.outbox import Outbox, QueuedRun, database, frames, journal_content
 from mlflow_iap_callbacks.outbox.adoption import orphans
 from mlflow_iap_callbacks.outbox.journal_folder import new_outbox, survey
 
@@ -125,7 +125,9 @@ def _flip_bits(folder: Path, step: int) -> dict[str, dict[int, int]]:
     costs: dict[str, dict[int, int]] = {}
     for name, content in journal.files.items():
         cost = costs.setdefault(name.split(".", 1)[1], {})
-        for bit in range(0, 8 * len(content), step):
+        # SQLite rebuilds its shared memory without reading it when the first process connects.
+        every = max(step, 211) if name.endswith("-shm") else step
+        for bit in range(0, 8 * len(content), every):
             files = {**journal.files, name: _flipped(content, bit)}
             lost = _lost(journal, _found(folder, files))
             cost[lost] = cost.get(lost, 0) + 1
@@ -151,7 +153,11 @@ def _peak_memory() -> int:
 
 @pytest.mark.soak
 @pytest.mark.timeout(20_000)
-def test_each_flipped_bit_loses_at_most_the_record_it_is_in(folder: Path) -> None:
+def test_each_flipped_bit_loses_at_most_the_record_it_is_in(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (database, journal_content):
+        monkeypatch.setattr(module, "PAGE_BYTES", 512)  # fewer bits
     before = _peak_memory()
     costs = _flip_bits(folder, 1)
     print(costs, "peak memory:", _peak_memory() - before)

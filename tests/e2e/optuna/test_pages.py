@@ -1,0 +1,84 @@
+"""A study as a person sees it, on MLflow's own pages behind the local IAP."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+from playwright.sync_api import Page, expect
+
+from browser import needs_browser, new_page, sign_in
+from mlflow_iap_callbacks import IAPMLflowCallback, IAPMlflowClient
+from mlflow_iap_callbacks.local import LocalCloud
+
+pytestmark = [pytest.mark.slow, needs_browser]
+
+
+@pytest.fixture
+def page() -> Iterator[Page]:
+    with new_page() as page:
+        yield page
+
+
+def _objective(trial: optuna.Trial) -> float:
+    x = trial.suggest_float("x", -10, 10)
+    return (x - 2) ** 2 + trial.suggest_int("depth", 1, 9)
+
+
+def test_a_person_finds_the_best_trial_the_table_of_trials_and_the_plots(
+    cloud: LocalCloud, page: Page
+) -> None:
+    pytest.importorskip("matplotlib")
+    study = optuna.create_study(study_name="seen")
+    with IAPMLflowCallback() as callback:
+        study.optimize(_objective, 12, callbacks=[callback])
+    sign_in(page, cloud)
+
+    page.goto(callback.summary().rows["look"])
+    best = study.best_trial
+    expect(page.get_by_text(f"Best: trial {best.number}, value {best.value:g}")).to_be_visible()
+    training = page.get_by_role("button", name="Model training", exact=True)
+    if training.count():
+        expect(page.get_by_role("link", name="Model registry").first).to_be_visible()
+    tags = page.get_by_text("mlflow_iap.", exact=False)
+    assert not [text for text in tags.all_inner_texts() if "key" in text or "journal" in text]
+
+    page.get_by_role("link", name="All trials with values and params").click()
+    for column in ("value", "depth", "x"):
+        expect(page.get_by_role("columnheader", name=column, exact=True)).to_be_visible()
+    expect(page.get_by_role("link", name=str(best.number), exact=True)).to_be_visible()
+
+    page.go_back()
+    page.get_by_text("Show more").click()
+    page.get_by_role("link", name="slice", exact=True).click()
+    page.wait_for_function(
+        "() => [...document.images].some(image => image.naturalWidth > 500"
+        " && image.getBoundingClientRect().width > 200)"
+    )
+
+
+def test_the_interactive_plots_need_no_network(
+    cloud: LocalCloud, page: Page, tmp_path: Path
+) -> None:
+    pytest.importorskip("plotly")
+    study = optuna.create_study(study_name="interactive")
+    with IAPMLflowCallback() as callback:
+        study.optimize(_objective, 12, callbacks=[callback])
+    run_id = callback.study_run(study).run_id()
+    path = IAPMlflowClient().download_artifacts(run_id, "study/plots.html", str(tmp_path))
+
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.context.set_offline(True)
+    page.goto(Path(path).as_uri())
+    plots = page.locator("h2")
+    assert plots.count() >= 5
+    expect(page.locator(".js-plotly-plot")).to_have_count(plots.count())
+    for number in range(plots.count()):
+        plot = page.locator(".js-plotly-plot").nth(number)
+        expect(plot.locator(".main-svg").first).to_be_visible()
+    assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
+    assert os.path.getsize(path) > 1_000_000

@@ -1,0 +1,68 @@
+"""Which requests may be repeated: each POST endpoint of the installed MLflow is in a table."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Iterator
+
+import mlflow.protos
+import pytest
+from mlflow.protos import databricks_pb2
+
+from endpoint_table import is_classified
+from mlflow_iap_callbacks.iap.endpoints import is_repeatable
+
+# Endpoints that MLflow's own server does not have.
+_OF_OTHER_SERVERS = ("databricks_", "unity_catalog_")
+
+
+def _in_protobuf() -> Iterator[str]:
+    for module in pkgutil.iter_modules(mlflow.protos.__path__):
+        if not module.name.endswith("_pb2") or module.name.startswith(_OF_OTHER_SERVERS):
+            continue
+        services = importlib.import_module(f"mlflow.protos.{module.name}").DESCRIPTOR
+        for service in services.services_by_name.values():
+            for method in service.methods:
+                for endpoint in method.GetOptions().Extensions[databricks_pb2.rpc].endpoints:
+                    if endpoint.method == "POST":
+                        path = endpoint.path.lstrip("/")
+                        yield f"/api/{endpoint.since.major}.0/{path}"
+
+
+def test_every_post_endpoint_of_mlflow_s_protobuf_is_in_one_table() -> None:
+    paths = set(_in_protobuf())
+    assert len(paths) > 40
+    assert not [path for path in sorted(paths) if not is_classified(path)]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/2.0/mlflow/runs/log-batch",
+        "/prefix/api/2.0/mlflow/experiments/create",
+        "/api/2.0/mlflow/logged-models/m-1/params",
+        "/api/2.0/mlflow-artifacts/mpu/create/0/run/artifacts/model",
+        "/api/3.0/mlflow/traces",
+        "/v1/traces",
+    ],
+)
+def test_a_path_may_have_a_prefix_and_ids(path: str) -> None:
+    assert is_repeatable(path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/2.0/mlflow/runs/create",
+        "/api/2.0/mlflow/traces",
+        "/api/2.0/mlflow/model-versions/create",
+        "/api/2.0/mlflow/runs/log-batch/create",
+        "/api/2.0/mlflow/new/search-and-create",
+        "/api/3.0/mlflow/datasets/create",
+        "/search",
+        "",
+    ],
+)
+def test_an_unknown_path_is_not_repeatable(path: str) -> None:
+    assert not is_repeatable(path)
