@@ -109,7 +109,7 @@ def test_everything_that_a_loop_logs_can_be_used_afterwards(
         ".png": (4, 4),
         ".webp": (256, 256),  # the small picture that MLflow's page shows
     }
-    table = mlflow.load_table("tables/epochs.json", [run_id])
+    table = client.load_table(found.info.experiment_id, "tables/epochs.json", [run_id])
     assert table.to_dict("list") == {"epoch": [0, 1, 2], "seen": [0, 10, 20]}
 
     model = mlflow.pyfunc.load_model(f"models:/numbers-{name}/1")
