@@ -8,7 +8,7 @@ ALL := -m 'not soak' --hypothesis-profile thorough
 # Tests start hundreds of processes: so each module is compiled once, and not by each of them.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo unit test test-all coverage soak bench server-bench peers screenshots docs lint server \
+.PHONY: demo unit test test-all coverage soak bench server-bench peers screenshots docs lint inputs server \
   server-test server-lint requirements examples wheel wheel-test lowest imports clean
 
 demo: $(VENV)/ready  ## run a sweep through a local IAP, with tokens that expire meanwhile
@@ -60,6 +60,9 @@ lint: $(VENV)/ready
 	$(RUN)ruff check .
 	$(RUN)ruff format --check .
 	$(RUN)mypy
+
+inputs: $(VENV)/ready  ## compare predictions of logged models, for each form of data; writes docs
+	PYTHONPATH=tests/helpers $(RUN)python benchmarks/input_forms.py
 
 server: build/server/ready  ## run the deployment on this machine; COMMAND=... runs against it
 	$(RUN)python tests/helpers/deployment.py --python build/server/bin/python \

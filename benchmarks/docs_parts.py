@@ -6,6 +6,7 @@ from pathlib import Path
 
 _DOCS = Path(__file__).parent.parent / "docs"
 COMPARISON = _DOCS / "comparison.md"
+TRAININGS = _DOCS / "trainings.md"
 IMAGES = _DOCS / "images"
 
 

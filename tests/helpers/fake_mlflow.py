@@ -133,6 +133,7 @@ class FakeMlflow:
         self.experiments: dict[str, Experiment] = {}
         self.runs: dict[str, FakeRun] = {}
         self.models: dict[str, LoggedModel] = {}
+        self.model_metrics: dict[str, list[Metric]] = {}
         self.model_files: dict[str, dict[str, bytes]] = {}
         self.registered: dict[str, list[ModelVersion]] = {}
         self.calls: list[str] = []
@@ -324,12 +325,14 @@ class _Requests(MlflowClient):
         page_token: str | None = None,
     ) -> PagedList[Run]:
         wanted = re.findall(r"tags\.`([^`]+)` = '([^']*)'", filter_string)
-        assert filter_string.count("=") == len(wanted), filter_string
+        prefixes = re.findall(r"tags\.`([^`]+)` LIKE '([^'%_]*)%'", filter_string)
+        assert filter_string.count("`") == 2 * len(wanted + prefixes), filter_string
         found = [
             run
             for run in self.server.runs.values()
             if run.experiment_id in experiment_ids
             and all(run.tags.get(name) == text for name, text in wanted)
+            and all(run.tags.get(name, "").startswith(text) for name, text in prefixes)
             and not (run.is_deleted and run_view_type == ViewType.ACTIVE_ONLY)
         ]
         found.sort(key=lambda run: (-run.start_time, run.run_id))
@@ -363,6 +366,8 @@ class _Requests(MlflowClient):
                 raise _invalid(f"Changing param values is not allowed: {param.key!r}")
         run.params.update({param.key: param.value for param in params})
         for metric in metrics:
+            if metric.model_id is not None:
+                self.server.model_metrics.setdefault(metric.model_id, []).append(metric)
             run.points[metric.key, metric.step, metric.timestamp, metric.value] = None
         run.tags.update({tag.key: tag.value for tag in tags})
 

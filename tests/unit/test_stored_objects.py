@@ -70,4 +70,5 @@ def test_stored_callbacks_keep_their_settings(stored: dict[str, Any]) -> None:
 
 
 def _settings(callback: Any) -> dict[str, Any]:
-    return {name: value for name, value in callback.__getstate__().items() if name != "_client"}
+    state = callback.__getstate__()
+    return {name: value for name, value in state.items() if name not in ("_client", "_id")}

@@ -46,7 +46,10 @@ _OWNERS = {
         *("optuna.packed_study", "optuna.plots", "optuna.storage", "optuna.study_files"),
         *("optuna.study_object", "optuna.study_run", "optuna.track_in_mlflow"),
     },
-    "lightgbm": {"lightgbm.endings", "lightgbm.finished_model", "lightgbm.params"},
+    "lightgbm": {
+        f"lightgbm.{name}"
+        for name in ("endings", "estimators", "finished_model", "inputs", "params")
+    },
     "matplotlib": {"lightgbm.fonts", "lightgbm.plots", "optuna.plots"},
     "aiohttp": {"cli.proxy", "iap.proxy"},
 }

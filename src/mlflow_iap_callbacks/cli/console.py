@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 console = Console(highlight=False)
+# Text in backquotes, and what separates it from the rest of its sentence.
+_QUOTED = re.compile(r"\s*`([^`]+)`[.,;:)]*\s*")
+_INDENT = 18  # columns, of the values
 
 
 def print_line(text: str) -> None:
@@ -16,12 +19,22 @@ def print_line(text: str) -> None:
     console.print(text, markup=False, soft_wrap=True)
 
 
-def print_rows(rows: Mapping[str, str], mark: str = "") -> None:
-    """Print a table of names and values. Each row begins with ``mark``."""
-    table = Table(box=None, show_header=False)
-    table.add_column(width=2)
-    table.add_column(width=11)
-    table.add_column(overflow="fold")  # never cuts paths and commands
+def print_rows(rows: Mapping[str, str], mark: str = "  ") -> None:
+    """Print names and their values, each after ``mark``; values may have several lines.
+
+    Lines are never folded, so that paths and commands can be copied.
+    """
     for name, value in rows.items():
-        table.add_row(mark, f"[bold]{name}", escape(value))
-    console.print(table)
+        first, *others = value.splitlines() or [""]
+        console.print(f" {mark}  [bold]{name:<11}[/]  {escape(first)}", soft_wrap=True)
+        for line in others:
+            console.print(" " * _INDENT + escape(line), soft_wrap=True)
+
+
+def with_commands_apart(text: str) -> str:
+    """Return a text with each of its commands on a line of its own, without quotes."""
+
+    def apart(found: re.Match[str]) -> str:
+        return f"\n    {found[1]}\n" if " " in found[1] else found[0]  # one word is a name
+
+    return _QUOTED.sub(apart, text).strip()

@@ -7,19 +7,23 @@ import sys
 
 import click
 
-from .console import print_rows
+from .console import print_rows, with_commands_apart
 
 
 @click.command()
-def doctor() -> None:
-    """Check the connection to MLFLOW_TRACKING_URI step by step.
+@click.argument("url", required=False)
+def doctor(url: str | None) -> None:
+    """Check the connection to a server step by step.
+
+    URL is the server. Default: MLFLOW_TRACKING_URI.
 
     Start with the environment variables and end with a request to MLflow's API. Stop at the first
     problem and say how to solve it.
     """
     from .doctor_steps import examine
 
-    for finding in examine(os.environ.get("MLFLOW_TRACKING_URI", "")):
-        print_rows({finding.step: finding.saw}, "[green]ok[/]" if finding.is_good else "[red]no[/]")
+    for finding in examine(url or os.environ.get("MLFLOW_TRACKING_URI", "")):
+        mark = "[green]ok[/]" if finding.is_good else "[red]no[/]"
+        print_rows({finding.step: with_commands_apart(finding.saw)}, mark)
     if not finding.is_good:
         sys.exit(1)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 import requests
 from mlflow.exceptions import MlflowException
+from mlflow.utils.credentials import get_default_host_creds
 
 from ..errors import IAPError, IAPRefusedError
 from ..iap import responses
 from ..iap.auth import IAPAuth
 from ..iap.client import IAPMlflowClient
 from ..iap.credentials import IAPCredentials
-from ..iap.passwords import holds_contents, shown, without_passwords
+from ..iap.passwords import holds_contents, shown
 from ..iap.retry_policy import RetryPolicy
+from .doctor_errors import explain
 
 _RETRY = RetryPolicy(max_attempts=3, deadline=20.0)
 _TIMEOUT = 10.0  # seconds, of one request
@@ -32,7 +34,10 @@ class Finding(NamedTuple):
 
 def examine(uri: str) -> Iterator[Finding]:
     """Yield the findings for a tracking URI, up to the first problem."""
-    yield _environment()
+    environment = _environment()
+    yield environment
+    if not environment.is_good:
+        return
     try:
         auth = IAPAuth(uri, retry=_RETRY)
     except IAPError as error:
@@ -44,8 +49,7 @@ def examine(uri: str) -> Iterator[Finding]:
         try:
             yield Finding(name, step(auth, uri.rstrip("/")))
         except (MlflowException, requests.RequestException) as error:
-            text = without_passwords(" ".join(str(error).split()))
-            yield Finding(name, text, is_good=False)
+            yield Finding(name, explain(error, uri), is_good=False)
             return
 
 
@@ -59,12 +63,18 @@ def _environment() -> Finding:
         saw.append("MLFLOW_TRACKING_TOKEN is set as well; IAP's token replaces it")
     if os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
         saw.append("HTTPS_PROXY is set")  # its value may contain a password
-    if os.environ.get("MLFLOW_TRACKING_AUTH") != "iap":
+    plugin = os.environ.get("MLFLOW_TRACKING_AUTH")
+    if not plugin:
         saw.append(
-            "MLFLOW_TRACKING_AUTH is not iap: IAP will reject MLflow's own command and fluent API "
+            "MLFLOW_TRACKING_AUTH is not set: IAP will reject MLflow's own command and fluent API "
             "(but not IAPMlflowClient and the callbacks)"
         )
-    return Finding("environment", "\n".join(saw))
+    elif plugin != "iap":
+        saw.append(
+            "MLFLOW_TRACKING_AUTH names another plugin, so no request gets IAP's token. Set it: "
+            "`export MLFLOW_TRACKING_AUTH=iap`"
+        )
+    return Finding("environment", "\n".join(saw), is_good=plugin in (None, "", "iap"))
 
 
 def _shown(value: str) -> str:
@@ -73,7 +83,7 @@ def _shown(value: str) -> str:
 
 def _server(auth: IAPAuth, uri: str) -> str:
     """Find out whether there is an IAP, and which OAuth client it uses for people."""
-    response = requests.get(uri, allow_redirects=False, timeout=_TIMEOUT)
+    response = requests.get(uri, allow_redirects=False, timeout=_TIMEOUT, **_mlflow_settings(uri))
     if not responses.is_from_iap(response):
         return f"no IAP ({response.status_code} without a token)"
     auth.is_asked = True
@@ -86,7 +96,7 @@ def _owner(auth: IAPAuth, uri: str, client_id: str) -> str:
     """Find out who manages an OAuth client: IAP accepts no ID tokens for Google-managed ones."""
     try:
         trial = IAPAuth(auth.origin, IAPCredentials(client_id, kind="id_token"), _RETRY)
-        _get(trial, f"{uri}/version")
+        _get(trial, uri)
     except IAPRefusedError as error:
         if error.reason in ("audience", "allowlist"):
             return "Google-managed (IAP rejects ID tokens for it and accepts signed JWTs)"
@@ -105,21 +115,34 @@ def _credentials(auth: IAPAuth, _: str) -> str:
 
 def _token(auth: IAPAuth, uri: str) -> str:
     """Find out whether IAP accepts the token and the account has the role."""
-    _get(auth, f"{uri}/version")
+    _get(auth, uri)
     if not auth.is_asked:
         return "not needed here"
     return "IAP accepts it, and the account has the role (IAP-secured Web App User)"
 
 
 def _mlflow(auth: IAPAuth, uri: str) -> str:
-    version = _get(auth, f"{uri}/version").text.strip()
+    version = _get(auth, uri).text.strip()
+    if "<" in version:  # a page
+        raise MlflowException(f"{uri}/version is no version.")
     client = IAPMlflowClient(uri, max_attempts=_RETRY.max_attempts, deadline=_RETRY.deadline)
     client.search_experiments(max_results=1)
     return f"version {version}; its experiments can be read"
 
 
-def _get(auth: IAPAuth, url: str) -> requests.Response:
+def _get(auth: IAPAuth, uri: str) -> requests.Response:
+    """Request the version from a server, with its token."""
     with auth.session() as session:
-        response = session.get(url, timeout=_TIMEOUT)
+        response = session.get(f"{uri}/version", timeout=_TIMEOUT, **_mlflow_settings(uri))
     response.raise_for_status()
     return response
+
+
+def _mlflow_settings(uri: str) -> dict[str, Any]:
+    """Return MLflow's settings for TLS and for its own authentication, for a request."""
+    settings = get_default_host_creds(uri)
+    found = {"verify": settings.verify, "cert": settings.client_cert_path}
+    if settings.username and settings.password:
+        request = requests.Request("GET", uri, auth=(settings.username, settings.password))
+        found["headers"] = {"Authorization": request.prepare().headers["Authorization"]}
+    return found

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus
+from mlflow.entities import (
+    Dataset,
+    LoggedModel,
+    LoggedModelOutput,
+    LoggedModelStatus,
+    Metric,
+    Run,
+)
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
-from ..limits import MAX_MODEL_PARAMS
+from ..limits import MAX_METRICS, MAX_MODEL_PARAMS
 from ..tags import MODEL_KEY_TAG
 
 
 def log_model(client: MlflowClient, run_id: str, folder: str, content: Mapping[str, Any]) -> None:
-    """Log a saved model as an output of its run.
+    """Log a saved model as an output of its run, with the run's last metrics.
 
     Args:
         client: any MlflowClient.
@@ -48,6 +55,36 @@ def log_model(client: MlflowClient, run_id: str, folder: str, content: Mapping[s
         client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
     if content["registered_name"]:
         _register(client, run_id, model_id, content["registered_name"])
+    _log_metrics(client, run, model_id)
+
+
+def _log_metrics(client: MlflowClient, run: Run, model_id: str) -> None:
+    """Log the run's last metrics again, as those of the model. For the run, they are no new points.
+
+    MLflow finds a model by its metrics, and by the data set that a metric belongs to.
+    """
+    inputs = list(run.inputs.dataset_inputs) if run.inputs else []
+    inputs.sort(key=lambda each: all("train" not in tag.value for tag in each.tags))
+    datasets = [each.dataset for each in inputs]
+    metrics = []
+    for point in run.data.to_proto().metrics:
+        dataset = _dataset_of(point.key, datasets)
+        metrics.append(
+            Metric(
+                *(point.key, point.value, point.timestamp, point.step),
+                model_id=model_id,
+                dataset_name=None if dataset is None else dataset.name,
+                dataset_digest=None if dataset is None else dataset.digest,
+            )
+        )
+    for first in range(0, len(metrics), MAX_METRICS):
+        client.log_batch(run.info.run_id, metrics[first : first + MAX_METRICS])
+
+
+def _dataset_of(metric: str, datasets: Sequence[Dataset]) -> Dataset | None:
+    """The data set that a metric is named after, as in ``valid-auc``, or else the first one."""
+    named = [each for each in datasets if f"-{each.name}-" in f"-{metric}-"]
+    return max(named, key=lambda each: len(each.name), default=datasets[0] if datasets else None)
 
 
 def _find(client: MlflowClient, experiment_id: str, run_id: str, key: str) -> LoggedModel | None:

@@ -28,7 +28,9 @@ from ..tags import (
     EXPERIMENT_KIND_TAG,
     JOURNAL_TAG,
     RUN_KEY_TAG,
+    STUDY_TAG,
     TRAINING_KIND,
+    TRIAL_TAG,
 )
 from .clock import Clock
 from .names import NamesByRun
@@ -237,10 +239,19 @@ class RunCreation:
             or run.is_adopted
         ):
             found = find_run(self.client, experiment_id, run.key)
-            former, began = content.get("former_key"), content["time_ms"]
-            if found is None and former is not None:
-                return find_run(self.client, experiment_id, former, began=began)
-            return found
+            return found or self._find_of_other_version(run, experiment_id, content)
+        return None
+
+    def _find_of_other_version(
+        self, run: QueuedRun, experiment_id: str, content: Mapping[str, Any]
+    ) -> Run | None:
+        """Find the run of an Optuna trial, to whose key version 0.1.0 did not add the start."""
+        former, began, tags = content.get("former_key"), content["time_ms"], content["tags"]
+        if former is not None:
+            return find_run(self.client, experiment_id, former, began=began)
+        if run.key == f"{tags.get(STUDY_TAG)}-{tags.get(TRIAL_TAG)}":
+            prefix = f"{run.key}-"
+            return find_run(self.client, experiment_id, prefix, began=began, is_prefix=True)
         return None
 
     def _agree(self, run: QueuedRun, experiment_id: str, content: Mapping[str, Any]) -> Run:

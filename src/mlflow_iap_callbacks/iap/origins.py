@@ -7,7 +7,7 @@ import os
 from urllib.parse import urlsplit
 
 from ..errors import IAPConfigurationError
-from .passwords import shown
+from .passwords import shown, without_passwords
 
 
 def is_remote(uri: str) -> bool:
@@ -19,7 +19,7 @@ def origin_of(url: str) -> str:
     """``scheme://host[:port]`` of a URL, in lower case and without a default port.
 
     Raises:
-        IAPConfigurationError: it is not an http or https URL.
+        IAPConfigurationError: it is not an http or https URL, or a browser's URL of a page.
     """
     parts = urlsplit(url)
     try:
@@ -30,6 +30,11 @@ def origin_of(url: str) -> str:
         raise IAPConfigurationError(
             f"{shown(url)} is not the URL of a server. Set MLFLOW_TRACKING_URI, or the argument, "
             "to https://HOST."
+        )
+    if parts.fragment:
+        raise IAPConfigurationError(
+            f"{shown(url)} is the address of a page in a browser. Use the part before the #: "
+            f"{without_passwords(url).partition('#')[0].rstrip('/')}"
         )
     host = f"[{host}]" if ":" in host else host
     default = {"http": 80, "https": 443}[parts.scheme]

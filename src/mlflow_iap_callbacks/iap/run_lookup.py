@@ -14,7 +14,12 @@ _QUARTER_OF_AN_HOUR = 900_000  # milliseconds
 
 
 def find_run(
-    client: MlflowClient, experiment_id: str, key: str, *, began: int | None = None
+    client: MlflowClient,
+    experiment_id: str,
+    key: str,
+    *,
+    began: int | None = None,
+    is_prefix: bool = False,
 ) -> Run | None:
     """Return the run whose tag ``mlflow_iap.run_key`` is ``key``; None if there is none.
 
@@ -25,8 +30,9 @@ def find_run(
         experiment_id: id of the run's experiment.
         key: the key.
         began: start of the run, in milliseconds since 1970. Default: any.
+        is_prefix: whether the key only begins with ``key``.
     """
-    found = _search(client, experiment_id, key, ViewType.ALL, 100)
+    found = _search(client, experiment_id, key, ViewType.ALL, 100, is_prefix=is_prefix)
     if began is not None:
         found = [run for run in found if has_begun_at(run, began)]
     active = [run for run in found if run.info.lifecycle_stage == LifecycleStage.ACTIVE]
@@ -46,8 +52,15 @@ def has_begun_at(run: Run, began: int) -> bool:
 
 
 def _search(
-    client: MlflowClient, experiment_id: str, key: str, view: int, most: int
+    client: MlflowClient,
+    experiment_id: str,
+    key: str,
+    view: int,
+    most: int,
+    *,
+    is_prefix: bool = False,
 ) -> Sequence[Run]:
-    query = f"tags.`{RUN_KEY_TAG}` = '{key}'"
+    wanted = f"LIKE '{key}%'" if is_prefix else f"= '{key}'"
+    query = f"tags.`{RUN_KEY_TAG}` {wanted}"
     found: Sequence[Run] = client.search_runs([experiment_id], query, view, max_results=most)
     return found

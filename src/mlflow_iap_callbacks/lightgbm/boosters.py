@@ -13,3 +13,8 @@ def is_cv(model: Any) -> bool:
 def boosters_of(model: Any) -> list[Any]:
     """The boosters of a CVBooster, or a Booster itself."""
     return list(model.boosters) if is_cv(model) else [model]
+
+
+def names_of(model: Any) -> list[str]:
+    """Names of the features."""
+    return list(boosters_of(model)[0].feature_name())

@@ -5,16 +5,20 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+import uuid
+import weakref
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..delivery.flush_result import IAPFlushResult
 from ..delivery.lifecycle import flush, sender_for
+from ..delivery.never_raising import never_raising
 from ..delivery.run_writer import IAPRun, RunWriter, active_experiment, prepare
 from ..delivery.summary import Summary
 from ..iap.arguments import Callback, checked, wrong_library
 from ..iap.client import IAPMlflowClient
-from .endings import engine_of, status_of
+from .endings import engine_of, is_training, status_of
+from .estimators import fitted, is_of_lightgbm
 from .finished_model import FinishedModel, Wanted
 from .params import header_of, params_of, used_in
 from .summary_table import summary_of
@@ -25,6 +29,9 @@ if TYPE_CHECKING:
     from lightgbm.callback import CallbackEnv
     from mlflow import MlflowClient
     from mlflow.entities import Run
+
+# Attribute of a model, which is pickled with it: the callback's id, and the run's place.
+_RUN = "_mlflow_iap_run"
 
 _logger = logging.getLogger("mlflow_iap_callbacks")
 
@@ -83,6 +90,8 @@ class IAPLightGBMCallback(Callback):
         ```
     """
 
+    _id: str | None = None  # shared with copies made by pickle; None if there are none
+
     @checked
     def __init__(
         self,
@@ -127,7 +136,11 @@ class IAPLightGBMCallback(Callback):
         self._reset()
 
     def _reset(self) -> None:
-        self._trainings: dict[int, Training | None] = {}  # the last one of each thread
+        self._trainings: dict[int, Training] = {}  # the last one of each thread
+        # By model; None if another worker logs it, or if its run could not be started.
+        self._by_model: weakref.WeakKeyDictionary[Any, Training | None]
+        self._by_model = weakref.WeakKeyDictionary()
+        self._finished: weakref.WeakSet[Any] = weakref.WeakSet()  # models that are logged
         self._kept: list[Training] = []  # unfinished ones of a ``with`` block
         self._is_in_with = self._has_warned = False
 
@@ -135,10 +148,7 @@ class IAPLightGBMCallback(Callback):
         if others:
             raise wrong_library(self, "Optuna", "IAPMLflowCallback")
         try:
-            thread = threading.get_ident()
-            if env.iteration == env.begin_iteration or thread not in self._trainings:
-                self._trainings[thread] = self._start(env)
-            training = self._trainings[thread]
+            training = self._training_of(env)
             if training is not None:
                 training.log(env)
         except Exception as error:  # noqa: BLE001 - logging never stops training
@@ -159,31 +169,48 @@ class IAPLightGBMCallback(Callback):
         """Log a finished booster: feature importance, plots and the model.
 
         The run then ends, unless it was passed to the callback as ``run``. This takes about a
-        second; a terminal shows what is being logged. Errors are logged as warnings.
+        second; a terminal shows what is being logged. Errors are logged as warnings. Each model is
+        logged once, no matter how often this is called.
 
         Args:
-            booster: a Booster, a CVBooster, or a fitted estimator of ``lightgbm.sklearn`` or
-                ``lightgbm.dask``. It gets a new run if this callback did not log its training.
-            X: data for the model's signature and input example (its first five rows), of shape
-                (rows, features).
+            booster: a Booster, a CVBooster, a fitted estimator of ``lightgbm.sklearn`` or
+                ``lightgbm.dask``, or a fitted estimator of scikit-learn that has one LightGBM
+                model: a Pipeline ending with it, or a search with its best estimator. An estimator
+                is logged as it is. A model that this callback has not seen in training gets a new
+                run.
+            X: data in any form that LightGBM accepts, of shape (rows, features), for the model's
+                input example (its first five rows), its signature and predictions.
             y: true values for ``X``, of shape (rows,), for a confusion matrix or residuals.
+
+        Raises:
+            TypeError: ``booster`` is nothing of these. No run was created.
         """
-        model = getattr(booster, "booster_", booster)
-        estimator = booster if model is not booster else None
-        known = [*self._kept, *filter(None, self._trainings.values())]
-        training = next((each for each in known if each.model is model), None)
+        model, estimator = fitted(booster)
+        if model in self._finished:
+            if X is not None:
+                _logger.warning(
+                    "finish was called for a model that is already logged, so X and y are not "
+                    "used. Call it once for each model, inside the with block if there is one."
+                )
+            return
+        training = self._by_model.get(model)
         if training is not None:
-            self._log_finished(training, model, estimator=estimator, X=X, y=y)
+            self._log_finished(training, model, estimator, X=X, y=y)
             training.finish()
             if training in self._kept:
                 self._kept.remove(training)
             return
-        run = self._run or self._new_run()
-        used = used_in(header_of(model))
-        run.log_params({**used, **params_of(model.params, used)})
-        finished = FinishedModel(run, model, used.get("objective", ""))
-        finished.log(self._wanted, [], 0, estimator=estimator, X=X, y=y)
-        if self._run is None:
+        self._finished.add(model)
+        copied = self._run_of_a_copy(model)
+        run = self._run or copied or self._new_run()
+        used: dict[str, str] = {}
+        with never_raising("the params of LightGBM"):
+            used = used_in(header_of(model))
+            if copied is None:
+                run.log_params({**used, **params_of(model.params, used)})
+        finished = FinishedModel(run, model, used.get("objective", ""), estimator)
+        finished.log(self._wanted, [], 0, X=X, y=y)
+        if self._run is None and copied is None:
             run.finish()
 
     @checked
@@ -193,7 +220,7 @@ class IAPLightGBMCallback(Callback):
         Args:
             status: FINISHED, FAILED or KILLED. Default: how training ended.
         """
-        for training in {*self._kept, *filter(None, self._trainings.values())}:
+        for training in {*self._kept, *self._trainings.values()}:
             training.end(status)
             if training.keeps_model:
                 training.finish()
@@ -213,7 +240,8 @@ class IAPLightGBMCallback(Callback):
             delivered. Those that wait are sent later.
         """
         training = self._trainings.get(threading.get_ident())
-        if training is not None:  # this thread ran the training, so it has ended
+        # This thread ran the training, so it has ended, unless one of its callbacks calls this.
+        if training is not None and not is_training(training.model, sys._getframe()):
             training.end()
         result = flush(self._client, timeout)
         for training in filter(None, self._trainings.values()):
@@ -239,27 +267,53 @@ class IAPLightGBMCallback(Callback):
             training.end()
             # After an exception outside of training, the run fails but keeps its model.
             if training.status == "FINISHED":
-                self._log_finished(training, training.model)
+                self._log_finished(training, training.model, training.estimator)
             is_last = training is kept[-1]
             training.finish(status_of(error) if error is not None and is_last else None)
         self.flush()
 
-    def _log_finished(self, training: Training, model: Any, **given: Any) -> None:
+    def _log_finished(self, training: Training, model: Any, estimator: Any, **given: Any) -> None:
+        self._finished.add(model)
         training.end("FINISHED")
-        finished = FinishedModel(training.run, model, training.used.get("objective", ""))
-        best_iteration = training.ending.best_iteration
-        finished.log(self._wanted, training.curves.samples(), best_iteration, **given)
+        objective = training.used.get("objective", "")
+        finished = FinishedModel(training.run, model, objective, estimator)
+        # What another estimator passes on to LightGBM is not what it predicts.
+        is_direct = estimator is None or is_of_lightgbm(estimator)
+        finished.log(
+            self._wanted,
+            training.curves.samples(),
+            training.ending.best_iteration,
+            trained_on=training.trained_on if is_direct else None,
+            **given,
+        )
+
+    def _training_of(self, env: CallbackEnv) -> Training | None:
+        """The training run of an iteration, which is started with its first iteration."""
+        thread, model = threading.get_ident(), env.model
+        is_new = env.iteration == env.begin_iteration or model not in self._by_model
+        before = self._trainings.get(thread)
+        is_other = before is not None and (is_new or before is not self._by_model[model])
+        # The other one has ended, unless this one runs inside one of its callbacks.
+        if before is not None and is_other and not is_training(before.model, sys._getframe()):
+            before.end()
+        if is_new:
+            self._by_model[model] = None  # even if starting it fails, there is no second attempt
+            self._by_model[model] = self._start(env)
+        training = self._by_model[model]
+        if training is not None:
+            self._trainings[thread] = training
+        return training
 
     def _start(self, env: CallbackEnv) -> Training | None:
-        before = self._trainings.get(threading.get_ident())
-        if before is not None:
-            before.end()
         if not is_first_worker(env.params):
             return None
+        run = self._run or self._new_run()
+        if self._id is not None:
+            vars(env.model)[_RUN] = (self._id, *run.__getstate__()[1:])
         training = Training(
-            self._run or self._new_run(),
+            run,
             env,
-            engine_of(sys._getframe(1)),
+            engine_of(sys._getframe()),
             is_own=self._run is None,
             keeps_model=self._is_in_with,
             fold_curves=self._fold_curves,
@@ -277,8 +331,18 @@ class IAPLightGBMCallback(Callback):
             self._client, experiment, run_name=self._run_name, tags=self._tags, has_link=True
         )
 
+    def _run_of_a_copy(self, model: Any) -> RunWriter | None:
+        """The run of a model trained with a copy of this callback, as in a worker of Dask."""
+        owner, *place = vars(model).get(_RUN, (None,))
+        if owner is None or owner != self._id:
+            return None
+        run = RunWriter.__new__(RunWriter)
+        run.__setstate__((self._client, *place))
+        return run
+
     def __getstate__(self) -> dict[str, Any]:
-        left = ("_trainings", "_kept", "_is_in_with", "_has_warned")
+        self._id = self._id or uuid.uuid4().hex
+        left = ("_trainings", "_by_model", "_finished", "_kept", "_is_in_with", "_has_warned")
         return {name: value for name, value in self.__dict__.items() if name not in left}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

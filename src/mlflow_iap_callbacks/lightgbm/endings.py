@@ -97,6 +97,13 @@ def engine_of(frame: FrameType) -> FrameType | None:
     return next((each for each in _stack(frame) if _module(each) == "lightgbm.engine"), None)
 
 
+def is_training(model: object, frame: FrameType) -> bool:
+    """Return whether LightGBM is training a model in a call that leads to this frame."""
+    engines = (each for each in _stack(frame) if _module(each) == "lightgbm.engine")
+    locals_ = (value for each in engines for value in each.f_locals.values())
+    return model is not None and any(value is model for value in locals_)
+
+
 def status_of(error: BaseException) -> str:
     """The status of a run whose training ends with an exception."""
     from lightgbm.callback import EarlyStopException

@@ -7,7 +7,6 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -19,12 +18,12 @@ from ..delivery.never_raising import never_raising
 from ..delivery.progress import progress_line
 from ..delivery.run_writer import IAPRun
 from .boosters import boosters_of, is_cv
+from .inputs import predict
 from .predictions import CLASSES, REGRESSION, confusion, residual_quantiles
+from .saved_model import save
 
 _FOLDER = "lightgbm"
 _MOST_SHOWN = 30  # features in a plot
-_EXAMPLE_ROWS = 5
-_MOST_NAMED = 1000  # features that a signature names
 
 
 @dataclass
@@ -45,13 +44,22 @@ class Wanted:
 
 
 class FinishedModel:
-    """Logs a finished Booster or CVBooster, whose ``objective`` has LightGBM's canonical name."""
+    """Logs a finished model.
 
-    def __init__(self, run: IAPRun, model: Any, objective: str) -> None:
+    Args:
+        run: run to log to.
+        model: the Booster or CVBooster.
+        objective: its objective, by LightGBM's canonical name.
+        estimator: the estimator that predicts with the booster, and is logged in its place, if any.
+    """
+
+    def __init__(self, run: IAPRun, model: Any, objective: str, estimator: Any = None) -> None:
         self._run = run
+        self._estimator = estimator
         self._boosters = boosters_of(model)
         self._is_cv = is_cv(model)
         self._booster = self._boosters[0]
+        self._predictor = self._booster if estimator is None else estimator
         self._objective = objective
 
     def log(
@@ -60,7 +68,7 @@ class FinishedModel:
         samples: Sequence[tuple[int, Any]],
         best_iteration: int,
         *,
-        estimator: Any = None,
+        trained_on: Any = None,
         X: Any = None,
         y: Any = None,
     ) -> None:
@@ -70,7 +78,8 @@ class FinishedModel:
             wanted: what to log.
             samples: points of the learning curves, as in ``Curves.samples``.
             best_iteration: LightGBM's ``best_iteration``; 0 for none.
-            estimator: the scikit-learn estimator that has the model, if any.
+            trained_on: rows of the training data, if they are known: the input example without
+                ``X``.
             X: data for the signature, the input example and predictions.
             y: true values for ``X``.
         """
@@ -95,14 +104,16 @@ class FinishedModel:
                 )
             if X is not None and y is not None and not self._is_cv:
                 steps["the predictions"] = lambda: self._compare(
-                    estimator, X, y, folder, draws=wanted.pictures
+                    X, y, folder, draws=wanted.pictures
                 )
             if wanted.trees > 0:
                 steps["the trees"] = lambda: self._write_trees(wanted.trees, folder)
             steps["the files"] = lambda: self._run.log_artifact(folder)
             if wanted.model and not self._is_cv:
                 steps["the model"] = lambda: self._log_model(
-                    X, wanted.registered_model_name, Path(name) / "model"
+                    trained_on if X is None else X,
+                    wanted.registered_model_name,
+                    Path(name) / "model",
                 )
             done: list[str] = []
             for what, do in steps.items():
@@ -122,18 +133,18 @@ class FinishedModel:
         order = np.argsort(-gain, kind="stable")
         return [(names[at], float(gain[at]), float(split[at])) for at in order]
 
-    def _compare(self, estimator: Any, X: Any, y: Any, folder: Path, *, draws: bool) -> None:
+    def _compare(self, X: Any, y: Any, folder: Path, *, draws: bool) -> None:
         """Compare predictions with true values, as a confusion matrix or as residuals."""
-        model = self._booster if estimator is None else estimator
         if self._objective in CLASSES:
-            has_labels = hasattr(estimator, "classes_")
-            counts, labels = confusion(model.predict(X), y, has_labels=has_labels)
+            has_labels = hasattr(self._estimator, "classes_")
+            predicted = predict(self._predictor, X)
+            counts, labels = confusion(predicted, y, has_labels=has_labels)
             rows = ([name, *row] for name, row in zip(labels, counts.tolist(), strict=True))
             _write_table(folder / "confusion_matrix.csv", ["true \\ predicted", *labels], rows)
             if draws:
                 _plots().draw_confusion(counts, labels, folder / "confusion_matrix.png")
         elif self._objective in REGRESSION:
-            predicted = np.asarray(model.predict(X), dtype=float).ravel()
+            predicted = predict(self._predictor, X).astype(float).ravel()
             true = np.asarray(y).ravel().astype(float)
             found = residual_quantiles(true - predicted)
             _write_table(folder / "residuals.csv", ["quantile", "true - predicted"], found)
@@ -151,37 +162,10 @@ class FinishedModel:
             graph = lightgbm.create_tree_digraph(self._booster, tree_index=number)
             (folder / f"tree_{number}.svg").write_bytes(graph.pipe(format="svg"))
 
-    def _log_model(self, X: Any, registered_name: str | None, folder: Path) -> None:
-        from mlflow import lightgbm as flavor
-
-        head = None if X is None else X[:_EXAMPLE_ROWS]
-        flavor.save_model(
-            self._booster,
-            folder,
-            signature=self._signature(head),
-            input_example=head,
-            # To infer them, MLflow would load the model in another process, which takes 8 seconds.
-            pip_requirements=[
-                f"{name}=={version(name)}"
-                for name in ("mlflow", "lightgbm", "numpy", "pandas", "scikit-learn", "scipy")
-            ],
-        )
-        self._run.log_model(folder, registered_name=registered_name)
-
-    def _signature(self, head: Any) -> Any:
-        from mlflow.models import ModelSignature, infer_signature
-        from mlflow.types import ColSpec, Schema, TensorSpec
-
-        if head is not None:
-            return infer_signature(head, self._booster.predict(head))
-        names = self._booster.feature_name()
-        is_named = names != [f"Column_{number}" for number in range(len(names))]
-        columns: list[Any] = [ColSpec("double", name) for name in names]
-        if not is_named or len(names) > _MOST_NAMED:
-            columns = [TensorSpec(np.dtype("float64"), (-1, len(names)))]
-        classes = int(self._booster.num_model_per_iteration())
-        shape = (-1,) if classes == 1 else (-1, classes)
-        return ModelSignature(Schema(columns), Schema([TensorSpec(np.dtype("float64"), shape)]))
+    def _log_model(self, data: Any, registered_name: str | None, folder: Path) -> None:
+        folder.mkdir()
+        path = save(self._booster, self._estimator, data, folder)
+        self._run.log_model(path, registered_name=registered_name)
 
 
 def _plots() -> ModuleType:

@@ -12,10 +12,12 @@ from ..delivery.closing import Deadline
 from ..delivery.lifecycle import end_at_exit
 from ..delivery.never_raising import never_raising
 from ..delivery.run_writer import IAPRun
-from .boosters import is_cv
+from .boosters import is_cv, names_of
 from .curves import Curves
 from .datasets import data_of
 from .endings import Ending
+from .estimators import fitting
+from .inputs import first_rows
 from .params import features_in, header_of, name_of, params_of, used_in
 
 if TYPE_CHECKING:
@@ -46,6 +48,8 @@ class Training:
         self.keeps_model = keeps_model
         self._model = weakref.ref(env.model)
         self._kept_model = env.model if keeps_model else None
+        estimator, X = fitting(engine)
+        self._estimator = estimator if keeps_model else None
         self._is_cv = is_cv(env.model)
         self.curves = Curves(run, env, max_points)
         self.status: str | None = None
@@ -56,23 +60,43 @@ class Training:
         self._feval, objective = (
             None if engine is None else engine.f_locals.get(name) for name in ("feval", "fobj")
         )
-        header = header_of(env.model)
-        self.used = used_in(header)
-        if log_datasets:
-            for data, context in data_of(env.model, *features_in(header)):
-                run.log_input(data, context)
-        custom = {} if objective is None else {"objective": name_of(objective)}
-        used = {**self.used, **custom}
-        params = params_of({**env.params, **custom}, used)
-        # In a trial's run, LightGBM's defaults could conflict with the trial's params.
-        run.log_params({**used, **params} if is_own else params)
         self.ending = Ending(env.model, engine, self._on_end)
         _live.add(self)
+        header = ""
+        # Fails if there are categories that a model's text cannot contain, such as intervals.
+        with never_raising("the params that LightGBM used"):
+            header = header_of(env.model)
+        self.used = used_in(header)
+        with never_raising("the params of LightGBM"):
+            custom = {} if objective is None else {"objective": name_of(objective)}
+            used = {**self.used, **custom}
+            params = params_of({**env.params, **custom}, used)
+            # In a trial's run, LightGBM's defaults could conflict with the trial's params.
+            run.log_params({**used, **params} if is_own else params)
+        if log_datasets:
+            with never_raising("the data sets of LightGBM"):
+                names, infos = features_in(header)
+                for data, context in data_of(env.model, names or names_of(env.model), infos):
+                    run.log_input(data, context)
+        self.trained_on: Any = None
+        with never_raising("rows of LightGBM's training data"):
+            # Without an estimator, LightGBM has freed the raw data, unless it was asked to keep it.
+            if X is None and not self._is_cv:
+                train_set: Any = env.model.train_set
+                X = train_set.data
+            self.trained_on = first_rows(X)
 
     @property
     def model(self) -> Any:
         """The Booster or CVBooster; None if it was not kept and no longer exists."""
         return self._model() if self._kept_model is None else self._kept_model
+
+    @property
+    def estimator(self) -> Any:
+        """The fitted estimator that has the model; None if it was not kept, or there is none."""
+        estimator = self._estimator
+        is_its = estimator is not None and getattr(estimator, "booster_", None) is self.model
+        return estimator if is_its else None
 
     def log(self, env: CallbackEnv) -> None:
         """Log an iteration."""
@@ -102,7 +126,7 @@ class Training:
         Args:
             status: FINISHED, FAILED or KILLED. Default: the status found by ``end``.
         """
-        self.keeps_model, self._kept_model = False, None
+        self.keeps_model, self._kept_model, self._estimator = False, None, None
         self.status = status or self.status
         if self.is_own:
             self.run.finish(str(self.status), end_time=self.ending.time_ms)

@@ -40,7 +40,7 @@ from .study_key import (
 from .study_object import whole_study, without_objects
 from .study_run import StudyRun
 from .summary_table import summary_of
-from .sync import Lacking, compare, has_begun, own_process_until
+from .sync import Comparison, Lacking, compare, has_begun, own_process_until
 from .track_in_mlflow import tracked
 from .trial_run import STATUS, log_results, metric_names, tags_of, to_ms
 from .unlogged_run import UnloggedRun
@@ -53,6 +53,7 @@ _logger = logging.getLogger("mlflow_iap_callbacks")
 _T = TypeVar("_T")
 
 _SECONDS_TO_CLOSE = 60.0  # as for ``flush``: longer than the restart of an App Engine instance
+_SECONDS_FOR_OTHER_JOURNALS = 10.0
 _KNOWN_KWARGS = {"experiment_id", "run_name", "nested", "tags", "description", "parent_run_id"}
 
 
@@ -298,9 +299,14 @@ class IAPMLflowCallback(Callback):
         if not has_begun(trials):
             return 0
         study_run = self._run_of_study(study, is_joined=False)
-        found = compare(self._client, study_run.experiment, study_run.key, study_run.unlogged())
-        study_run.logged |= found.logged
-        now = sender_for(self._client).clock.time()
+        found = self._compare(study_run)
+        sender = sender_for(self._client)
+        if found.lacking:
+            # Journals of processes that died may have them.
+            sender.adopt_safely(_SECONDS_FOR_OTHER_JOURNALS)
+            sender.flush(_SECONDS_FOR_OTHER_JOURNALS)
+            found = self._compare(study_run)
+        now = sender.clock.time()
         for lacking in found.lacking:
             not_before = own_process_until(lacking.trial, now) if study_run.is_shared else 0.0
             self._log_lacking(study_run, lacking, not_before)
@@ -404,6 +410,11 @@ class IAPMLflowCallback(Callback):
                     with never_raising(f"study {study_run.study.study_name!r}"):
                         study_run.study = without_objects(study_run.study)
                     self._let_go_of.add(key)
+
+    def _compare(self, study_run: StudyRun) -> Comparison:
+        found = compare(self._client, study_run.experiment, study_run.key, study_run.unlogged())
+        study_run.logged |= found.logged
+        return found
 
     def _run_in_study(
         self, trial: optuna.Trial | optuna.trial.FrozenTrial, study: optuna.Study | None

@@ -12,7 +12,7 @@ from ..delivery.names import mlflow_name
 from ..delivery.plain_values import as_texts
 from ..iap.run_lookup import has_begun_at
 from ..limits import MAX_PARAM_LENGTH
-from ..tags import ENDED_TAG, RUN_KEY_TAG, STATE_TAG
+from ..tags import ENDED_TAG, NAME_TAG, RUN_KEY_TAG, STATE_TAG
 from .study_key import former_trial_key, trial_key
 from .trial_run import INTERMEDIATE, STATUS, to_ms
 
@@ -68,15 +68,21 @@ def to_ms_of_start(trial: FrozenTrial) -> int:
 
 
 def _has_other_results(run: Run, trial: FrozenTrial) -> bool:
-    is_ended = STATE_TAG in run.data.tags and bool(run.data.metrics)
-    return not _has_params(run, trial, may_lack=True) or (is_ended and not _has_values(run, trial))
+    if STATE_TAG not in run.data.tags:  # it has none yet, beside what the user logged
+        return False
+    has_values = not run.data.metrics or _has_values(run, trial)
+    return not (has_values and _has_params(run, trial, may_lack=True))
 
 
 def _has_params(run: Run, trial: FrozenTrial, *, may_lack: bool = False) -> bool:
     """Whether the run has the trial's params, maybe beside values that were used instead."""
-    params = run.data.params
+    tags = run.data.tags
+    params = {
+        tags.get(mlflow_name(f"{NAME_TAG}.{name}"), name): text
+        for name, text in run.data.params.items()
+    }
     for name, text in as_texts(trial.params, MAX_PARAM_LENGTH).items():
-        logged = {params.get(mlflow_name(each)) for each in (name, f"suggested.{name}")} - {None}
+        logged = {params.get(each) for each in (name, f"suggested.{name}")} - {None}
         if text not in logged and (logged or not may_lack):
             return False
     return True

@@ -31,6 +31,7 @@ from lightgbm_helpers import (
     curves,
     expected,
     expected_of_cv,
+    models,
     points,
     runs,
     sets,
@@ -394,8 +395,12 @@ def test_a_grid_search_creates_a_run_for_each_fit(
 
 
 @pytest.mark.slow
-def test_a_dask_estimator_creates_one_run(cloud: LocalCloud, name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_local", [True, False])
+def test_a_dask_estimator_creates_one_run_which_gets_its_model(
+    cloud: LocalCloud, name: str, tmp_path: Path, is_local: bool
+) -> None:
     x, y = arrays()
+    callback = IAPLightGBMCallback(experiment_name=name)
     with (
         LocalCluster(
             n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
@@ -409,11 +414,20 @@ def test_a_dask_estimator_creates_one_run(cloud: LocalCloud, name: str, tmp_path
             *data,
             eval_set=[data],
             eval_names=["all"],
-            callbacks=[IAPLightGBMCallback(experiment_name=name), recorder],
+            callbacks=[callback, recorder],
         )
         assert estimator.fitted_
+        given = (x, y) if is_local else data
+        callback.finish(estimator, X=given[0], y=given[1])
         client.run(lambda: lifecycle.exit_process(30.0))
+        assert callback.flush()
+        local = estimator.to_local()
     run = the_run(name)
+    (output,) = models(run)
+    loaded = mlflow.lightgbm.load_model(f"models:/{output.model_id}")
+    np.testing.assert_array_equal(loaded.predict(x), local.predict(x))
+    files = IAPMlflowClient().list_artifacts(run.info.run_id, "lightgbm")
+    assert "lightgbm/confusion_matrix.csv" in {file.path for file in files}
     recorded = recorder.curves()
     assert len(recorded) == 2  # each worker has its own data, and so its own values
     assert curves(run) in recorded

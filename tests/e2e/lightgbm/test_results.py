@@ -21,7 +21,7 @@ from mlflow.entities import Run
 from scipy.sparse import csr_matrix
 
 import python_process
-from lightgbm_helpers import PARAMS, arrays, curves, models, runs, sets, the_run
+from lightgbm_helpers import PARAMS, arrays, curves, models, points, runs, sets, the_run
 from lightgbm_helpers import inputs as data_sets
 from mlflow_iap_callbacks import IAPLightGBMCallback, IAPMlflowClient
 from mlflow_iap_callbacks.local import LocalCloud
@@ -179,7 +179,7 @@ def test_a_finished_booster_has_importance_plots_and_a_model(
     np.testing.assert_array_equal(loaded.predict(frame), booster.predict(frame))
     info = mlflow.models.get_model_info(f"models:/{output.model_id}")
     assert info.run_id == run.info.run_id
-    assert info.signature.inputs.input_names() == list(frame.columns)
+    assert info.signature is None  # MLflow has no type for categories
     assert info.saved_input_example_info is not None
     uri = f"models:/{registered}/1/requirements.txt"
     pins = (
@@ -189,17 +189,27 @@ def test_a_finished_booster_has_importance_plots_and_a_model(
     assert all("==" in pin for pin in pins)
 
 
-def test_a_model_without_data_at_hand_has_a_signature_of_its_features(
-    cloud: LocalCloud, name: str
-) -> None:
+def test_a_model_is_found_by_its_metrics_and_by_its_data_set(cloud: LocalCloud, name: str) -> None:
     frame, y = _frame()
+    data = lgb.Dataset(frame[:120], y[:120])
+    held = lgb.Dataset(frame[120:], y[120:], reference=data)
     with IAPLightGBMCallback(experiment_name=name, log_pictures=False) as callback:
-        lgb.train(PARAMS, lgb.Dataset(frame, y), 3, callbacks=[callback])
+        lgb.train(PARAMS, data, 3, valid_sets=[held], valid_names=["held"], callbacks=[callback])
     run = the_run(name)
-    (output,) = models(run)
-    info = mlflow.models.get_model_info(f"models:/{output.model_id}")
-    assert info.signature.inputs.input_names() == list(frame.columns)
-    assert _files(run) == {"feature_importance.csv"}
+    client = IAPMlflowClient()
+    found = {each.dataset.name: each.dataset for each in data_sets(run)}
+    for data_set, metric in (("held", "held-binary_logloss"), ("training", "stopped_iteration")):
+        digest = found[data_set].digest
+        (model,) = client.search_logged_models(
+            [run.info.experiment_id],
+            f"metrics.`{metric}` = {run.data.metrics[metric]!r}",
+            datasets=[{"dataset_name": data_set, "dataset_digest": digest}],
+        )
+        assert model.source_run_id == run.info.run_id
+    assert [point for _, point in points(run, "held-binary_logloss")][-1:] == [
+        run.data.metrics["held-binary_logloss"]
+    ]
+    assert len(points(run, "held-binary_logloss")) == 3
 
 
 def test_the_model_is_left_out_on_request(cloud: LocalCloud, name: str) -> None:
@@ -237,7 +247,10 @@ def test_an_estimator_is_evaluated_with_its_own_labels(
     rows = list(csv.reader(_text(run, "confusion_matrix.csv", tmp_path).splitlines()))
     assert rows[0][1:] == ["no", "well", "yes"]
     assert sum(int(cell) for row in rows[1:] for cell in row[1:]) == len(x)
-    assert len(models(run)) == 1
+    (output,) = models(run)
+    for loaded in (mlflow.pyfunc, mlflow.lightgbm):
+        predicted = loaded.load_model(f"models:/{output.model_id}").predict(x)
+        np.testing.assert_array_equal(predicted, estimator.predict(x))
 
 
 def test_a_cross_validation_has_the_mean_importance_of_its_folds(

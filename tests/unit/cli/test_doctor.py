@@ -9,7 +9,9 @@ import pytest
 from click.testing import CliRunner
 
 from bare_server import BareServer
+from mlflow_iap_callbacks import IAPConfigurationError, IAPMlflowClient
 from mlflow_iap_callbacks.cli.commands import main
+from mlflow_iap_callbacks.cli.console import with_commands_apart
 from mlflow_iap_callbacks.cli.doctor_steps import Finding, examine
 from mlflow_iap_callbacks.local import LocalCloud
 from variables import set_all
@@ -124,7 +126,7 @@ def test_the_environment_step_lists_settings_and_hides_possible_passwords(
 
 def test_the_environment_step_says_what_fails_without_mlflow_tracking_auth() -> None:
     (environment, _) = examine("")
-    assert environment.saw.startswith("MLFLOW_TRACKING_AUTH is not iap")
+    assert environment.saw.startswith("MLFLOW_TRACKING_AUTH is not set")
 
 
 # --- where it stops --------------------------------------------------------------------------
@@ -145,7 +147,7 @@ def test_it_stops_at_an_invalid_address(uri: str, says: str) -> None:
 def test_it_stops_if_the_server_is_unreachable() -> None:
     with BareServer() as server:
         url = server.url
-    assert "refused" in _stops_at("server", url)["server"]
+    assert _stops_at("server", url)["server"].startswith(f"Nothing listens at {url[7:]}. Check")
 
 
 def test_it_stops_at_missing_credentials_and_cannot_say_who_manages_the_client(
@@ -180,8 +182,92 @@ def test_it_stops_if_the_application_responds_with_an_error(person: LocalCloud) 
 def test_it_stops_if_the_api_responds_with_an_error(person: LocalCloud) -> None:
     person.fault("answer", path="/api/", status=404, body="no such page", times=0)
     said = _stops_at("MLflow", person.url)["MLflow"]
-    assert "404" in said
-    assert "\n" not in said
+    assert said.endswith("is not MLflow's. Check that the URL is MLflow's.")
+
+
+def test_it_stops_at_another_plugin_than_iaps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_AUTH", "sigv4")
+    said = _stops_at("environment", "https://mlflow.example")["environment"]
+    assert "`export MLFLOW_TRACKING_AUTH=iap`" in said
+
+
+@pytest.mark.parametrize("page", ["/#/experiments/0", "#/models", "/mlflow/#/"])
+def test_it_stops_at_a_browsers_url_and_names_the_servers(page: str) -> None:
+    server = f"https://mlflow.example{page.partition('#')[0]}".rstrip("/")
+    said = _stops_at("address", f"https://mlflow.example{page}")["address"]
+    assert said.endswith(f"Use the part before the #: {server}")
+    with pytest.raises(IAPConfigurationError, match="the part before the #"):
+        IAPMlflowClient(f"https://mlflow.example{page}")
+
+
+def test_it_stops_at_a_host_that_does_not_exist() -> None:
+    said = _stops_at("server", "https://mlflow.invalid")["server"]
+    assert said.startswith("No host is called mlflow.invalid. Check the URL")
+
+
+def test_it_stops_at_a_proxy_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    with BareServer() as closed:
+        set_all(monkeypatch, {"HTTPS_PROXY": closed.url})
+    said = _stops_at("server", "https://mlflow.example")["server"]
+    assert said.startswith("The proxy in HTTPS_PROXY or HTTP_PROXY cannot be used")
+    assert "add mlflow.example to NO_PROXY" in said
+
+
+def test_it_stops_at_a_server_without_tls() -> None:
+    with BareServer() as server:
+        said = _stops_at("server", server.url.replace("http:", "https:"))["server"]
+    assert "does not speak TLS. Check the URL's scheme and port." in said
+
+
+@pytest.mark.parametrize("is_trusted", [False, True])
+def test_it_honours_mlflows_settings_for_tls(
+    cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch, is_trusted: bool
+) -> None:
+    google = cloud.google_environment()
+    monkeypatch.setenv("HTTPS_PROXY", google["HTTPS_PROXY"])
+    if is_trusted:
+        monkeypatch.setenv("MLFLOW_TRACKING_SERVER_CERT_PATH", google["REQUESTS_CA_BUNDLE"])
+    findings = {finding.step: finding.saw for finding in examine("https://oauth2.googleapis.com")}
+    is_rejected = "is not trusted" in findings["server"]
+    assert is_rejected == (not is_trusted), findings
+    assert ("Set MLFLOW_TRACKING_SERVER_CERT_PATH" in findings["server"]) == is_rejected
+
+
+def test_it_signs_in_to_mlflows_own_authentication(
+    person: LocalCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_all(
+        monkeypatch,
+        {"MLFLOW_TRACKING_USERNAME": "ada", "MLFLOW_TRACKING_PASSWORD": "pass-word"},
+    )
+    person.requests.clear()
+    findings = [*examine(person.url)]
+    assert findings[4] == ("token", findings[4].saw, True)
+    versions = [seen for seen in person.requests if (seen.path, seen.status) == ("/version", 200)]
+    # The other header is left to MLflow.
+    assert {seen.credential_header for seen in versions} == {"proxy-authorization"}
+    assert not [finding for finding in findings if "pass-word" in finding.saw]
+
+
+@pytest.mark.parametrize(
+    ("status", "says"),
+    [
+        (401, "rejects this user. Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."),
+        (403, "denies access (403). Ask its administrators"),
+        (404, "is no MLflow server: it answered 404 to /version. Check the path of the URL."),
+        (500, "answered 500 (Internal Server Error). MLflow is not running, or fails."),
+    ],
+)
+def test_it_says_what_a_status_of_the_application_means(
+    person: LocalCloud, status: int, says: str
+) -> None:
+    person.fault("answer", path="/version", status=status, body="x", times=0)
+    assert says in _stops_at("token", person.url)["token"]
+
+
+def test_a_page_instead_of_a_version_is_no_mlflow(person: LocalCloud) -> None:
+    person.fault("answer_after", path="/version", status=200, body="<html>Welcome", times=0)
+    assert "is not MLflow's" in _stops_at("MLflow", person.url)["MLflow"]
 
 
 def test_a_server_without_iap_needs_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,3 +298,20 @@ def test_the_command_exits_with_1_if_it_stops(
     told = CliRunner().invoke(main, ["doctor"])
     assert told.exit_code == 1
     assert ["no", "address"] in [line.split()[:2] for line in told.output.splitlines()]
+
+
+def test_the_command_takes_a_url_and_folds_no_line(person: LocalCloud) -> None:
+    person.members.clear()
+    done = CliRunner().invoke(main, ["doctor", person.url], env={"COLUMNS": "40"})
+    assert done.exit_code == 1
+    assert f"  {person.url}\n" in done.output
+    (command,) = (line for line in done.output.splitlines() if "add-iam-policy-binding" in line)
+    assert command.strip().startswith("gcloud ")
+    assert command.strip().endswith("--role=roles/iap.httpsResourceAccessor")
+
+
+def test_commands_stand_on_lines_of_their_own() -> None:
+    text = "It is `off`. Run `gcloud a --b`, then `make c d`. Try again."
+    assert with_commands_apart(text).splitlines() == [
+        *("It is `off`. Run", "    gcloud a --b", "then", "    make c d", "Try again."),
+    ]

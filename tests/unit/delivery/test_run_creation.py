@@ -117,6 +117,22 @@ def test_a_run_is_found_by_its_former_key_if_it_began_at_the_same_time_in_any_ti
     assert len(server.runs) == (1 if is_found else 2)
 
 
+@pytest.mark.parametrize(
+    ("key", "start", "is_found"),
+    [("s-1-2a", 7, True), ("s-10-2a", 7, False), ("s-1-2a", 70, False)],
+)
+def test_the_run_of_a_trial_in_a_journal_of_version_0_1_0_is_found_by_its_key_of_today(
+    server: FakeMlflow, process: _Process, key: str, start: int, is_found: bool
+) -> None:
+    today = process.started(Mode.NEW, process.run(key), time_ms=start)
+    process.outbox.is_adopted = True
+    run = process.run("s-1")
+    tags = {"mlflow_iap.study": "s", "mlflow_iap.trial": "1"}
+    process.started(Mode.CLAIMED, run, tags=tags)
+    assert (run.run_id == today.run_id) is is_found
+    assert len(server.runs) == (1 if is_found else 2)
+
+
 def test_a_run_with_its_own_key_takes_precedence_over_one_with_the_former_key(
     server: FakeMlflow, process: _Process, new_process: NewProcess
 ) -> None:

@@ -14,6 +14,7 @@ import lightgbm as lgb
 import mlflow
 import numpy as np
 import optuna
+import pandas as pd
 import pytest
 from sklearn.base import clone
 
@@ -21,6 +22,7 @@ from inline_delivery import InlineDelivery
 from lightgbm_helpers import PARAMS, arrays, expected_of_cv, sets
 from mlflow_iap_callbacks import IAPLightGBMCallback
 from mlflow_iap_callbacks.delivery.run_writer import RunWriter
+from own_log import said_by_us
 from recording_run import RecordingRun
 
 
@@ -333,6 +335,86 @@ def test_finish_of_a_model_that_was_trained_elsewhere_creates_a_run() -> None:
     assert run.status == "FINISHED"
 
 
+def test_finish_called_again_logs_nothing_more(caplog: pytest.LogCaptureFixture) -> None:
+    delivery = InlineDelivery(has_files=True)
+    callback = _callback(delivery)
+    x, y = arrays()
+    elsewhere = lgb.train(PARAMS, sets()[0], 3)
+    for booster in (_train(callback), elsewhere):
+        for _ in range(2):
+            callback.finish(booster)
+    with caplog.at_level(logging.WARNING, "mlflow_iap_callbacks"):
+        callback.finish(elsewhere, X=x, y=y)
+    assert "already logged, so X and y are not used" in caplog.text
+    assert [run.status for run in delivery.runs()] == ["FINISHED"] * 2
+    assert delivery.server.calls.count("log_artifact") == 2
+
+
+def test_finish_after_a_with_block_logs_nothing_more() -> None:
+    delivery = InlineDelivery(has_files=True)
+    with _callback(delivery) as callback:
+        booster = _train(callback)
+    callback.finish(booster)
+    assert delivery.server.calls.count("log_artifact") == 1
+    assert delivery.run().status == "FINISHED"
+
+
+def test_finish_logs_an_earlier_training_to_its_own_run() -> None:
+    delivery = InlineDelivery(has_files=True)
+    callback = _callback(delivery)
+    boosters = [_train(callback) for _ in range(2)]
+    callback.finish(boosters[0])
+    first, second = delivery.runs()
+    assert "lightgbm/feature_importance.csv" in first.artifacts
+    assert second.artifacts == {}
+
+
+def test_finish_of_a_cross_validation_logs_to_its_run() -> None:
+    delivery = InlineDelivery(has_files=True)
+    callback = _callback(delivery)
+    options: dict[str, Any] = {"return_cvbooster": True, "callbacks": [callback]}
+    result: Any = lgb.cv(PARAMS, sets()[0], 3, nfold=3, **options)
+    callback.finish(result["cvbooster"])
+    run = delivery.run()
+    assert "lightgbm/feature_importance.csv" in run.artifacts
+    assert run.status == "FINISHED"
+
+
+def test_finish_of_something_else_raises_before_there_is_a_run(delivery: InlineDelivery) -> None:
+    callback = _callback(delivery)
+    with pytest.raises(TypeError, match="return_cvbooster=True"):
+        callback.finish({"valid auc-mean": [0.5]})
+    assert delivery.runs() == []
+
+
+def test_finish_of_a_model_that_a_copy_has_trained_logs_to_the_copy_s_run() -> None:
+    """As with Dask, whose workers get the callback by pickle and return the model by pickle."""
+    delivery = InlineDelivery(has_files=True)
+    callback = _callback(delivery)
+    copied = pickle.loads(pickle.dumps(callback))
+    booster = pickle.loads(pickle.dumps(_train(copied)))
+    x, y = arrays()
+    callback.finish(booster, X=x, y=y)
+    run = delivery.run()
+    assert "lightgbm/confusion_matrix.csv" in run.artifacts
+    assert len(run.curve("valid-binary_logloss")) == 4
+    _callback(delivery).finish(booster)  # another callback does not know it
+    assert len(delivery.runs()) == 2
+
+
+def test_a_with_block_logs_an_estimator_as_it_is() -> None:
+    delivery = InlineDelivery(has_files=True)
+    x, y = arrays()
+    with _callback(delivery, log_model=True) as callback:
+        estimator = lgb.LGBMClassifier(n_estimators=3, verbose=-1, n_jobs=1)
+        estimator.fit(x, y, callbacks=[callback])
+        _train(callback)
+    saved = [files["MLmodel"].decode() for files in delivery.server.model_files.values()]
+    kinds = ["model_class: lightgbm.sklearn.LGBMClassifier" in text for text in saved]
+    assert kinds == [True, False]
+    assert ["input_example" in text for text in saved] == [True, False]
+
+
 def test_an_exception_after_training_fails_its_run_but_not_earlier_ones() -> None:
     delivery = InlineDelivery(has_files=True)
 
@@ -362,7 +444,111 @@ def test_failed_training_in_a_with_block_logs_no_model() -> None:
     assert (run.status, run.artifacts) == ("FAILED", {})
 
 
+# trainings inside others
+
+
+@pytest.mark.parametrize("is_in_with", [False, True])
+def test_training_inside_a_callback_of_another_has_its_own_run(
+    delivery: InlineDelivery, is_in_with: bool
+) -> None:
+    outer, inner = _callback(delivery, log_pictures=False), {}
+    callback = outer.__enter__() if is_in_with else outer
+
+    def train_another(env: Any) -> None:
+        record: dict[str, Any] = {}
+        _train(callback, 2, lgb.record_evaluation(record))
+        inner[env.iteration] = record["valid"]["binary_logloss"]
+        callback.flush()
+
+    record: dict[str, Any] = {}
+    _train(callback, 3, train_another, lgb.record_evaluation(record))
+    if is_in_with:
+        outer.__exit__(None, None, None)
+    values = record["valid"]["binary_logloss"]
+    curves = sorted((run.curve("valid-binary_logloss") for run in delivery.runs()), key=len)
+    assert curves == [*([*enumerate(inner[step])] for step in range(3)), list(enumerate(values))]
+    assert {run.status for run in delivery.runs()} == {"FINISHED"}
+
+
+def test_a_failure_inside_a_callback_of_another_training_fails_its_own_run(
+    delivery: InlineDelivery,
+) -> None:
+    callback = _callback(delivery)
+    kept = []
+
+    def train_another(env: Any) -> None:
+        if env.iteration == 0:
+            with pytest.raises(ZeroDivisionError) as error:
+                _train(callback, 4, _raise)
+            kept.append(error)
+
+    _train(callback, 4, train_another)
+    callback.flush()
+    assert [(run.status, len(run.curve("valid-binary_logloss"))) for run in delivery.runs()] == [
+        ("FINISHED", 4),
+        ("FAILED", 3),
+    ]
+
+
 # nothing stops training
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("kind", ["intervals", "times", "bytes"])
+def test_categories_that_a_model_s_text_cannot_contain_leave_one_run_with_its_curve(
+    delivery: InlineDelivery, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    x, y = arrays()
+    categories = {
+        "intervals": pd.cut(x[:, 1], 4),
+        "times": pd.to_datetime(np.where(x[:, 1] > 0, "2026-01-01", "2026-02-01")),
+        "bytes": np.where(x[:, 1] > 0, b"a", b"b").astype(object),
+    }
+    frame = pd.DataFrame({"a": x[:, 0], "b": pd.Categorical(categories[kind])})
+    record: dict[str, Any] = {}
+    callbacks: list[Any] = [_callback(delivery), lgb.record_evaluation(record)]
+    with caplog.at_level(logging.WARNING, "mlflow_iap_callbacks"):
+        lgb.cv(PARAMS, lgb.Dataset(frame, y), 5, nfold=3, callbacks=callbacks)
+    run = delivery.run()
+    (means,) = [values for name, values in record["valid"].items() if name.endswith("-mean")]
+    assert run.curve("valid-binary_logloss") == list(enumerate(means))
+    assert run.status == "FINISHED"
+    assert run.params["objective"] == "binary"
+    assert {name for name, _ in run.inputs} == {"cv"}
+    assert len(said_by_us(caplog)) == 1
+
+
+@pytest.mark.parametrize("part", ["header_of", "params_of", "data_of", "first_rows"])
+def test_what_cannot_be_read_at_the_first_iteration_costs_only_itself(
+    delivery: InlineDelivery,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    part: str,
+) -> None:
+    monkeypatch.setattr(f"mlflow_iap_callbacks.lightgbm.training.{part}", _refuse)
+    with caplog.at_level(logging.WARNING, "mlflow_iap_callbacks"):
+        _train(_callback(delivery))
+    run = delivery.run()
+    assert len(run.curve("valid-binary_logloss")) == 4
+    assert run.status == "FINISHED"
+    assert len(said_by_us(caplog)) == 1
+
+
+def test_training_whose_run_cannot_be_started_is_tried_once(
+    delivery: InlineDelivery, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts = []
+
+    def fail() -> None:
+        attempts.append(1)
+        _refuse()
+
+    callback = _callback(delivery)
+    monkeypatch.setattr(callback, "_new_run", fail)
+    with caplog.at_level(logging.WARNING, "mlflow_iap_callbacks"):
+        booster = _train(callback)
+    assert booster.num_trees() == 4
+    assert (len(attempts), len(said_by_us(caplog))) == (1, 1)
 
 
 def test_the_model_is_the_same_with_and_without_the_callback(delivery: InlineDelivery) -> None:

@@ -55,8 +55,8 @@ def _logged(
     **options: Any,
 ) -> RecordingRun:
     run = RecordingRun()
-    finished = FinishedModel(run, trained, objective)
-    finished.log(_wanted(**options), _SAMPLES, 1, estimator=estimator, X=X, y=y)
+    finished = FinishedModel(run, trained, objective, estimator)
+    finished.log(_wanted(**options), _SAMPLES, 1, X=X, y=y)
     return run
 
 
@@ -180,26 +180,6 @@ def test_the_model_is_saved_under_the_name_that_it_is_registered_with(
     assert all("==" in pin for pin in saved["pip_requirements"])
 
 
-@pytest.mark.parametrize(
-    ("names", "inputs"),
-    [
-        (["age", "height", "weight", "pulse"], ["age", "height", "weight", "pulse"]),
-        ("auto", None),
-    ],
-)
-def test_a_model_without_data_has_a_signature_of_its_features(
-    saved: dict[str, Any], names: Any, inputs: list[str] | None
-) -> None:
-    x, y = arrays()
-    _logged(lgb.train(PARAMS, lgb.Dataset(x, y, feature_name=names), 3), model=True)
-    signature = saved["signature"]
-    if inputs is None:
-        assert [spec.shape for spec in signature.inputs] == [(-1, 4)]
-    else:
-        assert signature.inputs.input_names() == inputs
-    assert [spec.shape for spec in signature.outputs] == [(-1,)]
-
-
 _FILES = {_TABLE, "lightgbm/trees.csv", "lightgbm/confusion_matrix.csv"} | {
     f"lightgbm/{name}.png" for name in ("feature_importance", "learning_curves", "confusion_matrix")
 }
@@ -218,7 +198,7 @@ _PARTS = {
     ),
     "the predictions": ("{0}.plots.draw_confusion", ["lightgbm/confusion_matrix.png"]),
     "the trees": ("lightgbm.Booster.trees_to_dataframe", ["lightgbm/trees.csv"]),
-    "the model": ("{0}.finished_model.version", []),  # the model's requirements
+    "the model": ("{0}.saved_model.version", []),  # the model's requirements
 }
 
 

@@ -539,7 +539,7 @@ def test_a_study_in_memory_that_nobody_holds_is_let_go_of_and_still_reported(
     drawn: list[Any] = []
     monkeypatch.setattr(
         "mlflow_iap_callbacks.optuna.study_run.StudyRun.draw",
-        lambda study_run, *_: drawn.extend(study_run.study.trials),
+        lambda study_run, *_, **__: drawn.extend(study_run.study.trials),
     )
     made: list[weakref.ref[_Model]] = []
     callback = _callback(delivery_of_files, study_run=True, experiment_name="folds")

@@ -36,7 +36,8 @@ def _trial_runs(delivery: InlineDelivery) -> dict[int, FakeRun]:
 
 
 def _old_trial(value: float) -> optuna.trial.FrozenTrial:
-    trial = create_trial(value=value)
+    x = optuna.distributions.FloatDistribution(0.0, 1.0)
+    trial = create_trial(value=value, params={"x": 0.5}, distributions={"x": x})
     assert trial.datetime_start is not None
     trial.datetime_start -= timedelta(days=1)
     trial.datetime_complete = trial.datetime_start + timedelta(minutes=1)
@@ -221,11 +222,14 @@ def test_a_run_of_version_0_1_0_that_is_not_complete_is_completed(
     study = _shared_study(tmp_path)
     study.add_trials([_old_trial(1.0), _old_trial(2.0), _old_trial(3.0)])
     _callback(delivery).sync(study)
+    assert study.trials[0].params == {"x": 0.5}
     runs = _trial_runs(delivery)
     _as_by_0_1_0(runs.values())
     runs[0].status = "RUNNING"
     del runs[0].tags["mlflow_iap.trial_state"]
     runs[0].points.clear()
+    runs[0].points["value", 0, 0, 100.0] = None  # by the objective, as this param
+    runs[0].params["x"] = "17"
     runs[1].is_deleted = True
     callback = _callback(delivery)
     assert callback.sync(study) == 1
@@ -234,7 +238,8 @@ def test_a_run_of_version_0_1_0_that_is_not_complete_is_completed(
         runs[0].run_id,
         runs[2].run_id,
     ]
-    assert (runs[0].status, runs[0].curve("value")) == ("FINISHED", [(0, 1.0)])
+    assert (runs[0].status, runs[0].curve("value")) == ("FINISHED", [(0, 100.0), (0, 1.0)])
+    assert runs[0].params == {"x": "17", "suggested.x": "0.5"}
 
 
 def test_a_trial_that_version_0_1_0_logged_partly_to_another_trials_run_gets_a_run(
@@ -286,6 +291,7 @@ def test_what_the_user_logged_beside_a_trials_results_does_not_make_it_incomplet
         run.log_metrics({"loss": 7.0, "other": 1.0}, step=3)
         trial.report(0.5, 3)
         trial.suggest_categorical("odd name:%", ["a", "b" * 7000])
+        trial.suggest_categorical("odd name:&", ["c", "d"])
         return trial.suggest_int("depth", 5, 5)
 
     study = new_study()
