@@ -12,6 +12,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .delivery.flush_result import IAPFlushResult
+    from .delivery.run_writer import IAPRun
     from .errors import (
         IAPConfigurationError,
         IAPCredentialsError,
@@ -26,16 +28,22 @@ if TYPE_CHECKING:
     from .lightgbm.callback import IAPLightGBMCallback
     from .optuna.callback import IAPMLflowCallback
 
+    # MLflow itself spells MlflowClient and, formerly in Optuna, MLflowCallback.
+    IAPMlflowCallback = IAPMLflowCallback
+    IAPMLflowClient = IAPMlflowClient
+
 __all__ = [
     "IAPAuth",
     "IAPConfigurationError",
     "IAPCredentials",
     "IAPCredentialsError",
     "IAPError",
+    "IAPFlushResult",
     "IAPLightGBMCallback",
     "IAPMLflowCallback",
     "IAPMlflowClient",
     "IAPRefusedError",
+    "IAPRun",
     "IAPUnavailableError",
     "IAPUnknownOutcomeError",
 ]
@@ -43,9 +51,11 @@ __all__ = [
 _HOMES = {
     "IAPAuth": "iap.auth",
     "IAPCredentials": "iap.credentials",
+    "IAPFlushResult": "delivery.flush_result",
     "IAPLightGBMCallback": "lightgbm.callback",
     "IAPMLflowCallback": "optuna.callback",
     "IAPMlflowClient": "iap.client",
+    "IAPRun": "delivery.run_writer",
 }
 # Modules by the names that pickles of version 0.1.0 contain.
 _MOVED = {
@@ -80,9 +90,11 @@ logging.getLogger(__name__).addFilter(_add_prefix)
 
 # MLflow loads the entry points while it is being imported, so nothing here may import MLflow.
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    # Upper and lower case of these names are easily confused: IAPMlflowCallback.
+    right = next((each for each in __all__ if each.lower() == name.lower()), None)
+    if right is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOMES.get(name, 'errors')}", __name__), name)
+    return getattr(import_module(f".{_HOMES.get(right, 'errors')}", __name__), right)
 
 
 def __dir__() -> list[str]:

@@ -42,10 +42,14 @@ class RecordingRun(RunWriter):
         return {name for name, *_ in self.points}
 
     def log_metrics(
-        self, values: Mapping[str, float], *, step: int = 0, timestamp: int | None = None
+        self,
+        metrics: Mapping[str, float],
+        step: int | None = None,
+        *,
+        timestamp: int | None = None,
     ) -> None:
         assert self.status is None, "the run has ended"
-        self.points += [(name, step, timestamp, value) for name, value in values.items()]
+        self.points += [(name, step or 0, timestamp, value) for name, value in metrics.items()]
 
     def log_curve(
         self, name: str, points: Sequence[tuple[int, float]], *, timestamp: int | None = None
@@ -78,7 +82,12 @@ class RecordingRun(RunWriter):
     ) -> None:
         self.models.append(({file.name for file in Path(local_path).iterdir()}, registered_name))
 
-    def log_input(self, dataset: Dataset, context: str | None = None) -> None:
+    def log_input(
+        self,
+        dataset: Dataset,
+        context: str | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
         self.inputs.append((dataset, context))
 
     def reopen(self) -> None:

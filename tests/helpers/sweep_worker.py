@@ -159,7 +159,10 @@ def outage(sweep: Sweep, trials: int, seconds: float) -> None:
         "highest": max(megabytes),
     }
     _wait_after("swept")
-    figures |= {"is_delivered": sweep.callback.flush(420.0), "delivered": _resident_megabytes()}
+    figures |= {
+        "is_delivered": bool(sweep.callback.flush(420.0)),
+        "delivered": _resident_megabytes(),
+    }
     _say(json.dumps(figures))
 
 

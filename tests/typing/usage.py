@@ -13,10 +13,14 @@ from typing_extensions import assert_type
 from mlflow_iap_callbacks import (
     IAPCredentials,
     IAPError,
+    IAPFlushResult,
     IAPLightGBMCallback,
     IAPMLflowCallback,
+    IAPMlflowCallback,
+    IAPMLflowClient,
     IAPMlflowClient,
     IAPRefusedError,
+    IAPRun,
 )
 
 
@@ -46,3 +50,24 @@ def tokens_are_text() -> None:
     assert_type(IAPCredentials().describe(), dict[str, str])
     IAPCredentials(kind="nonsense")  # type: ignore[arg-type]
     IAPMlflowClient("https://host", None, IAPCredentials())  # type: ignore[arg-type]
+
+
+def handles_are_runs(callback: IAPMLflowCallback, trial: optuna.Trial) -> None:
+    assert_type(callback.run(trial), IAPRun)
+    with IAPRun(experiment_name="first") as run:
+        assert_type(run, IAPRun)
+        run.log_metric("loss", 0.5, step=1)
+        run.log_metrics({"loss": 0.25}, 2)
+        run.log_table({"a": [1]}, "a.json")
+    result = run.flush()
+    assert_type(result, IAPFlushResult)
+    assert_type(result.waiting, int)
+    is_delivered = bool(result)
+    assert_type(is_delivered, bool)
+    IAPRun(experiment="first")  # type: ignore[call-arg]
+    IAPLightGBMCallback(run=run)
+
+
+def misspelt_names_are_the_same() -> None:
+    assert_type(IAPMlflowCallback(), IAPMLflowCallback)
+    assert_type(IAPMLflowClient(), IAPMlflowClient)

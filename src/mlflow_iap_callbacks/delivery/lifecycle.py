@@ -19,6 +19,7 @@ from mlflow import MlflowClient
 from . import closing, sigterm
 from .clock import Clock
 from .closing import Deadline, Work, report_rest
+from .flush_result import IAPFlushResult, result_of
 from .sender import Sender
 from .server_uri import server_uri
 
@@ -55,29 +56,34 @@ def sender_for(client: MlflowClient) -> Sender:
         return sender
 
 
-def flush(client: MlflowClient, timeout: float | None) -> bool:
+def flush(client: MlflowClient, timeout: float | None) -> IAPFlushResult:
     """Deliver everything that this process logged to the client's server; see ``closing.flush``."""
-    return closing.flush(sender_for(client), timeout)
+    sender = sender_for(client)
+    closing.flush(sender, timeout)
+    return result_of(sender)
 
 
-def close(client: MlflowClient, seconds: float, *, end: Work, draw: Work) -> bool:
+def close(
+    client: MlflowClient, seconds: float, *, end: Work | None = None, draw: Work | None = None
+) -> IAPFlushResult:
     """End runs, deliver and draw plots, within a time limit. The process can continue afterwards.
 
     Args:
         client: a client of the server.
         seconds: the time limit.
-        end: logs what is known only at the end, and ends runs.
-        draw: logs plots.
+        end: logs what is known only at the end, and ends runs, if there is anything to do.
+        draw: logs plots, if there are any.
 
     Returns:
-        Whether everything is delivered.
+        What was delivered.
 
     Raises:
         KeyboardInterrupt: the user pressed Ctrl-C. A warning says how many records stay on disk.
     """
     sender = sender_for(client)
     deadline = Deadline(sender.clock.monotonic, seconds)
-    return closing.close([sender], deadline, end=[end], draw=[draw])
+    closing.close([sender], deadline, end=filter(None, [end]), draw=filter(None, [draw]))
+    return result_of(sender)
 
 
 def exit_process(seconds: float = _SECONDS_AT_EXIT) -> None:

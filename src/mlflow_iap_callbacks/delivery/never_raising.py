@@ -23,7 +23,9 @@ class never_raising:
     def __exit__(self, kind: object, error: BaseException | None, _: object) -> bool:
         if isinstance(error, Exception):
             _logger.warning(
-                "Could not log %s (%s). The program continues without it.", self._what, error
+                "Could not log %s (%s). The program continues without it.",
+                self._what,
+                str(error).rstrip("."),
             )
             return True
         return False

@@ -1,21 +1,25 @@
-"""The handle for a run: writes records to disk at once, to be sent in the background."""
+"""The run handle: writes records to disk at once, to be sent in the background."""
 
 from __future__ import annotations
 
 import functools
+import html
+import logging
 import os
-import tempfile
+import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from mlflow import MlflowClient
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_RUN_NAME
 
 from ..errors import IAPError
+from ..iap.arguments import check, checked
+from ..iap.client import IAPMlflowClient
 from ..limits import (
     MAX_EXPERIMENT_TAG_LENGTH,
     MAX_INTEGER,
@@ -26,7 +30,9 @@ from ..limits import (
     MAX_TAGS,
 )
 from ..outbox import QueuedRun
-from .lifecycle import LOCK, flush, sender_for
+from .flush_result import IAPFlushResult
+from .lifecycle import LOCK, close, flush, sender_for
+from .mlflow_files import MlflowFiles
 from .never_raising import never_raising
 from .plain_values import (
     artifact_folder,
@@ -39,16 +45,27 @@ from .plain_values import (
     milliseconds,
     model_name,
 )
+from .progress import show_link
 from .run_creation import Mode
+from .server_uri import server_uri
 
 if TYPE_CHECKING:
     from mlflow.data.dataset import Dataset
+    from typing_extensions import Self
+
+_logger = logging.getLogger("mlflow_iap_callbacks")
 
 _V = TypeVar("_V", str, float)
 
 # In place of the experiment, for a run whose key is MLflow's own id.
 _EXISTING = "id:"
 
+# Where the links of MLflow's pages lead to *Model training*, and not to *GenAI*.
+TRAINING = "workflowType=machine_learning"
+# Seconds that the end of a ``with`` block waits for the delivery, as for ``flush``.
+_SECONDS_TO_CLOSE = 60.0
+# A timestamp below this is rather a step.
+_JANUARY_1970_MS = 31 * 86_400_000
 # Characters: a tenth of a request, so that records fit well into requests.
 _MAX_RECORD_LENGTH = 100_000
 
@@ -58,116 +75,134 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-class RunWriter:
-    """A handle for logging to one run, from any thread.
+class IAPRun:
+    """A handle for one MLflow run, to log to it from any thread and in any training loop.
 
-    Only ``flush`` and ``run_id`` wait for the server. The other methods never raise: values that
-    cannot be logged are skipped with a warning. A copy in another process, made by pickle or fork,
-    logs to the same run.
+    Only ``flush``, ``run_id`` and the end of a ``with`` block wait for the server. The other
+    methods write records to a journal on disk, to be sent in the background, and never raise:
+    values that cannot be logged are skipped with a warning. A copy in another process, made by
+    pickle or fork, logs to the same run.
+
+    A ``with`` block ends the run: as FINISHED, as FAILED after an exception, or as KILLED if Optuna
+    pruned the trial. Without one, call ``finish``; a run that is still open when the process exits
+    or is killed ends as FAILED. ``IAPMLflowCallback.run(trial)`` and ``IAPLightGBMCallback.run``
+    are handles too, of runs that their callbacks end.
 
     Args:
-        client: delivers the run.
-        experiment: name of the experiment, which is created if it does not exist; or ``id:ID``.
-            Write ``name:NAME`` if the name itself begins with ``id:`` or ``name:``.
-        run_name: name shown in MLflow. Default: one that MLflow makes up.
-        start_time: milliseconds since 1970, UTC. Default: now.
-        tags: tags of the new run.
-        key: run key, stored as a tag. Default: a random one.
-        mode: who else may have created a run with this key. Default: a process that has ended; its
-            run is continued.
-        parent: parent run, or its id.
-        not_before: time before which the run is not looked up or created, in seconds since 1970.
-        former_key: key that an earlier version may have given to the run, if it began at
-            ``start_time``.
+        run_id: MLflow's id of an existing run to log to. Default: a new run.
+        experiment_name: experiment of a new run. It is created if it does not exist. Default:
+            MLflow's active one (``mlflow.set_experiment``, MLFLOW_EXPERIMENT_ID,
+            MLFLOW_EXPERIMENT_NAME), else *Default*.
+        run_name: name of a new run. Default: a name that MLflow makes up.
+        tags: tags of the run.
+        parent_run_id: MLflow's id of a new run's parent. Default: none.
+        tracking_uri: URI of the MLflow server. Default: MLflow's own (MLFLOW_TRACKING_URI).
+        client: an MlflowClient to use instead of ``IAPMlflowClient(tracking_uri)``.
+
+    Raises:
+        IAPConfigurationError: the settings cannot work; see ``IAPMlflowClient``.
+        TypeError, ValueError: an argument is none of the above.
 
     Examples:
         ```python
-        run = callback.run(trial)  # of IAPMLflowCallback, inside the objective
-        run.log_metrics({"loss": 0.3}, step=1)
-        run.log_artifact("model.txt")
+        with IAPRun(experiment_name="images") as run:
+            run.log_params({"learning_rate": 0.1, "layers": 3})
+            for epoch in range(10):
+                run.log_metrics({"loss": 1 / (epoch + 1)}, step=epoch)
+            run.log_text("Done.", "notes.txt")
         ```
     """
 
     _run: QueuedRun | None
+    _written: MlflowFiles | None = None  # what this process wrote
+    # What to call the run when its URL is shown; None if it is not, or was already.
+    _link_name: str | None = None
+    # Whether a ``with`` block ends the run.
+    _is_ended_by_with = True
 
+    @checked
     def __init__(
         self,
-        client: MlflowClient,
-        experiment: str,
+        run_id: str | None = None,
         *,
+        experiment_name: str | None = None,
         run_name: str | None = None,
-        start_time: int | None = None,
         tags: Mapping[str, Any] | None = None,
-        key: str | None = None,
-        mode: Mode = Mode.RESUMED,
-        parent: RunWriter | str | None = None,
-        not_before: float = 0.0,
-        former_key: str | None = None,
+        parent_run_id: str | None = None,
+        tracking_uri: str | None = None,
+        client: MlflowClient | None = None,
     ) -> None:
-        if not experiment.startswith(("id:", "name:")):
-            experiment = f"name:{experiment}"
-        self.__setstate__((client, experiment, key or uuid.uuid4().hex))
-        mode = mode if key else Mode.NEW
-        sender = sender_for(client)
-        self._run = sender.begin(self.key, experiment)
-        self._run.is_urgent = mode in (Mode.SHARED, Mode.RESUMED)
-        tag_texts = as_texts({**_context(), **(tags or {})}, MAX_TAG_LENGTH)
-        # MLflow rejects a run whose name differs from the one in its tags.
-        run_name = tag_texts.pop(MLFLOW_RUN_NAME, run_name)
-        parts = list(_parts(tag_texts, MAX_TAGS))
-        content = {
-            "key": self.key,
-            "experiment": experiment,
-            "name": None if run_name is None else as_text(run_name)[:MAX_TAG_LENGTH],
-            "time_ms": milliseconds(start_time, now_ms()),
-            "tags": parts[0] if parts else {},
-            "mode": mode.value,
-            "parent": parent.key if isinstance(parent, RunWriter) else None,
-            "parent_id": parent if isinstance(parent, str) else None,
-            "logged_at": sender.clock.time(),
-            "not_before": not_before,
-            **({"former_key": former_key} if former_key else {}),
+        of_new_run = {
+            "experiment_name": experiment_name,
+            "run_name": run_name,
+            "parent_run_id": parent_run_id,
         }
-        with never_raising("the run"):
-            self._append("start", content)
-        for part in parts[1:]:
-            self._append("tags", part)
+        conflict = next((name for name, value in of_new_run.items() if value is not None), None)
+        if run_id is not None and conflict is not None:
+            raise ValueError(
+                f"run_id and {conflict} are given, but an existing run has its own. Omit one of "
+                "them."
+            )
+        client = client or IAPMlflowClient(tracking_uri)
+        prepare(client)
+        if run_id is not None:
+            self.__setstate__((client, _EXISTING, run_id))
+            if tags:
+                self.set_tags(tags)
+            return
+        experiment = active_experiment() if experiment_name is None else f"name:{experiment_name}"
+        self._begin(
+            client,
+            experiment,
+            run_name=run_name,
+            tags=tags,
+            parent_id=parent_run_id,
+            has_link=True,
+        )
 
-    @classmethod
-    def existing(cls, client: MlflowClient, run_id: str) -> RunWriter:
-        """Return a handle for an existing run, which others may also log to and finish.
+    def log_metric(
+        self, key: str, value: float, timestamp: int | None = None, step: int | None = None
+    ) -> None:
+        """Log one point of a metric, as ``MlflowClient.log_metric`` does.
 
         Args:
-            client: delivers what is logged.
-            run_id: MLflow's id of the run.
+            key: name of the metric.
+            value: its value. NaN is not logged but counted in a tag.
+            timestamp: milliseconds since 1970, UTC. Default: now.
+            step: step of the point. Default: 0.
         """
-        run = cls.__new__(cls)
-        run.__setstate__((client, _EXISTING, run_id))
-        return run
+        if step is None and isinstance(timestamp, int) and 0 <= timestamp < _JANUARY_1970_MS:
+            _warn_of_timestamps_like_steps()
+        self.log_metrics({key: value}, step, timestamp=timestamp)
 
     def log_metrics(
-        self, values: Mapping[str, float], *, step: int = 0, timestamp: int | None = None
+        self,
+        metrics: Mapping[str, float],
+        step: int | None = None,
+        *,
+        timestamp: int | None = None,
     ) -> None:
         """Log one point of each metric.
 
         Args:
-            values: values by metric. NaN is not logged but counted in a tag, because it breaks
+            metrics: values by metric. NaN is not logged but counted in a tag, because it breaks
                 MLflow's run page (mlflow#16555).
-            step: step of all points.
+            step: step of all points. Default: 0.
             timestamp: milliseconds since 1970, UTC. Default: now.
         """
         time_ms = timestamp or now_ms()
+        step = 0 if step is None else step
         # Called at each iteration of training, so the sender does everything that can wait.
         try:
             is_plain = type(step) is type(time_ms) is int and max(abs(step), time_ms) <= MAX_INTEGER
-            if is_plain and len(values) <= MAX_METRICS:
-                self._append("metrics", (step, time_ms, values))
+            if is_plain and isinstance(metrics, dict) and len(metrics) <= MAX_METRICS:
+                self._append("metrics", (step, time_ms, metrics))
                 return
         except (TypeError, ValueError, OverflowError):
             pass  # a value is not a number; the others are logged below
         with never_raising(f"metrics at step {step!r}"):
             place = (integer(step), milliseconds(timestamp, now_ms()))
-            for part in _parts(_numbers_of(values), MAX_METRICS):
+            for part in _parts(_numbers_of(check("metrics", metrics)), MAX_METRICS):
                 self._append("metrics", (*place, part))
 
     def log_curve(
@@ -187,28 +222,25 @@ class RunWriter:
                 part = [(integer(step), value) for step, value in some]
                 self._append("curve", (as_text(name), time_ms, part))
 
+    def log_param(self, key: str, value: Any) -> None:
+        """Log a param, as ``MlflowClient.log_param`` does."""
+        self.log_params({key: value})
+
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Log params. Values are cut to 6,000 characters; a param keeps its first value."""
-        for part in _parts(as_texts(params, MAX_PARAM_LENGTH), MAX_PARAMS):
-            self._append("params", part)
+        with never_raising("params"):
+            for part in _parts(as_texts(check("params", params), MAX_PARAM_LENGTH), MAX_PARAMS):
+                self._append("params", part)
 
-    def log_suggestions(self, params: Mapping[str, Any]) -> None:
-        """Log the params that were suggested for a trial.
-
-        If the run already has a param with another value, such as the one that was really used, the
-        suggestion is logged as ``suggested.NAME``.
-        """
-        for part in _parts(as_texts(params, MAX_PARAM_LENGTH), MAX_PARAMS):
-            self._append("suggestions", part)
+    def set_tag(self, key: str, value: Any) -> None:
+        """Set a tag, as ``MlflowClient.set_tag`` does."""
+        self.set_tags({key: value})
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Set tags. Values are cut to 8,000 characters."""
-        for part in _parts(as_texts(tags, MAX_TAG_LENGTH), MAX_TAGS):
-            self._append("tags", part)
-
-    def set_experiment_tags(self, tags: Mapping[str, Any]) -> None:
-        """Set tags of the run's experiment. Values are cut to 5,000 characters."""
-        self._append("experiment_tags", as_texts(tags, MAX_EXPERIMENT_TAG_LENGTH))
+        with never_raising("tags"):
+            for part in _parts(as_texts(check("tags", tags), MAX_TAG_LENGTH), MAX_TAGS):
+                self._append("tags", part)
 
     def log_artifact(
         self, local_path: str | Path, artifact_path: str | None = None, *, copy: bool = True
@@ -221,12 +253,23 @@ class RunWriter:
             copy: whether to copy it at once, so that it may be changed or deleted. Use False for
                 large files that do not change.
         """
-        with never_raising(f"artifact {str(local_path)!r}"):
+        with never_raising(f"artifact {str(local_path)!r:.200}"):
             to = artifact_folder(artifact_path)
-            path = Path(local_path).resolve(strict=True)
+            path = Path(check("local_path", local_path)).resolve(strict=True)
             outbox = self._queued().outbox
             kept = outbox.copy_artifact(path) if copy else str(path)
             self._append("artifact", {"path": kept, "is_copied": copy, "to": to})
+
+    def log_artifacts(self, local_dir: str | Path, artifact_path: str | None = None) -> None:
+        """Upload the contents of a folder, as ``MlflowClient.log_artifacts`` does.
+
+        Args:
+            local_dir: path of the folder; its contents are copied at once.
+            artifact_path: folder in the run's artifacts. Default: their root.
+        """
+        with never_raising(f"artifacts {str(local_dir)!r:.200}"):
+            for path in sorted(Path(check("local_path", local_dir)).iterdir()):
+                self.log_artifact(path, artifact_path)
 
     def log_text(self, text: str, artifact_file: str) -> None:
         """Upload text as a file.
@@ -235,13 +278,70 @@ class RunWriter:
             text: content of the file.
             artifact_file: path of the file in the run's artifacts.
         """
-        with never_raising(f"artifact {artifact_file!r}"), tempfile.TemporaryDirectory() as folder:
-            to, _, name = (artifact_folder(artifact_file) or "").rpartition("/")
-            if not name:
-                raise ValueError("the file has no name")
-            path = Path(folder) / name
-            path.write_text(as_text(text), encoding="utf-8")
-            self.log_artifact(path, to or None)
+        with never_raising(f"artifact {artifact_file!r:.200}"):
+            self._files().log_text(self.key, as_text(text), _file(artifact_file))
+
+    def log_dict(self, dictionary: dict[str, Any] | list[Any], artifact_file: str) -> None:
+        """Upload a dict or list as a YAML or JSON file, as ``MlflowClient.log_dict`` does.
+
+        Args:
+            dictionary: the content.
+            artifact_file: path of the file in the run's artifacts. The format is YAML if it ends in
+                ``.yaml`` or ``.yml``, else JSON.
+        """
+        with never_raising(f"artifact {artifact_file!r:.200}"):
+            self._files().log_dict(self.key, cast(Any, dictionary), _file(artifact_file))
+
+    def log_figure(
+        self, figure: Any, artifact_file: str, *, save_kwargs: dict[str, Any] | None = None
+    ) -> None:
+        """Upload a figure, as ``MlflowClient.log_figure`` does.
+
+        Args:
+            figure: a figure of Matplotlib or Plotly.
+            artifact_file: path of the file in the run's artifacts; its ending is the format.
+            save_kwargs: arguments of the function that writes the file.
+        """
+        with never_raising(f"artifact {artifact_file!r:.200}"):
+            self._files().log_figure(
+                self.key, figure, _file(artifact_file), save_kwargs=save_kwargs
+            )
+
+    def log_image(
+        self,
+        image: Any,
+        artifact_file: str | None = None,
+        key: str | None = None,
+        step: int | None = None,
+        timestamp: int | None = None,
+    ) -> None:
+        """Upload an image, as ``MlflowClient.log_image`` does.
+
+        Args:
+            image: a NumPy array of shape (height, width) or (height, width, channels), a PIL image
+                or an ``mlflow.Image``.
+            artifact_file: path of the file in the run's artifacts. Give either this or ``key``.
+            key: name of a series of images, which MLflow shows as a chart.
+            step: step of the image in its series. Default: 0.
+            timestamp: milliseconds since 1970, UTC. Default: now.
+        """
+        with never_raising(f"the image {(artifact_file or key)!r:.200}"):
+            path = None if artifact_file is None else _file(artifact_file)
+            self._files().log_image(self.key, image, path, key, step, timestamp, True)
+
+    def log_table(self, data: Any, artifact_file: str) -> None:
+        """Upload a table, or append to it, as ``MlflowClient.log_table`` does.
+
+        It can be read by ``mlflow.load_table``. Rows are appended to those that this handle logged
+        to the same file before. A table that another process logged is replaced.
+
+        Args:
+            data: a dict of columns, or a pandas DataFrame.
+            artifact_file: path of the file in the run's artifacts, which ends in ``.json`` or
+                ``.parquet``.
+        """
+        with never_raising(f"the table {artifact_file!r:.200}"):
+            self._files().log_table(self.key, data, _file(artifact_file))
 
     def log_model(
         self, local_path: str | Path, name: str = "model", *, registered_name: str | None = None
@@ -254,7 +354,8 @@ class RunWriter:
             registered_name: registered model to which it is added as a new version. Default: none.
         """
         with never_raising("the model"):
-            kept = self._queued().outbox.copy_artifact(Path(local_path).resolve(strict=True))
+            path = Path(check("model_path", local_path)).resolve(strict=True)
+            kept = self._queued().outbox.copy_artifact(path)
             content = {
                 "path": kept,
                 "is_copied": True,
@@ -264,20 +365,24 @@ class RunWriter:
             }
             self._append("model", content)
 
-    def log_input(self, dataset: Dataset, context: str | None = None) -> None:
-        """Log a data set as an input of the run.
+    def log_input(
+        self,
+        dataset: Dataset,
+        context: str | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """Log a data set as an input of the run, as ``mlflow.log_input`` does.
 
         Args:
             dataset: a data set of ``mlflow.data``.
             context: what it is used for, such as ``training``.
+            tags: further tags of this use of the data set.
         """
         with never_raising("the data set"):
-            tags = {} if context is None else {MLFLOW_DATASET_CONTEXT: dataset_tag(context)}
-            self._append("input", {"dataset": dataset_fields(dataset), "tags": tags})
-
-    def reopen(self) -> None:
-        """Set the run to RUNNING again, if another process has ended it."""
-        self._append("reopen", {})
+            texts = {} if context is None else {MLFLOW_DATASET_CONTEXT: context}
+            texts = {name: dataset_tag(text) for name, text in {**(tags or {}), **texts}.items()}
+            fields = dataset_fields(check("dataset", dataset))
+            self._append("input", {"dataset": fields, "tags": texts})
 
     def finish(self, status: str = "FINISHED", *, end_time: int | None = None) -> None:
         """End the run, after everything that was logged so far is delivered.
@@ -291,16 +396,8 @@ class RunWriter:
         if self._run is not None:
             self._run.is_ended = True
 
-    def finish_at_exit(self, status: str | None) -> None:
-        """Set the status that the run gets if it is still open when the process exits.
-
-        Args:
-            status: FINISHED, FAILED or KILLED. None: FAILED, with a tag that says why; this is also
-                how a run ends if its process is killed.
-        """
-        self._queued().at_exit = None if status is None else end_status(status)
-
-    def flush(self, timeout: float | None = 60.0) -> bool:
+    @checked
+    def flush(self, timeout: float | None = 60.0) -> IAPFlushResult:
         """Wait until everything that this process logged to the server is delivered.
 
         Args:
@@ -308,11 +405,14 @@ class RunWriter:
                 an App Engine instance.
 
         Returns:
-            Whether everything was delivered, or permanently rejected by MLflow. The rest is sent
-            later.
+            How many records were delivered, wait and were refused. It is true if all were
+            delivered. Those that wait are sent later.
         """
-        return flush(self._client, timeout)
+        result = flush(self._client, timeout)
+        self.show_link()
+        return result
 
+    @checked
     def run_id(self, timeout: float | None = 60.0) -> str:
         """Wait for MLflow's id of the run, and return it.
 
@@ -330,19 +430,54 @@ class RunWriter:
         return found
 
     @property
+    def url(self) -> str | None:
+        """URL of the run's page in MLflow; None if it is not known yet, or there is none."""
+        uri, run = self._client.tracking_uri, self._run
+        if run is None or None in (run.run_id, run.experiment_id) or not uri.startswith("http"):
+            return None
+        page = f"{server_uri(uri)}/#/experiments/{run.experiment_id}/runs/{run.run_id}"
+        return f"{page}?{TRAINING}"
+
+    @property
     def known_id(self) -> str | None:
         """MLflow's id of the run; None if it is not known yet."""
         return None if self._run is None else self._run.run_id
 
     @property
-    def known_experiment_id(self) -> str | None:
-        """MLflow's id of the run's experiment; None if it is not known yet."""
-        return None if self._run is None else self._run.experiment_id
-
-    @property
     def client(self) -> MlflowClient:
         """The client that delivers the run."""
         return self._client
+
+    def show_link(self) -> None:
+        """Show the URL of the run, once, as soon as it is known."""
+        name, run = self._link_name, self._run
+        if name is None or run is None or None in (run.run_id, run.experiment_id):
+            return
+        self._link_name = None
+        url = self.url
+        if url is not None:
+            with never_raising("the link of the run"):
+                show_link(name, url)
+
+    def __enter__(self) -> Self:
+        if self._is_ended_by_with and self._experiment == _EXISTING:
+            self._append("reopen", {})
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if self._is_ended_by_with:
+            self.finish("FINISHED" if error is None else status_of(error))
+            close(self._client, _SECONDS_TO_CLOSE)
+            self.show_link()
+
+    def __repr__(self) -> str:
+        return f"<IAPRun {self.url or self.key}>"
+
+    def _repr_html_(self) -> str:
+        url = self.url
+        if url is None:
+            return "<p>A run that MLflow has not created yet.</p>"
+        return f"<p>Run: <a href='{html.escape(url)}' target='_blank'>{html.escape(url)}</a></p>"
 
     def __getstate__(self) -> tuple[MlflowClient, str, str]:
         return self._client, self._experiment, self.key
@@ -351,11 +486,65 @@ class RunWriter:
         self._client, self._experiment, self.key = state
         self._run = None
 
+    def _begin(
+        self,
+        client: MlflowClient,
+        experiment: str,
+        *,
+        run_name: str | None,
+        start_time: int | None = None,
+        tags: Mapping[str, Any] | None,
+        key: str | None = None,
+        mode: Mode = Mode.RESUMED,
+        parent_key: str | None = None,
+        parent_id: str | None = None,
+        not_before: float = 0.0,
+        former_key: str | None = None,
+        has_link: bool = False,
+    ) -> None:
+        """Append the start of a new run; see ``RunWriter``."""
+        self.__setstate__((client, experiment, key or uuid.uuid4().hex))
+        mode = mode if key else Mode.NEW
+        sender = sender_for(client)
+        self._run = sender.begin(self.key, experiment)
+        self._run.is_urgent = has_link or mode in (Mode.SHARED, Mode.RESUMED)
+        if has_link:
+            self._link_name = "Run" if run_name is None else f"Run {run_name}"
+        tag_texts = as_texts({**_context(), **(tags or {})}, MAX_TAG_LENGTH)
+        # MLflow rejects a run whose name differs from the one in its tags.
+        run_name = tag_texts.pop(MLFLOW_RUN_NAME, run_name)
+        parts = list(_parts(tag_texts, MAX_TAGS))
+        content = {
+            "key": self.key,
+            "experiment": experiment,
+            "name": None if run_name is None else as_text(run_name)[:MAX_TAG_LENGTH],
+            "time_ms": milliseconds(start_time, now_ms()),
+            "tags": parts[0] if parts else {},
+            "mode": mode.value,
+            "parent": parent_key,
+            "parent_id": parent_id,
+            "logged_at": sender.clock.time(),
+            "not_before": not_before,
+            **({"former_key": former_key} if former_key else {}),
+        }
+        with never_raising("the run"):
+            self._append("start", content)
+        for part in parts[1:]:
+            self._append("tags", part)
+
+    def _files(self) -> MlflowFiles:
+        with LOCK:
+            if self._written is None:
+                self._written = MlflowFiles(self.log_artifact, self.set_tags)
+            return self._written
+
     def _append(self, kind: str, content: Any) -> None:
         run = self._run
         if run is None or run.is_ended or not run.outbox.intake.append(run.number, kind, content):
             run = self._queued(to_write=True)
             run.outbox.intake.append(run.number, kind, content)
+        if self._link_name is not None and run.experiment_id is not None:
+            self.show_link()
 
     def _queued(self, *, to_write: bool = False) -> QueuedRun:
         """Return the run in this process's outbox; add it if another process began it."""
@@ -366,9 +555,131 @@ class RunWriter:
                 run_id = None if run is None else run.run_id
                 if self._experiment == _EXISTING:
                     run_id = self.key
+                experiment_id = None if run is None else run.experiment_id
                 run = sender_for(self._client).join(self.key, self._experiment, run_id)
+                run.experiment_id = run.experiment_id or experiment_id
                 self._run = run
             return run
+
+
+class RunWriter(IAPRun):
+    """The handle for a run of a callback, which ends the run itself.
+
+    Args:
+        client: delivers the run.
+        experiment: name of the experiment, which is created if it does not exist; or ``id:ID``.
+            Write ``name:NAME`` if the name itself begins with ``id:`` or ``name:``.
+        run_name: name shown in MLflow. Default: one that MLflow makes up.
+        start_time: milliseconds since 1970, UTC. Default: now.
+        tags: tags of the new run.
+        key: run key, stored as a tag. Default: a random one.
+        mode: who else may have created a run with this key. Default: a process that has ended; its
+            run is continued.
+        parent: parent run, or its id.
+        not_before: time before which the run is not looked up or created, in seconds since 1970.
+        former_key: key that an earlier version may have given to the run, if it began at
+            ``start_time``.
+        has_link: whether to show the URL of the run.
+    """
+
+    _is_ended_by_with = False
+
+    def __init__(
+        self,
+        client: MlflowClient,
+        experiment: str,
+        *,
+        run_name: str | None = None,
+        start_time: int | None = None,
+        tags: Mapping[str, Any] | None = None,
+        key: str | None = None,
+        mode: Mode = Mode.RESUMED,
+        parent: IAPRun | str | None = None,
+        not_before: float = 0.0,
+        former_key: str | None = None,
+        has_link: bool = False,
+    ) -> None:
+        if not experiment.startswith(("id:", "name:")):
+            experiment = f"name:{experiment}"
+        self._begin(
+            client,
+            experiment,
+            run_name=run_name,
+            start_time=start_time,
+            tags=tags,
+            key=key,
+            mode=mode,
+            parent_key=parent.key if isinstance(parent, IAPRun) else None,
+            parent_id=parent if isinstance(parent, str) else None,
+            not_before=not_before,
+            former_key=former_key,
+            has_link=has_link,
+        )
+
+    @classmethod
+    def existing(cls, client: MlflowClient, run_id: str) -> RunWriter:
+        """Return a handle for an existing run, which others may also log to and finish.
+
+        Args:
+            client: delivers what is logged.
+            run_id: MLflow's id of the run.
+        """
+        run = cls.__new__(cls)
+        run.__setstate__((client, _EXISTING, run_id))
+        return run
+
+    def log_suggestions(self, params: Mapping[str, Any]) -> None:
+        """Log the params that were suggested for a trial.
+
+        If the run already has a param with another value, such as the one that was really used, the
+        suggestion is logged as ``suggested.NAME``.
+        """
+        for part in _parts(as_texts(params, MAX_PARAM_LENGTH), MAX_PARAMS):
+            self._append("suggestions", part)
+
+    def set_experiment_tags(self, tags: Mapping[str, Any]) -> None:
+        """Set tags of the run's experiment. Values are cut to 5,000 characters."""
+        self._append("experiment_tags", as_texts(tags, MAX_EXPERIMENT_TAG_LENGTH))
+
+    def reopen(self) -> None:
+        """Set the run to RUNNING again, if another process has ended it."""
+        self._append("reopen", {})
+
+    def finish_at_exit(self, status: str | None) -> None:
+        """Set the status that the run gets if it is still open when the process exits.
+
+        Args:
+            status: FINISHED, FAILED or KILLED. None: FAILED, with a tag that says why; this is also
+                how a run ends if its process is killed.
+        """
+        self._queued().at_exit = None if status is None else end_status(status)
+
+    @property
+    def known_experiment_id(self) -> str | None:
+        """MLflow's id of the run's experiment; None if it is not known yet."""
+        return None if self._run is None else self._run.experiment_id
+
+
+def _file(artifact_file: str) -> str:
+    path = artifact_folder(check("artifact_file", artifact_file))
+    if not path:
+        raise ValueError("the file has no name")
+    return path
+
+
+def status_of(error: BaseException) -> str:
+    """The status of a run that ends with an exception."""
+    optuna = sys.modules.get("optuna")
+    is_pruned = optuna is not None and isinstance(error, optuna.TrialPruned)
+    return "KILLED" if is_pruned else "FAILED"
+
+
+@functools.cache
+def _warn_of_timestamps_like_steps() -> None:
+    _logger.warning(
+        "log_metric was given a timestamp in January 1970. If it is a step, pass it by name, as "
+        "step=STEP: the third argument is the timestamp, as in MLflow's client."
+    )
 
 
 def active_experiment() -> str:

@@ -16,6 +16,7 @@ from mlflow.entities import Run
 
 from ..errors import IAPConfigurationError
 from ..tags import ASKED_TWICE_TAG, RUN_KEY_TAG
+from .arguments import checked
 from .auth import IAPAuth
 from .create_once import create_once
 from .credentials import IAPCredentials
@@ -71,6 +72,7 @@ class IAPMlflowClient(MlflowClient):
         ```
     """
 
+    @checked
     def __init__(
         self,
         tracking_uri: str | os.PathLike[str] | None = None,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import get_args
 
 from ..errors import IAPConfigurationError, IAPCredentialsError
+from .arguments import checked
 from .google_errors import with_google_errors
 from .google_identity import credentials_file, stamp_of
 from .google_tokens import (
@@ -67,6 +68,7 @@ class IAPCredentials:
         ```
     """
 
+    @checked
     def __init__(
         self,
         audience: str | None = None,

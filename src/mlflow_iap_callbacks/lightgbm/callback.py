@@ -10,15 +10,19 @@ import weakref
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..delivery.lifecycle import flush
+from ..delivery.flush_result import IAPFlushResult
+from ..delivery.lifecycle import flush, sender_for
 from ..delivery.never_raising import never_raising
-from ..delivery.run_writer import RunWriter, active_experiment, prepare
+from ..delivery.run_writer import IAPRun, RunWriter, active_experiment, prepare
+from ..delivery.summary import Summary
+from ..iap.arguments import Callback, checked, wrong_library
 from ..iap.client import IAPMlflowClient
 from .endings import engine_of, is_training, status_of
 from .estimators import fitted, is_of_lightgbm
 from .finished_model import FinishedModel, Wanted
 from .params import header_of, params_of, used_in
 from .prefixed_run import PrefixedRun, checked_prefix
+from .summary_table import summary_of
 from .training import Training
 from .workers import is_first_worker
 
@@ -33,7 +37,7 @@ _RUN = "_mlflow_iap_run"
 _logger = logging.getLogger("mlflow_iap_callbacks")
 
 
-class IAPLightGBMCallback:
+class IAPLightGBMCallback(Callback):
     """Log each LightGBM training run as an MLflow run.
 
     It works with ``lgb.train``, ``lgb.cv``, and the scikit-learn and Dask estimators. Metrics have
@@ -92,9 +96,10 @@ class IAPLightGBMCallback:
 
     _id: str | None = None  # shared with copies made by pickle; None if there are none
 
+    @checked
     def __init__(
         self,
-        run: RunWriter | Run | str | None = None,
+        run: IAPRun | Run | str | None = None,
         *,
         tracking_uri: str | None = None,
         experiment_name: str | None = None,
@@ -119,7 +124,7 @@ class IAPLightGBMCallback:
         # from later callbacks. On the instance, because LightGBM overwrites a class attribute.
         self.order = float("-inf")
         run = getattr(run, "writer", run)  # the active run, in an objective with track_in_mlflow
-        if isinstance(run, RunWriter):
+        if isinstance(run, IAPRun):
             self._client = run.client
         else:
             self._client = client or IAPMlflowClient(tracking_uri)
@@ -145,7 +150,9 @@ class IAPLightGBMCallback:
         self._kept: list[Training] = []  # unfinished ones of a ``with`` block
         self._is_in_with = self._has_warned = False
 
-    def __call__(self, env: CallbackEnv) -> None:
+    def __call__(self, env: CallbackEnv, *others: object) -> None:
+        if others:
+            raise wrong_library(self, "Optuna", "IAPMLflowCallback")
         try:
             training = self._training_of(env)
             if training is not None:
@@ -158,12 +165,13 @@ class IAPLightGBMCallback:
                 )
 
     @property
-    def run(self) -> RunWriter | None:
+    def run(self) -> IAPRun | None:
         """A handle for the last run of this thread, to log more to it; None if there is none."""
         training = self._trainings.get(threading.get_ident())
         run = self._run if training is None else training.run
         return run.whole if isinstance(run, PrefixedRun) else run
 
+    @checked
     def finish(self, booster: Any, *, X: Any = None, y: Any = None) -> None:
         """Log a finished booster: feature importance, plots and the model.
 
@@ -212,6 +220,7 @@ class IAPLightGBMCallback:
         if self._run is None and copied is None:
             run.finish()
 
+    @checked
     def close(self, status: str | None = None) -> None:
         """End the open runs that this callback created, without logging the model.
 
@@ -225,7 +234,8 @@ class IAPLightGBMCallback:
         self._kept.clear()
         self._trainings.clear()
 
-    def flush(self, timeout: float | None = 60.0) -> bool:
+    @checked
+    def flush(self, timeout: float | None = 60.0) -> IAPFlushResult:
         """Wait until all records are delivered.
 
         Args:
@@ -233,14 +243,24 @@ class IAPLightGBMCallback:
                 an App Engine instance.
 
         Returns:
-            Whether all records were delivered, or permanently rejected by MLflow. The others stay
-            in the journal and are sent later.
+            How many records were delivered, wait and were refused. It is true if all were
+            delivered. Those that wait are sent later.
         """
         training = self._trainings.get(threading.get_ident())
         # This thread ran the training, so it has ended, unless one of its callbacks calls this.
         if training is not None and not is_training(training.model, sys._getframe()):
             training.end()
-        return flush(self._client, timeout)
+        result = flush(self._client, timeout)
+        for training in filter(None, self._trainings.values()):
+            training.run.show_link()
+        return result
+
+    def summary(self) -> Summary:
+        """Summarize the last training of each thread, and the delivery, in a table.
+
+        It is for ``print`` and for notebooks.
+        """
+        return summary_of([*filter(None, self._trainings.values())], sender_for(self._client))
 
     def __enter__(self) -> IAPLightGBMCallback:
         self._is_in_with = True
@@ -312,13 +332,15 @@ class IAPLightGBMCallback:
             self._kept.append(training)
         return training
 
-    def _part_of(self, run: RunWriter) -> RunWriter | PrefixedRun:
+    def _part_of(self, run: IAPRun) -> IAPRun | PrefixedRun:
         return run if self._prefix is None else PrefixedRun(run, self._prefix)
 
     def _new_run(self) -> RunWriter:
         name = self._experiment_name
         experiment = active_experiment() if name is None else f"name:{name}"
-        return RunWriter(self._client, experiment, run_name=self._run_name, tags=self._tags)
+        return RunWriter(
+            self._client, experiment, run_name=self._run_name, tags=self._tags, has_link=True
+        )
 
     def _run_of_a_copy(self, model: Any) -> RunWriter | None:
         """The run of a model trained with a copy of this callback, as in a worker of Dask."""

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..delivery.names import original_names
-from ..delivery.run_writer import RunWriter, now_ms
+from ..delivery.run_writer import IAPRun, now_ms
 from .changing_params import ChangingParams
 from .prefixed_run import PrefixedRun
 from .thinning import Thinning
@@ -34,9 +34,7 @@ class Curves:
     limit.
     """
 
-    def __init__(
-        self, run: RunWriter | PrefixedRun, env: CallbackEnv, max_points: int | None
-    ) -> None:
+    def __init__(self, run: IAPRun | PrefixedRun, env: CallbackEnv, max_points: int | None) -> None:
         self._run = run
         self._first = env.iteration
         # Two points of each curve are reserved for the best and the last.
@@ -97,6 +95,10 @@ class Curves:
         if best_iteration > 0:
             numbers["best_iteration"] = best_iteration
         self._run.log_metrics(numbers, step=self.last)
+
+    def bests(self) -> dict[str, tuple[float, int]]:
+        """The best value of each metric, and its step."""
+        return {name: (point.value, point.step) for name, point in self._best.items()}
 
     def samples(self) -> list[tuple[int, dict[tuple[str, ...], float]]]:
         """Steps for a plot, up to 1,000, with their values by data set and metric."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -14,10 +13,10 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from ..delivery.never_raising import never_raising
-from ..delivery.run_writer import RunWriter
+from ..delivery.progress import progress_line
+from ..delivery.run_writer import IAPRun
 from .boosters import boosters_of, is_cv
 from .comparison import CLASSES, REGRESSION, confusion, residual_quantiles
 from .inputs import predict
@@ -56,7 +55,7 @@ class FinishedModel:
     """
 
     def __init__(
-        self, run: RunWriter | PrefixedRun, model: Any, objective: str, estimator: Any = None
+        self, run: IAPRun | PrefixedRun, model: Any, objective: str, estimator: Any = None
     ) -> None:
         self._run = run
         self._estimator = estimator
@@ -87,10 +86,9 @@ class FinishedModel:
             X: data for the signature, the input example and predictions.
             y: true values for ``X``.
         """
-        console = Console(file=sys.stderr)
         with (
             tempfile.TemporaryDirectory(prefix="mlflow-iap-lightgbm-") as name,
-            console.status("") as line,
+            progress_line() as show,
         ):
             folder = Path(name) / _FOLDER
             folder.mkdir()
@@ -120,10 +118,13 @@ class FinishedModel:
                     wanted.registered_model_name,
                     Path(name) / "model",
                 )
+            done: list[str] = []
             for what, do in steps.items():
-                line.update(f"LightGBM: logging {what}")
+                show(f"LightGBM: logging {what}")
                 with never_raising(f"{what} of a LightGBM model"):
                     do()
+                    done.append(what)
+            show(f"LightGBM: logged {', '.join(done)}")
 
     def _importance(self) -> list[tuple[str, float, float]]:
         """Feature, gain and split, sorted by gain, highest first; means for a cross-validation."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..delivery.run_writer import RunWriter
+from ..delivery.run_writer import IAPRun
 
 if TYPE_CHECKING:
     from mlflow.data.dataset import Dataset
@@ -22,9 +22,16 @@ class PrefixedRun:
         prefix: as ``checked_prefix`` returns it.
     """
 
-    def __init__(self, whole: RunWriter, prefix: str) -> None:
+    def __init__(self, whole: IAPRun, prefix: str) -> None:
         self.whole = whole
         self._prefix = prefix
+
+    @property
+    def url(self) -> str | None:
+        return self.whole.url
+
+    def show_link(self) -> None:
+        self.whole.show_link()
 
     def log_metrics(
         self, values: Mapping[str, float], *, step: int = 0, timestamp: int | None = None

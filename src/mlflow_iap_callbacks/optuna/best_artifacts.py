@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..delivery.run_writer import RunWriter
+from ..delivery.run_writer import IAPRun
 
 if TYPE_CHECKING:
     import optuna
@@ -25,7 +25,7 @@ class HeldArtifact:
         else:
             shutil.copy2(path, self._copy)
 
-    def release(self, run: RunWriter, *, is_best: bool) -> None:
+    def release(self, run: IAPRun, *, is_best: bool) -> None:
         """Log the copy if the trial is best, and delete it."""
         if is_best:
             run.log_artifact(self._copy, self._artifact_path)

@@ -13,16 +13,19 @@ from weakref import WeakKeyDictionary
 import mlflow
 
 from ..delivery.closing import Deadline
+from ..delivery.flush_result import IAPFlushResult
 from ..delivery.lifecycle import LOCK, close, flush, sender_for
 from ..delivery.never_raising import never_raising
 from ..delivery.run_creation import CLAIM_SECONDS, Mode
-from ..delivery.run_writer import RunWriter, active_experiment, prepare
+from ..delivery.run_writer import IAPRun, RunWriter, active_experiment, prepare
+from ..delivery.summary import Summary
+from ..iap.arguments import Callback, check, checked
 from ..iap.client import IAPMlflowClient
 from ..tags import STUDY_TAG, TRIAL_TAG
 from . import failures
 from .best_artifacts import HeldArtifact, is_best
 from .comparison import comparer
-from .experiment_names import check_experiment_name, experiment_name_of
+from .experiment_names import experiment_name_of
 from .reporter import reporter
 from .shared_file import warn_of_shared_file
 from .study_key import (
@@ -36,7 +39,7 @@ from .study_key import (
 )
 from .study_object import whole_study, without_objects
 from .study_run import StudyRun
-from .summary_table import Summary, summary_of
+from .summary_table import summary_of
 from .sync import Comparison, Lacking, compare, has_begun, own_process_until
 from .track_in_mlflow import tracked
 from .trial_run import STATUS, log_results, metric_names, tags_of, to_ms
@@ -54,7 +57,7 @@ _SECONDS_FOR_OTHER_JOURNALS = 10.0
 _KNOWN_KWARGS = {"experiment_id", "run_name", "nested", "tags", "description", "parent_run_id"}
 
 
-class IAPMLflowCallback:
+class IAPMLflowCallback(Callback):
     """Log each trial of an Optuna study as an MLflow run.
 
     It replaces ``optuna_integration.MLflowCallback`` and takes its arguments. The run contains the
@@ -104,6 +107,7 @@ class IAPMLflowCallback:
         ```
     """
 
+    @checked
     def __init__(
         self,
         tracking_uri: str | None = None,
@@ -118,11 +122,9 @@ class IAPMLflowCallback:
         client: MlflowClient | None = None,
         study_run: bool = True,
     ) -> None:
-        if metric_name is not None and not isinstance(metric_name, Sequence):
-            raise TypeError(
-                f"metric_name is {metric_name!r}. Give one name, or a sequence of names."
-            )
-        check_experiment_name(experiment_name)
+        for name, value in (mlflow_kwargs or {}).items():
+            if name in _KNOWN_KWARGS and value is not None:
+                check(name, value)
         self._client = client or IAPMlflowClient(tracking_uri)
         prepare(self._client)
         self._metric_name = metric_name
@@ -144,6 +146,7 @@ class IAPMLflowCallback:
         self._study_run = study_run
         self._reset()
 
+    @checked
     def __call__(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
         with never_raising(f"trial {trial.number}"):
             failures.listen()
@@ -153,12 +156,13 @@ class IAPMLflowCallback:
             self._log(study_run, trial, study_run.claim if is_fresh else Mode.LOGGED)
             reporter.changed(study_run)
 
+    @checked
     def run(
         self,
         trial: optuna.Trial | optuna.trial.FrozenTrial,
         *,
         study: optuna.Study | None = None,
-    ) -> RunWriter:
+    ) -> IAPRun:
         """Return a handle for a trial's run, to log more to it from inside the objective.
 
         The run ends when the trial does.
@@ -179,7 +183,8 @@ class IAPMLflowCallback:
             )
         return run or UnloggedRun(self._client)
 
-    def study_run(self, study: optuna.Study) -> RunWriter:
+    @checked
+    def study_run(self, study: optuna.Study) -> IAPRun:
         """Return a handle for a study's run, for example to log the final model to it.
 
         The run ends with ``close``, or when the process exits.
@@ -204,6 +209,7 @@ class IAPMLflowCallback:
         reporter.changed(study_run)
         return study_run.writer
 
+    @checked
     def track_in_mlflow(self) -> Callable[[Callable[[optuna.Trial], _T]], Callable[..., _T]]:
         """Decorate an objective so that MLflow's fluent API and autolog log to the trial's run.
 
@@ -216,6 +222,7 @@ class IAPMLflowCallback:
         """
         return partial(tracked, run_of=self._run_to_track, when_failed=self._log_uncaught)
 
+    @checked
     def log_if_best(
         self,
         trial: optuna.Trial,
@@ -241,6 +248,7 @@ class IAPMLflowCallback:
             with LOCK:
                 self._held.setdefault(key, []).append(held)
 
+    @checked
     def log_trial(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
         """Log a trial that has ended, for loops that do not use ``study.optimize``.
 
@@ -261,6 +269,7 @@ class IAPMLflowCallback:
             self._log(study_run, trial, Mode.LOGGED)
             reporter.changed(study_run)
 
+    @checked
     def sync(self, study: optuna.Study) -> int:
         """Log the trials that the callback missed.
 
@@ -308,7 +317,8 @@ class IAPMLflowCallback:
         """Summarize the studies and the delivery in a table, for ``print`` and for notebooks."""
         return summary_of(list(self._study_runs.values()), sender_for(self._client))
 
-    def flush(self, timeout: float | None = 60.0) -> bool:
+    @checked
+    def flush(self, timeout: float | None = 60.0) -> IAPFlushResult:
         """Wait until all records are delivered.
 
         Args:
@@ -316,20 +326,20 @@ class IAPMLflowCallback:
                 an App Engine instance.
 
         Returns:
-            Whether all records were delivered, or permanently rejected by MLflow. The others stay
-            in the journal and are sent later.
+            How many records were delivered, wait and were refused. It is true if all were
+            delivered. Those that wait are sent later.
         """
         self._let_go()
         return flush(self._client, timeout)
 
-    def close(self) -> bool:
+    def close(self) -> IAPFlushResult:
         """End the studies' runs, deliver all records, and draw the plots, in up to a minute.
 
         The same happens when the process exits, in up to 30 seconds. If the server is unreachable,
         this gives up after five seconds. The callback can still be used afterwards.
 
         Returns:
-            Whether all records were delivered, as for ``flush``.
+            What was delivered, as for ``flush``.
         """
         self._let_go()
         study_runs = list(self._study_runs.values())
@@ -343,10 +353,10 @@ class IAPMLflowCallback:
             comparer.compare_in_time(deadline, study_runs)
             reporter.draw_in_time(deadline, study_runs)
 
-        is_done = close(self._client, _SECONDS_TO_CLOSE, end=end, draw=draw)
+        result = close(self._client, _SECONDS_TO_CLOSE, end=end, draw=draw)
         for study_run in study_runs:
             study_run.show_link()
-        return is_done
+        return result
 
     def __enter__(self) -> IAPMLflowCallback:
         return self
@@ -547,7 +557,7 @@ class IAPMLflowCallback:
         with never_raising(f"trial {lacking.trial.number}"):
             self._log(study_run, lacking.trial, mode, key=lacking.key, not_before=not_before)
 
-    def _log_uncaught(self, run: RunWriter, error: BaseException) -> None:
+    def _log_uncaught(self, run: IAPRun, error: BaseException) -> None:
         failures.log_failure(run, failures.Failure.of(error))
         self._failed.add(run.key)
 

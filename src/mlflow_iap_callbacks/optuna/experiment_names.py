@@ -13,21 +13,6 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("mlflow_iap_callbacks")
 
 
-def check_experiment_name(name: object) -> None:
-    """Check the name of an experiment that the user has given.
-
-    Raises:
-        ValueError: MLflow does not accept it.
-    """
-    if name is not None and not (
-        isinstance(name, str) and 0 < len(name) <= MAX_EXPERIMENT_NAME_LENGTH
-    ):
-        raise ValueError(
-            f"experiment_name is {str(name)[:30]!r}, with {len(str(name))} characters. Give a text "
-            f"of 1 to {MAX_EXPERIMENT_NAME_LENGTH} characters."
-        )
-
-
 def experiment_name_of(study: optuna.Study) -> str | None:
     """Return the name of the experiment for a study; None if MLflow accepts none like its name."""
     name: str = study.study_name

@@ -8,7 +8,7 @@ import threading
 import traceback
 from typing import NamedTuple
 
-from ..delivery.run_writer import RunWriter
+from ..delivery.run_writer import IAPRun
 
 _LOGGER = "optuna.study._optimize"
 _FAILED = re.compile(
@@ -71,7 +71,7 @@ def last_failure(number: int, ended: float) -> Failure | None:
     return failure if failed == number and abs(moment - ended) < 60.0 else None
 
 
-def log_failure(run: RunWriter, failure: Failure) -> None:
+def log_failure(run: IAPRun, failure: Failure) -> None:
     """Log the reason as a tag, and the traceback as an artifact."""
     run.set_tags({"error": failure.reason})
     if failure.traceback is not None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..delivery.names import mlflow_name
 from ..delivery.plain_values import start_of_text
+from ..delivery.run_writer import TRAINING
 from ..limits import MAX_EXPERIMENT_TAG_LENGTH
 from ..tags import VIEW_TAG
 from .plots import PAGE
@@ -16,8 +17,6 @@ from .study_files import STUDY
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-# Where the links of MLflow's pages lead to *Model training*, and not to *GenAI*.
-TRAINING = "workflowType=machine_learning"
 _MOST_ROWS = 20  # params, and trials of a Pareto front
 _MOST_PROBLEMS = 5
 _LONGEST = 80  # characters of a value

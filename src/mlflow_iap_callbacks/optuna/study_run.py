@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
+from ..delivery.progress import show_link
 from ..delivery.run_creation import Mode
 from ..delivery.run_writer import RunWriter
-from ..delivery.server_uri import server_uri
 from ..tags import DESCRIPTION_TAG, STUDY_TAG
 from .plot_process import PlotProcess
 from .study_key import TrialId, is_shared
-from .study_page import TRAINING, description, view_tags
+from .study_page import description, view_tags
 from .trial_run import constraints_of, metric_names, to_ms
 
 if TYPE_CHECKING:
@@ -209,13 +206,9 @@ class StudyRun:
         """Print the URL of the run, once, as soon as it is known."""
         if self.writer is None or self.link is not None:
             return
-        uri, run_id = self.writer.client.tracking_uri, self.writer.known_id
-        experiment = self.writer.known_experiment_id
-        if run_id is None or experiment is None or not uri.startswith("http"):
-            return
-        self.link = f"{server_uri(uri)}/#/experiments/{experiment}/runs/{run_id}?{TRAINING}"
-        # Above the progress bar that Optuna may show.
-        tqdm.write(f"Study {self.study.study_name}: {self.link}", file=sys.stderr)
+        self.link = self.writer.url
+        if self.link is not None:
+            show_link(f"Study {self.study.study_name}", self.link)
 
     def counts(self) -> dict[str, int]:
         """Number of trials in each state that occurs."""

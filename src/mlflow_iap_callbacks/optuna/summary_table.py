@@ -1,51 +1,31 @@
-"""The table that ``IAPMLflowCallback.summary`` returns, for a terminal and for a notebook."""
+"""The rows about studies in the table that ``IAPMLflowCallback.summary`` returns."""
 
 from __future__ import annotations
 
-import html
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 from ..delivery.sender import Sender
+from ..delivery.summary import Summary, delivery_rows
 from .study_run import StudyRun
-
-
-@dataclass(frozen=True)
-class Summary:
-    """A table of two columns; ``print`` shows it as text, a notebook as HTML."""
-
-    rows: Mapping[str, str]
-
-    def __str__(self) -> str:
-        width = max(map(len, self.rows), default=0)
-        return "\n".join(f" {name:{width}}  {text}".rstrip() for name, text in self.rows.items())
-
-    def _repr_html_(self) -> str:
-        cells = "".join(
-            f"<tr><th style='text-align:left'>{html.escape(name)}</th>"
-            f"<td style='text-align:left'>{html.escape(text)}</td></tr>"
-            for name, text in self.rows.items()
-        )
-        return f"<table>{cells}</table>"
 
 
 def summary_of(study_runs: Iterable[StudyRun], sender: Sender) -> Summary:
     """Summarize studies and the delivery of their records."""
-    rows = {}
+    rows: dict[str, str] = {}
     for study_run in study_runs:
-        name = f"study {study_run.study.study_name}"
+        name = study_run.study.study_name
+        # The names of the first study's rows are short.
+        of_study = f" of {name}" if rows else ""
         try:
             counts, best = study_run.counts(), study_run.best()
         except Exception as error:  # noqa: BLE001 - storages raise what their databases raise
-            rows[name] = f"not in its storage any more ({' '.join(str(error).split()):.100})"
+            problem = " ".join(str(error).split())
+            rows[f"study {name}"] = f"not in its storage any more ({problem:.100})"
         else:
-            rows[name] = ", ".join(f"{number} {state}" for state, number in counts.items())
+            states = (f"{number} {state}" for state, number in counts.items())
+            rows[f"study {name}"] = ", ".join(states)
             if best:
-                rows["best"] = best
+                rows[f"best{of_study}"] = best
         if study_run.link:
-            rows["look"] = study_run.link
-    rows["delivered"] = f"{sender.delivered} records to {sender.server}"
-    rows["waiting"] = f"{sender.waiting} records"
-    refused = sum(outbox.refusals() for outbox in sender.outboxes)
-    rows["refused"] = f"{refused}" + (" (`mlflow-iap status` says why)" if refused else "")
-    return Summary(rows)
+            rows[f"look{of_study}"] = study_run.link
+    return Summary(rows | delivery_rows(sender))

@@ -15,7 +15,7 @@ from mlflow.environment_variables import MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING
 from mlflow.tracking import fluent
 
 from ..delivery.never_raising import never_raising
-from ..delivery.run_writer import RunWriter
+from ..delivery.run_writer import IAPRun
 
 if TYPE_CHECKING:
     import optuna
@@ -27,8 +27,8 @@ _SECONDS_FOR_SYSTEM_METRICS = 10.0  # for the last ones, at the end of a trial
 
 def tracked(
     objective: Callable[[optuna.Trial], _T],
-    run_of: Callable[[optuna.Trial], RunWriter | None],
-    when_failed: Callable[[RunWriter, BaseException], None],
+    run_of: Callable[[optuna.Trial], IAPRun | None],
+    when_failed: Callable[[IAPRun, BaseException], None],
 ) -> Callable[[optuna.Trial], _T]:
     """Wrap an objective so that the trial's run, which ``run_of`` returns, is the active one.
 
@@ -95,7 +95,7 @@ _active_experiment = _ActiveExperiment()
 class _LazyRun(ActiveRun):
     """Waits for its run only at the first call of the fluent API."""
 
-    def __init__(self, writer: RunWriter) -> None:
+    def __init__(self, writer: IAPRun) -> None:
         self.writer = writer
 
     @functools.cached_property
@@ -112,7 +112,7 @@ class _LazyRun(ActiveRun):
 
 
 @contextmanager
-def _active(run: RunWriter) -> Iterator[None]:
+def _active(run: IAPRun) -> Iterator[None]:
     """Make a run the active one in this thread, and restore the previous ones afterwards.
 
     The fluent API gets the run's tracking URI, in the whole process. It does not see the previous
@@ -150,7 +150,7 @@ def _ending_runs() -> Iterator[None]:
 
 
 @contextmanager
-def _system_metrics(run: RunWriter) -> Iterator[None]:
+def _system_metrics(run: IAPRun) -> Iterator[None]:
     """Log system metrics to a run if they are switched on, in a thread that waits for its id."""
     if not MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.get():
         yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,12 @@ class UnloggedRun(RunWriter):
     ) -> None:
         pass
 
-    def log_input(self, dataset: Dataset, context: str | None = None) -> None:
+    def log_input(
+        self,
+        dataset: Dataset,
+        context: str | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
         pass
 
     def finish_at_exit(self, status: str | None) -> None:

@@ -210,7 +210,8 @@ def test_what_mlflow_rejects_is_reported_once_and_the_rest_arrives(
     run.log_metrics({"k": 2.0}, step=2)
     run.set_tags({5: "five", "odd": "\ud800"})  # type: ignore[dict-item]
     run.finish()
-    assert run.flush()
+    result = run.flush()
+    assert (result.waiting, result.refused) == (0, 3)
     found = _run(name)
     assert found.data.params == {"x": "before", "y": "1", "z": "2"}
     assert found.data.metrics == {"m": 1.0, "k": 2.0}
@@ -234,7 +235,8 @@ def test_a_run_that_was_deleted_in_mlflow_is_refused_in_few_requests(
         run.log_metrics({"m": 1.0}, step=step)
     run.finish()
     other.finish()
-    assert run.flush()
+    result = run.flush()
+    assert (result.waiting, result.refused) == (0, 1001)
     assert len(cloud.requests) < 10
     assert _run(name).data.tags["mlflow_iap.run_key"] == other.key
     assert sum("rejects" in message for message in said_by_us(caplog)) == 1
@@ -294,7 +296,7 @@ def test_a_missing_artifact_is_reported_and_the_run_continues(
     run.log_artifact(file, copy=False)
     file.unlink()
     run.finish()
-    assert run.flush()
+    assert run.flush() == (2, 0, 1)
     assert _run(name).info.status == "FINISHED"
     assert [("never.txt" in told, "file.txt" in told) for told in said_by_us(caplog)] == [
         (True, False),

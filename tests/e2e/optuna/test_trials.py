@@ -621,7 +621,9 @@ def test_a_study_whose_experiment_was_deleted_is_reported_and_delays_nothing(
     callback = IAPMLflowCallback()
     with caplog.at_level(logging.WARNING, "mlflow_iap_callbacks"):
         study.optimize(_x, 2, callbacks=[callback])
-        assert callback.flush(20.0)
+        result = callback.flush(20.0)
+    assert (result.delivered, result.waiting) == (0, 0)
+    assert result.refused > 0
     assert len(study.trials) == 2
     assert "Current state is deleted" in caplog.text
 

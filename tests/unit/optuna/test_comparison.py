@@ -72,7 +72,7 @@ class _Worker(VirtualProcess):
 
     def exit(self) -> bool:
         self.enter()
-        return self.callback.close()
+        return bool(self.callback.close())
 
 
 class _World:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mlflow_iap_callbacks.optuna.summary_table import Summary
+from mlflow_iap_callbacks.delivery.summary import Summary
 
 
 def test_as_text_it_has_two_columns() -> None:
