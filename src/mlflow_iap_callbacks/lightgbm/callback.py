@@ -357,5 +357,5 @@ class IAPLightGBMCallback(Callback):
         return {name: value for name, value in self.__dict__.items() if name not in left}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
+        self.__dict__.update({"_prefix": None} | state)  # earlier versions had no prefix
         self._reset()
