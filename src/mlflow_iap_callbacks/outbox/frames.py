@@ -55,15 +55,18 @@ def pack(letter: bytes, place: int, payload: bytes) -> bytes:
     return label + _CHECKSUM.pack(crc32(payload, crc32(label))) + payload
 
 
-def unpack(frame: object, letter: bytes, place: int) -> bytes | None:
+def unpack(frame: object, letter: bytes, place: object) -> bytes | None:
     """Return the payload of a frame; None if it is damaged or has another letter or place."""
-    if not isinstance(frame, bytes) or len(frame) < HEADER_BYTES:
+    # In a damaged database, both may be values of any type.
+    if not isinstance(frame, bytes) or len(frame) < HEADER_BYTES or type(place) is not int:
         return None
     label, payload = frame[: _LABEL.size], frame[HEADER_BYTES:]
-    is_whole = label == _LABEL.pack(_MARK, letter, len(payload), place) and _CHECKSUM.unpack_from(
-        frame, _LABEL.size
-    )[0] == crc32(payload, crc32(label))
-    return payload if is_whole else None
+    try:
+        expected = _LABEL.pack(_MARK, letter, len(payload), place)
+    except struct.error:  # a negative place
+        return None
+    (checksum,) = _CHECKSUM.unpack_from(frame, _LABEL.size)
+    return payload if label == expected and checksum == crc32(payload, crc32(label)) else None
 
 
 def find(read: Reader, start: int, end: int, read_frame: Reader | None = None) -> Iterator[Frame]:
