@@ -47,16 +47,18 @@ def test_a_person_finds_the_best_trial_the_table_of_trials_and_the_plots(
     assert "_mlflow_iap." not in page.locator("main").inner_text()
 
     page.get_by_text("Show more", exact=True).click()
-    page.set_viewport_size({"width": 1800, "height": 1024})  # columns outside are not drawn
-    page.get_by_role("link", name="All trials with values and params").click()
+    with page.expect_popup() as opened:
+        page.get_by_role("link", name="All trials with values and params").click()
+    trials = opened.value
+    trials.set_viewport_size({"width": 1800, "height": 1024})  # columns outside are not drawn
     for column in ("value", "depth", "x"):
-        expect(page.get_by_role("columnheader", name=column, exact=True)).to_be_visible()
-    expect(page.get_by_role("link", name=str(best.number), exact=True)).to_be_visible()
+        header = trials.get_by_role("columnheader", name=column, exact=True)
+        expect(header.first).to_be_visible()
+    expect(trials.get_by_role("link", name=str(best.number), exact=True)).to_be_visible()
 
-    page.go_back()
-    page.get_by_text("Show more", exact=True).click()
-    page.get_by_role("link", name="slice", exact=True).click()
-    page.wait_for_function(
+    with page.expect_popup() as opened:
+        page.get_by_role("link", name="slice", exact=True).click()
+    opened.value.wait_for_function(
         "() => [...document.images].some(image => image.naturalWidth > 500"
         " && image.getBoundingClientRect().width > 200)"
     )
