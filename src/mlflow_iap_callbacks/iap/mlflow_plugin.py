@@ -25,7 +25,7 @@ NAME = "iap"
 _API = re.compile(r"/api/\d\.\d/?mlflow/")
 
 _auths: dict[str, IAPAuth] = {}  # by origin
-_prefixes: dict[str, str] = {}  # origins by URL prefix, as written in the tracking URI
+_prefixes: dict[str, IAPAuth] = {}  # by URL prefix, as written in the tracking URI
 _home = ""  # the origin that the environment's client id is for: that of the first server
 _is_chosen_by_user = True
 
@@ -60,14 +60,15 @@ def auth_for(
     origin = origin_of(uri)
     if not _auths:
         _home = tracking_origin() or origin
-    if origin in _auths:
-        _auths[origin].configure(credentials, retry)
+    auth = _auths.get(origin)
+    if auth is not None:
+        auth.configure(credentials, retry)
     else:
-        _auths.setdefault(origin, IAPAuth(origin, credentials, retry, home=_home))
+        auth = _auths.setdefault(origin, IAPAuth(origin, credentials, retry, home=_home))
     scheme, _, rest = uri.lower().partition("://")
     for prefix in (f"{scheme}://{rest.partition('/')[0]}/", f"{origin}/"):
-        _prefixes[prefix] = origin
-    return _auths[origin]
+        _prefixes[prefix] = auth
+    return auth
 
 
 def choose() -> None:
@@ -154,6 +155,6 @@ def _take_over_transport() -> None:
         adapters = dict(session.adapters)
         for prefix in missing:
             inner = copy.copy(adapters[f"{prefix.partition('://')[0]}://"])
-            adapters[prefix] = IAPTransport(_auths[_prefixes[prefix]].send, inner)
+            adapters[prefix] = IAPTransport(_prefixes[prefix].send, inner)
         # One assignment, because other threads use the session. requests takes the first match.
         session.adapters = dict(sorted(adapters.items(), key=lambda item: -len(item[0])))

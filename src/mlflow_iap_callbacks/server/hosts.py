@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 from .start_error import StartError
 
-# A name in lower case or an IPv6 address, with or without a port.
+# A name in lower case or an IPv6 address; with a port, any port (*), or none.
 _LABEL = "[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?"
-_HOST = re.compile(rf"({_LABEL}(\.{_LABEL})*|\[[0-9a-f:.]+\])(:\d{{1,5}})?")
+_HOST = re.compile(rf"({_LABEL}(\.{_LABEL})*|\[[0-9a-f:.]+\])(:(\d{{1,5}}|\*))?")
 _REGION_ID = re.compile("[a-z]{1,4}")
 
 

@@ -311,7 +311,7 @@ def test_sync_says_why_the_server_is_unreachable_and_keeps_everything(
     assert "httpsResourceAccessor" in script.err
     done = command("sync")
     assert done.returncode == 1
-    assert "46 records wait" in done.stdout
+    assert "46 records are waiting" in done.stdout
     assert "httpsResourceAccessor" in done.stdout + done.stderr
     assert "httpsResourceAccessor" in command("status").stdout
     cloud.members.add(cloud.trainer)

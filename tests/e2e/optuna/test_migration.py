@@ -672,7 +672,8 @@ def _assert_nothing_is_lost(old: dict[int, Run], ours: dict[int, Run], *left_out
         tags = {
             name: value
             for name, value in run.data.tags.items()
-            if name not in left_out and (name == "mlflow.runName" or name.split(".")[0] != "mlflow")
+            if name == "mlflow.runName"
+            or (name not in left_out and name.split(".")[0] not in ("mlflow", "mlflow_iap"))
         }
         assert tags.items() <= kept.tags.items()
         assert run.data.params.items() <= kept.params.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,8 +12,10 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from browser import needs_browser, new_page, sign_in
-from mlflow_iap_callbacks import IAPMLflowCallback, IAPMlflowClient
+from mlflow_iap_callbacks import IAPMLflowCallback
 from mlflow_iap_callbacks.local import LocalCloud
+from mlflow_iap_callbacks.optuna.plot_process import PlotProcess
+from mlflow_iap_callbacks.optuna.plots import PAGE
 
 pytestmark = [pytest.mark.slow, needs_browser]
 
@@ -64,20 +67,20 @@ def test_a_person_finds_the_best_trial_the_table_of_trials_and_the_plots(
     )
 
 
-def test_the_interactive_plots_need_no_network(
-    cloud: LocalCloud, page: Page, tmp_path: Path
-) -> None:
+def test_the_interactive_plots_need_no_network(page: Page, tmp_path: Path) -> None:
     pytest.importorskip("plotly")
     study = optuna.create_study(study_name="interactive")
-    with IAPMLflowCallback() as callback:
-        study.optimize(_objective, 12, callbacks=[callback])
-    run_id = callback.study_run(study).run_id()
-    path = IAPMlflowClient().download_artifacts(run_id, "study/plots.html", str(tmp_path))
+    study.optimize(_objective, 12)
+    path = tmp_path / PAGE
+    with PlotProcess() as process:
+        for file in process.draw(study, ["value"], lambda: 120.0):
+            if isinstance(file, Path) and file.name == PAGE:
+                shutil.copy(file, path)
 
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     page.context.set_offline(True)
-    page.goto(Path(path).as_uri())
+    page.goto(path.as_uri())
     plots = page.locator("h2")
     assert plots.count() >= 5
     expect(page.locator(".js-plotly-plot")).to_have_count(plots.count())

@@ -227,7 +227,7 @@ def test_the_error_without_credentials_says_where_it_looked_and_what_to_set(
         "no-gcloud/application_default_credentials.json",
         "no metadata server",
         "gcloud auth application-default login",
-        "False",
+        "True",  # GCE_METADATA_HOST is set, so there may soon be a metadata server
     ):
         assert part in said
 

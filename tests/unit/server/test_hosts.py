@@ -11,7 +11,7 @@ _APP_ENGINE = {"GOOGLE_CLOUD_PROJECT": "p", "GAE_SERVICE": "mlflow", "GAE_VERSIO
 
 
 @pytest.mark.parametrize(
-    "host", ["mlflow.example.com", "localhost:8080", "a-b.c_d.example", "10.0.0.1", "[::1]:8080"]
+    "host", ["mlflow.example.com", "localhost:8080", "a-b.c_d.example", "10.0.0.1:*", "[::1]:8080"]
 )
 def test_a_name_or_an_address_is_a_host(host: str) -> None:
     assert hosts_of({"MLFLOW_SERVER_HOSTS": f"{host}, ,other"}) == [host, "other"]
