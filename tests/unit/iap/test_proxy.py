@@ -74,7 +74,7 @@ def _application(handler: Callable[[web.Request], object]) -> web.Application:
         ("/", "/"),
         ("/api/2.0/x?a=b%2Fc&d=%20", "/api/2.0/x?a=b%2Fc&d=%20"),
         ("?a=b", "/?a=b"),
-        ("//evil.example/x", "//evil.example/x"),
+        ("/x//evil.example/y", "/x//evil.example/y"),
     ],
 )
 def test_a_request_arrives_with_its_path_and_a_token(
