@@ -7,6 +7,8 @@ IN_PARALLEL := --dist worksteal -n
 ALL := -m 'not soak' --hypothesis-profile thorough
 # Tests start hundreds of processes: so each module is compiled once, and not by each of them.
 unexport PYTHONDONTWRITEBYTECODE
+# The profiler of Dask's workers can deadlock CPython 3.11 (python/cpython#106883).
+export DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED = False
 
 .PHONY: demo unit test test-all coverage soak bench server-bench peers screenshots docs lint inputs server \
   server-test server-lint requirements examples wheel wheel-test lowest imports clean
