@@ -104,7 +104,8 @@ def test_a_notebook_shows_links_lines_and_tables_and_nothing_else(
         for title, found in texts.items()
     }
     assert lines["slow"] == [f"Sent 3 records to {cloud.url}."]
-    assert max(map(len, lines.values())) == 1
+    # One for each delivery: closing delivers before and after it draws.
+    assert all(len(found) <= 1 + (title == "close") for title, found in lines.items())
     rest = {title: [t for t in found if t not in lines[title]] for title, found in texts.items()}
 
     link, result = rest["study"] + rest["close"]
