@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from .mlflow_body import Body, call_of, list_in
+from .mlflow_body import Body, Rules, first_rule, list_in, rules, spellings
 
 # Artifacts of this server, whatever its storage: `mlflow-artifacts://HOST/` would be another one.
 _OWN = re.compile(r"(mlflow-artifacts|runs|models):/(?!/)")
@@ -25,11 +25,7 @@ class LocationNotAllowedError(Exception):
 
 def locations_of(method: str, path: str) -> Named | None:
     """Return the function that yields the locations that a request's body names; None for none."""
-    call = call_of(path) or ""
-    for pattern, methods, named in _RULES:
-        if method.upper() in methods and pattern.fullmatch(call):
-            return named
-    return None
+    return first_rule(_RULES, method, path)
 
 
 def require_allowed(location: Any, also: Sequence[str]) -> None:
@@ -104,21 +100,16 @@ def _is_location(key: str) -> bool:
 
 
 def _values(body: Any, name: str) -> Iterator[Any]:
-    """Yield a field under each spelling that protobuf accepts: `trace_info` and `traceInfo`."""
-    first, *others = name.split("_")
-    for spelling in {name, first + "".join(map(str.capitalize, others))}:
-        if isinstance(body, dict) and spelling in body:
-            yield body[spelling]
+    """Yield a field under each of its spellings."""
+    if isinstance(body, dict):
+        yield from (body[each] for each in spellings(name) if each in body)
 
 
-_RULES: list[tuple[re.Pattern[str], set[str], Named]] = [
-    (re.compile(pattern), set(methods.split()), named)
-    for pattern, methods, named in (
-        ("experiments/create", "POST", _artifact_location),
-        ("model-versions/create", "POST", _source),
-        ("traces", "POST", _new_trace),
-        ("traces/[^/]+", "PATCH", _traces_tags),
-        ("traces/[^/]+/tags", "PATCH", _tag),
-        ("workspaces(/[^/]+)?", "POST PUT PATCH", _workspace),
-    )
-]
+_RULES: Rules[Named] = rules(
+    ("experiments/create", "POST", _artifact_location),
+    ("model-versions/create", "POST", _source),
+    ("traces", "POST", _new_trace),
+    ("traces/[^/]+", "PATCH", _traces_tags),
+    ("traces/[^/]+/tags", "PATCH", _tag),
+    ("workspaces(/[^/]+)?", "POST PUT PATCH", _workspace),
+)

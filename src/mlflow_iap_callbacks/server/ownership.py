@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from typing import Any
 
 from ..tags import CLAIM_TAG
-from .mlflow_body import Body, MalformedError, call_of, list_in, name_in, object_in
+from .mlflow_body import (
+    Body,
+    MalformedError,
+    Rules,
+    call_of,
+    first_rule,
+    list_in,
+    name_in,
+    object_in,
+    rules,
+)
 
 OWNER_TAG = "mlflow.user"
 # Without `mlflow.trace.user`, which is the user of the traced application.
@@ -27,16 +36,10 @@ def rule_for(method: str, path: str) -> Rule | None:
     Raises:
         OwnerIsFixedError: if the path of the request says that it deletes the owner's tag.
     """
-    method = method.upper()  # as Flask does
-    call = call_of(path)
-    if method in ("GET", "HEAD", "OPTIONS") or call is None:
-        return None
-    if method == "DELETE" and path.rpartition("/tags/")[2] in _OWNER_TAGS:
+    is_deletion = method.upper() == "DELETE" and call_of(path) is not None
+    if is_deletion and path.rpartition("/tags/")[2] in _OWNER_TAGS:
         raise OwnerIsFixedError
-    for pattern, methods, rule in _RULES:
-        if method in methods and pattern.fullmatch(call):
-            return rule
-    return None
+    return first_rule(_RULES, method, path)
 
 
 def _new_run(body: Body, email: str) -> None:
@@ -174,27 +177,24 @@ def _inner_object(body: Body, name: str) -> Body:
     return content
 
 
-_RULES: list[tuple[re.Pattern[str], set[str], Rule]] = [
-    (re.compile(pattern), set(methods.split()), rule)
-    for pattern, methods, rule in (
-        ("runs/create", "POST", _new_run),
-        ("(experiments|registered-models|model-versions)/create", "POST", _new),
-        ("logged-models", "POST", _new),
-        ("runs/log-batch", "POST", _tags),
-        ("logged-models/[^/]+/tags", "PATCH", _tags),
-        ("(runs|registered-models|model-versions)/set-tag", "POST", _one_tag),
-        ("experiments/set-experiment-tag", "POST", _one_tag),
-        ("traces/[^/]+/tags", "PATCH", _one_tag),
-        ("(runs|registered-models|model-versions)/delete-tag", "POST DELETE", _deleted_tag),
-        ("experiments/delete-experiment-tag", "POST", _deleted_tag),
-        ("traces/[^/]+/tags", "DELETE", _deleted_tag),
-        ("traces", "POST", _new_trace),
-        ("traces/[^/]+", "PATCH", _ended_trace),
-        ("traces/[^/]+/assessments(/[^/]+)?", "POST PATCH", _assessment),
-        ("datasets/create", "POST", _new_dataset),
-        ("datasets/[^/]+/tags", "PATCH", _dataset_tags),
-        ("datasets/[^/]+/records", "POST", _dataset_records),
-        ("(issues|review-queues/create)", "POST", _created_by),
-        ("review-queues/items/set-status", "POST", _completed_by),
-    )
-]
+_RULES: Rules[Rule] = rules(
+    ("runs/create", "POST", _new_run),
+    ("(experiments|registered-models|model-versions)/create", "POST", _new),
+    ("logged-models", "POST", _new),
+    ("runs/log-batch", "POST", _tags),
+    ("logged-models/[^/]+/tags", "PATCH", _tags),
+    ("(runs|registered-models|model-versions)/set-tag", "POST", _one_tag),
+    ("experiments/set-experiment-tag", "POST", _one_tag),
+    ("traces/[^/]+/tags", "PATCH", _one_tag),
+    ("(runs|registered-models|model-versions)/delete-tag", "POST DELETE", _deleted_tag),
+    ("experiments/delete-experiment-tag", "POST", _deleted_tag),
+    ("traces/[^/]+/tags", "DELETE", _deleted_tag),
+    ("traces", "POST", _new_trace),
+    ("traces/[^/]+", "PATCH", _ended_trace),
+    ("traces/[^/]+/assessments(/[^/]+)?", "POST PATCH", _assessment),
+    ("datasets/create", "POST", _new_dataset),
+    ("datasets/[^/]+/tags", "PATCH", _dataset_tags),
+    ("datasets/[^/]+/records", "POST", _dataset_records),
+    ("(issues|review-queues/create)", "POST", _created_by),
+    ("review-queues/items/set-status", "POST", _completed_by),
+)
