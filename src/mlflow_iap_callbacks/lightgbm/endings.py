@@ -9,6 +9,7 @@ from types import FrameType
 from typing import Any
 
 from .. import delivery, outbox
+from ..delivery import run_writer
 from ..delivery.run_writer import now_ms
 
 # Nothing can be logged when Python frees an object in the middle of these packages' functions.
@@ -108,11 +109,7 @@ def status_of(error: BaseException) -> str:
     """The status of a run whose training ends with an exception."""
     from lightgbm.callback import EarlyStopException
 
-    if isinstance(error, EarlyStopException):
-        return "FINISHED"
-    optuna = sys.modules.get("optuna")
-    is_pruned = optuna is not None and isinstance(error, optuna.TrialPruned)
-    return "KILLED" if is_pruned else "FAILED"
+    return "FINISHED" if isinstance(error, EarlyStopException) else run_writer.status_of(error)
 
 
 def _trial_of(engine: FrameType) -> Any:
