@@ -25,7 +25,7 @@ _MAY_IMPORT: dict[str, set[str]] = {
     "lightgbm": {"delivery", "iap", "outbox"},
     "delivery": {"errors", "iap", "limits", "outbox", "tags"},
     "outbox": {"limits"},
-    "iap": {"errors", "tags"},
+    "iap": {"errors", "limits", "tags"},
     "local": set(),
     "server": {"tags"},
     "errors": set(),

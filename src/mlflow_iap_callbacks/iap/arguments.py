@@ -12,6 +12,8 @@ from difflib import get_close_matches
 from numbers import Integral, Real
 from typing import Any, NamedTuple, NoReturn, TypeVar, cast
 
+from ..limits import MAX_EXPERIMENT_NAME_LENGTH
+
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
@@ -64,7 +66,11 @@ def _is_dataset(value: Any) -> bool:
 
 
 def _is_name_of_experiment(value: Any) -> bool:
-    return isinstance(value, str) and len(value.strip()) > 0 and len(value) <= 500
+    return (
+        isinstance(value, str)
+        and len(value.strip()) > 0
+        and len(value) <= MAX_EXPERIMENT_NAME_LENGTH
+    )
 
 
 def _is_metric_name(value: Any) -> bool:
@@ -94,7 +100,9 @@ _RULES = {
     "description": _Rule(_TEXT, "a text"),
     "experiment_id": _Rule(_is(str, Integral), "the id of an experiment, such as '12'"),
     "experiment_name": _Rule(
-        _is_name_of_experiment, "the name of an experiment: a text of 1 to 500 characters", (str,)
+        _is_name_of_experiment,
+        f"the name of an experiment: a text of 1 to {MAX_EXPERIMENT_NAME_LENGTH} characters",
+        (str,),
     ),
     "impersonate": _Rule(_TEXT, "the e-mail of a service account"),
     "key_file": _Rule(_PATH, "the path of a credentials file"),
