@@ -150,10 +150,9 @@ class IAPRun:
             if tags:
                 self.set_tags(tags)
             return
-        experiment = active_experiment() if experiment_name is None else f"name:{experiment_name}"
         self._begin(
             client,
-            experiment,
+            experiment_of(experiment_name),
             run_name=run_name,
             tags=tags,
             parent_id=parent_run_id,
@@ -256,8 +255,7 @@ class IAPRun:
         with never_raising(f"artifact {str(local_path)!r:.200}"):
             to = artifact_folder(artifact_path)
             path = Path(check("local_path", local_path)).resolve(strict=True)
-            outbox = self._queued().outbox
-            kept = outbox.copy_artifact(path) if copy else str(path)
+            kept = self._keep(path) if copy else str(path)
             self._append("artifact", {"path": kept, "is_copied": copy, "to": to})
 
     def log_artifacts(self, local_dir: str | Path, artifact_path: str | None = None) -> None:
@@ -355,7 +353,7 @@ class IAPRun:
         """
         with never_raising("the model"):
             path = Path(check("model_path", local_path)).resolve(strict=True)
-            kept = self._queued().outbox.copy_artifact(path)
+            kept = self._keep(path)
             content = {
                 "path": kept,
                 "is_copied": True,
@@ -538,6 +536,10 @@ class IAPRun:
                 self._written = MlflowFiles(self.log_artifact, self.set_tags)
             return self._written
 
+    def _keep(self, path: Path) -> str:
+        """Copy a file or folder to the journal, and return the path of the copy."""
+        return self._queued().outbox.copy_artifact(path)
+
     def _append(self, kind: str, content: Any) -> None:
         run = self._run
         if run is None or run.is_ended or not run.outbox.intake.append(run.number, kind, content):
@@ -682,11 +684,14 @@ def _warn_of_timestamps_like_steps() -> None:
     )
 
 
-def active_experiment() -> str:
-    """Return MLflow's active experiment, in the form that ``RunWriter`` takes.
+def experiment_of(name: str | None) -> str:
+    """Return an experiment in the form that ``RunWriter`` takes.
 
-    It is the one set by ``mlflow.set_experiment``, then the environment's, then *Default*.
+    Without a name, it is MLflow's active one: the one set by ``mlflow.set_experiment``, then the
+    environment's, then *Default*.
     """
+    if name is not None:
+        return f"name:{name}"
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME")
     if "MLFLOW_EXPERIMENT_ID" not in os.environ and name is not None:
         return f"name:{name}"

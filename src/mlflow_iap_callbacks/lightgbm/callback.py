@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..delivery.flush_result import IAPFlushResult
 from ..delivery.lifecycle import flush, sender_for
 from ..delivery.never_raising import never_raising
-from ..delivery.run_writer import IAPRun, RunWriter, active_experiment, prepare
+from ..delivery.run_writer import IAPRun, RunWriter, experiment_of, prepare
 from ..delivery.summary import Summary
 from ..iap.arguments import Callback, checked, wrong_library
 from ..iap.client import IAPMlflowClient
@@ -336,8 +336,7 @@ class IAPLightGBMCallback(Callback):
         return run if self._prefix is None else PrefixedRun(run, self._prefix)
 
     def _new_run(self) -> RunWriter:
-        name = self._experiment_name
-        experiment = active_experiment() if name is None else f"name:{name}"
+        experiment = experiment_of(self._experiment_name)
         return RunWriter(
             self._client, experiment, run_name=self._run_name, tags=self._tags, has_link=True
         )

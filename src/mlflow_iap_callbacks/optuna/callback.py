@@ -17,7 +17,7 @@ from ..delivery.flush_result import IAPFlushResult
 from ..delivery.lifecycle import LOCK, close, flush, sender_for
 from ..delivery.never_raising import never_raising
 from ..delivery.run_creation import CLAIM_SECONDS, Mode
-from ..delivery.run_writer import IAPRun, RunWriter, active_experiment, prepare
+from ..delivery.run_writer import IAPRun, RunWriter, experiment_of, prepare
 from ..delivery.summary import Summary
 from ..iap.arguments import Callback, check, checked
 from ..iap.client import IAPMlflowClient
@@ -366,13 +366,12 @@ class IAPMLflowCallback(Callback):
 
     def _experiment_of(self, study: optuna.Study) -> str:
         """Experiment for ``RunWriter``; the active one is read when a study starts."""
-        if self._experiment_name is not None:
-            return f"name:{self._experiment_name}"
-        given = self._kwargs.get("experiment_id")
-        name = experiment_name_of(study) if self._create_experiment else None
-        if given is None and name is not None:
-            return f"name:{name}"
-        return active_experiment() if given is None else f"id:{given}"
+        name, given = self._experiment_name, self._kwargs.get("experiment_id")
+        if name is None and given is not None:
+            return f"id:{given}"
+        if name is None and self._create_experiment:
+            name = experiment_name_of(study)
+        return experiment_of(name)
 
     def _run_of_study(self, study: optuna.Study, *, is_joined: bool = True) -> StudyRun:
         with LOCK:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,6 @@ from ..errors import IAPError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.data.dataset import Dataset
 
 
 class UnloggedRun(RunWriter):
@@ -25,24 +23,6 @@ class UnloggedRun(RunWriter):
     def __init__(self, client: MlflowClient) -> None:
         self.__setstate__((client, "name:", uuid.uuid4().hex))
 
-    def log_artifact(
-        self, local_path: str | Path, artifact_path: str | None = None, *, copy: bool = True
-    ) -> None:
-        pass
-
-    def log_model(
-        self, local_path: str | Path, name: str = "model", *, registered_name: str | None = None
-    ) -> None:
-        pass
-
-    def log_input(
-        self,
-        dataset: Dataset,
-        context: str | None = None,
-        tags: Mapping[str, str] | None = None,
-    ) -> None:
-        pass
-
     def finish_at_exit(self, status: str | None) -> None:
         pass
 
@@ -54,3 +34,6 @@ class UnloggedRun(RunWriter):
 
     def _append(self, kind: str, content: Any) -> None:
         pass
+
+    def _keep(self, path: Path) -> str:
+        return str(path)
