@@ -192,6 +192,7 @@ class StudyRun:
         if self.writer is None:
             return
         self._remember_ids(self.writer)
+        trials = self.study.get_trials(deepcopy=False)  # once, because that may take a while
         for found in process.draw(self.study, self.names, time_left, is_quick=is_quick):
             if isinstance(found, Path):
                 self.writer.log_artifact(found, "study")
@@ -200,7 +201,7 @@ class StudyRun:
                 self._problems[found] = None
                 _logger.warning("The files of study %r: %s", self.study.study_name, found)
             # Each time, because the process may end before everything is drawn.
-            self._describe(self.writer, self.study.get_trials(deepcopy=False))
+            self._describe(self.writer, trials)
 
     def show_link(self) -> None:
         """Print the URL of the run, once, as soon as it is known."""
