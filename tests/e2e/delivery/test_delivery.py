@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +21,6 @@ from mlflow_iap_callbacks.local import LocalCloud
 from mlflow_iap_callbacks.outbox import journal_folder
 from own_log import said_by_us
 from waiting import wait_until
-
-
-@pytest.fixture
-def name() -> str:
-    """The name of an experiment that no other test has."""
-    return uuid.uuid4().hex
 
 
 def _runs(name: str) -> list[Run]:

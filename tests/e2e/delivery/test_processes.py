@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,14 +16,14 @@ from mlflow_iap_callbacks import IAPMlflowClient
 from mlflow_iap_callbacks.local import LocalCloud
 from mlflow_iap_callbacks.outbox import journal_folder
 from optuna_equality import is_of_a_study
-from scripts import DEADLINE, Script, Start, command, starting
+from scripts import DEADLINE, Script, Start, command
 from variables import set_all
 from waiting import wait_until
 
 _ENDED = "mlflow_iap.ended"
 _LEFT = re.compile(r"(\d+) records for \S+ stay on disk\. `mlflow-iap sync` sends them")
 
-_IMPORTS = """
+IMPORTS = """
 import multiprocessing, os, signal, sys, threading
 from mlflow_iap_callbacks import IAPLightGBMCallback, IAPMLflowCallback, IAPMlflowClient
 from mlflow_iap_callbacks.delivery.lifecycle import sender_for
@@ -32,19 +32,6 @@ from mlflow_iap_callbacks.delivery.run_writer import RunWriter
 NAME = sys.argv[1]
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})  # for sigwait
 """
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts programs; those still running at the end of the test are killed."""
-    with starting(tmp_path, _IMPORTS) as start:
-        yield start
-
-
-@pytest.fixture
-def name() -> str:
-    """The name of an experiment that no other test has."""
-    return uuid.uuid4().hex
 
 
 class _Seen(NamedTuple):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import lightgbm as lgb
@@ -19,27 +17,14 @@ from PIL import Image
 
 from mlflow_iap_callbacks import IAPMlflowClient, IAPRun
 from mlflow_iap_callbacks.local import LocalCloud
-from scripts import Start, command, starting
+from scripts import Start, command
 
-_IMPORTS = """
+IMPORTS = """
 import os, signal, sys, threading
 from mlflow_iap_callbacks import IAPMlflowClient, IAPRun
 
 NAME = sys.argv[1]
 """
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts programs; those still running at the end of the test are killed."""
-    with starting(tmp_path, _IMPORTS) as start:
-        yield start
-
-
-@pytest.fixture
-def name() -> str:
-    """The name of an experiment that no other test has."""
-    return uuid.uuid4().hex
 
 
 def _run(name: str) -> Run:

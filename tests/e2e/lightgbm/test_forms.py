@@ -7,7 +7,6 @@ import gc
 import math
 import pickle
 import threading
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,11 +41,6 @@ from mlflow_iap_callbacks.delivery import lifecycle
 from mlflow_iap_callbacks.local import LocalCloud
 from scripts import command
 from waiting import wait_until
-
-
-@pytest.fixture
-def name() -> str:
-    return uuid.uuid4().hex
 
 
 def _train(

@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import pty
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +24,6 @@ from lightgbm_helpers import PARAMS, arrays, curves, models, points, runs, sets,
 from lightgbm_helpers import inputs as data_sets
 from mlflow_iap_callbacks import IAPLightGBMCallback, IAPMlflowClient
 from mlflow_iap_callbacks.local import LocalCloud
-
-
-@pytest.fixture
-def name() -> str:
-    return uuid.uuid4().hex
 
 
 def _files(run: Run) -> set[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
@@ -12,15 +11,10 @@ import pytest
 import killed_sweeps
 from mlflow_iap_callbacks.local import LocalCloud
 from optuna_equality import assert_mlflow_equals_storage
-from scripts import DEADLINE, Start, command, starting
+from scripts import DEADLINE, Start, command
 
+IMPORTS = killed_sweeps.IMPORTS
 _KILLS = 3
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    with starting(tmp_path, killed_sweeps.IMPORTS) as start:
-        yield start
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,10 +17,10 @@ from mlflow_iap_callbacks import IAPMLflowCallback
 from mlflow_iap_callbacks.local import LocalCloud
 from mlflow_iap_callbacks.outbox import journal_folder
 from optuna_equality import assert_mlflow_equals_storage, is_of_a_study, runs_in
-from scripts import DEADLINE, Start, command, starting
+from scripts import DEADLINE, Start, command
 from waiting import wait_until
 
-_IMPORTS = """
+IMPORTS = """
 import itertools, multiprocessing, os, random, signal, sys, threading, time
 import optuna
 from mlflow_iap_callbacks import IAPMLflowCallback
@@ -60,13 +59,6 @@ def load(name, **options):
 """
 
 
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts programs; those still running at the end of the test are killed."""
-    with starting(tmp_path, _IMPORTS) as start:
-        yield start
-
-
 @pytest.fixture(scope="session")
 def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MariaDB]:
     if not database_server.is_installed() and not os.environ.get("CI"):
@@ -81,12 +73,6 @@ def storage(mariadb: MariaDB) -> str:
     url = mariadb.new_database()
     optuna.storages.RDBStorage(url)
     return url
-
-
-@pytest.fixture
-def name() -> str:
-    """The name of a study that no other test has."""
-    return uuid.uuid4().hex
 
 
 def _load(name: str, storage: str) -> optuna.Study:
