@@ -756,12 +756,15 @@ def test_close_reports_and_ends_the_studys_run_then_delivers_and_then_draws(
     assert _trial_runs(delivery_of_files).keys() == {0, 1, 2}
 
 
-def test_the_summary_says_what_was_logged_and_where_it_is(
-    delivery: InlineDelivery, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def without_plots(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "mlflow_iap_callbacks.optuna.study_run.StudyRun.draw", lambda *_, **__: None
     )
+
+
+@pytest.mark.usefixtures("without_plots")
+def test_the_summary_says_what_was_logged_and_where_it_is(delivery: InlineDelivery) -> None:
     study = new_study()
     callback = _callback(delivery, study_run=True)
     study.optimize(lambda trial: 0.5 + trial.number, 2, callbacks=[callback])
@@ -779,12 +782,10 @@ def test_the_summary_says_what_was_logged_and_where_it_is(
 # the handle of the study's run
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_more_is_logged_to_the_studys_run_at_any_time_and_it_ends_with_the_callback(
-    delivery_of_files: InlineDelivery, monkeypatch: pytest.MonkeyPatch
+    delivery_of_files: InlineDelivery,
 ) -> None:
-    monkeypatch.setattr(
-        "mlflow_iap_callbacks.optuna.study_run.StudyRun.draw", lambda *_, **__: None
-    )
     study = new_study()
     callback = _callback(delivery_of_files, study_run=True)
     study.optimize(_x, 2, callbacks=[callback])
