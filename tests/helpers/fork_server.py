@@ -44,9 +44,13 @@ LARGEST = 200_000  # bytes of a request
 
 
 def _import_modules(names: list[str]) -> None:
+    # MLflow imports Polars where it is installed. Polars 1.44 and 2.0, the last ones for Python
+    # 3.10, wait at exit for a thread of theirs, which a forked process lacks.
+    sys.modules["polars"] = None  # type: ignore[assignment]
     for name in names:
         with contextlib.suppress(ImportError):  # of another Python version
             importlib.import_module(name)
+    del sys.modules["polars"]
     gc.collect()
     gc.freeze()  # the garbage collector skips what all programs share
 
