@@ -17,8 +17,10 @@ from mlflow.entities import (
     RunTag,
 )
 from mlflow.exceptions import MlflowException
+from mlflow.protos import service_pb2
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME
 
+from ..iap.unwrapping import unwrapped_errors
 from ..limits import MAX_ENTITIES, MAX_PARAMS, MAX_TAGS
 from ..outbox import QueuedRun, Record, Refusal
 from ..tags import ENDED_TAG, JOURNAL_TAG, RUN_KEY_TAG
@@ -189,6 +191,12 @@ class MlflowCalls:
                 self._creation.reopen(run, found)
         elif kind == "finish":
             self._creation.end(run, **content)
+        elif kind == "update":
+            self._creation.update(run_id, content["status"], content["end_time"], content["name"])
+        elif kind == "request":
+            with unwrapped_errors():
+                api = getattr(service_pb2, content["api"])
+                self.client._tracking_client.store._call_endpoint(api, content["body"])
         else:
             self._abandon(run, run_id, **content)
         return records[:1], ()

@@ -23,8 +23,9 @@ class Record(NamedTuple):
 
     Args:
         seq: sequence number in the journal.
-        kind: ``start``, ``metrics``, ``curve``, ``params``, ``suggestions``, ``tags``,
-            ``artifact``, ``model``, ``input``, ``reopen``, ``finish``, ``abandon`` or ``aside``.
+        kind: ``start``, ``metrics``, ``curve``, ``points``, ``params``, ``suggestions``, ``tags``,
+            ``artifact``, ``model``, ``input``, ``request``, ``reopen``, ``update``, ``finish``,
+            ``abandon`` or ``aside``.
         content: what the operation needs.
         size: bytes on disk.
     """
