@@ -36,7 +36,9 @@ _OURS = (
 
 _KEYS = 24  # more than any test needs
 
+settings.register_profile("everyday", max_examples=40)
 settings.register_profile("thorough", max_examples=250)
+settings.load_profile("everyday")  # unless --hypothesis-profile is given
 
 
 def _new_short_key() -> rsa.RSAPrivateKey:
