@@ -15,13 +15,15 @@ class Way(Enum):
 
 # The requests, as MLflow's protobuf names them.
 _TABLE = {
-    Way.BEHIND: "LogBatch LogInputs LogMetric LogModel LogOutputs LogParam SetTag UpdateRun",
+    Way.BEHIND: """
+        LogBatch LogInputs LogMetric LogModel LogOutputs LogParam SetTag UpdateRun
+        FinalizeLoggedModel LogLoggedModelParamsRequest SetLoggedModelTags
+    """,
     Way.WAITS: """
         DeleteExperiment DeleteRun DeleteTag DeleteWorkspace RestoreExperiment RestoreRun
         GetMetricHistory GetMetricHistoryBulkInterval GetRun SearchDatasets SearchRuns
         CreatePresignedDownloadUrl ListArtifacts ListLoggedModelArtifacts
-        DeleteLoggedModel DeleteLoggedModelTag FinalizeLoggedModel GetLoggedModel
-        LogLoggedModelParamsRequest SearchLoggedModels SetLoggedModelTags
+        DeleteLoggedModel DeleteLoggedModelTag GetLoggedModel SearchLoggedModels
         CreateModelVersion
     """,
     Way.THROUGH: """

@@ -69,7 +69,7 @@ def tracking_store(store_uri: str, **_: Any) -> Any:
 
     from .tracking_store import BackgroundStore
 
-    return BackgroundStore(_writes(store_uri), store_uri)
+    return BackgroundStore(_writes(store_uri))
 
 
 def model_registry_store(store_uri: str, **_: Any) -> Any:
@@ -82,7 +82,7 @@ def model_registry_store(store_uri: str, **_: Any) -> Any:
 
     from .tracking_store import BackgroundModelRegistryStore
 
-    return BackgroundModelRegistryStore(_writes(store_uri), store_uri)
+    return BackgroundModelRegistryStore(_writes(store_uri))
 
 
 def _is_chosen() -> bool:
@@ -106,7 +106,9 @@ def _writes(uri: str) -> Writes:
         atexit.unregister(end_run)
         atexit.register(end_run)
     return Writes(
-        partial(_client, uri), is_strict=os.environ.get(VARIABLE, "").strip().lower() == _STRICT
+        uri,
+        partial(_client, uri),
+        is_strict=os.environ.get(VARIABLE, "").strip().lower() == _STRICT,
     )
 
 

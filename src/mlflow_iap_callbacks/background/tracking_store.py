@@ -11,7 +11,9 @@ from typing import Any
 
 from mlflow.entities import (
     DatasetInput,
+    LoggedModel,
     LoggedModelInput,
+    LoggedModelStatus,
     Metric,
     Param,
     Run,
@@ -19,15 +21,19 @@ from mlflow.entities import (
     RunStatus,
     RunTag,
 )
+from mlflow.protos.service_pb2 import FinalizeLoggedModel
 from mlflow.store.model_registry.rest_store import RestStore as ModelRegistryRestStore
 from mlflow.store.tracking.rest_store import RestStore
 from mlflow.tracking._tracking_service.client import TrackingServiceClient
 from mlflow.utils import validation
 from mlflow.utils.async_logging.run_operations import RunOperations
 from mlflow.utils.credentials import get_default_host_creds
+from mlflow.utils.proto_json_utils import message_to_json
+from mlflow.utils.rest_utils import get_logged_model_endpoint
 
 from ..delivery.sender import is_delivering
 from ..limits import MAX_DATASET_LENGTHS
+from . import artifacts
 from .endpoints import Way, way_of
 from .writes import Writes
 
@@ -41,14 +47,14 @@ class BackgroundStore(RestStore):
 
     Args:
         writes: what this process logs to the server.
-        uri: tracking URI of the server.
     """
 
-    def __init__(self, writes: Writes, uri: str) -> None:
-        super().__init__(partial(get_default_host_creds, uri))
+    def __init__(self, writes: Writes) -> None:
+        super().__init__(partial(get_default_host_creds, writes.tracking_uri))
         self._writes = writes
         # Runs as the server returned them last, with their state as this process changed it.
         self._known: OrderedDict[str, Run] = OrderedDict()
+        self._models: OrderedDict[str, LoggedModel] = OrderedDict()  # that this process created
 
     def create_run(self, *args: Any, **kwargs: Any) -> Run:
         return self._remember(super().create_run(*args, **kwargs))
@@ -138,25 +144,61 @@ class BackgroundStore(RestStore):
         if models:
             super().log_inputs(run_id, None, models)
 
+    def create_logged_model(self, *args: Any, **kwargs: Any) -> LoggedModel:
+        model: LoggedModel = super().create_logged_model(*args, **kwargs)
+        if model.source_run_id and not is_delivering():
+            self._models[model.model_id] = model
+            if len(self._models) > _MOST_KNOWN:
+                self._models.popitem(last=False)
+            artifacts.use(
+                self._writes, model.artifact_location, model.source_run_id, model.model_id
+            )
+        return model
+
+    def finalize_logged_model(self, model_id: str, status: LoggedModelStatus) -> LoggedModel:
+        model = self._models.get(model_id)
+        if model is None or is_delivering():
+            found: LoggedModel = super().finalize_logged_model(model_id, status)
+            return found
+        message = FinalizeLoggedModel(model_id=model_id, status=status.to_proto())
+        endpoint = get_logged_model_endpoint(model_id)
+        self._call_endpoint(FinalizeLoggedModel, message_to_json(message), endpoint=endpoint)
+        proto = model.to_proto()
+        proto.info.status = status.to_proto()
+        self._models[model_id] = LoggedModel.from_proto(proto)
+        return self._models[model_id]
+
     def flush_async_logging(self) -> None:
         self._writes.flush()
 
     def _call_endpoint(self, api: Any, json_body: Any = None, *args: Any, **kwargs: Any) -> Any:
         if not is_delivering():
             way = way_of(api.__name__)
-            if way is Way.BEHIND:
-                body = json.loads(json_body)
-                content = {"api": api.__name__, "body": json.dumps(body)}
-                self._writes.run(body["run_id"]).append("request", content)
+            if way is Way.BEHIND and self._is_appended(api, json_body, *args, **kwargs):
                 return api.Response()
-            if way is Way.WAITS:
+            if way is not Way.THROUGH:
                 self._writes.wait()
         return super()._call_endpoint(api, json_body, *args, **kwargs)
+
+    def _is_appended(self, api: Any, json_body: str, endpoint: str | None = None) -> bool:
+        """Append a request to the run that it belongs to; return False if there is none."""
+        body = json.loads(json_body)
+        run_id = body.get("run_id")
+        if run_id is None and endpoint is not None:
+            model = self._models.get(endpoint.partition("/logged-models/")[2].partition("/")[0])
+            run_id = None if model is None else model.source_run_id
+        if run_id is None:
+            return False
+        content = {"api": api.__name__, "body": json.dumps(body), "endpoint": endpoint}
+        self._writes.run(run_id).append("request", content)
+        return True
 
     def _remember(self, run: Run) -> Run:
         self._known[run.info.run_id] = Run(run.info, run.data, run.inputs, run.outputs)
         if len(self._known) > _MOST_KNOWN:
             self._known.popitem(last=False)
+        if not is_delivering():
+            artifacts.use(self._writes, run.info.artifact_uri, run.info.run_id)
         return run
 
 
@@ -165,11 +207,10 @@ class BackgroundModelRegistryStore(ModelRegistryRestStore):
 
     Args:
         writes: what this process logs to the server.
-        uri: URI of the server.
     """
 
-    def __init__(self, writes: Writes, uri: str) -> None:
-        super().__init__(partial(get_default_host_creds, uri))
+    def __init__(self, writes: Writes) -> None:
+        super().__init__(partial(get_default_host_creds, writes.tracking_uri))
         self._writes = writes
 
     def _call_endpoint(self, api: Any, *args: Any, **kwargs: Any) -> Any:

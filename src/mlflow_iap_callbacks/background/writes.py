@@ -47,11 +47,15 @@ class Writes:
     """What this process logs to one server with MLflow's API.
 
     Args:
+        tracking_uri: tracking URI of the server.
         new_client: makes the client that delivers.
         is_strict: whether ``flush`` raises an error for what MLflow rejected.
     """
 
-    def __init__(self, new_client: Callable[[], MlflowClient], *, is_strict: bool) -> None:
+    def __init__(
+        self, tracking_uri: str, new_client: Callable[[], MlflowClient], *, is_strict: bool
+    ) -> None:
+        self.tracking_uri = tracking_uri
         self._new_client = new_client
         self._is_strict = is_strict
         self._made_client: MlflowClient | None = None

@@ -175,6 +175,9 @@ class MlflowCalls:
         if kind == "artifact":
             path = run.outbox.artifact(content["path"], is_copied=content["is_copied"])
             self.client.log_artifact(run_id, path, content["to"])
+        elif kind == "model_files":
+            path = run.outbox.artifact(content["path"], is_copied=True)
+            self.client.log_model_artifacts(content["model_id"], path, content["to"])
         elif kind == "model":
             path = run.outbox.artifact(content["path"], is_copied=True)
             log_model(self.client, run_id, path, content)
@@ -196,7 +199,8 @@ class MlflowCalls:
         elif kind == "request":
             with unwrapped_errors():
                 api = getattr(service_pb2, content["api"])
-                self.client._tracking_client.store._call_endpoint(api, content["body"])
+                store = self.client._tracking_client.store
+                store._call_endpoint(api, content["body"], endpoint=content["endpoint"])
         else:
             self._abandon(run, run_id, **content)
         return records[:1], ()

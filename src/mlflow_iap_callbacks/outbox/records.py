@@ -24,8 +24,8 @@ class Record(NamedTuple):
     Args:
         seq: sequence number in the journal.
         kind: ``start``, ``metrics``, ``curve``, ``points``, ``params``, ``suggestions``, ``tags``,
-            ``artifact``, ``model``, ``input``, ``request``, ``reopen``, ``update``, ``finish``,
-            ``abandon`` or ``aside``.
+            ``artifact``, ``model``, ``model_files``, ``input``, ``request``, ``reopen``,
+            ``update``, ``finish``, ``abandon`` or ``aside``.
         content: what the operation needs.
         size: bytes on disk.
     """
@@ -44,7 +44,7 @@ class Record(NamedTuple):
     @property
     def has_files(self) -> bool:
         """Whether it has files. The outbox may have copies of them."""
-        return self.kind in ("artifact", "model")
+        return self.kind in ("artifact", "model", "model_files")
 
 
 class Refusal(NamedTuple):

@@ -40,8 +40,8 @@ class _Server:
         self.requests: list[str] = []
 
     def store(self, *, is_strict: bool = False) -> BackgroundStore:
-        writes = Writes(lambda: self.delivery.client, is_strict=is_strict)
-        return BackgroundStore(writes, self.delivery.server.uri)
+        uri = self.delivery.server.uri
+        return BackgroundStore(Writes(uri, lambda: self.delivery.client, is_strict=is_strict))
 
     def run(self, run_id: str) -> FakeRun:
         """The run, with what is delivered now."""
@@ -195,7 +195,9 @@ def test_other_writes_are_sent_as_they_are(server: _Server) -> None:
     store = server.store()
     run_id = _new_run(store)
     sent: list[Any] = []
-    server.delivery.client._tracking_client.store._call_endpoint = lambda *given: sent.append(given)
+    server.delivery.client._tracking_client.store._call_endpoint = lambda *given, **_: sent.append(
+        given
+    )
     store.log_outputs(run_id, [LoggedModelOutput("m-1", 3)])
     store.flush_async_logging()
     ((api, body),) = sent
