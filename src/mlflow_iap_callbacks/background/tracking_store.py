@@ -17,6 +17,7 @@ from mlflow.entities import (
     Metric,
     Param,
     Run,
+    RunData,
     RunInfo,
     RunStatus,
     RunTag,
@@ -24,7 +25,6 @@ from mlflow.entities import (
 from mlflow.protos.service_pb2 import FinalizeLoggedModel
 from mlflow.store.model_registry.rest_store import RestStore as ModelRegistryRestStore
 from mlflow.store.tracking.rest_store import RestStore
-from mlflow.tracking._tracking_service.client import TrackingServiceClient
 from mlflow.utils import validation
 from mlflow.utils.async_logging.run_operations import RunOperations
 from mlflow.utils.credentials import get_default_host_creds
@@ -38,8 +38,11 @@ from .endpoints import Way, way_of
 from .writes import Writes
 
 _MOST_KNOWN = 1000
-# Reads the run only to show its name and experiment.
-_SHOWS_LINK = getattr(getattr(TrackingServiceClient, "_log_url", None), "__code__", None)
+# Functions of MLflow that read what this process knows. All others get the response of the server.
+_SHOWS_LINK = ("mlflow.tracking._tracking_service.client", "_log_url")
+_LOGS_MODEL = ("mlflow.models.model", "log")
+_LOGS_MODEL_METRICS = ("mlflow.models.model", "log_model_metrics_for_step")
+_MOST_FRAMES = 6  # between such a function and the store
 
 
 class BackgroundStore(RestStore):
@@ -60,10 +63,15 @@ class BackgroundStore(RestStore):
         return self._remember(super().create_run(*args, **kwargs))
 
     def get_run(self, run_id: str) -> Run:
-        if not is_delivering() and sys._getframe(1).f_code is _SHOWS_LINK:
-            known = self._known.get(run_id)
-            if known is not None:
-                return known
+        known = None if is_delivering() else self._known.get(run_id)
+        if known is not None and _caller(_SHOWS_LINK):
+            return known
+        frame = None if known is None else _caller(_LOGS_MODEL_METRICS)
+        if known is not None and frame is not None and {"model_id", "step"} <= frame.keys():
+            # It logs the run's points of this step again, as those of the model. Now it finds none.
+            content = {"model_id": frame["model_id"], "step": frame["step"]}
+            self._writes.run(run_id).append("model_metrics", content)
+            return Run(known.info, RunData())
         return self._remember(super().get_run(run_id))
 
     def restore_run(self, run_id: str) -> None:
@@ -155,6 +163,13 @@ class BackgroundStore(RestStore):
             )
         return model
 
+    def get_logged_model(self, model_id: str, *args: Any, **kwargs: Any) -> LoggedModel:
+        known = None if is_delivering() else self._models.get(model_id)
+        if known is not None and _caller(_LOGS_MODEL):
+            return known
+        found: LoggedModel = super().get_logged_model(model_id, *args, **kwargs)
+        return found
+
     def finalize_logged_model(self, model_id: str, status: LoggedModelStatus) -> LoggedModel:
         model = self._models.get(model_id)
         if model is None or is_delivering():
@@ -217,6 +232,19 @@ class BackgroundModelRegistryStore(ModelRegistryRestStore):
         if way_of(api.__name__) is Way.WAITS and not is_delivering():
             self._writes.wait()
         return super()._call_endpoint(api, *args, **kwargs)
+
+
+def _caller(function: tuple[str, str]) -> dict[str, Any] | None:
+    """Return the local variables of a function of MLflow if it asks; None if another one does."""
+    frame = sys._getframe(2)
+    for _ in range(_MOST_FRAMES):
+        place = (frame.f_globals.get("__name__", ""), frame.f_code.co_name)
+        if place == function:
+            return frame.f_locals
+        if frame.f_back is None or not place[0].startswith("mlflow."):
+            return None
+        frame = frame.f_back
+    return None
 
 
 def _point(metric: Metric) -> list[Any]:

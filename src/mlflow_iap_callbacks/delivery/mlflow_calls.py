@@ -26,7 +26,7 @@ from ..outbox import QueuedRun, Record, Refusal
 from ..tags import ENDED_TAG, JOURNAL_TAG, RUN_KEY_TAG
 from .clock import Clock
 from .log_batch import JOINABLE, Batch, Entity, refused_entity
-from .models import log_model
+from .models import log_model, log_step_metrics
 from .names import Names, mlflow_name
 from .refusals import NotYet, first_line, refusal
 from .run_creation import RunCreation
@@ -178,6 +178,8 @@ class MlflowCalls:
         elif kind == "model_files":
             path = run.outbox.artifact(content["path"], is_copied=True)
             self.client.log_model_artifacts(content["model_id"], path, content["to"])
+        elif kind == "model_metrics":
+            log_step_metrics(self.client, run_id, **content)
         elif kind == "model":
             path = run.outbox.artifact(content["path"], is_copied=True)
             log_model(self.client, run_id, path, content)
