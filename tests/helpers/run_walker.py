@@ -10,17 +10,18 @@ from typing import Any
 
 import mlflow
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModel, Run
+from mlflow.entities import LoggedModel, Metric, Run
 
 # Differs between two runs of the same program: ids, times, and the folders of a temporary file.
 _OWN = re.compile(
     r"\b(?:m-)?[0-9a-f]{32}\b|\b\d{13}\b|\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d+)?"
-    r"|script_[0-9a-f]{8}|\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d|/tmp/\S*?tmp\w+"
+    r"|registered-[\w-]+|script_[0-9a-f]{8}|\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d|/tmp/\S*?tmp\w+"
 )
 _MADE_UP_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")
 _OWN_TAGS = ("mlflow_iap.", "_mlflow_iap.", "mlflow.source.")
 # Files whose bytes differ between two runs: archives and pickles with times or ids in them.
-_OPAQUE = (".pkl", ".joblib", ".parquet", ".xgb", ".ubj")
+_OPAQUE = (".pkl", ".joblib", ".parquet", ".xgb", ".ubj", "cv_results.csv", "estimator.html")
+_DURATIONS = ("_fit_time", "_score_time")  # ends of metrics
 
 
 def walk(client: MlflowClient, experiment_name: str) -> list[dict[str, Any]]:
@@ -44,7 +45,9 @@ def differences(one: Any, other: Any, path: str = "") -> list[str]:
         pairs = [(str(number), *pair) for number, pair in enumerate(zip(one, other, strict=True))]
     else:
         return [] if one == other else [f"{path}: {one!r:.500} is not {other!r:.500}"]
-    return [text for key, *pair in pairs for text in differences(*pair, f"{path}/{key}")]
+    return [
+        text for key, first, second in pairs for text in differences(first, second, f"{path}/{key}")
+    ]
 
 
 def _run(
@@ -65,7 +68,7 @@ def _run(
         },
         "metrics": {
             key: sorted(
-                (point.step, repr(point.value), point.model_id is not None, point.dataset_name)
+                (point.step, _value(point), point.model_id is not None, point.dataset_name)
                 for point in client.get_metric_history(run_id, key)
             )
             for key in run.data.metrics
@@ -88,7 +91,7 @@ def _model(model: LoggedModel, step: int | None, place: str) -> dict[str, Any]:
         "name": model.name,
         "status": model.status,
         "params": model.params,
-        "metrics": sorted((each.key, each.step, repr(each.value)) for each in model.metrics or ()),
+        "metrics": sorted((each.key, each.step, _value(each)) for each in model.metrics or ()),
         "tags": {
             key: _plain(str(value), place)
             for key, value in model.tags.items()
@@ -123,7 +126,7 @@ def _content(folder: Path, place: str) -> dict[str, str]:
 
 
 def _digest(path: Path, place: str) -> str:
-    if path.suffix in _OPAQUE:
+    if path.name.endswith(_OPAQUE):
         return "present"
     data = path.read_bytes()
     try:
@@ -139,3 +142,7 @@ def _plain(text: str, place: str) -> str:
 
 def _name(name: str) -> str:
     return "MADE-UP" if _MADE_UP_NAME.fullmatch(name) else name
+
+
+def _value(point: Metric) -> str:
+    return "a duration" if point.key.endswith(_DURATIONS) else repr(point.value)

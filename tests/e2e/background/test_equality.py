@@ -202,7 +202,7 @@ def _assert_equal(start: Start, name: str, program: str, **variables: str) -> No
         assert script.end(240.0) == 0, script.err
         walks.append(walk(IAPMlflowClient(), f"{name}-{each}"))
     assert walks[0]
-    assert differences(*walks) == []
+    assert differences(walks[0], walks[1]) == []
 
 
 def test_the_fluent_api_and_the_client_store_the_same(
