@@ -42,8 +42,8 @@ def _mlflow_app(settings: GateSettings) -> ASGIApp:
 
     if _MLFLOW_SGI_NAME.get() in ("gunicorn", "waitress"):
         raise StartError(
-            f"{_MLFLOW_SGI_NAME.get()} cannot serve this app, nor all of MLflow. Start the server "
-            "without --gunicorn-opts and --waitress-opts."
+            f"{_MLFLOW_SGI_NAME.get()} can serve neither this app nor all of MLflow. Start the "
+            "server without --gunicorn-opts and --waitress-opts."
         )
     if settings.has_permissions:
         from .permissions import app_with_permissions

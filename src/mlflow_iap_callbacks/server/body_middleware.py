@@ -28,7 +28,7 @@ _QUICKLY_PARSED_BYTES = 128 * 1024
 
 
 class BodyMiddleware:
-    """Makes the sender the owner of what a request writes, and rejects locations of artifacts.
+    """Makes the sender the owner of what a request writes, and checks locations of artifacts.
 
     It reads the body of a request only if that can name an owner or a location. It never reads an
     upload, and passes on all other requests unchanged.
@@ -62,9 +62,9 @@ class BodyMiddleware:
             await send_error(scope, send, 403, "PERMISSION_DENIED", message)
         except LocationNotAllowedError:
             message = (
-                "This server keeps artifacts in a place of its own: name no location, or one that "
-                "begins with mlflow-artifacts:/, runs:/ or models:/. An administrator can allow "
-                "others with MLFLOW_IAP_LOCATIONS."
+                "This request names a location of artifacts that is not allowed: omit it, or use "
+                "one that begins with mlflow-artifacts:/, runs:/ or models:/. An administrator can "
+                "allow others with MLFLOW_IAP_LOCATIONS."
             )
             await send_error(scope, send, 403, "PERMISSION_DENIED", message)
         except BodyTooLargeError:

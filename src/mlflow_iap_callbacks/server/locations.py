@@ -1,6 +1,6 @@
-"""Where the server may read and write artifacts: which requests name a location, and which may be.
+"""Where the server may read and write artifacts: locations in requests, and which are allowed.
 
-MLflow would use whatever the server's own account can: any bucket, any file of the image.
+MLflow itself would use all that the server's account can: any bucket, any file of the image.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 from .mlflow_body import Body, Rules, first_rule, list_in, rules, spellings
 
-# Artifacts of this server, whatever its storage: `mlflow-artifacts://HOST/` would be another one.
+# Artifacts of this server, whatever its storage: `mlflow-artifacts://HOST/` names another one.
 _OWN = re.compile(r"(mlflow-artifacts|runs|models):/(?!/)")
 _TAGS = {"mlflow.artifactlocation", "mlflow.trace.archivelocation"}  # of traces, in lower case
 
@@ -47,7 +47,7 @@ def require_allowed(location: Any, also: Sequence[str]) -> None:
 
 
 def _is_plain(location: str) -> bool:
-    """Whether it means the same to all who read it, and does not lead out of where it begins."""
+    """Whether all programs read it in the same way, and it does not leave its folder by ``..``."""
     decoded = location
     while (once_more := unquote(decoded)) != decoded:
         decoded = once_more
