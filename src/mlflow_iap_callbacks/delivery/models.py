@@ -59,7 +59,7 @@ def log_model(client: MlflowClient, run_id: str, folder: str, content: Mapping[s
 
 
 def _log_metrics(client: MlflowClient, run: Run, model_id: str) -> None:
-    """Log the run's last metrics again, as those of the model. For the run, they are no new points.
+    """Log the run's last metrics again, as those of the model. The run gets no new points.
 
     MLflow finds a model by its metrics, and by the data set that a metric belongs to.
     """

@@ -23,5 +23,5 @@ def summary_of(trainings: Sequence[Training], sender: Sender) -> Summary:
             rows[f"best {name}{of_training}"] = f"{value:g} at iteration {step}"
         url = training.run.url
         if url is not None:
-            rows[f"look{of_training}"] = url
+            rows[f"link{of_training}"] = url
     return Summary(rows | delivery_rows(sender))

@@ -1,4 +1,4 @@
-"""A training loop of no framework that logs to an ``IAPRun``: what can be used afterwards."""
+"""A training loop without a framework that logs to an ``IAPRun``: what can be used afterwards."""
 
 from __future__ import annotations
 

@@ -25,13 +25,13 @@ def test_it_says_how_training_ended_the_best_values_and_where_the_run_is() -> No
     booster = _train(callback)
     assert callback.flush()
     rows = callback.summary().rows
-    assert list(rows) == ["training", "best v-l2", "look", "delivered", "waiting", "refused"]
+    assert list(rows) == ["training", "best v-l2", "link", "delivered", "waiting", "refused"]
     assert rows["training"] == "FINISHED after 3 iterations"
     assert rows["best v-l2"] == f"{booster.best_score['v']['l2']:g} at iteration 2"
     assert callback.run is not None
-    assert rows["look"] == callback.run.url
-    assert callback.run.run_id() in rows["look"]
-    assert f"<a href='{rows['look']}'" in callback.summary()._repr_html_()
+    assert rows["link"] == callback.run.url
+    assert callback.run.run_id() in rows["link"]
+    assert f"<a href='{rows['link']}'" in callback.summary()._repr_html_()
 
 
 def test_without_a_training_it_is_about_the_delivery() -> None:
