@@ -30,13 +30,16 @@ _OURS = (
     *("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"),
     *("MLFLOW_IAP_CLIENT_ID", "MLFLOW_OAUTH2_CLIENT_ID", "MLFLOW_IAP_IMPERSONATE"),
     *("MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD", "MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE"),
+    *("MLFLOW_TRACKING_INSECURE_TLS", "MLFLOW_TRACKING_SERVER_CERT_PATH"),
     *("GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_CLOUD_PROJECT", "NETRC"),
 )
 
 
 _KEYS = 24  # more than any test needs
 
+settings.register_profile("everyday", max_examples=40)
 settings.register_profile("thorough", max_examples=250)
+settings.load_profile("everyday")  # unless --hypothesis-profile is given
 
 
 def _new_short_key() -> rsa.RSAPrivateKey:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import http.server
+import ssl
 import threading
 
 
 class BareServer:
     """Responds to each GET with "hello", or with a redirect.
+
+    Args:
+        tls: for https; None for http.
 
     Attributes:
         url: its origin.
@@ -15,7 +19,7 @@ class BareServer:
         location: target of the redirect; empty for no redirect.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.seen: list[dict[str, str]] = []
         self.location = ""
         outer = self
@@ -33,7 +37,9 @@ class BareServer:
             def log_message(self, *_: object) -> None: ...
 
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self._server.server_port}"
+        if tls:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
 
     def __enter__(self) -> BareServer:

@@ -45,8 +45,10 @@ def test_a_stored_handle_logs_to_its_run(stored: dict[str, Any]) -> None:
     run = stored["run"]
     assert (type(run), run.key, run.client.tracking_uri) == (RunWriter, "c" * 32, _URI)
     run.log_metrics({"loss": 1.0})
-    (queued,) = run._queued().outbox.collect()
-    assert (queued.key, queued.experiment) == ("c" * 32, "name:experiment")
+    queued = run._queued()
+    queued.outbox.collect()  # the sender's thread may have done so already
+    (record,) = queued.outbox.read(queued, queued.outbox.last_seq)
+    assert (queued.key, queued.experiment, record.kind) == ("c" * 32, "name:experiment", "metrics")
 
 
 def test_stored_callbacks_keep_their_settings(stored: dict[str, Any]) -> None:

@@ -158,7 +158,8 @@ def test_the_local_cloud_does_not_use_the_client_that_it_tests() -> None:
             "IAPLightGBMCallback",
             {"optuna", "lightgbm"},
         ),
-        ("import mlflow_iap_callbacks.local", {"mlflow", "optuna", "lightgbm"}),
+        ("from mlflow_iap_callbacks.local import LocalCloud", {"mlflow", "optuna", "lightgbm"}),
+        ("import mlflow_iap_callbacks.local.pytest_fixtures", {"mlflow", "aiohttp", "requests"}),
         ("import mlflow_iap_callbacks.cli.commands", {"mlflow", "optuna", "lightgbm"}),
     ],
 )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 import requests
 from mlflow.exceptions import MlflowException
-from mlflow.utils.credentials import get_default_host_creds
+from mlflow.utils.credentials import read_mlflow_creds
 
 from ..errors import IAPError, IAPRefusedError
 from ..iap import responses
@@ -18,6 +18,7 @@ from ..iap.client import IAPMlflowClient
 from ..iap.credentials import IAPCredentials
 from ..iap.passwords import holds_contents, shown
 from ..iap.retry_policy import RetryPolicy
+from ..iap.tls_session import TLSSession
 from .doctor_errors import explain
 
 _RETRY = RetryPolicy(max_attempts=3, deadline=20.0)
@@ -83,7 +84,10 @@ def _shown(value: str) -> str:
 
 def _server(auth: IAPAuth, uri: str) -> str:
     """Find out whether there is an IAP, and which OAuth client it uses for people."""
-    response = requests.get(uri, allow_redirects=False, timeout=_TIMEOUT, **_mlflow_settings(uri))
+    with TLSSession() as session:
+        response = session.get(
+            uri, allow_redirects=False, timeout=_TIMEOUT, headers=_basic_authentication(uri)
+        )
     if not responses.is_from_iap(response):
         return f"no IAP ({response.status_code} without a token)"
     auth.is_asked = True
@@ -133,16 +137,17 @@ def _mlflow(auth: IAPAuth, uri: str) -> str:
 def _get(auth: IAPAuth, uri: str) -> requests.Response:
     """Request the version from a server, with its token."""
     with auth.session() as session:
-        response = session.get(f"{uri}/version", timeout=_TIMEOUT, **_mlflow_settings(uri))
+        response = session.get(
+            f"{uri}/version", timeout=_TIMEOUT, headers=_basic_authentication(uri)
+        )
     response.raise_for_status()
     return response
 
 
-def _mlflow_settings(uri: str) -> dict[str, Any]:
-    """Return MLflow's settings for TLS and for its own authentication, for a request."""
-    settings = get_default_host_creds(uri)
-    found = {"verify": settings.verify, "cert": settings.client_cert_path}
-    if settings.username and settings.password:
-        request = requests.Request("GET", uri, auth=(settings.username, settings.password))
-        found["headers"] = {"Authorization": request.prepare().headers["Authorization"]}
-    return found
+def _basic_authentication(uri: str) -> dict[str, str]:
+    """Return the header for MLflow's own authentication, if it is configured."""
+    user = read_mlflow_creds()
+    if not user.username or not user.password:
+        return {}
+    request = requests.Request("GET", uri, auth=(user.username, user.password))
+    return {"Authorization": request.prepare().headers["Authorization"]}

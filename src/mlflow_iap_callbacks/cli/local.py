@@ -19,18 +19,12 @@ from typing import TYPE_CHECKING
 import click
 from rich.table import Table
 
+from ..local.client_environment import FOREIGN_VARIABLES, client_environment
 from .console import console
 
 if TYPE_CHECKING:
     from ..local import LocalCloud
     from ..local.request_log import SeenRequest
-
-# Settings for another server, which would be wrong for the local one.
-_IN_THE_WAY = (
-    *("MLFLOW_IAP_CLIENT_ID", "MLFLOW_OAUTH2_CLIENT_ID", "MLFLOW_IAP_IMPERSONATE"),
-    *("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"),
-    *("MLFLOW_REGISTRY_URI", "MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID"),
-)
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "show_default": True})
@@ -90,9 +84,9 @@ def use(cloud: LocalCloud, command: Sequence[str], *, stay: bool = False) -> int
     If there is no command, or if ``stay`` is set, then print the variables and wait for Ctrl-C.
     """
     status = 0
-    exports = {**cloud.environment(), **_around_proxies()}
+    exports = client_environment(cloud)
     if command:
-        kept = {name: v for name, v in os.environ.items() if name not in _IN_THE_WAY}
+        kept = {name: v for name, v in os.environ.items() if name not in FOREIGN_VARIABLES}
         try:
             status = subprocess.call(list(command), env={**kept, **exports})  # noqa: S603
         except OSError as error:
@@ -103,7 +97,7 @@ def use(cloud: LocalCloud, command: Sequence[str], *, stay: bool = False) -> int
         console.print(table)
     if stay or not command:
         console.print(f"\nMLflow behind IAP: [bold]{cloud.url}[/]  (Ctrl-C to stop)\n")
-        for name in _IN_THE_WAY:
+        for name in FOREIGN_VARIABLES:
             if name in os.environ and name not in exports:
                 click.echo(f"unset {name}")
         for name, value in exports.items():
@@ -113,15 +107,6 @@ def use(cloud: LocalCloud, command: Sequence[str], *, stay: bool = False) -> int
         except KeyboardInterrupt:
             console.print("stopping")
     return status
-
-
-def _around_proxies() -> dict[str, str]:
-    """Return variables that make requests to this machine bypass a proxy; none without a proxy."""
-    if not any(name.lower() in ("http_proxy", "all_proxy") for name in os.environ):
-        return {}
-    others = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
-    hosts = ",".join(filter(None, [others, "127.0.0.1", "localhost"]))
-    return {"NO_PROXY": hosts, "no_proxy": hosts}
 
 
 def _cannot_run(program: str, why: str) -> click.ClickException:

@@ -22,6 +22,7 @@ from .responses import is_from_iap
 from .retried_request import RetriedRequest, Send
 from .retry_policy import RetryPolicy
 from .secret_removal import clean_response, pop_bearer, set_bearer, without_secrets
+from .tls_session import TLSSession
 from .transport import IAPTransport, without_proxies
 
 _logger = logging.getLogger("mlflow_iap_callbacks")
@@ -109,7 +110,7 @@ class IAPAuth(AuthBase):
 
     def session(self) -> requests.Session:
         """A session that sends requests to the server as MLflow does. The caller closes it."""
-        session = requests.Session()
+        session = TLSSession()
         session.mount(f"{self.origin}/", IAPTransport(self.send, HTTPAdapter()))
         session.auth = self
         return session

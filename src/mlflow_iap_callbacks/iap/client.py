@@ -25,7 +25,7 @@ from .origins import is_remote
 from .passwords import shown
 from .retry_policy import RetryPolicy
 from .run_lookup import find_run
-from .unwrapping import unwrapped_errors
+from .unwrapping import unwrapped_errors, unwrapping
 
 
 class IAPMlflowClient(MlflowClient):
@@ -142,7 +142,7 @@ class IAPMlflowClient(MlflowClient):
 
 for _name, _method in inspect.getmembers(IAPMlflowClient, inspect.isfunction):
     if not _name.startswith("_"):
-        setattr(IAPMlflowClient, _name, unwrapped_errors()(_method))
+        setattr(IAPMlflowClient, _name, unwrapping(_method))
 
 
 def _checked_uri(given: str | os.PathLike[str] | None) -> str:

@@ -44,6 +44,9 @@ class IAPProxy:
         auth: the server, its credentials and retries.
         secret: the first part of each path. None if only this user can connect, as to a Unix
             socket.
+
+    Raises:
+        IAPConfigurationError: MLflow's variables for TLS contradict each other, or name no file.
     """
 
     def __init__(self, auth: IAPAuth, secret: str | None) -> None:
@@ -51,6 +54,9 @@ class IAPProxy:
         self._prefix = "" if secret is None else f"/{secret}"
         self._session = auth.session()
         self._session.headers.clear()
+        self._settings = self._session.merge_environment_settings(
+            auth.origin, {}, stream=True, verify=None, cert=None
+        )
         self._threads = ThreadPoolExecutor(_MOST_REQUESTS, "mlflow-iap-proxy")
 
     def application(self) -> web.Application:
@@ -106,11 +112,10 @@ class IAPProxy:
             )
         )
         prepared._body_position = 0  # where another attempt begins
-        settings = self._session.merge_environment_settings(url, {}, True, None, None)
         # The session itself would read the bodies of redirects, and keep cookies.
         adapter: Any = self._session.get_adapter(url)
         response: requests.Response = adapter.send(
-            prepared, timeout=_SECONDS_WITHOUT_DATA, **settings
+            prepared, timeout=_SECONDS_WITHOUT_DATA, **self._settings
         )
         return response
 

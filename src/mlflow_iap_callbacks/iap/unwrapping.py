@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, TypeVar, cast
 
 from mlflow.exceptions import MlflowException
 
 from ..errors import IAPError
 from .secret_removal import remove_secrets
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 @contextmanager
@@ -29,3 +33,22 @@ def unwrapped_errors() -> Iterator[None]:
         if inner in (None, handled, error) or not isinstance(error, MlflowException):
             raise
         raise inner from None
+
+
+def unwrapping(function: _Function) -> _Function:
+    """Decorate a function of MLflow with ``unwrapped_errors``.
+
+    Its warnings still point at the line that calls it.
+    """
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with unwrapped_errors():
+            return function(*args, **kwargs)
+
+    # When `warnings` counts callers, it ignores files with the names of those of `import`.
+    code = call.__code__  # type: ignore[attr-defined]
+    call.__code__ = code.replace(  # type: ignore[attr-defined]
+        co_filename=f"<{__name__}, as importlib._bootstrap>"
+    )
+    return cast(_Function, call)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO
 
 _HOST = "127.0.0.1"
-_START_TIMEOUT = 60.0  # seconds; a start takes about 5, and much longer on a busy machine
+_START_TIMEOUT = 120.0  # seconds; a start takes about 5, and much longer on a busy machine
 _STOP_TIMEOUT = 10.0  # seconds; then it is killed
 _ATTEMPTS = 5  # to start it on a free port before another program takes the port
 
@@ -72,7 +72,7 @@ class MlflowServer:
         """Start the server, and return when it responds.
 
         Raises:
-            RuntimeError: if it exits, or does not respond within 60 seconds. The message shows the
+            RuntimeError: if it exits, or does not respond within 120 seconds. The message shows the
                 end of its log.
         """
         self._folder.mkdir(parents=True, exist_ok=True)

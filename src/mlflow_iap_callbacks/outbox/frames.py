@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 from zlib import crc32
 
-_MARK = b"\xc1ml"  # MessagePack never uses the first byte
-_LABEL = struct.Struct("<3scIQ")
+MARK = b"\xc1ml"  # MessagePack never uses the first byte
+_LABEL = struct.Struct("<4sIQ")
 _CHECKSUM = struct.Struct("<I")
+pack_label, pack_checksum = _LABEL.pack, _CHECKSUM.pack
 HEADER_BYTES = _LABEL.size + _CHECKSUM.size
 _CHUNK_BYTES = 1_000_000
 # A search ends when it has read this many bytes of damaged frames.
@@ -51,8 +52,8 @@ class Frame(NamedTuple):
 
 def pack(letter: bytes, place: int, payload: bytes) -> bytes:
     """Return a frame."""
-    label = _LABEL.pack(_MARK, letter, len(payload), place)
-    return label + _CHECKSUM.pack(crc32(payload, crc32(label))) + payload
+    label = pack_label(MARK + letter, len(payload), place)
+    return label + pack_checksum(crc32(payload, crc32(label))) + payload
 
 
 def unpack(frame: object, letter: bytes, place: object) -> bytes | None:
@@ -62,7 +63,7 @@ def unpack(frame: object, letter: bytes, place: object) -> bytes | None:
         return None
     label, payload = frame[: _LABEL.size], frame[HEADER_BYTES:]
     try:
-        expected = _LABEL.pack(_MARK, letter, len(payload), place)
+        expected = pack_label(MARK + letter, len(payload), place)
     except struct.error:  # a negative place
         return None
     (checksum,) = _CHECKSUM.unpack_from(frame, _LABEL.size)
@@ -84,7 +85,7 @@ def find(read: Reader, start: int, end: int, read_frame: Reader | None = None) -
             return
         if offset < next_frame:
             continue
-        _, letter, length, place = _LABEL.unpack_from(chunk, found)
+        mark, length, place = _LABEL.unpack_from(chunk, found)
         size = HEADER_BYTES + length
         if read_frame is None and offset + size > end:
             continue
@@ -94,11 +95,11 @@ def find(read: Reader, start: int, end: int, read_frame: Reader | None = None) -
             frame = (read_frame or read)(offset, size)
         else:
             continue
-        payload = unpack(frame, letter, place) if len(frame) == size else None
+        payload = unpack(frame, mark[-1:], place) if len(frame) == size else None
         if payload is None:
             wasted += size
             continue
-        yield Frame(offset, letter, place, payload)
+        yield Frame(offset, mark[-1:], place, payload)
         # The next frame may begin between the pieces of this one.
         next_frame = offset + (size if read_frame is None else HEADER_BYTES)
 
@@ -107,10 +108,10 @@ def _marks(read: Reader, start: int, end: int) -> Iterator[tuple[int, bytes, int
     """Yield the offset of each mark, a chunk of the file, and the mark's offset in the chunk."""
     while start < end:
         chunk = read(start, min(_CHUNK_BYTES, end - start))
-        found = chunk.find(_MARK)
+        found = chunk.find(MARK)
         while 0 <= found <= len(chunk) - HEADER_BYTES:
             yield start + found, chunk, found
-            found = chunk.find(_MARK, found + 1)
+            found = chunk.find(MARK, found + 1)
         if len(chunk) < HEADER_BYTES:
             return
         start += len(chunk) - HEADER_BYTES + 1

@@ -16,12 +16,15 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
+from zlib import crc32
 
 import msgpack
 
 from . import frames
+from .frames import MARK, pack_checksum, pack_label
 from .records import unpacked
 
+_write = os.write
 _logger = logging.getLogger("mlflow_iap_callbacks")
 
 _CHUNK_BYTES = 1_000_000
@@ -31,6 +34,7 @@ _MOST_IN_MEMORY_BYTES = 16_000_000
 
 # The letters of frames. A file begins with a frame that contains the server's URI.
 _MESSAGE, _SERVER = b"i", b"h"
+_MESSAGE_MARK = MARK + _MESSAGE
 BEGINNINGS = ("start", "join")  # kinds of the first message of each run
 
 
@@ -80,12 +84,11 @@ class Intake:
         self.is_open = True
         self._is_reported = False
         self._file: int | None = None
-        self._size = 0
         # Each file has a higher number than the earlier ones.
         self._generation = max([0, *files_by_generation(stem)]) if stem else 0
         if stem is not None:
             self._open()
-            self._read = self._size
+            self._read = self._size()
 
     def append(self, number: int, kind: str, content: Any) -> bool:
         """Append a message, and return whether the intake is open.
@@ -95,27 +98,29 @@ class Intake:
                 nor accepted by ``float``.
         """
         with self._lock:
+            payload = self._pack((number, kind, content))
+            seq = self.last_seq + 1
+            file = self._file
+            # While older messages are in memory, newer ones must not be written to the file.
+            if file is not None and not self._memory:
+                # Training fills the processor's caches. Then each call of a function and each look
+                # at an object takes up to a microsecond, so `frames.pack` is repeated here.
+                label = pack_label(_MESSAGE_MARK, len(payload), seq)
+                frame = label + pack_checksum(crc32(payload, crc32(label))) + payload
+                if type(content) is dict and kind in BEGINNINGS:
+                    # Without its first message, the run's other messages would be useless.
+                    frame *= 2
+                try:
+                    if (written := _write(file, frame)) == len(frame):
+                        self.last_seq = seq
+                        return True
+                    self._remove_incomplete(written)
+                except OSError as error:
+                    self._report(error.strerror)
             if not self.is_open:
                 return False
-            payload = self._pack((number, kind, content))
-            frame = frames.pack(_MESSAGE, self.last_seq + 1, payload)
-            if kind in BEGINNINGS:
-                frame *= 2  # if both copies were damaged, the run's other messages would be useless
-            # While older messages are in memory, newer ones must not be written to the file. This
-            # is no method of its own, because training fills the processor's caches: then each call
-            # of a function takes about a microsecond.
-            if self._file is not None and not self._memory:
-                try:
-                    if os.write(self._file, frame) == len(frame):
-                        self._size += len(frame)
-                        self.last_seq += 1
-                        return True
-                    why: str | None = "no space left"
-                except OSError as error:
-                    why = error.strerror
-                self._remove_incomplete(why)
             if self._keep_in_memory(payload):
-                self.last_seq += 1
+                self.last_seq = seq
             return True
 
     def skip_to(self, seq: int) -> None:
@@ -135,7 +140,7 @@ class Intake:
     def take_from_memory(self) -> list[Message]:
         """Return the messages in memory, which are newer than all messages on disk."""
         with self._lock:
-            if self._file is not None and self._read < self._size:
+            if self._file is not None and self._read < self._size():
                 return []  # the file has older messages, which must be taken first
             found = list(self._memory)
             first = self.last_seq - len(found) + 1
@@ -150,8 +155,7 @@ class Intake:
             The old file, which can be deleted; None if no file was started.
         """
         with self._lock:
-            is_due = self._read > _LONG_FILE_BYTES and self._read == self._size
-            if self._file is None or not is_due:
+            if self._file is None or not _LONG_FILE_BYTES < self._read == self._size():
                 return None
             old, old_file = self._path(self._generation), self._file
             self._generation += 1
@@ -186,23 +190,25 @@ class Intake:
     def _open(self) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
         self._file = os.open(self._path(self._generation), flags, 0o600)
-        self._size = os.fstat(self._file).st_size
-        if not self._size and self._server:
+        if not self._size() and self._server:
             header = frames.pack(_SERVER, 0, self._server.encode())
             try:
-                if os.write(self._file, header) == len(header):
-                    self._size = len(header)
-                else:
-                    self._remove_incomplete("no space left")
+                written = os.write(self._file, header)
+                if written != len(header):
+                    self._remove_incomplete(written)
             except OSError as error:
                 self._report(error.strerror)
 
-    def _remove_incomplete(self, why: str | None) -> None:
-        """Remove what was written of a frame, and report why it was not all of it."""
+    def _size(self) -> int:
+        """Return the number of bytes in the file. Call this while no thread can append."""
+        return 0 if self._file is None else os.fstat(self._file).st_size
+
+    def _remove_incomplete(self, written: int) -> None:
+        """Remove the bytes that were written of a frame, and report that there was no room."""
         assert self._file is not None  # noqa: S101
         with suppress(OSError):
-            os.ftruncate(self._file, self._size)
-        self._report(why)
+            os.ftruncate(self._file, self._size() - written)
+        self._report("no space left")
 
     def _keep_in_memory(self, payload: bytes) -> bool:
         if self._memory_bytes + len(payload) > _MOST_IN_MEMORY_BYTES:
@@ -218,9 +224,10 @@ class Intake:
         return True
 
     def _from_file(self) -> Iterator[Message]:
+        with self._lock:
+            start, size = self._read, self._size()
         if self._file is None:
             return
-        start, size = self._read, self._size
         for frame in _frames(self._file, start, size):
             self._pass_over(frame.offset)
             self._read = frame.end

@@ -233,6 +233,16 @@ def test_it_honours_mlflows_settings_for_tls(
     assert ("Set MLFLOW_TRACKING_SERVER_CERT_PATH" in findings["server"]) == is_rejected
 
 
+def test_it_stops_at_variables_for_tls_that_name_no_file_or_contradict_each_other(
+    cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_SERVER_CERT_PATH", "/none.pem")
+    said = _stops_at("server", cloud.url)["server"]
+    assert "MLFLOW_TRACKING_SERVER_CERT_PATH names '/none.pem', which does not exist." in said
+    monkeypatch.setenv("MLFLOW_TRACKING_INSECURE_TLS", "true")
+    assert "are both set" in _stops_at("server", cloud.url)["server"]
+
+
 def test_it_signs_in_to_mlflows_own_authentication(
     person: LocalCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:

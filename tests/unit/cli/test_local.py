@@ -13,19 +13,9 @@ import pytest
 from click.testing import CliRunner
 
 from mlflow_iap_callbacks.cli.commands import main
-from mlflow_iap_callbacks.cli.local import _around_proxies, _summary, use
+from mlflow_iap_callbacks.cli.local import _summary, use
 from mlflow_iap_callbacks.local import LocalCloud
 from mlflow_iap_callbacks.local.request_log import SeenRequest
-
-_PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
-
-
-@pytest.fixture(autouse=True)
-def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in _PROXIES:
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
-
 
 # --- what IAP saw ----------------------------------------------------------------------------
 
@@ -78,21 +68,6 @@ def test_a_rejected_token_is_replaced_if_its_request_succeeds_later(
 
 
 # --- variables -------------------------------------------------------------------------------
-
-
-def test_without_a_proxy_no_variable_is_set_to_bypass_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("no_proxy", "internal")
-    monkeypatch.setenv("https_proxy", "http://proxy")  # this machine is reached with http
-    assert _around_proxies() == {}
-
-
-@pytest.mark.parametrize("name", ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"])
-def test_local_requests_bypass_a_proxy(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setenv(name, "http://proxy")
-    assert _around_proxies()["no_proxy"] == "127.0.0.1,localhost"
-    monkeypatch.setenv("NO_PROXY", "internal")
-    around = _around_proxies()
-    assert around == dict.fromkeys(("NO_PROXY", "no_proxy"), "internal,127.0.0.1,localhost")
 
 
 @pytest.fixture(scope="module")

@@ -51,6 +51,7 @@ _FAULTY = (
     *("set_tag", "update_run_info", "get_run"),
     *("log_artifact", "log_inputs", "delete_run", "get_experiment_by_name", "create_experiment"),
 )
+_MOST_FORKS = 3  # in a history, because each copies a large process
 _PICK = st.integers(0, 20)
 _NAMES = st.sampled_from(["a", "b", "odd@1", "odd@2"])
 _STATUS = st.sampled_from(["FINISHED", "FAILED", "KILLED"])
@@ -121,6 +122,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         self.runs: dict[str, _Run] = {}
         self.rejected: Counter[tuple[str, str]] = Counter()
         self.number = 0  # numbers of streams, steps and files
+        self.forks = 0
         self.caught_up = self.clock.monotonic()
         # Keys and the order of journals are the same when a history is repeated.
         self.random = random.Random(0)
@@ -149,6 +151,9 @@ class DeliveryMachine(RuleBasedStateMachine):
         parent = self._stream(pick)
         if parent.process is None or not self._run_of(parent).is_possible:
             return
+        if self.forks == _MOST_FORKS:
+            return
+        self.forks += 1
         parent.process.enter()
         steps = [self._next() for _ in range(count)]
         pid = os.fork()

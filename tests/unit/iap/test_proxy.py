@@ -8,15 +8,18 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 import requests
 from aiohttp import web
 
+from bare_server import BareServer
 from mlflow_iap_callbacks.iap.auth import IAPAuth
 from mlflow_iap_callbacks.iap.proxy import IAPProxy
 from mlflow_iap_callbacks.local import LocalCloud
+from mlflow_iap_callbacks.local.certificates import tls_context
 
 _SECRET = "a-secret"
 _DEADLINE = 20.0
@@ -234,6 +237,17 @@ def test_cookies_of_the_server_reach_neither_the_program_nor_the_next_request(
     for _ in range(2):
         response = requests.get(url, timeout=_DEADLINE)
         assert (response.json(), response.headers.get("Set-Cookie")) == ({}, None)
+
+
+def test_mlflows_variables_for_tls_are_used(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context, authority = tls_context(tmp_path, ("localhost",))
+    monkeypatch.setenv("MLFLOW_TRACKING_SERVER_CERT_PATH", str(authority))
+    with BareServer(context) as server:
+        auth = IAPAuth(server.url.replace("127.0.0.1", "localhost"))
+        url = f"{serve(IAPProxy(auth, _SECRET).application())}/{_SECRET}"
+        assert requests.get(url, timeout=_DEADLINE).text == "hello"
 
 
 # --- who may use it --------------------------------------------------------------------------

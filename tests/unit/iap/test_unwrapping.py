@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any
+
 import pytest
+from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from mlflow_iap_callbacks import IAPConfigurationError, IAPRefusedError
+from mlflow_iap_callbacks import IAPConfigurationError, IAPMlflowClient, IAPRefusedError
 from mlflow_iap_callbacks.iap.unwrapping import unwrapped_errors
 
 
@@ -47,3 +54,53 @@ def test_the_context_of_an_error_that_the_caller_is_handling_is_not_mistaken_eit
         with pytest.raises(MlflowException) as caught, unwrapped_errors():
             raise MlflowException("new")  # noqa: B904
     assert type(caught.value) is MlflowException
+
+
+# --- warnings --------------------------------------------------------------------------------
+
+_NAMES = [
+    name
+    for name, method in inspect.getmembers(MlflowClient, inspect.isfunction)
+    # MLflow calls it within a retry.
+    if not name.startswith("_") and name != "create_run"
+]
+
+
+class _Reached(Exception):
+    pass
+
+
+def _warns_at_its_start(function: Any) -> Callable[[Any, str, Any], None]:
+    """A profile function that lets a function warn about its call, and end."""
+
+    def profile(frame: Any, event: str, _: Any) -> None:
+        if event == "call" and frame.f_code is function.__code__:
+            warnings.warn("deprecated", FutureWarning, stacklevel=3)  # 1: here, 2: the function
+            raise _Reached
+
+    return profile
+
+
+@pytest.mark.parametrize("name", _NAMES)
+def test_a_warning_of_a_method_of_mlflow_points_at_the_line_that_calls_the_method(
+    name: str,
+) -> None:
+    method = getattr(IAPMlflowClient("https://mlflow.example"), name)
+    parameters = inspect.signature(method).parameters.values()
+    required = {each.name: None for each in parameters if each.default is each.empty}
+    sys.setprofile(_warns_at_its_start(getattr(MlflowClient, name)))
+    with pytest.warns(FutureWarning, match="deprecated") as warned, pytest.raises(_Reached):
+        method(**required)
+    assert [each.filename for each in warned] == [__file__]
+
+
+@pytest.mark.parametrize("argument", ["request_id", "experiment_ids"])
+def test_a_warning_about_a_deprecated_argument_points_at_the_line_that_passes_it(
+    argument: str,
+) -> None:
+    client = IAPMlflowClient("https://mlflow.example")
+    method = client.get_trace if argument == "request_id" else client.search_traces
+    line = inspect.currentframe().f_lineno + 2  # type: ignore[union-attr]
+    with pytest.warns(FutureWarning, match=argument) as warned, pytest.raises(TypeError):
+        method(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, **{argument: 1})
+    assert {(each.filename, each.lineno) for each in warned} == {(__file__, line)}
