@@ -58,6 +58,30 @@ def log_model(client: MlflowClient, run_id: str, folder: str, content: Mapping[s
     _log_metrics(client, run, model_id)
 
 
+def log_step_metrics(client: MlflowClient, run_id: str, *, model_id: str, step: int) -> None:
+    """Log the run's points of a step again as those of a model, as ``mlflow.FLAVOR.log_model``.
+
+    Args:
+        client: any MlflowClient.
+        run_id: run of the model.
+        model_id: MLflow's id of the model.
+        step: step at which it was logged.
+    """
+    points = [
+        Metric(
+            *(point.key, point.value, point.timestamp, point.step),
+            model_id=model_id,
+            dataset_name=point.dataset_name,
+            dataset_digest=point.dataset_digest,
+        )
+        for name in client.get_run(run_id).data.metrics
+        for point in client.get_metric_history(run_id, name)
+        if point.step == step and point.model_id is None
+    ]
+    for first in range(0, len(points), MAX_METRICS):
+        client.log_batch(run_id, points[first : first + MAX_METRICS])
+
+
 def _log_metrics(client: MlflowClient, run: Run, model_id: str) -> None:
     """Log the run's last metrics again, as those of the model. The run gets no new points.
 

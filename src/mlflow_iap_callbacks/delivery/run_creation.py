@@ -169,12 +169,15 @@ class RunCreation:
             self._delete_late_ones(found, run.key)
             self._doubtful.pop(run.place, None)  # gone if another queued run for it has ended
 
-    def update(self, run_id: str, status: str, time_ms: int | None) -> None:
-        """Set a run's status, and its end in milliseconds since 1970."""
+    def update(
+        self, run_id: str, status: str | None, time_ms: int | None, name: str | None = None
+    ) -> None:
+        """Set a run's status, its end in milliseconds since 1970, and its name, if given."""
         # The public set_terminated reads the run first, and prints two lines for each.
         store = self.client._tracking_client.store
         with unwrapped_errors():
-            store.update_run_info(run_id, RunStatus.from_string(status), time_ms, None)
+            number = None if status is None else RunStatus.from_string(status)
+            store.update_run_info(run_id, number, time_ms, name)
 
     @contextmanager
     def _alone(self, run: QueuedRun) -> Iterator[None]:

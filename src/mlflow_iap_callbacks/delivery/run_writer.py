@@ -619,7 +619,7 @@ class RunWriter(IAPRun):
         )
 
     @classmethod
-    def existing(cls, client: MlflowClient, run_id: str) -> RunWriter:
+    def existing(cls, client: MlflowClient, run_id: str) -> Self:
         """Return a handle for an existing run, which others may also log to and finish.
 
         Args:

@@ -50,6 +50,13 @@ _ONCE = RetryPolicy(deadline=1.0)
 
 Marks = list[tuple[Outbox, int]]  # with sequence numbers
 
+_this_thread = threading.local()
+
+
+def is_delivering() -> bool:
+    """Return whether this thread is delivering records, so that its requests must not wait."""
+    return getattr(_this_thread, "is_delivering", False)
+
 
 class Sender:
     """Delivers this process's outbox and those of dead processes.
@@ -269,7 +276,11 @@ class Sender:
             if turn is None:
                 return False
             self._wake()  # for other runs that are due
-        self._deliver(turn)
+        _this_thread.is_delivering = True
+        try:
+            self._deliver(turn)
+        finally:
+            _this_thread.is_delivering = False
         self._close_delivered()
         return True
 
