@@ -117,7 +117,7 @@ class BodyMiddleware:
         for run in runs if self._may_use else ():
             uri = f"runs:/{run.decode('latin-1')}/"
             await asyncio.to_thread(self._require_allowed, uri, visitor.get(), path)
-        # MLflow would unpack them without a limit: 300 kB to 600 MB.
+        # MLflow would unpack them without a limit: 300 kB may become 600 MB.
         body = await self._read(receive, MAX_RECORDS_BYTES)
         if encoding := encoding_of(scope):
             try:
