@@ -12,7 +12,7 @@ from ..outbox import Record, Refusal
 from ..tags import SKIPPED_TAG
 from .names import METRICS, PARAMS, TAGS, Names, original_names
 
-JOINABLE = ("metrics", "curve", "params", "suggestions", "tags")  # kinds of records
+JOINABLE = ("metrics", "curve", "points", "params", "suggestions", "tags")  # kinds of records
 _POINTS = ("metrics", "curve")
 # A margin, because the size of a request is only estimated.
 _MAX_BYTES = MAX_BYTES - 50_000
@@ -44,6 +44,8 @@ class Batch:
     def takes(self, record: Record) -> bool:
         """Add the record if it fits into the request. Return whether it does."""
         content = record.content
+        if record.kind == "points":
+            return self._takes_points(record)
         is_points, is_params = record.kind in _POINTS, record.kind in ("params", "suggestions")
         values: dict[str, Any]
         points: list[tuple[int, int, dict[str, Any]]]
@@ -69,6 +71,25 @@ class Batch:
         if record.kind == "suggestions":
             self.other_names |= {taken: f"suggested.{name}" for name, taken in names.items()}
         self._tags.update(tags)
+        self._size = size
+        self.records.append(record)
+        return True
+
+    def _takes_points(self, record: Record) -> bool:
+        """Add points from MLflow's own API, whose names need no change and which may be NaN."""
+        size = self._size + record.size + _BYTES_PER_ENTITY * len(record.content)
+        if self.records and not self._has_room(len(record.content), {}, {}, size):
+            return False
+        for key, value, timestamp, step, *others in record.content:
+            model_id, dataset_name, dataset_digest = others or (None, None, None)
+            self._metrics.append(
+                Metric(
+                    *(key, value, timestamp, step),
+                    model_id=model_id,
+                    dataset_name=dataset_name,
+                    dataset_digest=dataset_digest,
+                )
+            )
         self._size = size
         self.records.append(record)
         return True

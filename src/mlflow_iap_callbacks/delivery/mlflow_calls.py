@@ -17,14 +17,16 @@ from mlflow.entities import (
     RunTag,
 )
 from mlflow.exceptions import MlflowException
+from mlflow.protos import service_pb2
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME
 
+from ..iap.unwrapping import unwrapped_errors
 from ..limits import MAX_ENTITIES, MAX_PARAMS, MAX_TAGS
 from ..outbox import QueuedRun, Record, Refusal
 from ..tags import ENDED_TAG, JOURNAL_TAG, RUN_KEY_TAG
 from .clock import Clock
 from .log_batch import JOINABLE, Batch, Entity, refused_entity
-from .models import log_model
+from .models import log_model, log_step_metrics
 from .names import Names, mlflow_name
 from .refusals import NotYet, first_line, refusal
 from .run_creation import RunCreation
@@ -173,6 +175,11 @@ class MlflowCalls:
         if kind == "artifact":
             path = run.outbox.artifact(content["path"], is_copied=content["is_copied"])
             self.client.log_artifact(run_id, path, content["to"])
+        elif kind == "model_files":
+            path = run.outbox.artifact(content["path"], is_copied=True)
+            self.client.log_model_artifacts(content["model_id"], path, content["to"])
+        elif kind == "model_metrics":
+            log_step_metrics(self.client, run_id, **content)
         elif kind == "model":
             path = run.outbox.artifact(content["path"], is_copied=True)
             log_model(self.client, run_id, path, content)
@@ -189,6 +196,13 @@ class MlflowCalls:
                 self._creation.reopen(run, found)
         elif kind == "finish":
             self._creation.end(run, **content)
+        elif kind == "update":
+            self._creation.update(run_id, content["status"], content["end_time"], content["name"])
+        elif kind == "request":
+            with unwrapped_errors():
+                api = getattr(service_pb2, content["api"])
+                store = self.client._tracking_client.store
+                store._call_endpoint(api, content["body"], endpoint=content["endpoint"])
         else:
             self._abandon(run, run_id, **content)
         return records[:1], ()

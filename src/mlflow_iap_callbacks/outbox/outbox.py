@@ -185,7 +185,7 @@ class Outbox:
         artifacts_of(self.path).mkdir(mode=0o700, exist_ok=True)
         folder = artifacts_of(self.path) / uuid.uuid4().hex
         folder.mkdir(mode=0o700)
-        copied = folder / path.resolve().name
+        copied = folder / Path(os.path.abspath(path)).name  # a link keeps its own name
         try:
             if path.is_dir():
                 shutil.copytree(path, copied, copy_function=_copy_file, ignore=self._journals_in)
