@@ -23,7 +23,8 @@ def metric_names(given: str | Sequence[str] | None, study: optuna.Study) -> list
 
     Args:
         given: one name, which is numbered from 0 if there are several values, or a name for each
-            value; the same name twice is numbered too. Default: ``study.metric_names``, else ``value``.
+            value; if two are the same, all are numbered. Default: ``study.metric_names``, else
+            ``value``.
         study: the study.
     """
     names, count = study.metric_names if given is None else given, len(study.directions)
