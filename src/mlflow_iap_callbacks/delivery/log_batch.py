@@ -76,7 +76,7 @@ class Batch:
         return True
 
     def _takes_points(self, record: Record) -> bool:
-        """Add points of MLflow's own API, which has no other names and accepts NaN."""
+        """Add points from MLflow's own API, whose names need no change and which may be NaN."""
         size = self._size + record.size + _BYTES_PER_ENTITY * len(record.content)
         if self.records and not self._has_room(len(record.content), {}, {}, size):
             return False

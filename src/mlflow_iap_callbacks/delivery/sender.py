@@ -96,7 +96,7 @@ class Sender:
         # By experiment and key.
         self._open: WeakValueDictionary[tuple[str, str], QueuedRun] = WeakValueDictionary()
         self._changed = threading.Condition()
-        # A file of SQLite takes one writer at a time.
+        # An SQLite file takes one writer at a time.
         self._max_threads = min(max_threads, 1) if server.startswith("sqlite:") else max_threads
         self._threads = 0
         self._idle = 0
@@ -253,7 +253,9 @@ class Sender:
                 self._reported.add(journal.path)
                 _logger.warning("%s cannot be sent: %s.", journal.path, journal.why)
         except Exception as error:  # noqa: BLE001
-            _logger.warning("Records of dead processes could not be taken over: %s", error)
+            _logger.warning(
+                "Records of dead processes could not be taken over, and will be retried: %s", error
+            )
 
     def _add_adopted(self, outbox: Outbox, *, refused: bool) -> None:
         if refused:
