@@ -7,6 +7,7 @@ import sys
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import partial
+from types import FrameType
 from typing import Any
 
 from mlflow.entities import (
@@ -42,7 +43,8 @@ _MOST_KNOWN = 1000
 _SHOWS_LINK = ("mlflow.tracking._tracking_service.client", "_log_url")
 _LOGS_MODEL = ("mlflow.models.model", "log")
 _LOGS_MODEL_METRICS = ("mlflow.models.model", "log_model_metrics_for_step")
-_MOST_FRAMES = 6  # between such a function and the store
+# What may be between such a function and the store.
+_CLIENTS = ("mlflow.tracking.client", "mlflow.tracking._tracking_service.", "mlflow.telemetry.")
 
 
 class BackgroundStore(RestStore):
@@ -236,14 +238,12 @@ class BackgroundModelRegistryStore(ModelRegistryRestStore):
 
 def _caller(function: tuple[str, str]) -> dict[str, Any] | None:
     """Return the local variables of a function of MLflow if it asks; None if another one does."""
-    frame = sys._getframe(2)
-    for _ in range(_MOST_FRAMES):
-        place = (frame.f_globals.get("__name__", ""), frame.f_code.co_name)
-        if place == function:
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None:
+        module = frame.f_globals.get("__name__", "")
+        if (module, frame.f_code.co_name) == function:
             return frame.f_locals
-        if frame.f_back is None or not place[0].startswith("mlflow."):
-            return None
-        frame = frame.f_back
+        frame = frame.f_back if module.startswith(_CLIENTS) else None
     return None
 
 
