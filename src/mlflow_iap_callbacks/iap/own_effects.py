@@ -48,18 +48,41 @@ def despite_own_effect(
     path = (request.url or "").partition("?")[0]
     if code == "RESOURCE_DOES_NOT_EXIST" and (request.method == "DELETE" or _REMOVAL.search(path)):
         return _good(response, {})
-    if code == "RESOURCE_ALREADY_EXISTS":
-        for end, (finds, parameter, one, created) in _NAMED.items():
-            if path.endswith(end):
-                name = json.loads(request.body or b"")["name"]
-                url = path.replace(end, f"/mlflow/{finds}?{urlencode({parameter: name})}")
-                found = send(request_instead(request, "GET", url))
-                entity = found.json().get(one) if found.status_code == 200 else None
-                if entity and was_created_since(began, entity[created], found):
-                    is_experiment = one == "experiment"
-                    content = {"experiment_id": entity["experiment_id"]} if is_experiment else None
-                    return _good(found, content or {one: entity})
+    for end, named in _NAMED.items():
+        if code == "RESOURCE_ALREADY_EXISTS" and path.endswith(end):
+            return _own_creation(request, path.removesuffix(end), named, began, send) or response
     return response
+
+
+def _own_creation(
+    request: requests.PreparedRequest,
+    api: str,
+    named: tuple[str, str, str, str],
+    began: float,
+    send: Callable[[requests.PreparedRequest], requests.Response],
+) -> requests.Response | None:
+    """The response to a creation; None if what has the name was not created by it."""
+    finds, parameter, one, created = named
+    body = json.loads(request.body or b"")
+    url = f"{api}/mlflow/{finds}?{urlencode({parameter: body['name']})}"
+    found = send(request_instead(request, "GET", url))
+    entity = found.json().get(one) if found.status_code == 200 else None
+    if (
+        not entity
+        or _description(entity) != _description(body)
+        or not was_created_since(began, entity[created], found)
+    ):
+        return None
+    is_experiment = one == "experiment"
+    return _good(
+        found, {"experiment_id": entity["experiment_id"]} if is_experiment else {one: entity}
+    )
+
+
+def _description(entity: dict[str, Any]) -> Any:
+    tags = {tag["key"]: tag.get("value") for tag in entity.get("tags", [])}
+    own = {key: value for key, value in tags.items() if not key.startswith("mlflow.")}
+    return entity.get("description") or "", own
 
 
 def _error_code(response: requests.Response) -> Any:

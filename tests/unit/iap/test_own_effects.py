@@ -84,6 +84,8 @@ def test_what_an_earlier_attempt_has_created_is_returned_and_what_existed_before
     new, old = _found(one, field, 0.0), _found(one, field, 60.0)
     expected = {"experiment_id": "7"} if one == "experiment" else new[1]
     assert _send("POST", path, body, _LOST, _EXISTS, new).json() == expected
+    other = {**body, "tags": [{"key": "a", "value": "b"}]}
+    assert _send("POST", path, other, _LOST, _EXISTS, new).status_code == 400
     assert _send("POST", path, body, _LOST, _EXISTS, old).status_code == 400
     assert _send("POST", path, body, _LOST, _EXISTS, _GONE).status_code == 400
     assert _send("POST", path, body, _EXISTS).status_code == 400
