@@ -10,7 +10,7 @@ from pathlib import Path
 
 import sqlalchemy
 from pymysql.constants import ER
-from sqlalchemy import URL, Engine, StaticPool
+from sqlalchemy import URL, Engine, NullPool, StaticPool
 from sqlalchemy.exc import DBAPIError
 
 from .secret import read_secret
@@ -25,6 +25,8 @@ _RETRY_INTERVAL = 0.5  # seconds
 _ADDRESS = re.compile(r"(?P<host>[^\s:/@\[\]]*)(:(?P<port>\d+))?")
 _IPV6_ADDRESS = re.compile(r"\[(?P<host>.*)\](:(?P<port>\d+))?|(?P<bare>[^\[\]]*:[^\[\]]*:.*)")
 _CONNECT_TIMEOUT = 5  # seconds; by default, an address that drops packets takes minutes
+# A server that accepts a connection and says nothing would be waited for without end.
+_TIMEOUTS = dict.fromkeys(("connect_timeout", "read_timeout", "write_timeout"), _CONNECT_TIMEOUT)
 # Errors that waiting does not solve, by code.
 _PERMANENT = {
     ER.ACCESS_DENIED_ERROR: (
@@ -97,14 +99,16 @@ def connect(url: URL, seconds: float) -> Engine:
     Raises:
         StartError: if it is not available in time, or rejects this user.
     """
-    # One connection, so that a lock on it is held as long as the engine works, and no longer.
+    probe = sqlalchemy.create_engine(url, poolclass=NullPool, connect_args=_TIMEOUTS)
+    # One connection, so that a lock on it is held as long as the engine works, and no longer. It
+    # has no timeout for reading, because a migration may take long.
     engine = sqlalchemy.create_engine(
         url, poolclass=StaticPool, connect_args={"connect_timeout": _CONNECT_TIMEOUT}
     )
     ends = time.monotonic() + seconds
     while True:
         try:
-            with engine.connect():
+            with probe.connect(), engine.connect():
                 return engine
         except DBAPIError as error:
             code, text = _reason(error)

@@ -49,9 +49,9 @@ def route_of(method: str, path: str) -> Route | None:
     """Return the route of a request, with the path that MLflow routes; None if it is closed."""
     path = re.sub("/+", "/", path)
     method = method.upper()  # as Flask does
-    methods = {"GET"} if method == "HEAD" else {method}
+    method = "GET" if method == "HEAD" else method
     for route in ROUTES:
-        if (method == "OPTIONS" or methods & route.methods) and route.path.fullmatch(path):
+        if method in route.methods and route.path.fullmatch(path):
             return route
     return None
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
+from mlflow_iap_callbacks.server import database
 from mlflow_iap_callbacks.server.database import database_url, name_of
 from mlflow_iap_callbacks.server.start_error import StartError
 
@@ -39,3 +42,14 @@ def test_a_host_is_a_name_or_an_address_with_or_without_a_port(
 def test_another_form_of_a_host_is_an_error(given: str) -> None:
     with pytest.raises(StartError, match=r"Set it to HOST or HOST:PORT"):
         database_url({**_PASSWORD, "MLFLOW_SERVER_DATABASE_HOST": given})
+
+
+def test_a_database_that_accepts_connections_and_says_nothing_is_an_error_in_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(database, "_TIMEOUTS", dict.fromkeys(database._TIMEOUTS, 0.05))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        host = f"127.0.0.1:{silent.getsockname()[1]}"
+        url = database_url({**_PASSWORD, "MLFLOW_SERVER_DATABASE_HOST": host})
+        with pytest.raises(StartError, match=r"did not respond within 0.1 s: .* \(timed out\)"):
+            database.connect(url, 0.1)

@@ -142,7 +142,11 @@ def test_no_route_of_mlflow_is_reached_without_an_assertion(cloud: LocalCloud, k
 
 def test_each_route_of_mlflow_is_in_the_table_or_known_to_be_closed() -> None:
     closed = re.compile(rf"({'|'.join(map(re.escape, CLOSED))})(/.*)?")
-    routes = [(method, path) for path in mlflow_routes() for method in mlflow_routes()[path]]
+    routes = [
+        (method, path)
+        for path, methods in mlflow_routes().items()
+        for method in methods - {"OPTIONS"}  # only other origins need it, which IAP turns away
+    ]
     wrong = [
         (method, path)
         for method, path in routes
@@ -191,6 +195,7 @@ def test_a_route_that_nobody_has_decided_on_is_closed(
         "/ajax-api/3.0/mlflow/genai/evaluate/invoke",
         "/prefix/gateway/mlflow/v1/models",
         "/prefix/ajax-api/3.0/jobs/search",
+        "/ajax-api/3.0/mlflow/issues/invoke",
     ],
 )
 def test_routes_that_run_code_or_call_other_services_are_closed(
