@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from contextvars import ContextVar
 from typing import Any
 
@@ -51,6 +52,7 @@ class Gate:
         app: MLflow's app.
         verifier: verifies assertions for this application.
         static_prefix: path prefix under which MLflow is served; empty for none.
+        features: what is on, of the features that routes may need.
         log: logs sign-ins and refusals.
     """
 
@@ -60,11 +62,13 @@ class Gate:
         verifier: Verifier,
         *,
         static_prefix: str = "",
+        features: Collection[str] = (),
         log: AccessLog | None = None,
     ) -> None:
         self._app = app
         self._verifier = verifier
         self._static_prefix = static_prefix
+        self._features = features
         self._log = log or AccessLog()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -117,7 +121,8 @@ class Gate:
             message = "The path of this request contains a control character."
             raise _RefusedError(400, "INVALID_PARAMETER_VALUE", message)
         method, path = scope.get("method", "GET"), routed_path(scope, self._static_prefix)
-        if route_of(method, path) is not None:
+        route = route_of(method, path)
+        if route is not None and (not route.needs or route.needs in self._features):
             return None
         answer = stand_in_for(method, path) if scope["type"] == "http" else None
         if answer is None:

@@ -26,8 +26,12 @@ _ANSWERS: Mapping[tuple[str, str], Any] = {
     ("GET", "gateway/guardrails/list"): {"guardrails": []},
     ("GET", "gateway/supported-providers"): {"providers": []},
     ("GET", "gateway/supported-models"): {"models": []},
+    ("GET", "users/current"): {"user": None},
     ("GET", "webhooks"): {},
     ("GET", "assistant/config"): {"providers": {}, "projects": {}, "remote_access_allowed": False},
+    ("GET", "assistant/providers"): {
+        **{"providers": [], "resolved": None, "gateway_vendor_options": {}},
+    },
     ("GET", "mcp-servers"): {"mcp_servers": [], "next_page_token": None},
     ("GET", "mcp-servers/endpoints"): {"mcp_access_endpoints": [], "next_page_token": None},
     ("GET", "scorers/online-configs"): {"configs": []},

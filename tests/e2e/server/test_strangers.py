@@ -71,7 +71,8 @@ class Owner:
         self.post(f"{_API_3}/traces", trace={"trace_info": info})
         self.spans = f"tr-{name.encode().hex():f>32}"
         headers = {"X-MLflow-Experiment-Id": self.experiment}
-        body = spans(self.spans[3:], name=mark, **{"mlflow.spanInputs": mark})
+        attributes: Any = {"mlflow.spanInputs": mark}
+        body = spans(self.spans[3:], name=mark, **attributes)
         assert self.send("POST", "/v1/traces", json=body, headers=headers).ok
         issue = self.post(
             f"{_API_3}/issues", experiment_id=self.experiment, name=mark, description=mark
@@ -182,7 +183,7 @@ class Both:
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
     folder: Path = tmp_path_factory.mktemp("strangers")
-    settings = {"MLFLOW_IAP_PERMISSIONS": "true", "MLFLOW_IAP_ADMINS": _ROOT}
+    settings: Any = {"MLFLOW_IAP_PERMISSIONS": "true", "MLFLOW_IAP_ADMINS": _ROOT}
     with gated(folder, **settings, MLFLOW_IAP_DEFAULT_PERMISSION="NO_PERMISSIONS") as (
         cloud,
         server,

@@ -153,6 +153,7 @@ _ELSEWHERE = {
     *("CreateDataset.source", "CreateDataset.source_type"),
 }
 _CHECKED = {
+    *("CreateWebhook.url", "UpdateWebhook.url"),  # by webhooks.py
     *("CreateExperiment.artifact_location", "CreateModelVersion.source"),
     *("CreateWorkspace.default_artifact_root", "UpdateWorkspace.default_artifact_root"),
 }

@@ -33,7 +33,7 @@ def test_nothing_else_is_answered(method: str, path: str) -> None:
     assert stand_in_for(method, path) is None
 
 
-def test_no_route_that_is_served_has_a_stand_in() -> None:
-    assert [
-        call for method, call in _ANSWERS if route_of(method, f"/ajax-api/3.0/mlflow/{call}")
-    ] == []
+def test_a_stand_in_is_for_a_route_that_is_closed_or_whose_feature_is_off() -> None:
+    found = {call: route_of(method, f"/ajax-api/3.0/mlflow/{call}") for method, call in _ANSWERS}
+    served = {call: route.needs for call, route in found.items() if route is not None}
+    assert served == {"users/current": "permissions", "webhooks": "webhooks"}
