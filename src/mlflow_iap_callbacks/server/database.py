@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import ssl
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -61,8 +62,28 @@ def database_url(environment: Mapping[str, str]) -> URL:
         port=port,
         database=environment.get("MLFLOW_SERVER_DATABASE_NAME") or "mlflow",
         # MySQL's plain "utf8" has no characters of more than three bytes.
-        query={"charset": "utf8mb4", **({"unix_socket": socket} if socket else {})},
+        query={
+            "charset": "utf8mb4",
+            **({"unix_socket": socket} if socket else _tls(environment)),
+        },
     )
+
+
+def _tls(environment: Mapping[str, str]) -> Mapping[str, str]:
+    """Return what encrypts connections to an address; Cloud SQL's socket encrypts them itself."""
+    name = "MLFLOW_SERVER_DATABASE_CA"
+    file = environment.get(name, "")
+    if not file:
+        return {}
+    try:
+        ssl.create_default_context(cafile=file)
+    except OSError as error:
+        raise StartError(
+            f"{name}={file} has no certificates: {error}. Set it to the file with the server CA of "
+            "the database."
+        ) from None
+    # The certificate of a Cloud SQL instance does not name its private address.
+    return {"ssl_ca": file, "ssl_check_hostname": "false"}
 
 
 def _host_and_port(text: str) -> tuple[str, int | None]:
