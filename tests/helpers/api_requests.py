@@ -27,6 +27,11 @@ _OTHERS = (
 )
 _VERSION = r"\d+\.\d+"
 _DEPTH = 3
+_TEXTS = {  # messages that are texts in JSON
+    "google.protobuf.Timestamp": "2026-01-01T00:00:00Z",
+    "google.protobuf.Duration": "1s",
+    "google.protobuf.Value": "value",
+}
 
 
 class Request(NamedTuple):
@@ -49,34 +54,37 @@ def calls() -> list[tuple[str, str]]:
     )
 
 
-def requests(known: Mapping[str, Sequence[str]]) -> st.SearchStrategy[Request]:
-    """Generate requests whose fields have known values.
+def requests(
+    method: str, path: str, known: Mapping[str, Sequence[str]]
+) -> st.SearchStrategy[Request]:
+    """Generate requests of one of `calls` whose fields have known values.
 
     Args:
+        method: the HTTP method.
+        path: the path, with placeholders.
         known: the values of a field, by its name; those of "" are for any other field and for
             the segments of paths, and those of "path" for paths of artifacts.
     """
 
+    messages = _messages().get((method, _pattern(path)))
+
     @st.composite
     def request(draw: st.DrawFn) -> Request:
-        method, path = draw(st.sampled_from(calls()))
-        messages = _messages().get((method, _pattern(path)))
-        values = st.sampled_from(known[""])
-        while _SEGMENT in path:
-            path = path.replace(_SEGMENT, draw(values), 1)
-        while _PATH in path:
-            path = path.replace(_PATH, draw(st.sampled_from(known["path"])), 1)
-        path = path.replace("VERSION", draw(st.sampled_from(["2.0", "3.0"])))
+        filled = path.replace("VERSION", draw(st.sampled_from(["3.0", "2.0"])))
+        while _SEGMENT in filled:
+            filled = filled.replace(_SEGMENT, draw(st.sampled_from(known[""])), 1)
+        while _PATH in filled:
+            filled = filled.replace(_PATH, draw(st.sampled_from(known["path"])), 1)
         message = draw(st.sampled_from(messages)) if messages else None
         content = draw(_content(message, known) if message else _other(known))
         if method != "GET":
-            return Request(method, path, (), content)
+            return Request(method, filled, (), content)
         query = [
             (name, str(value))
             for name, given in content.items()
             for value in (given if isinstance(given, list) else [given])
         ]
-        return Request(method, path, query, None)
+        return Request(method, filled, query, None)
 
     return request()
 
@@ -101,10 +109,12 @@ def _content(
 def _field(
     field: FieldDescriptor, known: Mapping[str, Sequence[str]], depth: int
 ) -> st.SearchStrategy[Any] | None:
-    if field.message_type is not None:
+    if field.message_type is not None and field.message_type.full_name in _TEXTS:
+        value: st.SearchStrategy[Any] = st.just(_TEXTS[field.message_type.full_name])
+    elif field.message_type is not None:
         if depth == _DEPTH or field.message_type.GetOptions().map_entry:
             return None
-        value: st.SearchStrategy[Any] = _content(field.message_type, known, depth + 1)
+        value = _content(field.message_type, known, depth + 1)
     elif field.enum_type is not None:
         value = st.sampled_from([each.name for each in field.enum_type.values])
     elif field.cpp_type == FieldDescriptor.CPPTYPE_STRING:

@@ -50,7 +50,14 @@ def _fill(cloud: LocalCloud, server: MlflowServer) -> list[str]:
     model = post(f"{api}/logged-models", experiment_id=name, name="m", source_run_id=run)
     model_id = model["model"]["info"]["model_id"]
     post(f"{api}/registered-models/create", name="model")
-    source = f"mlflow-artifacts:/{name}/{run}/artifacts/m"
+    folder = f"{name}/{run}/artifacts/m"
+    answer = send(
+        *(server, cloud.assertion(cloud.user), "PUT"),
+        *(f"/api/2.0/mlflow-artifacts/artifacts/{folder}/MLmodel",),
+        data="flavors: {}",
+    )
+    assert answer.ok
+    source = f"mlflow-artifacts:/{folder}"
     post(f"{api}/model-versions/create", name="model", run_id=run, source=source)
     prompt = [{"key": "mlflow.prompt.is_prompt", "value": "true"}]
     text = [*prompt, {"key": "mlflow.prompt.text", "value": "Hello"}]
@@ -72,6 +79,7 @@ def _fill(cloud: LocalCloud, server: MlflowServer) -> list[str]:
     ]
 
 
+@pytest.mark.timeout(600)
 def test_no_page_of_mlflow_fails_at_a_request_of_its_own_or_shows_an_error(
     both: tuple[LocalCloud, MlflowServer], page: Page
 ) -> None:
