@@ -47,7 +47,7 @@ def log_model(client: MlflowClient, run_id: str, folder: str, content: Mapping[s
     )
     model_id = found.model_id
     if found.status != LoggedModelStatus.READY:
-        _sign(Path(folder), run_id, found)
+        _write_ids(Path(folder), run_id, found)
         client.log_model_artifacts(model_id, folder)
         client.finalize_logged_model(model_id, LoggedModelStatus.READY)
     outputs = run.outputs.model_outputs if run.outputs else []
@@ -59,7 +59,7 @@ def log_model(client: MlflowClient, run_id: str, folder: str, content: Mapping[s
 
 
 def log_step_metrics(client: MlflowClient, run_id: str, *, model_id: str, step: int) -> None:
-    """Log the run's points of a step again as those of a model, as ``mlflow.FLAVOR.log_model``.
+    """Log the run's points of a step again for a model, as ``mlflow.FLAVOR.log_model`` does.
 
     Args:
         client: any MlflowClient.
@@ -116,7 +116,7 @@ def _find(client: MlflowClient, experiment_id: str, run_id: str, key: str) -> Lo
     return next((model for model in models if model.tags.get(MODEL_KEY_TAG) == key), None)
 
 
-def _sign(folder: Path, run_id: str, found: LoggedModel) -> None:
+def _write_ids(folder: Path, run_id: str, found: LoggedModel) -> None:
     """Write the run's id and the model's id into the model, as ``mlflow.FLAVOR.log_model`` does."""
     path = folder / "MLmodel"
     model = Model.load(path)

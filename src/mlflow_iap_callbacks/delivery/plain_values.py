@@ -125,12 +125,15 @@ def milliseconds(value: object, default: int) -> int:
     if value is None or value == 0:
         return default
     try:
-        return integer(value)
+        found = integer(value)
+        if found > 0:
+            return found
     except (TypeError, ValueError, OverflowError):
-        _logger.warning(
-            "%r is not a time in milliseconds since 1970, so the current time is used.", value
-        )
-        return default
+        pass
+    _logger.warning(
+        "%r is not a time in milliseconds since 1970, so the current time is used.", value
+    )
+    return default
 
 
 def end_status(status: object) -> str:

@@ -38,7 +38,7 @@ class TrialsByRun:
         }
 
     def trial_of(self, run: Run) -> FrozenTrial | None:
-        """Return the trial that the run belongs to; None if it is none of these.
+        """Return the trial that the run belongs to; None if it belongs to none of them.
 
         A run of version 0.1.0 has a key that trials of several studies share. It belongs to the
         trial with which it began, unless another trial was logged to it afterwards.

@@ -28,6 +28,7 @@ def create_app() -> ASGIApp:
     from .body_middleware import BodyMiddleware
     from .gate import Gate
     from .public_keys import PublicKeys
+    from .routes import PERMISSIONS, WEBHOOKS
 
     try:
         settings = GateSettings.from_environment()
@@ -41,9 +42,11 @@ def create_app() -> ASGIApp:
         app,
         locations=settings.locations,
         may_use=_may_use(settings),
+        webhook_hosts=settings.webhook_hosts,
         static_prefix=static_prefix,
     )
-    return Gate(app, verifier, static_prefix=static_prefix)
+    features = [PERMISSIONS] * settings.has_permissions + [WEBHOOKS] * bool(settings.webhook_hosts)
+    return Gate(app, verifier, static_prefix=static_prefix, features=features)
 
 
 def _mlflow_app(settings: GateSettings) -> ASGIApp:
@@ -51,8 +54,8 @@ def _mlflow_app(settings: GateSettings) -> ASGIApp:
 
     if _MLFLOW_SGI_NAME.get() in ("gunicorn", "waitress"):
         raise StartError(
-            f"{_MLFLOW_SGI_NAME.get()} cannot serve this app, nor all of MLflow. Start the server "
-            "without --gunicorn-opts and --waitress-opts."
+            f"{_MLFLOW_SGI_NAME.get()} can serve neither this app nor all of MLflow. Start the "
+            "server without --gunicorn-opts and --waitress-opts."
         )
     from .trace_store import use_owned_traces
 

@@ -272,7 +272,7 @@ def _agree(process: _Process, run: QueuedRun, clock: VirtualClock) -> None:
     process.start(Mode.SHARED, run)
 
 
-def test_a_shared_run_is_created_once_its_creators_had_time_to_see_each_other(
+def test_a_shared_run_is_agreed_on_after_its_creators_had_time_to_see_each_other(
     server: FakeMlflow, process: _Process, clock: VirtualClock
 ) -> None:
     run = process.run()

@@ -65,7 +65,7 @@ def test_an_estimator_with_one_model_is_accepted(kind: str) -> None:
     assert found.estimator is (model.best_estimator_ if kind == "search" else model)
 
 
-def test_a_search_for_a_pipeline_is_its_best_pipeline() -> None:
+def test_the_best_pipeline_stands_for_a_search_over_pipelines() -> None:
     pipeline = Pipeline([("scale", StandardScaler()), ("model", _classifier())])
     model = _fit(GridSearchCV(pipeline, {"model__num_leaves": [7, 15]}, cv=2))
     assert fitted(model).estimator is model.best_estimator_

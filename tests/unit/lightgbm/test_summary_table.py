@@ -1,4 +1,4 @@
-"""What the summary of the LightGBM callback says about trainings, and the links it shows."""
+"""What the summary of the LightGBM callback says about training, and the links it shows."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def test_it_says_how_training_ended_the_best_values_and_where_the_run_is() -> No
     assert f"<a href='{rows['link']}'" in callback.summary()._repr_html_()
 
 
-def test_without_a_training_it_is_about_the_delivery() -> None:
+def test_without_training_it_is_about_the_delivery() -> None:
     callback = IAPLightGBMCallback(client=FakeClient(FakeMlflow()))
     assert list(callback.summary().rows) == ["delivered", "waiting", "refused"]
 
 
-def test_trainings_of_several_threads_are_numbered() -> None:
+def test_training_runs_of_several_threads_are_numbered() -> None:
     callback = IAPLightGBMCallback(client=FakeClient(FakeMlflow()))
     _train(callback)
     other = threading.Thread(target=_train, args=(callback,))

@@ -487,8 +487,8 @@ def _a_study_that_is_deleted_meanwhile(studies: Studies) -> None:
         studies.found.remove(study)
 
 
-class _OfTheirOwn(optuna.Study):
-    """A subclass that shows less."""
+class _View(optuna.Study):
+    """A subclass that hides the best trial."""
 
     @property
     def best_trial(self) -> FrozenTrial:
@@ -498,7 +498,7 @@ class _OfTheirOwn(optuna.Study):
 @_form
 def _a_subclass_of_a_study(studies: Studies) -> None:
     study = studies.new()
-    view = _OfTheirOwn(study.study_name, study._storage, sampler=RandomSampler(seed=0))
+    view = _View(study.study_name, study._storage, sampler=RandomSampler(seed=0))
     studies.optimize(view, _x, 2)
 
 

@@ -64,7 +64,7 @@ def test_a_study_has_the_plots_of_each_of_its_values() -> None:
         (lambda: _study(params=""), {"optimization_history", "edf"}),
     ],
 )
-def test_a_study_has_no_plots_of_what_it_lacks(study: Any, expected: set[str]) -> None:
+def test_plots_without_data_are_left_out(study: Any, expected: set[str]) -> None:
     found = _plots(study()).keys() - {"timeline", "terminator_improvement"}
     assert found == expected
 

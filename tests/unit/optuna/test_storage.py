@@ -22,7 +22,7 @@ def files() -> Iterator[set[str]]:
     Path("empty.db").touch()
     names = {path.name for path in Path().iterdir()}
     yield names
-    # No URL, however wrong, makes a file.
+    # No URL creates a file, no matter how wrong it is.
     assert {path.name for path in Path().iterdir()} == names
 
 

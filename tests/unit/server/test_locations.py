@@ -48,7 +48,7 @@ def _source(location: Any, **settings: Any) -> int:
         *("models:/m-0123", "mlflow-artifacts:/1/abc/artifacts/größe 1/model.v2"),
     ],
 )
-def test_artifacts_of_this_server_are_a_location(location: str | None) -> None:
+def test_artifacts_of_this_server_are_allowed(location: str | None) -> None:
     assert _source(location) == 200
 
 
@@ -117,6 +117,12 @@ def test_a_text_that_mlflow_does_not_read_as_a_location_is_passed_on(
     assert _status(f"{_MLFLOW}/{path}", body, method) == 200
 
 
+@pytest.mark.parametrize("source", ["dummy-source", "prompt-template"])
+def test_the_source_of_a_prompt_is_not_the_location_of_anything_else(source: str) -> None:
+    assert _source(source) == 200
+    assert _status(f"{_MLFLOW}/experiments/create", {"artifact_location": source}) == 403
+
+
 def test_an_administrator_can_allow_other_locations() -> None:
     allowed = {"locations": ("gs://team-bucket/shared",)}
     assert _source("gs://team-bucket/shared/model", **allowed) == 200
@@ -147,13 +153,14 @@ _ELSEWHERE = {
     *("CreateDataset.source", "CreateDataset.source_type"),
 }
 _CHECKED = {
+    *("CreateWebhook.url", "UpdateWebhook.url"),  # by webhooks.py
     *("CreateExperiment.artifact_location", "CreateModelVersion.source"),
     *("CreateWorkspace.default_artifact_root", "UpdateWorkspace.default_artifact_root"),
 }
 _WORDS = ("location", "source", "uri", "url", "root", "path", "bucket")
 
 
-def test_each_field_that_may_name_a_location_is_decided() -> None:
+def test_each_field_that_may_name_a_location_has_a_rule_or_a_reason_for_none() -> None:
     from mlflow.server.handlers import get_endpoints
 
     from mlflow_iap_callbacks.server.routes import route_of
