@@ -20,6 +20,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos import service_pb2
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME
 
+from ..iap.client import IAPMlflowClient
+from ..iap.log_batch_request import Point
 from ..iap.unwrapping import unwrapped_errors
 from ..limits import MAX_ENTITIES, MAX_PARAMS, MAX_TAGS
 from ..outbox import QueuedRun, Record, Refusal
@@ -279,15 +281,17 @@ class MlflowCalls:
                 yield from self._log_halves(run_id, half, other_names, failing, half_error)
 
     def _log_entities(self, run_id: str, entities: Sequence[Entity]) -> None:
-        metrics = [entity for entity in entities if isinstance(entity, Metric)]
+        points: list[Any] = [entity for entity in entities if isinstance(entity, Point | Metric)]
         params = [entity for entity in entities if isinstance(entity, Param)]
         tags = [entity for entity in entities if isinstance(entity, RunTag)]
         # One request is enough unless very many names need a tag with the original name.
-        while metrics or params or tags:
+        if type(self.client).log_batch is not IAPMlflowClient.log_batch:
+            points = [Metric(*each) if isinstance(each, Point) else each for each in points]
+        while points or params or tags:
             some_params, some_tags = params[:MAX_PARAMS], tags[:MAX_TAGS]
             room = MAX_ENTITIES - len(some_params) - len(some_tags)
-            self.client.log_batch(run_id, metrics[:room], some_params, some_tags)
-            del metrics[:room], params[:MAX_PARAMS], tags[:MAX_TAGS]
+            self.client.log_batch(run_id, points[:room], some_params, some_tags)
+            del points[:room], params[:MAX_PARAMS], tags[:MAX_TAGS]
 
     def _log_inputs(
         self, run_id: str, records: Sequence[Record], failing: Failing | None
