@@ -36,6 +36,7 @@ from .mlflow_files import MlflowFiles
 from .never_raising import never_raising
 from .plain_values import (
     artifact_folder,
+    as_number,
     as_text,
     as_texts,
     dataset_fields,
@@ -227,7 +228,7 @@ class IAPRun:
         for first in range(0, len(points), MAX_METRICS):
             with never_raising(f"metric {name!r}"):
                 some = points[first : first + MAX_METRICS]
-                part = [(integer(step), float(value)) for step, value in some]
+                part = [(integer(step), as_number(value)) for step, value in some]
                 self._append("curve", (as_text(name), time_ms, part))
 
     def log_param(self, key: str, value: Any) -> None:
@@ -739,5 +740,5 @@ def _numbers_of(values: Mapping[str, Any]) -> dict[str, float]:
     numbers = {}
     for name, value in values.items():
         with never_raising(f"metric {name!r}"):
-            numbers[as_text(name)] = float(value)
+            numbers[as_text(name)] = as_number(value)
     return numbers

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..delivery.names import original_names
-from ..delivery.plain_values import start_of_text
+from ..delivery.plain_values import as_number, start_of_text
 from ..delivery.run_writer import IAPRun, now_ms
 from .changing_params import ChangingParams
 from .prefixed_run import PrefixedRun
@@ -127,11 +127,11 @@ class Curves:
             if name in values:  # two sets with the same name
                 name = self._name(data, metric, f"{len(values)}")
             try:
-                number = float(value)
+                number = as_number(value)
             except Exception:  # noqa: BLE001 - a custom metric may return anything
                 self._warn_of(name, value, step)
                 continue
-            values[name] = value
+            values[name] = number
             best = bests.get(name)
             is_higher_better = item[3]
             if number == number and (  # not NaN

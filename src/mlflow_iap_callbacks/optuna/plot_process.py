@@ -95,7 +95,8 @@ class PlotProcess:
                 return
             if has_died:
                 errors = self._errors.read_text(encoding="utf-8", errors="replace").splitlines()
-                yield f"no more could be drawn: {errors[-1] if errors else 'the process was killed'}"
+                why = errors[-1] if errors else "the process was killed"
+                yield f"no more could be drawn: {why}"
                 return
             if time_left() <= 0:
                 raise OutOfTime
