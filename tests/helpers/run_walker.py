@@ -74,7 +74,7 @@ def _run(
             for key in run.data.metrics
         },
         "inputs": sorted(
-            f"{dict(each.dataset)} {sorted((tag.key, tag.value) for tag in each.tags)}"
+            _plain(f"{dict(each.dataset)} {sorted(map(dict, each.tags), key=str)}", place)
             for each in inputs
         ),
         "artifacts": _files(client, run_id, place),
