@@ -34,6 +34,8 @@ FORMER_STATE_TAG = "mlflow_iap.trial_state"  # of earlier versions
 STUDY_MARK = "mlflow_iap:mark"
 # The user name that a client sent. The server sets the run's user to the verified one.
 CLAIM_TAG = "mlflow_iap.claimed_user"
+# The user who started a trace of which another user had already sent spans, and who may end it.
+STARTER_TAG = "mlflow_iap.started_by"
 # MLflow's own tags. Its pages show an experiment of this kind as *Model training*, not *GenAI*.
 EXPERIMENT_KIND_TAG = "mlflow.experimentKind"
 TRAINING_KIND = "custom_model_development"

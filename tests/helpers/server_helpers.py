@@ -46,3 +46,26 @@ def send(
         timeout=30,
         **options,  # type: ignore[arg-type]
     )
+
+
+def spans(
+    trace: str, *, name: str = "step", span: int = 1, parent: int = 0, **attributes: str
+) -> dict[str, object]:
+    """Return the body of a request that sends one span by OpenTelemetry's protocol.
+
+    Args:
+        trace: 32 hexadecimal digits.
+        name: the span's name.
+        span: the span's number.
+        parent: the number of the span that it belongs to; 0 for the root of the trace.
+        **attributes: its attributes.
+    """
+    content = {
+        **{"traceId": trace, "spanId": f"{span:016x}", "name": name, "kind": 1},
+        **({"parentSpanId": f"{parent:016x}"} if parent else {}),
+        **{"startTimeUnixNano": "1700000000000000000", "endTimeUnixNano": "1700000000000000009"},
+        "attributes": [
+            {"key": key, "value": {"stringValue": value}} for key, value in attributes.items()
+        ],
+    }
+    return {"resourceSpans": [{"scopeSpans": [{"spans": [content]}]}]}

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from functools import partial
 from itertools import repeat
 from typing import Any
 
-from mlflow.entities import Param, RunTag
+from mlflow.entities import Metric, Param, RunTag
 
 from ..iap.log_batch_request import Point
 from ..limits import MAX_BYTES, MAX_ENTITIES, MAX_PARAMS, MAX_TAGS
@@ -16,15 +15,14 @@ from ..outbox import Record, Refusal
 from ..tags import SKIPPED_TAG
 from .names import METRICS, PARAMS, TAGS, Names, original_names
 
-JOINABLE = ("metrics", "curve", "params", "suggestions", "tags")  # kinds of records
+JOINABLE = ("metrics", "curve", "points", "params", "suggestions", "tags")  # kinds of records
 _POINTS = ("metrics", "curve")
 # A margin, because the size of a request is only estimated.
 _MAX_BYTES = MAX_BYTES - 50_000
 # Size of an entity's JSON without its name and value.
 _BYTES_PER_ENTITY = 150
 
-Entity = Point | Param | RunTag
-_new_point = partial(tuple.__new__, Point)  # from a tuple, without a call of a Python function
+Entity = Point | Metric | Param | RunTag
 
 
 class Batch:
@@ -41,7 +39,7 @@ class Batch:
         self.records: list[Record] = []
         self.refused: list[Refusal] = []
         self.other_names: dict[str, str] = {}  # for params that have another value in MLflow
-        self._points: list[Point] = []
+        self._points: list[Point | Metric] = []
         self._params: dict[str, str] = {}
         self._tags: dict[str, str] = {}
         self._size = 0
@@ -49,8 +47,10 @@ class Batch:
     def takes(self, record: Record) -> bool:
         """Add the record if it fits into the request. Return whether it does."""
         if record.kind == "metrics" and (names := self._names.unchanged(record.content[2])):
-            return self._takes_points(record, names)
+            return self._takes_metrics(record, names)
         content = record.content
+        if record.kind == "points":
+            return self._takes_points(record)
         is_points, is_params = record.kind in _POINTS, record.kind in ("params", "suggestions")
         values: dict[str, Any]
         points: list[tuple[int, int, dict[str, Any]]]
@@ -80,6 +80,28 @@ class Batch:
         self.records.append(record)
         return True
 
+    def _takes_points(self, record: Record) -> bool:
+        """Add points from MLflow's own API, whose names need no change and which may be NaN."""
+        size = self._size + record.size + _BYTES_PER_ENTITY * len(record.content)
+        if self.records and not self._has_room(len(record.content), {}, {}, size):
+            return False
+        for key, value, timestamp, step, *others in record.content:
+            if not others:
+                self._points.append((key, value, timestamp, step))
+                continue
+            model_id, dataset_name, dataset_digest = others
+            self._points.append(
+                Metric(
+                    *(key, value, timestamp, step),
+                    model_id=model_id,
+                    dataset_name=dataset_name,
+                    dataset_digest=dataset_digest,
+                )
+            )
+        self._size = size
+        self.records.append(record)
+        return True
+
     def entities(self) -> list[Entity]:
         """Return all metrics, params and tags of the batch."""
         params = [Param(name, value) for name, value in self._params.items()]
@@ -105,7 +127,7 @@ class Batch:
             and sum(counts) <= MAX_ENTITIES
         )
 
-    def _takes_points(self, record: Record, names: Mapping[str, str]) -> bool:
+    def _takes_metrics(self, record: Record, names: Mapping[str, str]) -> bool:
         """Add points if they fit. Most records are points, so this does as little as possible."""
         step, time_ms, values = record.content
         size = self._size + record.size + _BYTES_PER_ENTITY * len(values)
@@ -114,7 +136,7 @@ class Batch:
             return False
         numbers = list(values.values())
         if {*map(type, numbers)} == {float} and not math.isnan(sum(numbers)):
-            self._points += map(_new_point, zip(values, numbers, repeat(time_ms), repeat(step)))
+            self._points += zip(values, numbers, repeat(time_ms), repeat(step), strict=False)
         else:
             self._add_points(step, time_ms, values, names)
         self._size = size
@@ -135,12 +157,23 @@ class Batch:
                 self.skipped += 1
                 self._tags[SKIPPED_TAG] = str(self.skipped)
             else:
-                self._points.append(Point(names[name], number, time_ms, step))
+                self._points.append((names[name], number, time_ms, step))
+
+
+def metric(point: Point | Metric) -> Metric:
+    """Return MLflow's form of a point."""
+    return Metric(*point) if isinstance(point, tuple) else point
+
+
+def key(entity: Entity) -> str:
+    """Return the name of a metric, param or tag."""
+    return entity[0] if isinstance(entity, tuple) else str(entity.key)
 
 
 def refused_entity(entity: Entity, reason: str) -> Refusal:
-    if isinstance(entity, Point):
-        content = (entity.step, entity.timestamp, {entity.key: entity.value})
+    if isinstance(entity, tuple | Metric):
+        point = metric(entity)
+        content = (point.step, point.timestamp, {point.key: point.value})
         return Refusal("metrics", content, reason)
     kind = "params" if isinstance(entity, Param) else "tags"
     return Refusal(kind, {entity.key: entity.value}, reason)

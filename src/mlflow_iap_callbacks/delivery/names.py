@@ -34,12 +34,12 @@ def mlflow_name(name: str, *, is_windows: bool = False) -> str:
 
 
 class Names:
-    """MLflow's names for the names in one run, which are different if the names are.
+    """MLflow's names for the names that are logged to one run; different names stay different.
 
     Args:
         is_windows: whether the server runs on Windows.
         look: reads the run from MLflow, if others may have logged to it. It is called when the
-            first name has to be changed, which then gets the same name as before.
+            first name has to be changed, so that each name is changed as it was before.
     """
 
     def __init__(self, is_windows: Callable[[], bool], look: Callable[[], Run] | None) -> None:
@@ -48,7 +48,7 @@ class Names:
         self._names: dict[tuple[str, str], str] = {}  # by kind and original name
         self._owners: dict[tuple[str, str], str] = {}  # original names by kind and name
         self._unchanged: dict[str, str] = {}  # of metrics, on any server
-        # Names that are changed, in either direction; no two kinds share one, because of its tag.
+        # Changed names, in both directions. A changed name has one tag, so no two kinds share it.
         self._originals: dict[str, str] = {}
         self._changed: dict[str, str] = {}
 

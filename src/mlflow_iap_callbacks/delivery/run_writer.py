@@ -60,11 +60,11 @@ _V = TypeVar("_V", str, float)
 # In place of the experiment, for a run whose key is MLflow's own id.
 _EXISTING = "id:"
 
-# Where the links of MLflow's pages lead to *Model training*, and not to *GenAI*.
+# The part of a link that opens MLflow's page in *Model training* instead of *GenAI*.
 TRAINING = "workflowType=machine_learning"
 # Seconds that the end of a ``with`` block waits for the delivery, as for ``flush``.
 _SECONDS_TO_CLOSE = 60.0
-# A timestamp below this is rather a step.
+# A timestamp below this is probably a step.
 _JANUARY_1970_MS = 31 * 86_400_000
 # Characters: a tenth of a request, so that records fit well into requests.
 _MAX_RECORD_LENGTH = 100_000
@@ -101,7 +101,7 @@ class IAPRun:
 
     Raises:
         IAPConfigurationError: the settings cannot work; see ``IAPMlflowClient``.
-        TypeError, ValueError: an argument is none of the above.
+        TypeError, ValueError: an argument is wrong; the message says what to pass instead.
 
     Examples:
         ```python
@@ -297,7 +297,7 @@ class IAPRun:
 
         Args:
             figure: a figure of Matplotlib or Plotly.
-            artifact_file: path of the file in the run's artifacts; its ending is the format.
+            artifact_file: path of the file in the run's artifacts; its extension is the format.
             save_kwargs: arguments of the function that writes the file.
         """
         with never_raising(f"artifact {artifact_file!r:.200}"):
@@ -403,8 +403,8 @@ class IAPRun:
                 an App Engine instance.
 
         Returns:
-            How many records were delivered, wait and were refused. It is true if all were
-            delivered. Those that wait are sent later.
+            How many records were delivered, are waiting, and were refused. It is true if all were
+            delivered. Those that are waiting are sent later.
         """
         result = flush(self._client, timeout)
         self.show_link()
@@ -619,7 +619,7 @@ class RunWriter(IAPRun):
         )
 
     @classmethod
-    def existing(cls, client: MlflowClient, run_id: str) -> RunWriter:
+    def existing(cls, client: MlflowClient, run_id: str) -> Self:
         """Return a handle for an existing run, which others may also log to and finish.
 
         Args:

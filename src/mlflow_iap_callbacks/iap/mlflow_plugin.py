@@ -71,6 +71,13 @@ def auth_for(
     return auth
 
 
+def known_auth(uri: str) -> IAPAuth | None:
+    """Return this process's authentication for the server at ``uri``; None if there is none yet."""
+    from .origins import origin_of
+
+    return _auths.get(origin_of(uri))
+
+
 def choose() -> None:
     """Select IAP as MLflow's authentication in this process.
 
@@ -100,7 +107,7 @@ def choose() -> None:
 
 
 def _authenticate(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """Authenticate requests to the servers that clients, MLflow's URIs or the user name."""
+    """Authenticate requests to servers that a client, MLflow's URIs or the user has named."""
     from ..errors import IAPConfigurationError
     from .auth import reject_sign_in
     from .origins import origin_of

@@ -46,7 +46,7 @@ class IAPProxy:
             socket.
 
     Raises:
-        IAPConfigurationError: MLflow's variables for TLS contradict each other, or name no file.
+        IAPConfigurationError: MLflow's variables for TLS are contradictory, or name a missing file.
     """
 
     def __init__(self, auth: IAPAuth, secret: str | None) -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp
 
 from .gate_settings import GateSettings
 from .start_error import StartError
+
+if TYPE_CHECKING:
+    from .body_middleware import MayUse
 
 # uvicorn stops the whole server on this status; on any other it restarts the process.
 _STARTUP_FAILURE = 3
@@ -33,7 +37,12 @@ def create_app() -> ASGIApp:
         raise SystemExit(_STARTUP_FAILURE) from None
     static_prefix = os.environ.get("_MLFLOW_STATIC_PREFIX", "")
     verifier = Verifier(PublicKeys(settings.keys_url), settings.audience)
-    app = BodyMiddleware(app, locations=settings.locations, static_prefix=static_prefix)
+    app = BodyMiddleware(
+        app,
+        locations=settings.locations,
+        may_use=_may_use(settings),
+        static_prefix=static_prefix,
+    )
     return Gate(app, verifier, static_prefix=static_prefix)
 
 
@@ -42,9 +51,12 @@ def _mlflow_app(settings: GateSettings) -> ASGIApp:
 
     if _MLFLOW_SGI_NAME.get() in ("gunicorn", "waitress"):
         raise StartError(
-            f"{_MLFLOW_SGI_NAME.get()} cannot serve this app, nor all of MLflow. Start the server "
-            "without --gunicorn-opts and --waitress-opts."
+            f"{_MLFLOW_SGI_NAME.get()} can serve neither this app nor all of MLflow. Start the "
+            "server without --gunicorn-opts and --waitress-opts."
         )
+    from .trace_store import use_owned_traces
+
+    use_owned_traces()
     if settings.has_permissions:
         from .permissions import app_with_permissions
 
@@ -53,3 +65,11 @@ def _mlflow_app(settings: GateSettings) -> ASGIApp:
 
     app: ASGIApp = fastapi_app.app
     return app
+
+
+def _may_use(settings: GateSettings) -> MayUse | None:
+    if not settings.has_permissions:
+        return None
+    from .permissions import may_use
+
+    return may_use

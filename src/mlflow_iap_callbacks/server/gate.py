@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from .assertion import InvalidAssertionError, Verifier
 from .error_response import send_error
 from .public_keys import KeysUnavailableError
-from .routes import has_control_characters, is_closed, routed_path
+from .routes import has_control_characters, route_of, routed_path
 
 ASSERTION_HEADER = b"x-goog-iap-jwt-assertion"
 
@@ -79,7 +79,7 @@ class Gate:
             message = "The path of this request contains a control character."
             await send_error(scope, send, 400, "INVALID_PARAMETER_VALUE", message)
             return
-        if is_closed(routed_path(scope, self._static_prefix)):
+        if route_of(scope.get("method", "GET"), routed_path(scope, self._static_prefix)) is None:
             message = "This server does not serve this part of MLflow."
             await send_error(scope, send, 404, "ENDPOINT_NOT_FOUND", message)
             return

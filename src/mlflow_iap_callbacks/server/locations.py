@@ -1,6 +1,6 @@
-"""Where the server may read and write artifacts: which requests name a location, and which may be.
+"""Where the server may read and write artifacts: locations in requests, and which are allowed.
 
-MLflow would use whatever the server's own account can: any bucket, any file of the image.
+MLflow itself would use all that the server's account can: any bucket, any file of the image.
 """
 
 from __future__ import annotations
@@ -10,22 +10,18 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from .mlflow_body import Body, Rules, first_rule, list_in, rules, spellings
+from .mlflow_body import Body, list_in, spellings
+from .tag_keys import is_one_of
 
-# Artifacts of this server, whatever its storage: `mlflow-artifacts://HOST/` would be another one.
+# Artifacts of this server, whatever its storage: `mlflow-artifacts://HOST/` names another one.
 _OWN = re.compile(r"(mlflow-artifacts|runs|models):/(?!/)")
-_TAGS = {"mlflow.artifactlocation", "mlflow.trace.archivelocation"}  # of traces, in lower case
+TAGS = ("mlflow.artifactLocation", "mlflow.trace.archiveLocation")  # of traces
 
 Named = Callable[[Body], Iterator[Any]]
 
 
 class LocationNotAllowedError(Exception):
     """A request names a location where the server must not read or write."""
-
-
-def locations_of(method: str, path: str) -> Named | None:
-    """Return the function that yields the locations that a request's body names; None for none."""
-    return first_rule(_RULES, method, path)
 
 
 def require_allowed(location: Any, also: Sequence[str]) -> None:
@@ -47,7 +43,7 @@ def require_allowed(location: Any, also: Sequence[str]) -> None:
 
 
 def _is_plain(location: str) -> bool:
-    """Whether it means the same to all who read it, and does not lead out of where it begins."""
+    """Whether all programs read it in the same way, and it does not leave its folder by ``..``."""
     decoded = location
     while (once_more := unquote(decoded)) != decoded:
         decoded = once_more
@@ -59,57 +55,47 @@ def _is_under(location: str, uri: str) -> bool:
     return location == uri or location.startswith(uri.rstrip("/") + "/")
 
 
-def _artifact_location(body: Body) -> Iterator[Any]:
+def artifact_location(body: Body) -> Iterator[Any]:
     return _values(body, "artifact_location")
 
 
-def _source(body: Body) -> Iterator[Any]:
+def source(body: Body) -> Iterator[Any]:
     return _values(body, "source")
 
 
-def _workspace(body: Body) -> Iterator[Any]:
+def workspace(body: Body) -> Iterator[Any]:
     yield from _values(body, "default_artifact_root")
     for config in _values(body, "trace_archival_config"):
         yield from _values(config, "location")
 
 
-def _new_trace(body: Body) -> Iterator[Any]:
-    yield from _traces_tags(body)  # MLflow 2
+def new_trace(body: Body) -> Iterator[Any]:
+    yield from tags_of_trace(body)  # MLflow 2
     for trace in _values(body, "trace"):
         for info in _values(trace, "trace_info"):
-            yield from _traces_tags(info)
+            yield from tags_of_trace(info)
 
 
-def _traces_tags(body: Body) -> Iterator[Any]:
+def tags_of_trace(body: Body) -> Iterator[Any]:
     for name in ("tags", "request_metadata", "trace_metadata"):
         for tags in _values(body, name):
             if isinstance(tags, dict):
                 yield from (value for key, value in tags.items() if _is_location(key))
             else:
-                for tag in list_in({"tags": tags}, "tags"):
-                    yield from _tag(tag)
+                for each in list_in({"tags": tags}, "tags"):
+                    yield from tag(each)
 
 
-def _tag(body: Body) -> Iterator[Any]:
+def tag(body: Body) -> Iterator[Any]:
     if _is_location(str(body.get("key"))):
         yield body.get("value")
 
 
 def _is_location(key: str) -> bool:
-    return key.strip().casefold() in _TAGS
+    return is_one_of(key, TAGS)
 
 
 def _values(body: Any, name: str) -> Iterator[Any]:
     """Yield a field under each of its spellings."""
     if isinstance(body, dict):
         yield from (body[each] for each in spellings(name) if each in body)
-
-
-_RULES: Rules[Named] = rules(
-    ("experiments/create", "POST", _artifact_location),
-    ("model-versions/create", "POST", _source),
-    ("traces", "POST", _new_trace),
-    ("traces/[^/]+", "PATCH", _traces_tags),
-    ("traces/[^/]+/tags", "PATCH", _tag),
-    ("workspaces(/[^/]+)?", "POST PUT PATCH", _workspace),
-)

@@ -3,41 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable
-from typing import Any, TypeVar
+from typing import Any
 
 Body = dict[str, Any]
-_Rule = TypeVar("_Rule")
-Rules = list[tuple[re.Pattern[str], frozenset[str], _Rule]]
-
-_API = re.compile(r"/(ajax-)?api/\d+\.\d+/mlflow/(?P<call>.*?)/?", re.DOTALL)
 
 
 class MalformedError(Exception):
     """MLflow could not read the body, for the reason in the message."""
-
-
-def call_of(path: str) -> str | None:
-    """Return the part of a path that names a call of MLflow's API, such as ``runs/create``."""
-    found = _API.fullmatch(re.sub("/+", "/", path))
-    return found and found["call"]
-
-
-def rules(*rows: tuple[str, str, _Rule]) -> Rules[_Rule]:
-    """Return a table of rules from the pattern of a call, its HTTP methods, and a rule."""
-    return [
-        (re.compile(pattern), frozenset(methods.split()), rule) for pattern, methods, rule in rows
-    ]
-
-
-def first_rule(table: Rules[_Rule], method: str, path: str) -> _Rule | None:
-    """Return the first rule of a table for a request; None if there is none."""
-    call, method = call_of(path), method.upper()  # as Flask does
-    for pattern, methods, rule in table if call is not None else ():
-        if method in methods and pattern.fullmatch(str(call)):
-            return rule
-    return None
 
 
 def parse(body: bytes) -> Body:

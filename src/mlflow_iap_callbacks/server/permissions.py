@@ -67,6 +67,46 @@ def app_with_permissions(settings: GateSettings) -> ASGIApp:
     return app
 
 
+def may_use(email: str, location: str, path: str) -> bool:
+    """Whether a user may use a location of this server's artifacts in a request.
+
+    Args:
+        email: the user's e-mail.
+        location: a URI that `locations.require_allowed` accepts.
+        path: the path of the request. A model's source is read; in any other location, MLflow
+            later writes.
+    """
+    from mlflow.server import auth
+
+    scheme, _, place = location.partition(":/")
+    action = "read" if path.rstrip("/").endswith("model-versions/create") else "update"
+    if auth.store.has_user(email) and auth.store.get_user(email).is_admin:
+        return True
+    try:
+        if scheme == "runs":
+            needed = auth._run_requirement(place.partition("/")[0], action)
+            return needed is not None and auth.authorize(email, *needed)
+        if scheme == "models":
+            return action == "read"  # MLflow checks the model
+        return scheme != "mlflow-artifacts" or _may_use_artifacts(email, place, action)
+    except MlflowException:  # there is no such experiment
+        return False
+
+
+def _may_use_artifacts(email: str, place: str, action: str) -> bool:
+    from mlflow.server import auth, handlers
+
+    canonical = auth._canonical_artifact_proxy_path(place)
+    experiment_id = canonical and auth._experiment_id_from_canonical_proxy_path(canonical)
+    if not experiment_id:
+        return False
+    handlers._get_tracking_store().get_experiment(experiment_id)
+    return auth._authorize_artifact_proxy_resolved(
+        auth._artifact_proxy_child(place, action),
+        *(email, action, lambda: auth._get_experiment_permission(experiment_id, email)),
+    )
+
+
 @contextmanager
 def _one_process_at_a_time() -> Iterator[None]:
     """Let only one of the server's processes, which start together, create the tables."""
@@ -79,7 +119,7 @@ def _one_process_at_a_time() -> Iterator[None]:
 
 @contextmanager
 def _config_file(default_permission: str) -> Iterator[None]:
-    """Write the file that MLflow reads once. Delete it then: it has the database's password."""
+    """Write the file that MLflow reads once, then delete it: it has the database's password."""
     from mlflow.server.constants import BACKEND_STORE_URI_ENV_VAR
 
     config = configparser.ConfigParser(interpolation=None)

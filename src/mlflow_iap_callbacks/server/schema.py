@@ -17,7 +17,7 @@ from . import users_schema
 from .database import name_of
 from .start_error import StartError, first_line
 
-# A table that exists during a migration, with the revision before it as comment. MySQL commits each
+# A table that exists during a migration; its comment is the revision before. MySQL commits each
 # change of a table immediately, so an interrupted migration is left half done.
 _MARKER = "mlflow_iap_migration"
 _FROM_EMPTY = "empty"

@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
@@ -15,7 +16,7 @@ import requests
 
 from mlflow_iap_callbacks import IAPMlflowClient
 from mlflow_iap_callbacks.local import LocalCloud, MlflowServer
-from server_helpers import ASSERTION, gated, send
+from server_helpers import ASSERTION, gated, send, spans
 from tracking_server import begin
 from variables import set_all
 from waiting import wait_until
@@ -157,6 +158,103 @@ def test_a_trace_belongs_to_the_account(cloud: LocalCloud) -> None:
     metadata = mlflow.get_trace(trace_id).info.trace_metadata
     assert metadata["mlflow.user"] == cloud.trainer
     assert metadata["mlflow.trace.user"] == "customer"
+
+
+ADA, BOB, EVE = (f"{name}@example.com" for name in ("ada", "bob", "eve"))
+
+
+class Traces:
+    """Sends spans and traces of several users to an experiment."""
+
+    def __init__(self, cloud: LocalCloud, server: MlflowServer, experiment_id: str) -> None:
+        self.cloud = cloud
+        self.server = server
+        self.experiment_id = experiment_id
+
+    def _send(self, email: str, method: str, path: str, **options: Any) -> requests.Response:
+        return send(self.server, self.cloud.assertion(email), method, path, **options)
+
+    def spans(self, email: str, trace: str, **span: Any) -> int:
+        headers = {"X-MLflow-Experiment-Id": self.experiment_id}
+        body = spans(trace, **span)
+        return self._send(email, "POST", "/v1/traces", json=body, headers=headers).status_code
+
+    def start(self, email: str, trace: str, **fields: Any) -> int:
+        place = {"experiment_id": self.experiment_id}
+        info = {
+            **{"trace_id": f"tr-{trace}", "state": "OK", "request_time": "2026-01-01T00:00:00Z"},
+            "trace_location": {"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": place},
+            **fields,
+        }
+        path = "/api/3.0/mlflow/traces"
+        return self._send(email, "POST", path, json={"trace": {"trace_info": info}}).status_code
+
+    def get(self, trace: str) -> dict[str, Any]:
+        path = f"/api/3.0/mlflow/traces/tr-{trace}"
+        found: dict[str, Any] = self._send(ADA, "GET", path).json()["trace"]["trace_info"]
+        return found
+
+    def owner(self, trace: str) -> object:
+        return self.get(trace)["trace_metadata"]["mlflow.user"]
+
+
+@pytest.fixture(scope="module")
+def traces(both: tuple[LocalCloud, MlflowServer]) -> Traces:
+    body = {"name": "owned-traces"}
+    assertion = both[0].assertion(ADA)
+    answer = send(both[1], assertion, "POST", f"{API}/experiments/create", json=body)
+    return Traces(*both, answer.json()["experiment_id"])
+
+
+def test_spans_belong_to_the_account_no_matter_what_their_attributes_say(traces: Traces) -> None:
+    attributes = {
+        **{"mlflow.traceTag.mlflow.user": EVE, "mlflow.traceTag.MLflow.User ": EVE},
+        **{"mlflow.user": EVE, "mlflow.traceTag.mlflow.artifactLocation": "gs://bucket/of-ada"},
+        "user.id": "customer",
+    }
+    assert traces.spans(BOB, "1" * 32, **attributes) == 200
+    assert traces.owner("1" * 32) == BOB
+    found = traces.get("1" * 32)
+    assert found["trace_metadata"]["mlflow.trace.user"] == "customer"
+    assert found["tags"]["mlflow_iap.claimed_user"] == EVE
+    assert found["tags"]["mlflow.artifactLocation"].startswith("mlflow-artifacts:/")
+    assert not any("user" in key.lower() for key in found["tags"] if key[:11] != "mlflow_iap.")
+
+
+@pytest.mark.parametrize("begins", ["spans", "start"])
+def test_a_trace_of_another_user_cannot_be_started_again_or_renamed(
+    traces: Traces, begins: str
+) -> None:
+    trace = begins.encode().hex().ljust(32, "0")
+    assert getattr(traces, begins)(ADA, trace) == 200
+    before = traces.get(trace)
+    assert traces.start(EVE, trace, request_preview="eve", state="ERROR") == 403
+    assert traces.spans(EVE, trace, span=2, name="eve") == 403
+    assert traces.get(trace) == before
+    assert traces.start(ADA, trace, request_preview="ada") == 200
+    assert traces.spans(ADA, trace, name="again") == 200
+    assert traces.owner(trace) == ADA
+
+
+def test_another_user_adds_spans_to_a_trace_but_replaces_none(traces: Traces) -> None:
+    trace = "3" * 32
+    assert traces.spans(ADA, trace) == 200
+    assert traces.spans(BOB, trace, span=2, parent=1) == 200
+    assert traces.spans(EVE, trace, span=2, parent=1, name="replaced") == 403
+    assert traces.spans(EVE, trace, span=1, parent=2) == 403
+    assert traces.owner(trace) == ADA
+
+
+def test_a_service_starts_the_trace_of_which_another_service_sent_the_first_spans(
+    traces: Traces,
+) -> None:
+    trace = "4" * 32
+    assert traces.spans(BOB, trace, span=2, parent=1) == 200
+    assert traces.spans(ADA, trace, span=1) == 200
+    assert traces.start(ADA, trace, request_preview="ada") == 200
+    assert traces.start(EVE, trace, request_preview="eve") == 403
+    assert traces.get(trace)["request_preview"] == "ada"
+    assert traces.owner(trace) == BOB
 
 
 def test_a_large_upload_passes_unchanged(cloud: LocalCloud, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import requests
 
 from mlflow_iap_callbacks.local import LocalCloud, MlflowServer
-from server_helpers import gated, send
+from server_helpers import gated, send, spans
 
 pytest.importorskip("flask_wtf", reason="the extra `server` is not installed")
 pytestmark = pytest.mark.slow
@@ -109,6 +109,67 @@ def test_routes_outside_of_flask_check_permissions_too(team: Team) -> None:
     assert team.send(EVE, "POST", "/v1/traces", data=b"", headers=spans).status_code == 403
     assert team.send(ADA, "POST", "/v1/traces", data=b"", headers=spans).status_code != 403
     assert team.send(ROOT, "GET", artifact).content == b"secret"
+
+
+def test_a_trace_is_not_moved_into_an_experiment_of_another_user(team: Team) -> None:
+    hers, his = team.experiment(ADA, "traces-of-ada"), team.experiment(BOB, "traces-of-bob")
+
+    def start(email: str, experiment_id: str) -> int:
+        place = {"experiment_id": experiment_id}
+        info = {
+            **{"trace_id": f"tr-{'a' * 32}", "request_time": "2026-01-01T00:00:00Z", "state": "OK"},
+            "trace_location": {"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": place},
+        }
+        path, body = "/api/3.0/mlflow/traces", {"trace": {"trace_info": info}}
+        return team.send(email, "POST", path, json=body).status_code
+
+    def spans_to(email: str, experiment_id: str, trace: str, **headers: str) -> int:
+        headers = {"X-MLflow-Experiment-Id": experiment_id, **headers}
+        body = spans(trace, span=7, parent=1)
+        return team.send(email, "POST", "/v1/traces", json=body, headers=headers).status_code
+
+    assert start(ADA, hers) == 200
+    assert start(BOB, his) == 403
+    assert spans_to(BOB, his, "a" * 32) == 403
+    run = team.post(ADA, "runs/create", experiment_id=hers).json()["run"]["info"]["run_id"]
+    assert spans_to(BOB, his, "b" * 32, **{"X-MLflow-Run-Id": run}) == 403
+    assert spans_to(ADA, hers, "b" * 32, **{"X-MLflow-Run-Id": run}) == 200
+
+
+def test_no_record_of_a_user_is_stored_at_a_location_of_another_user(team: Team) -> None:
+    hers, his = team.experiment(ADA, "place-of-ada"), team.experiment(BOB, "place-of-bob")
+    run = team.post(ADA, "runs/create", experiment_id=hers).json()["run"]["info"]["run_id"]
+    assert team.post(BOB, "registered-models/create", name="of-bob").status_code == 200
+    trace = {"trace_id": "tr-1", "request_time": "2026-01-01T00:00:00Z", "state": "OK"}
+    places = [
+        *(f"mlflow-artifacts:/{hers}", f"mlflow-artifacts:/{hers}/{run}/artifacts"),
+        *(
+            "mlflow-artifacts:/",
+            "mlflow-artifacts:/99999",
+            "mlflow-artifacts:/./x",
+            f"runs:/{run}/m",
+        ),
+        f"mlflow-artifacts:/{his}/%2e%2e/{hers}",
+    ]
+    for number, place in enumerate(places):
+        assert team.post(
+            BOB, "experiments/create", name=f"n{number}", artifact_location=place
+        ).status_code in (400, 403)
+        version = team.post(BOB, "model-versions/create", name="of-bob", source=place)
+        assert version.status_code in (400, 403)
+        tags = {"mlflow.artifactLocation": place}
+        info = {
+            **trace,
+            "tags": tags,
+            "trace_location": {"mlflow_experiment": {"experiment_id": his}},
+        }
+        body = {"trace": {"trace_info": info}}
+        assert team.send(BOB, "POST", "/api/3.0/mlflow/traces", json=body).status_code == 403
+    place = f"mlflow-artifacts:/{his}/shared"
+    made = team.post(BOB, "experiments/create", name="own-place", artifact_location=place)
+    assert made.status_code == 200
+    made = team.post(ROOT, "experiments/create", name="by-root", artifact_location=places[0])
+    assert made.status_code == 200
 
 
 def test_registered_models_have_permissions_too(team: Team) -> None:

@@ -236,7 +236,7 @@ def test_a_callbacks_run_stays_open_after_a_with_block(
     assert server.run(run.key).status == "RUNNING"
 
 
-def test_a_step_in_place_of_the_timestamp_is_warned_of_once(
+def test_a_step_in_place_of_the_timestamp_causes_one_warning(
     process: VirtualProcess, caplog: pytest.LogCaptureFixture
 ) -> None:
     run_writer._warn_of_timestamps_like_steps.cache_clear()

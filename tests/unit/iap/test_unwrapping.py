@@ -71,7 +71,7 @@ class _Reached(Exception):
 
 
 def _warns_at_its_start(function: Any) -> Callable[[Any, str, Any], None]:
-    """A profile function that lets a function warn about its call, and end."""
+    """Return a profile function that makes a function warn about its call, and end."""
 
     def profile(frame: Any, event: str, _: Any) -> None:
         if event == "call" and frame.f_code is function.__code__:

@@ -1,0 +1,126 @@
+"""Everything that MLflow stores of an experiment's runs, in a form that two runs can share."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import LoggedModel, Run
+
+# Differs between two runs of the same program: ids, times, and the folders of a temporary file.
+_OWN = re.compile(
+    r"\b(?:m-)?[0-9a-f]{32}\b|\b\d{13}\b|\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d+)?"
+    r"|\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d|/tmp/\S*?tmp\w+"
+)
+_OWN_TAGS = ("mlflow_iap.", "_mlflow_iap.", "mlflow.source.")
+# Files whose bytes differ between two runs: archives and pickles with times or ids in them.
+_OPAQUE = (".pkl", ".joblib", ".parquet", ".xgb", ".ubj")
+
+
+def walk(client: MlflowClient, experiment_name: str) -> list[dict[str, Any]]:
+    """Return all runs of an experiment, the oldest first."""
+    experiment = client.get_experiment_by_name(experiment_name)
+    assert experiment is not None
+    place = experiment.experiment_id
+    found = client.search_runs([place], order_by=["attributes.start_time ASC"])
+    models = client.search_logged_models([place], max_results=100)
+    names = {run.info.run_id: str(run.info.run_name) for run in found}
+    walks = [_run(client, run, models, names, place) for run in found]
+    return sorted(walks, key=lambda each: (each["name"], str(each["params"])))
+
+
+def _run(
+    client: MlflowClient, run: Run, models: list[LoggedModel], names: dict[str, str], place: str
+) -> dict[str, Any]:
+    run_id = run.info.run_id
+    inputs = run.inputs.dataset_inputs if run.inputs else []
+    outputs = {
+        each.model_id: each.step for each in (run.outputs.model_outputs if run.outputs else [])
+    }
+    own = sorted(
+        (model for model in models if model.source_run_id == run_id), key=lambda each: each.name
+    )
+    return {
+        "name": run.info.run_name,
+        "status": (run.info.status, run.info.lifecycle_stage, run.info.end_time is not None),
+        "params": run.data.params,
+        "tags": {
+            key: names.get(value, _plain(value, place))
+            for key, value in run.data.tags.items()
+            if not key.startswith(_OWN_TAGS)
+        },
+        "metrics": {
+            key: sorted(
+                (point.step, repr(point.value), point.model_id is not None, point.dataset_name)
+                for point in client.get_metric_history(run_id, key)
+            )
+            for key in run.data.metrics
+        },
+        "inputs": sorted(
+            (dict(each.dataset), sorted((tag.key, tag.value) for tag in each.tags))
+            for each in inputs
+        )
+        if len(inputs) < 2
+        else sorted(str(dict(each.dataset)) + str(sorted(map(str, each.tags))) for each in inputs),
+        "artifacts": _files(client, run_id, place),
+        "models": [
+            {
+                "name": model.name,
+                "status": model.status,
+                "params": model.params,
+                "metrics": sorted((m.key, m.step, repr(m.value)) for m in model.metrics or ()),
+                "tags": {
+                    key: _plain(value, place)
+                    for key, value in model.tags.items()
+                    if not key.startswith(_OWN_TAGS)
+                },
+                "output": outputs.get(model.model_id),
+                "artifacts": _model_files(client, model.model_id, place),
+            }
+            for model in own
+        ],
+    }
+
+
+def _files(client: MlflowClient, run_id: str, place: str) -> dict[str, str]:
+    if not client.list_artifacts(run_id):
+        return {}
+    with tempfile.TemporaryDirectory() as folder:
+        return _content(Path(client.download_artifacts(run_id, "", folder)), place)
+
+
+def _model_files(client: MlflowClient, model_id: str, place: str) -> dict[str, str]:
+    import mlflow
+
+    with tempfile.TemporaryDirectory() as folder:
+        uri = f"models:/{model_id}"
+        found = mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder)
+        return _content(Path(found), place)
+
+
+def _content(folder: Path, place: str) -> dict[str, str]:
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            name = _plain(str(path.relative_to(folder)), place)
+            found[name] = _digest(path, place)
+    return found
+
+
+def _digest(path: Path, place: str) -> str:
+    if path.suffix in _OPAQUE:
+        return "present"
+    data = path.read_bytes()
+    try:
+        text = _plain(data.decode(), place)
+    except UnicodeDecodeError:
+        return hashlib.sha256(data).hexdigest()
+    return text if len(text) < 2000 else hashlib.sha256(text.encode()).hexdigest()
+
+
+def _plain(text: str, place: str) -> str:
+    return _OWN.sub("OWN", text.replace(f"/{place}/", "/EXPERIMENT/"))
