@@ -8,17 +8,20 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import mlflow
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModel, Run
+from mlflow.entities import LoggedModel, Metric, Run
 
 # Differs between two runs of the same program: ids, times, and the folders of a temporary file.
 _OWN = re.compile(
     r"\b(?:m-)?[0-9a-f]{32}\b|\b\d{13}\b|\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d+)?"
-    r"|\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d|/tmp/\S*?tmp\w+"
+    r"|registered-[\w-]+|script_[0-9a-f]{8}|\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d|/tmp/\S*?tmp\w+"
 )
+_MADE_UP_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")
 _OWN_TAGS = ("mlflow_iap.", "_mlflow_iap.", "mlflow.source.")
 # Files whose bytes differ between two runs: archives and pickles with times or ids in them.
-_OPAQUE = (".pkl", ".joblib", ".parquet", ".xgb", ".ubj")
+_OPAQUE = (".pkl", ".joblib", ".parquet", ".xgb", ".ubj", "cv_results.csv", "estimator.html")
+_DURATIONS = ("_fit_time", "_score_time")  # ends of metrics
 
 
 def walk(client: MlflowClient, experiment_name: str) -> list[dict[str, Any]]:
@@ -28,9 +31,23 @@ def walk(client: MlflowClient, experiment_name: str) -> list[dict[str, Any]]:
     place = experiment.experiment_id
     found = client.search_runs([place], order_by=["attributes.start_time ASC"])
     models = client.search_logged_models([place], max_results=100)
-    names = {run.info.run_id: str(run.info.run_name) for run in found}
+    names = {run.info.run_id: _name(str(run.info.run_name)) for run in found}
     walks = [_run(client, run, models, names, place) for run in found]
     return sorted(walks, key=lambda each: (each["name"], str(each["params"])))
+
+
+def differences(one: Any, other: Any, path: str = "") -> list[str]:
+    """Return where two walks differ."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        keys = sorted(one.keys() | other.keys())
+        pairs = [(key, one.get(key, "missing"), other.get(key, "missing")) for key in keys]
+    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        pairs = [(str(number), *pair) for number, pair in enumerate(zip(one, other, strict=True))]
+    else:
+        return [] if one == other else [f"{path}: {one!r:.500} is not {other!r:.500}"]
+    return [
+        text for key, first, second in pairs for text in differences(first, second, f"{path}/{key}")
+    ]
 
 
 def _run(
@@ -38,51 +55,50 @@ def _run(
 ) -> dict[str, Any]:
     run_id = run.info.run_id
     inputs = run.inputs.dataset_inputs if run.inputs else []
-    outputs = {
-        each.model_id: each.step for each in (run.outputs.model_outputs if run.outputs else [])
-    }
-    own = sorted(
-        (model for model in models if model.source_run_id == run_id), key=lambda each: each.name
-    )
+    outputs = run.outputs.model_outputs if run.outputs else []
+    steps = {output.model_id: output.step for output in outputs}
     return {
-        "name": run.info.run_name,
+        "name": names[run_id],
         "status": (run.info.status, run.info.lifecycle_stage, run.info.end_time is not None),
         "params": run.data.params,
         "tags": {
-            key: names.get(value, _plain(value, place))
+            key: names.get(value, _name(_plain(value, place)))
             for key, value in run.data.tags.items()
             if not key.startswith(_OWN_TAGS)
         },
         "metrics": {
             key: sorted(
-                (point.step, repr(point.value), point.model_id is not None, point.dataset_name)
+                (point.step, _value(point), point.model_id is not None, point.dataset_name)
                 for point in client.get_metric_history(run_id, key)
             )
             for key in run.data.metrics
         },
         "inputs": sorted(
-            (dict(each.dataset), sorted((tag.key, tag.value) for tag in each.tags))
+            f"{dict(each.dataset)} {sorted((tag.key, tag.value) for tag in each.tags)}"
             for each in inputs
-        )
-        if len(inputs) < 2
-        else sorted(str(dict(each.dataset)) + str(sorted(map(str, each.tags))) for each in inputs),
+        ),
         "artifacts": _files(client, run_id, place),
         "models": [
-            {
-                "name": model.name,
-                "status": model.status,
-                "params": model.params,
-                "metrics": sorted((m.key, m.step, repr(m.value)) for m in model.metrics or ()),
-                "tags": {
-                    key: _plain(value, place)
-                    for key, value in model.tags.items()
-                    if not key.startswith(_OWN_TAGS)
-                },
-                "output": outputs.get(model.model_id),
-                "artifacts": _model_files(client, model.model_id, place),
-            }
-            for model in own
+            _model(model, steps.get(model.model_id), place)
+            for model in sorted(models, key=lambda each: str(each.name))
+            if model.source_run_id == run_id
         ],
+    }
+
+
+def _model(model: LoggedModel, step: int | None, place: str) -> dict[str, Any]:
+    return {
+        "name": model.name,
+        "status": model.status,
+        "params": model.params,
+        "metrics": sorted((each.key, each.step, _value(each)) for each in model.metrics or ()),
+        "tags": {
+            key: _plain(str(value), place)
+            for key, value in model.tags.items()
+            if not key.startswith(_OWN_TAGS)
+        },
+        "step": step,
+        "artifacts": _model_files(model.model_id, place),
     }
 
 
@@ -93,9 +109,7 @@ def _files(client: MlflowClient, run_id: str, place: str) -> dict[str, str]:
         return _content(Path(client.download_artifacts(run_id, "", folder)), place)
 
 
-def _model_files(client: MlflowClient, model_id: str, place: str) -> dict[str, str]:
-    import mlflow
-
+def _model_files(model_id: str, place: str) -> dict[str, str]:
     with tempfile.TemporaryDirectory() as folder:
         uri = f"models:/{model_id}"
         found = mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder)
@@ -112,7 +126,7 @@ def _content(folder: Path, place: str) -> dict[str, str]:
 
 
 def _digest(path: Path, place: str) -> str:
-    if path.suffix in _OPAQUE:
+    if path.name.endswith(_OPAQUE):
         return "present"
     data = path.read_bytes()
     try:
@@ -124,3 +138,11 @@ def _digest(path: Path, place: str) -> str:
 
 def _plain(text: str, place: str) -> str:
     return _OWN.sub("OWN", text.replace(f"/{place}/", "/EXPERIMENT/"))
+
+
+def _name(name: str) -> str:
+    return "MADE-UP" if _MADE_UP_NAME.fullmatch(name) else name
+
+
+def _value(point: Metric) -> str:
+    return "a duration" if point.key.endswith(_DURATIONS) else repr(point.value)

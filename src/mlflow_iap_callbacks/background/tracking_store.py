@@ -7,6 +7,7 @@ import sys
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import partial
+from types import FrameType
 from typing import Any
 
 from mlflow.entities import (
@@ -40,9 +41,11 @@ from .writes import Writes
 _MOST_KNOWN = 1000
 # Functions of MLflow that read what this process knows. All others get the response of the server.
 _SHOWS_LINK = ("mlflow.tracking._tracking_service.client", "_log_url")
+_MONITORS = ("mlflow.system_metrics.system_metrics_monitor", "monitor")  # reads its status only
 _LOGS_MODEL = ("mlflow.models.model", "log")
 _LOGS_MODEL_METRICS = ("mlflow.models.model", "log_model_metrics_for_step")
-_MOST_FRAMES = 6  # between such a function and the store
+# What may be between such a function and the store.
+_CLIENTS = ("mlflow.tracking.client", "mlflow.tracking._tracking_service.", "mlflow.telemetry.")
 
 
 class BackgroundStore(RestStore):
@@ -64,7 +67,7 @@ class BackgroundStore(RestStore):
 
     def get_run(self, run_id: str) -> Run:
         known = None if is_delivering() else self._known.get(run_id)
-        if known is not None and _caller(_SHOWS_LINK):
+        if known is not None and (_caller(_SHOWS_LINK) or _caller(_MONITORS)):
             return known
         frame = None if known is None else _caller(_LOGS_MODEL_METRICS)
         if known is not None and frame is not None and {"model_id", "step"} <= frame.keys():
@@ -236,14 +239,12 @@ class BackgroundModelRegistryStore(ModelRegistryRestStore):
 
 def _caller(function: tuple[str, str]) -> dict[str, Any] | None:
     """Return the local variables of a function of MLflow if it asks; None if another one does."""
-    frame = sys._getframe(2)
-    for _ in range(_MOST_FRAMES):
-        place = (frame.f_globals.get("__name__", ""), frame.f_code.co_name)
-        if place == function:
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None:
+        module = frame.f_globals.get("__name__", "")
+        if (module, frame.f_code.co_name) == function:
             return frame.f_locals
-        if frame.f_back is None or not place[0].startswith("mlflow."):
-            return None
-        frame = frame.f_back
+        frame = frame.f_back if module.startswith(_CLIENTS) else None
     return None
 
 

@@ -50,7 +50,7 @@ class Batch:
             return self._takes_metrics(record, names)
         content = record.content
         if record.kind == "points":
-            return self._takes_points(record)
+            return self._takes_mlflow_points(record)
         is_points, is_params = record.kind in _POINTS, record.kind in ("params", "suggestions")
         values: dict[str, Any]
         points: list[tuple[int, int, dict[str, Any]]]
@@ -80,24 +80,19 @@ class Batch:
         self.records.append(record)
         return True
 
-    def _takes_points(self, record: Record) -> bool:
+    def _takes_mlflow_points(self, record: Record) -> bool:
         """Add points from MLflow's own API, whose names need no change and which may be NaN."""
         size = self._size + record.size + _BYTES_PER_ENTITY * len(record.content)
         if self.records and not self._has_room(len(record.content), {}, {}, size):
             return False
         for key, value, timestamp, step, *others in record.content:
-            if not others:
-                self._points.append((key, value, timestamp, step))
-                continue
-            model_id, dataset_name, dataset_digest = others
-            self._points.append(
-                Metric(
-                    *(key, value, timestamp, step),
-                    model_id=model_id,
-                    dataset_name=dataset_name,
-                    dataset_digest=dataset_digest,
+            if others:
+                origin = dict(
+                    zip(("model_id", "dataset_name", "dataset_digest"), others, strict=True)
                 )
-            )
+                self._points.append(Metric(key, value, timestamp, step, **origin))
+            else:
+                self._points.append((key, value, timestamp, step))
         self._size = size
         self.records.append(record)
         return True

@@ -106,6 +106,20 @@ def _pieces(value: object, longest: int, around: set[int]) -> Iterator[str]:
     yield f"{brackets[1]})" if is_named else brackets[1]
 
 
+def as_number(value: Any) -> float:
+    """Return a number, also that of an array or tensor with one element, as MLflow does.
+
+    Raises:
+        Exception: whatever the value's own methods raise, if it is not a number.
+    """
+    try:
+        return float(value)
+    except TypeError:
+        if not hasattr(value, "item"):
+            raise
+        return float(value.item())
+
+
 def integer(value: object) -> int:
     """Return an integer that MLflow can store, such as a step.
 
@@ -125,12 +139,15 @@ def milliseconds(value: object, default: int) -> int:
     if value is None or value == 0:
         return default
     try:
-        return integer(value)
+        found = integer(value)
+        if found > 0:
+            return found
     except (TypeError, ValueError, OverflowError):
-        _logger.warning(
-            "%r is not a time in milliseconds since 1970, so the current time is used.", value
-        )
-        return default
+        pass
+    _logger.warning(
+        "%r is not a time in milliseconds since 1970, so the current time is used.", value
+    )
+    return default
 
 
 def end_status(status: object) -> str:

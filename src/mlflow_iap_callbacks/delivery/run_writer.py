@@ -36,6 +36,7 @@ from .mlflow_files import MlflowFiles
 from .never_raising import never_raising
 from .plain_values import (
     artifact_folder,
+    as_number,
     as_text,
     as_texts,
     dataset_fields,
@@ -56,6 +57,8 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("mlflow_iap_callbacks")
 
 _V = TypeVar("_V", str, float)
+# What a journal returns as it was given to it.
+_NAME_TYPES, _NUMBER_TYPES = {str}, {float, int, bool}
 
 # In place of the experiment, for a run whose key is MLflow's own id.
 _EXISTING = "id:"
@@ -192,13 +195,20 @@ class IAPRun:
         time_ms = timestamp or now_ms()
         step = 0 if step is None else step
         # Called at each iteration of training, so the sender does everything that can wait.
-        try:
-            is_plain = type(step) is type(time_ms) is int and max(abs(step), time_ms) <= MAX_INTEGER
-            if is_plain and isinstance(metrics, dict) and len(metrics) <= MAX_METRICS:
+        if (
+            type(step) is type(time_ms) is int
+            and abs(step) <= MAX_INTEGER
+            and 0 < time_ms <= MAX_INTEGER
+            and isinstance(metrics, dict)
+            and len(metrics) <= MAX_METRICS
+            and _NAME_TYPES.issuperset(map(type, metrics))
+            and _NUMBER_TYPES.issuperset(map(type, metrics.values()))
+        ):
+            try:
                 self._append("metrics", (step, time_ms, metrics))
                 return
-        except (TypeError, ValueError, OverflowError):
-            pass  # a value is not a number; the others are logged below
+            except (ValueError, OverflowError):
+                pass  # UTF-8 cannot encode a name, or a value is too large; the others are logged
         with never_raising(f"metrics at step {step!r}"):
             place = (integer(step), milliseconds(timestamp, now_ms()))
             for part in _parts(_numbers_of(check("metrics", metrics)), MAX_METRICS):
@@ -218,7 +228,7 @@ class IAPRun:
         for first in range(0, len(points), MAX_METRICS):
             with never_raising(f"metric {name!r}"):
                 some = points[first : first + MAX_METRICS]
-                part = [(integer(step), value) for step, value in some]
+                part = [(integer(step), as_number(value)) for step, value in some]
                 self._append("curve", (as_text(name), time_ms, part))
 
     def log_param(self, key: str, value: Any) -> None:
@@ -730,5 +740,5 @@ def _numbers_of(values: Mapping[str, Any]) -> dict[str, float]:
     numbers = {}
     for name, value in values.items():
         with never_raising(f"metric {name!r}"):
-            numbers[as_text(name)] = float(value)
+            numbers[as_text(name)] = as_number(value)
     return numbers

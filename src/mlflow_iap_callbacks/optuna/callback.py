@@ -502,6 +502,8 @@ class IAPMLflowCallback(Callback):
         key: str | None = None,
         not_before: float = 0.0,
     ) -> None:
+        if not trial.state.is_finished():
+            raise ValueError("it has not ended; end it by `study.tell(trial, value)`")
         study = study_run.study
         attrs = {
             **(trial.user_attrs if self._tag_trial_user_attrs else {}),

@@ -28,6 +28,7 @@ def create_app() -> ASGIApp:
     from .body_middleware import BodyMiddleware
     from .gate import Gate
     from .public_keys import PublicKeys
+    from .routes import PERMISSIONS, WEBHOOKS
 
     try:
         settings = GateSettings.from_environment()
@@ -41,9 +42,11 @@ def create_app() -> ASGIApp:
         app,
         locations=settings.locations,
         may_use=_may_use(settings),
+        webhook_hosts=settings.webhook_hosts,
         static_prefix=static_prefix,
     )
-    return Gate(app, verifier, static_prefix=static_prefix)
+    features = [PERMISSIONS] * settings.has_permissions + [WEBHOOKS] * bool(settings.webhook_hosts)
+    return Gate(app, verifier, static_prefix=static_prefix, features=features)
 
 
 def _mlflow_app(settings: GateSettings) -> ASGIApp:

@@ -11,6 +11,7 @@ Every process that imports mlflow loads this module, so it imports nothing heavy
 from __future__ import annotations
 
 import hashlib
+import logging
 import mimetypes
 import posixpath
 import re
@@ -51,6 +52,8 @@ _RETRY_TIMEOUT = 5.0
 _THREADS = 8  # for the requests of an upload, which take about 50 ms each
 _UPLOAD_ID = re.compile(r"[0-9a-f]{32}")
 _UPLOAD_TAG = "mlflow-upload"
+
+_logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -229,7 +232,10 @@ class SessionArtifactRepository(GCSArtifactRepository):
         return found is not None and (found.metadata or {}).get(_UPLOAD_TAG) == upload_id
 
     def _delete_parts(self, folder: str) -> None:
+        """Delete the parts, as far as the bucket allows: a retention policy may forbid it."""
         from google.api_core.exceptions import NotFound
+
+        from .bucket import BUCKET_ERRORS
 
         def delete(blob: Blob) -> None:
             try:
@@ -238,7 +244,14 @@ class SessionArtifactRepository(GCSArtifactRepository):
                 return
 
         parts = self._blob(PARTS_FOLDER, folder, "")
-        _in_parallel(delete, list(parts.bucket.list_blobs(prefix=parts.name)))
+        try:
+            _in_parallel(delete, list(parts.bucket.list_blobs(prefix=parts.name)))
+        except BUCKET_ERRORS as error:
+            _logger.warning(
+                "mlflow-iap: Parts of a finished upload could not be deleted from %s: %s. The "
+                "bucket's lifecycle rule deletes them later.",
+                *(parts.name, str(error).partition("\n")[0]),
+            )
 
     def _parts(self, upload_id: str, target: Blob) -> str:
         """Return the folder of an upload's parts, which belong to this target and to no other."""

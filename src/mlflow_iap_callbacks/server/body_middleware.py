@@ -27,6 +27,7 @@ from .request_body import (
     with_deadline,
 )
 from .routes import MAX_RECORDS_BYTES, Route, route_of, routed_path
+from .webhooks import HostNotAllowedError, require_host
 
 # Larger bodies are parsed in a thread, to keep the event loop responsive, and few at once: one of
 # 32 MB takes 200 MB.
@@ -51,6 +52,7 @@ class BodyMiddleware:
         locations: URIs under which requests may name locations, besides the server's own artifacts.
         may_use: with permissions, tells whether a user may use a location of the server's own
             artifacts; its arguments are the user, the location, and the path of the request.
+        webhook_hosts: hosts to which webhooks may send requests.
         static_prefix: path prefix under which MLflow is served; empty for none.
         seconds: time for a body that is read to arrive.
         upload_seconds: time for any other body to arrive.
@@ -62,6 +64,7 @@ class BodyMiddleware:
         *,
         locations: Sequence[str] = (),
         may_use: MayUse | None = None,
+        webhook_hosts: Sequence[str] = (),
         static_prefix: str = "",
         seconds: float = _READ_SECONDS,
         upload_seconds: float = _UPLOAD_SECONDS,
@@ -69,6 +72,7 @@ class BodyMiddleware:
         self._app = app
         self._locations = locations
         self._may_use = may_use
+        self._webhook_hosts = webhook_hosts
         self._static_prefix = static_prefix
         self._seconds = seconds
         self._upload_seconds = upload_seconds
@@ -98,6 +102,12 @@ class BodyMiddleware:
                 "This request names a location of artifacts that is not allowed: omit it, or use "
                 "one that you may use and that begins with mlflow-artifacts:/, runs:/ or models:/. "
                 "An administrator can allow others with MLFLOW_IAP_LOCATIONS."
+            )
+            await send_error(scope, send, 403, "PERMISSION_DENIED", message)
+        except HostNotAllowedError:
+            message = (
+                "Webhooks of this server may only have https URLs of the hosts that an "
+                "administrator has listed in MLFLOW_IAP_WEBHOOK_HOSTS."
             )
             await send_error(scope, send, 403, "PERMISSION_DENIED", message)
         except BodyTooLargeError as error:
@@ -150,6 +160,8 @@ class BodyMiddleware:
         content = parse(body)
         for location in route.named(content) if route.named else ():
             self._require_allowed(location, email, path)
+        for url in route.urls(content) if route.urls else ():
+            require_host(url, self._webhook_hosts)
         if route.owner is not None:
             route.owner(content, email)
         return json.dumps(content).encode()

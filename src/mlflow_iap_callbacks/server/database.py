@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import ssl
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import sqlalchemy
 from pymysql.constants import ER
-from sqlalchemy import URL, Engine, StaticPool
+from sqlalchemy import URL, Engine, NullPool, StaticPool
 from sqlalchemy.exc import DBAPIError
 
 from .secret import read_secret
@@ -25,6 +26,8 @@ _RETRY_INTERVAL = 0.5  # seconds
 _ADDRESS = re.compile(r"(?P<host>[^\s:/@\[\]]*)(:(?P<port>\d+))?")
 _IPV6_ADDRESS = re.compile(r"\[(?P<host>.*)\](:(?P<port>\d+))?|(?P<bare>[^\[\]]*:[^\[\]]*:.*)")
 _CONNECT_TIMEOUT = 5  # seconds; by default, an address that drops packets takes minutes
+# A server that accepts a connection and says nothing would be waited for without end.
+_TIMEOUTS = dict.fromkeys(("connect_timeout", "read_timeout", "write_timeout"), _CONNECT_TIMEOUT)
 # Errors that waiting does not solve, by code.
 _PERMANENT = {
     ER.ACCESS_DENIED_ERROR: (
@@ -59,8 +62,28 @@ def database_url(environment: Mapping[str, str]) -> URL:
         port=port,
         database=environment.get("MLFLOW_SERVER_DATABASE_NAME") or "mlflow",
         # MySQL's plain "utf8" has no characters of more than three bytes.
-        query={"charset": "utf8mb4", **({"unix_socket": socket} if socket else {})},
+        query={
+            "charset": "utf8mb4",
+            **({"unix_socket": socket} if socket else _tls(environment)),
+        },
     )
+
+
+def _tls(environment: Mapping[str, str]) -> Mapping[str, str]:
+    """Return what encrypts connections to an address; Cloud SQL's socket encrypts them itself."""
+    name = "MLFLOW_SERVER_DATABASE_CA"
+    file = environment.get(name, "")
+    if not file:
+        return {}
+    try:
+        ssl.create_default_context(cafile=file)
+    except OSError as error:
+        raise StartError(
+            f"{name}={file} has no certificates: {error}. Set it to the file with the server CA of "
+            "the database."
+        ) from None
+    # The certificate of a Cloud SQL instance does not name its private address.
+    return {"ssl_ca": file, "ssl_check_hostname": "false"}
 
 
 def _host_and_port(text: str) -> tuple[str, int | None]:
@@ -97,14 +120,16 @@ def connect(url: URL, seconds: float) -> Engine:
     Raises:
         StartError: if it is not available in time, or rejects this user.
     """
-    # One connection, so that a lock on it is held as long as the engine works, and no longer.
+    probe = sqlalchemy.create_engine(url, poolclass=NullPool, connect_args=_TIMEOUTS)
+    # One connection, so that a lock on it is held as long as the engine works, and no longer. It
+    # has no timeout for reading, because a migration may take long.
     engine = sqlalchemy.create_engine(
         url, poolclass=StaticPool, connect_args={"connect_timeout": _CONNECT_TIMEOUT}
     )
     ends = time.monotonic() + seconds
     while True:
         try:
-            with engine.connect():
+            with probe.connect(), engine.connect():
                 return engine
         except DBAPIError as error:
             code, text = _reason(error)

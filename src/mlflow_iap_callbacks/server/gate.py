@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 import re
+from collections.abc import Collection
 from contextvars import ContextVar
+from typing import Any
 
 from mlflow.version import VERSION
-from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .access_log import AccessLog
 from .assertion import InvalidAssertionError, Verifier
 from .error_response import send_error
 from .public_keys import KeysUnavailableError
 from .routes import has_control_characters, route_of, routed_path
+from .stand_ins import stand_in_for
 
 ASSERTION_HEADER = b"x-goog-iap-jwt-assertion"
 
@@ -26,7 +29,14 @@ _IDENTITY_HEADER = re.compile(
     rb"|x-(forwarded|auth-request|remote|mlflow)-(user|email|preferred-username|groups?)"
 )
 
-_logger = logging.getLogger(__name__)
+# Refusals by MLflow, or by the rules for bodies, and why.
+_REFUSALS = {
+    401: "MLflow does not know this user.",
+    403: "This user may not do this.",
+    408: "The body arrived too slowly.",
+    413: "The body is too large.",
+}
+_MAX_HEADER_BYTES = 64 * 1024  # in all, and more than Google's front end passes on
 
 visitor: ContextVar[str] = ContextVar("visitor")
 """E-mail of the sender of the current request; only the gate sets it."""
@@ -42,12 +52,24 @@ class Gate:
         app: MLflow's app.
         verifier: verifies assertions for this application.
         static_prefix: path prefix under which MLflow is served; empty for none.
+        features: what is on, of the features that routes may need.
+        log: logs sign-ins and refusals.
     """
 
-    def __init__(self, app: ASGIApp, verifier: Verifier, *, static_prefix: str = "") -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        verifier: Verifier,
+        *,
+        static_prefix: str = "",
+        features: Collection[str] = (),
+        log: AccessLog | None = None,
+    ) -> None:
         self._app = app
         self._verifier = verifier
         self._static_prefix = static_prefix
+        self._features = features
+        self._log = log or AccessLog()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -58,10 +80,18 @@ class Gate:
             await self._check(scope, receive, send)
 
     async def _check(self, scope: Scope, receive: Receive, send: Send) -> None:
+        email = ""
         try:
+            _require_short_headers(scope)
             email = await self._verifier.email(_assertion(scope))
+            self._log.signed_in(scope, email)
+            answer = self._require_served(scope)
+        except _RefusedError as refusal:
+            self._log.refused(scope, refusal.status, refusal.message, email)
+            await send_error(scope, send, refusal.status, refusal.code, refusal.message)
+            return
         except InvalidAssertionError as reason:
-            _logger.info("A request to %r was rejected: %s.", scope["path"], reason)
+            self._log.refused(scope, 401, str(reason), "")
             message = (
                 "This request has no valid assertion of Identity-Aware Proxy: use the address that "
                 "Identity-Aware Proxy protects."
@@ -73,21 +103,57 @@ class Gate:
                 "The public keys of Identity-Aware Proxy cannot be fetched at the moment, so no "
                 "request can be authenticated: try again in a few seconds."
             )
+            self._log.refused(scope, 503, message, "")
             await send_error(scope, send, 503, "TEMPORARILY_UNAVAILABLE", message)
             return
-        if has_control_characters(scope["path"]):
-            message = "The path of this request contains a control character."
-            await send_error(scope, send, 400, "INVALID_PARAMETER_VALUE", message)
-            return
-        if route_of(scope.get("method", "GET"), routed_path(scope, self._static_prefix)) is None:
-            message = "This server does not serve this part of MLflow."
-            await send_error(scope, send, 404, "ENDPOINT_NOT_FOUND", message)
+        if answer is not None:
+            await JSONResponse(answer)(scope, receive, send)
             return
         token = visitor.set(email)
         try:
-            await self._app(_without_identity(scope), receive, send)
+            await self._app(_without_identity(scope), receive, self._logged(scope, send, email))
         finally:
             visitor.reset(token)
+
+    def _require_served(self, scope: Scope) -> Any:
+        """Check that a route is served; return the answer to give in place of MLflow's, if any."""
+        if has_control_characters(scope["path"]):
+            message = "The path of this request contains a control character."
+            raise _RefusedError(400, "INVALID_PARAMETER_VALUE", message)
+        method, path = scope.get("method", "GET"), routed_path(scope, self._static_prefix)
+        route = route_of(method, path)
+        if route is not None and (not route.needs or route.needs in self._features):
+            return None
+        answer = stand_in_for(method, path) if scope["type"] == "http" else None
+        if answer is None:
+            message = "This server does not serve this part of MLflow."
+            raise _RefusedError(404, "ENDPOINT_NOT_FOUND", message)
+        return answer
+
+    def _logged(self, scope: Scope, send: Send, email: str) -> Send:
+        async def send_logged(message: Message) -> None:
+            status = message.get("status")
+            if message["type"] == "http.response.start" and status in _REFUSALS:
+                self._log.refused(scope, status, _REFUSALS[status], email)
+            await send(message)
+
+        return send_logged
+
+
+class _RefusedError(Exception):
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+
+
+def _require_short_headers(scope: Scope) -> None:
+    size = sum(len(name) + len(value) for name, value in scope["headers"])
+    size += len(scope.get("raw_path") or b"") + len(scope.get("query_string", b""))
+    if size > _MAX_HEADER_BYTES:
+        message = f"The headers of this request are larger than {_MAX_HEADER_BYTES} bytes."
+        raise _RefusedError(431, "REQUEST_LIMIT_EXCEEDED", message)
 
 
 def _is_open(scope: Scope) -> bool:

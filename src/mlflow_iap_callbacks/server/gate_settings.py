@@ -17,6 +17,7 @@ _AUDIENCE = re.compile(
 )
 _EMAIL = re.compile(r"[^@\s:;,]+@[^@\s:;,]+\.[^@\s:;,.]+")
 _BUCKET = re.compile(r"(gs|gs-sessions|s3|abfss|wasbs)://[^/\s]+(/\S*)?")
+_HOST_NAME = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)*\.[a-z][a-z0-9-]*")
 _DEFAULT_PERMISSION = "READ"  # MLflow's own
 _PERMISSIONS = {"READ", "USE", "EDIT", "MANAGE", "NO_PERMISSIONS"}
 _TRUE = {"true", "1"}
@@ -37,6 +38,7 @@ class GateSettings:
         default_permission: MLflow's name of the permission that other users have by default.
         locations: URIs under which requests may name locations of artifacts, besides the server's
             own artifacts.
+        webhook_hosts: hosts to which webhooks may send requests; without any, there are none.
     """
 
     audience: str
@@ -45,6 +47,7 @@ class GateSettings:
     admins: tuple[str, ...] = ()
     default_permission: str = _DEFAULT_PERMISSION
     locations: tuple[str, ...] = ()
+    webhook_hosts: tuple[str, ...] = ()
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> GateSettings:
@@ -60,6 +63,7 @@ class GateSettings:
             _admins(environment.get("MLFLOW_IAP_ADMINS", "")),
             _default_permission(environment.get("MLFLOW_IAP_DEFAULT_PERMISSION", "").strip()),
             _locations(environment.get("MLFLOW_IAP_LOCATIONS", "")),
+            _webhook_hosts(environment.get("MLFLOW_IAP_WEBHOOK_HOSTS", "")),
         )
         if settings.has_permissions and not settings.admins:
             raise StartError(
@@ -118,6 +122,17 @@ def _locations(text: str) -> tuple[str, ...]:
                 "such as gs://BUCKET/FOLDER, separated by commas."
             )
     return locations
+
+
+def _webhook_hosts(text: str) -> tuple[str, ...]:
+    hosts = tuple(host.strip() for host in text.split(",") if host.strip())
+    for host in hosts:
+        if not _HOST_NAME.fullmatch(host):
+            raise StartError(
+                f"MLFLOW_IAP_WEBHOOK_HOSTS contains {host!r}, which is not the name of a host in "
+                "lower case. Set it to HOST,HOST, without schemes, ports, paths and wildcards."
+            )
+    return hosts
 
 
 def _default_permission(text: str) -> str:

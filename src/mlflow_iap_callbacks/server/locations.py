@@ -15,6 +15,8 @@ from .tag_keys import is_one_of
 
 # Artifacts of this server, whatever its storage: `mlflow-artifacts://HOST/` names another one.
 _OWN = re.compile(r"(mlflow-artifacts|runs|models):/(?!/)")
+# What MLflow's client, pages and server name as the source of a prompt, which has no artifacts.
+_OF_PROMPTS = ("dummy-source", "prompt-template")
 TAGS = ("mlflow.artifactLocation", "mlflow.trace.archiveLocation")  # of traces
 
 Named = Callable[[Body], Iterator[Any]]
@@ -60,7 +62,7 @@ def artifact_location(body: Body) -> Iterator[Any]:
 
 
 def source(body: Body) -> Iterator[Any]:
-    return _values(body, "source")
+    yield from (value for value in _values(body, "source") if value not in _OF_PROMPTS)
 
 
 def workspace(body: Body) -> Iterator[Any]:

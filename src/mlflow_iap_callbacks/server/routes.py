@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 import unicodedata
 from dataclasses import dataclass
+from typing import Any
 
 from starlette.types import Scope
 
-from . import locations, ownership
+from . import locations, ownership, webhooks
 from .locations import Named
 from .ownership import Rule
 
@@ -20,6 +21,11 @@ from .ownership import Rule
 _MAX_BODY_BYTES = 8 * 1024 * 1024
 # Records of a dataset may be as large as the platform's limit for requests.
 MAX_RECORDS_BYTES = 32 * 1024 * 1024
+
+
+# What a route may need.
+PERMISSIONS = "permissions"
+WEBHOOKS = "webhooks"
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,8 @@ class Route:
         owner: rewrites the body so that it names the sender; None if it cannot name an owner.
         named: yields the locations of artifacts in the body; None if it cannot name one.
         max_body: number of bytes that the body may have if there is a rule for it.
+        urls: yields the URLs in the body to which MLflow sends requests; None if there are none.
+        needs: the feature without which the route is closed, if any.
     """
 
     path: re.Pattern[str]
@@ -39,19 +47,21 @@ class Route:
     owner: Rule | None = None
     named: Named | None = None
     max_body: int = _MAX_BODY_BYTES
+    urls: Named | None = None
+    needs: str = ""
 
     @property
     def has_rules(self) -> bool:
-        return self.owner is not None or self.named is not None
+        return any((self.owner, self.named, self.urls))
 
 
 def route_of(method: str, path: str) -> Route | None:
     """Return the route of a request, with the path that MLflow routes; None if it is closed."""
     path = re.sub("/+", "/", path)
     method = method.upper()  # as Flask does
-    methods = {"GET"} if method == "HEAD" else {method}
+    method = "GET" if method == "HEAD" else method
     for route in ROUTES:
-        if (method == "OPTIONS" or methods & route.methods) and route.path.fullmatch(path):
+        if method in route.methods and route.path.fullmatch(path):
             return route
     return None
 
@@ -82,11 +92,10 @@ def _call(
     methods: str,
     owner: Rule | None = None,
     named: Named | None = None,
-    *,
-    max_body: int = _MAX_BODY_BYTES,
+    **others: Any,
 ) -> Route:
     pattern = re.compile(rf"/(ajax-)?api/\d+\.\d+/mlflow/(?:{path})/?")
-    return Route(pattern, frozenset(methods.split()), owner, named, max_body)
+    return Route(pattern, frozenset(methods.split()), owner, named, **others)
 
 
 ROUTES = (
@@ -170,17 +179,21 @@ ROUTES = (
     _call("workspaces(/[^/]+)?", "GET"),
     _call("workspaces(/[^/]+)?", "POST PUT PATCH", None, locations.workspace),
     _call("workspaces/[^/]+", "DELETE"),
-    # Users and what they may do, which exist only with MLFLOW_IAP_PERMISSIONS.
-    _call("users/(get|list|current|current/permissions|roles/list)", "GET"),
-    _call("users/create", "POST"),
-    _call("users/update-(password|admin)", "PATCH"),
-    _call("users/delete", "DELETE"),
-    _call("users/permissions/(get|list)", "GET"),
-    _call("users/permissions/(grant|revoke)", "POST"),
-    _call("roles/(get|list|permissions/list|users/list)", "GET"),
-    _call("roles/(create|assign|permissions/add)", "POST"),
-    _call("roles/(update|permissions/update)", "PATCH"),
-    _call("roles/(delete|unassign|permissions/remove)", "DELETE"),
+    _call("users/(get|list|current|current/permissions|roles/list)", "GET", needs=PERMISSIONS),
+    _call("users/create", "POST", needs=PERMISSIONS),
+    _call("users/update-(password|admin)", "PATCH", needs=PERMISSIONS),
+    _call("users/delete", "DELETE", needs=PERMISSIONS),
+    _call("users/permissions/(get|list)", "GET", needs=PERMISSIONS),
+    _call("users/permissions/(grant|revoke)", "POST", needs=PERMISSIONS),
+    _call("roles/(get|list|permissions/list|users/list)", "GET", needs=PERMISSIONS),
+    _call("roles/(create|assign|permissions/add)", "POST", needs=PERMISSIONS),
+    _call("roles/(update|permissions/update)", "PATCH", needs=PERMISSIONS),
+    _call("roles/(delete|unassign|permissions/remove)", "DELETE", needs=PERMISSIONS),
+    _call("webhooks", "POST", urls=webhooks.urls, needs=WEBHOOKS),
+    _call("webhooks/[^/]+", "PATCH", urls=webhooks.urls, needs=WEBHOOKS),
+    _call("webhooks(/[^/]+)?", "GET", needs=WEBHOOKS),
+    _call("webhooks/[^/]+", "DELETE", needs=WEBHOOKS),
+    _call("webhooks/[^/]+/test", "POST", needs=WEBHOOKS),
     _page("/|/(static-files|build)/.+|/health|/version"),
     _page("/graphql", "GET POST"),
     _page("/v1/traces", "POST"),

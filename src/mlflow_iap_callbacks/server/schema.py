@@ -13,7 +13,7 @@ from mlflow.store.db import utils as mlflow_db
 from sqlalchemy import Engine, inspect, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from . import users_schema
+from . import collations, users_schema
 from .database import name_of
 from .start_error import StartError, first_line
 
@@ -65,12 +65,18 @@ def require_current(engine: Engine, *, has_users: bool) -> None:
     found = state_of(engine, has_users=has_users)
     if found is not SchemaState.CURRENT:
         raise StartError(f"The database {name_of(engine.url)} {_problem(engine, found)}")
+    if collations.inexact_tables(engine):
+        raise StartError(
+            f"The database {name_of(engine.url)} has a collation that holds different names equal, "
+            "such as C and c. Back it up, then run `python -m mlflow_iap_callbacks.server migrate`."
+        )
 
 
 def migrate(engine: Engine, *, has_users: bool) -> bool:
     """Migrate the tables to this version of MLflow, and return whether that changed anything.
 
-    A lock in the database server lets one process at a time do this; the others wait for it.
+    Their collation is migrated too. A lock in the database server lets one process at a time do
+    this; the others wait for it.
 
     Args:
         engine: an engine with one connection, which holds the lock and makes the changes. If it
@@ -97,16 +103,15 @@ def _migrate(engine: Engine, has_users: bool) -> bool:
     if found is SchemaState.INTERRUPTED and _is_empty(engine):
         _drop_all(engine)
         found = SchemaState.EMPTY
-    if found is SchemaState.CURRENT:
+    if found is SchemaState.CURRENT and not collations.inexact_tables(engine):
         return False
-    if found not in (SchemaState.EMPTY, SchemaState.OLDER):
+    if found not in (SchemaState.EMPTY, SchemaState.OLDER, SchemaState.CURRENT):
         raise StartError(f"The database {name_of(engine.url)} {_problem(engine, found)}")
     _require_triggers(engine)
-    if found is SchemaState.EMPTY:
-        _require_exact_text(engine)
     begins = mlflow_db._get_schema_version(engine) or _FROM_EMPTY
     _execute(engine, f"CREATE TABLE {_MARKER} (id INT) COMMENT = '{begins}'")
     try:
+        collations.make_exact(engine)
         if found is SchemaState.EMPTY:
             mlflow_db._initialize_tables(engine)
         else:
@@ -180,23 +185,6 @@ def _require_triggers(engine: Engine) -> None:
             "create triggers (error 1419). Set its flag log_bin_trust_function_creators=on: "
             "`gcloud sql instances patch INSTANCE "
             "--database-flags=log_bin_trust_function_creators=on`."
-        )
-
-
-def _require_exact_text(engine: Engine) -> None:
-    create = "`gcloud sql databases create --charset=utf8mb4 --collation=utf8mb4_0900_bin`"
-    characters = _execute(engine, "SELECT @@character_set_database")
-    if characters != "utf8mb4":
-        raise StartError(
-            f"The database {name_of(engine.url)} stores text as {characters}, which lacks most "
-            f"characters. Create it with {create}."
-        )
-    collation = _execute(engine, "SELECT @@collation_database")
-    if str(collation).endswith("_ci"):
-        raise StartError(
-            f"The database {name_of(engine.url)} compares text by {collation}, which does not "
-            "distinguish C and c: of two metrics with these names, one would be lost. Create it "
-            f"with {create}."
         )
 
 

@@ -220,3 +220,30 @@ def test_what_has_a_unique_name_is_created_at_a_cold_start(cloud: LocalCloud, pa
         assert mlflow.set_experiment(name).name == name
     else:
         assert mlflow.MlflowClient().create_registered_model(name).name == name
+
+
+_TRACE = """
+import mlflow
+
+@mlflow.trace
+def traced():
+    mlflow.update_current_trace(tags={"team": "a"}, metadata={"mlflow.trace.session": "s1"})
+
+with mlflow.start_run() as run:
+    traced()
+mlflow.flush_trace_async_logging()
+info = mlflow.search_traces(return_type="list")[0].info
+print(info.tags["team"], info.tags["mlflow.traceName"], info.trace_metadata["mlflow.trace.session"])
+print(info.trace_metadata["mlflow.sourceRun"] == run.info.run_id)
+"""
+
+
+@pytest.mark.parametrize("kind", ["answer", "reset_after"])
+@pytest.mark.slow
+def test_a_trace_has_its_tags_its_session_and_its_run_if_a_response_is_lost(
+    cloud: LocalCloud, kind: FaultKind
+) -> None:
+    cloud.fault(kind, status=503, path="/mlflow/traces", method="POST")
+    cloud.fault(kind, status=503, path="/v1/traces", method="POST")
+    done = python_process.run("-c", _TRACE)  # in the active experiment, by its variable
+    assert done.stdout.splitlines()[-2:] == ["a traced s1", "True"], done.stderr

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import requests
+from google.api_core.exceptions import Forbidden
+from google.cloud.storage import Blob
 from mlflow.entities.multipart_upload import MultipartUploadPart
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
@@ -69,6 +71,25 @@ def test_a_missing_bucket_is_a_503_that_names_it(
     with pytest.raises(MlflowException, match="The bucket no-such-bucket does not exist") as raised:
         found.log_artifact(str(tmp_path / "a.txt"))
     assert raised.value.get_http_status_code() == 503, "clients must retry it"
+
+
+def test_a_bucket_that_forbids_deleting_fails_no_upload(
+    repository: SessionArtifactRepository,
+    bucket: BucketEmulator,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise Forbidden("Object is subject to bucket's retention policy.")
+
+    monkeypatch.setattr(Blob, "delete", refuse)
+    upload_id, parts = send(repository, [b"a" * 10, b"b" * 10], "kept.bin", "1/r")
+    for _ in range(2):  # a client whose response was lost completes it again
+        repository.complete_multipart_upload("kept.bin", upload_id, parts, "1/r")
+    assert bucket.sizes()["artifacts/1/r/kept.bin"] == 20
+    repository.abort_multipart_upload("kept.bin", upload_id, "1/r")
+    assert "retention policy" in caplog.text
+    assert "lifecycle rule deletes them later" in caplog.text
 
 
 def test_more_parts_than_a_bucket_composes_at_once_keep_their_order(

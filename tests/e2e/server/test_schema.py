@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import requests
+import sqlalchemy
+from mlflow.store.db import utils as mlflow_db
 
 from database_server import MariaDB
 from deployed_server import FORKED, HOST, DeployedServer, begin, run
@@ -20,6 +22,7 @@ from server_database import (
     log_a_run,
     mariadb,
     needs_mariadb,
+    text_of,
     variables,
 )
 from server_helpers import ASSERTION
@@ -72,6 +75,33 @@ def test_binary_logging_without_its_flag_is_reported_before_anything_is_changed(
     mariadb: MariaDB,
 ) -> None:
     check_binary_logging_without_its_flag(mariadb)
+
+
+@pytest.mark.parametrize(
+    "collation", ["utf8mb4_general_ci", "utf8mb4_bin", "latin1_swedish_ci", "utf8mb3_bin"]
+)
+def test_names_that_the_database_held_equal_are_distinct_after_the_migration(
+    mariadb: MariaDB, collation: str
+) -> None:
+    database = mariadb.new_database_for("mlflow", collation)
+    given = variables(mariadb, database)
+    if collation != "utf8mb3_bin":  # a database that has tables already
+        engine = sqlalchemy.create_engine(text_of(mariadb, database))
+        mlflow_db._initialize_tables(engine)
+        engine.dispose()
+        log_a_run(mariadb, database)
+        failed = run("check", given)
+        assert "has a collation that holds different names equal" in failed.stderr
+    assert run("migrate", given).stdout == "The schema has been migrated.\n"
+    assert run("migrate", given).stdout == "The schema is up to date.\n"
+    if collation == "utf8mb3_bin":
+        log_a_run(mariadb, database)
+    assert is_the_run_there(mariadb, database)
+    keys = ("mlflow.user", "mlflow.user ", "MLflow.User", "mlflow.us\u00e9r", "\U0001f600")
+    for key in keys:
+        mariadb.query(f"INSERT INTO {database}.tags (run_uuid, `key`) VALUES ('r1', %s)", key)
+    assert len(mariadb.query(f"SELECT * FROM {database}.tags WHERE `key` = 'mlflow.user'")) == 1
+    assert len(mariadb.query(f"SELECT * FROM {database}.tags")) == len(keys)
 
 
 @pytest.mark.slow

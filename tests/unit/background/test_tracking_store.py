@@ -272,3 +272,50 @@ def test_a_thread_that_delivers_sends_at_once(server: _Server) -> None:
     store.log_metric(run_id, Metric("loss", 0.5, 7, 3))
     store.flush_async_logging()
     assert server.requests == ["CreateRun", "LogBatch"]
+
+
+def _of_mlflow(module: str, source: str) -> Any:
+    """A function as if MLflow's module had it."""
+    names: dict[str, Any] = {"__name__": module}
+    exec(source, names)
+    return names
+
+
+def test_mlflow_shows_the_link_of_a_run_without_a_request(server: _Server) -> None:
+    store = server.store()
+    run_id = _new_run(store)
+    store.log_metric(run_id, Metric("loss", 0.5, 7, 3))
+    shown = _of_mlflow(
+        "mlflow.tracking._tracking_service.client",
+        "def _log_url(store, id): return store.get_run(id)",
+    )["_log_url"](store, run_id)
+    assert (shown.info.run_name, server.requests) == ("name", ["CreateRun"])
+
+
+def test_the_metrics_of_a_model_are_logged_again_behind_those_of_its_run(server: _Server) -> None:
+    store = server.store()
+    run_id = _new_run(store)
+    for step in range(3):
+        store.log_metric(run_id, Metric("loss", step / 2, 7, step))
+    log = _of_mlflow(
+        "mlflow.models.model",
+        "def log_model_metrics_for_step(client, model_id, run_id, step):\n"
+        "    return list(client.get_run(run_id).data.metrics)",
+    )["log_model_metrics_for_step"]
+    assert log(store, "m-1", run_id, 2) == []
+    assert server.requests == ["CreateRun"]
+    store.flush_async_logging()
+    assert server.run(run_id).curve("loss") == [(0, 0.0), (1, 0.5), (2, 1.0)]
+    assert [
+        (metric.model_id, metric.step, metric.value)
+        for metric in server.delivery.server.model_metrics["m-1"]
+    ] == [("m-1", 2, 1.0)]
+
+
+def test_any_other_function_gets_the_run_from_the_server(server: _Server) -> None:
+    store = server.store()
+    run_id = _new_run(store)
+    store.log_metric(run_id, Metric("loss", 0.5, 7, 3))
+    ask = _of_mlflow("mlflow.models.model", "def log(store, id): return store.get_run(id)")["log"]
+    assert ask(store, run_id).data.metrics == {"loss": 0.5}
+    assert server.requests == ["CreateRun", "GetRun"]

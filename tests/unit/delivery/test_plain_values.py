@@ -19,7 +19,7 @@ import pytest
 from mlflow.entities import RunStatus
 
 from fake_mlflow import FakeMlflow
-from mlflow_iap_callbacks.delivery.plain_values import start_of_text
+from mlflow_iap_callbacks.delivery.plain_values import as_number, start_of_text
 from mlflow_iap_callbacks.limits import MAX_PARAM_LENGTH, MAX_TAG_LENGTH
 from mlflow_iap_callbacks.outbox import journal_folder
 from own_log import said_by_us
@@ -395,3 +395,25 @@ def test_a_collection_that_contains_itself_has_a_text() -> None:
     whole: dict[str, Any] = {"long": [0] * 3000}
     whole["again"] = whole
     assert start_of_text(whole, 20_000) == str(whole)
+
+
+class _Tensor:
+    """One element, for which ``float`` may have its reasons to fail."""
+
+    def item(self) -> float:
+        return 0.5
+
+
+@pytest.mark.parametrize(
+    "value",
+    [0.5, "0.5", np.float32(0.5), np.array(0.5), np.array([0.5]), np.array([[0.5]]), _Tensor()],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_number_and_an_array_of_one_element_are_numbers_as_in_mlflow(value: Any) -> None:
+    assert as_number(value) == 0.5
+
+
+@pytest.mark.parametrize("value", [None, 1j, {}, np.ones(2), "half"], ids=repr)
+def test_anything_else_is_no_number(value: Any) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        as_number(value)

@@ -567,7 +567,8 @@ def _recorded(record: dict[str, Any]) -> dict[str, list[Any]]:
     for data, metrics in record.items():
         for metric, values in metrics.items():
             name = f"{data}-{metric.removesuffix('-mean')}".replace("@", "_at_")[:_LONGEST]
-            numbers = [float(value) for value in values if isinstance(value, float | np.generic)]
+            kinds = (float, np.generic, np.ndarray)
+            numbers = [np.asarray(value).item() for value in values if isinstance(value, kinds)]
             kept = [number for number in numbers if number == number]
             if kept:
                 found[name] = kept

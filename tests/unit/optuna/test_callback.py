@@ -462,6 +462,22 @@ def test_a_custom_loop_logs_its_trials_with_log_trial(delivery: InlineDelivery) 
     assert [runs[n].curve("mine") for n in range(3)] == [[(0, float(n))] for n in range(3)]
 
 
+@pytest.mark.parametrize("way", ["log_trial", "the callback itself"])
+def test_a_trial_that_has_not_ended_is_logged_once_it_has(
+    delivery: InlineDelivery, caplog: pytest.LogCaptureFixture, way: str
+) -> None:
+    study = new_study()
+    callback = _callback(delivery)
+    log = callback.log_trial if way == "log_trial" else callback
+    trial = study.ask()
+    with caplog.at_level(logging.WARNING, "mlflow_iap_callbacks"):
+        log(study, study.trials[0])
+    assert "study.tell(trial, value)" in said_by_us(caplog)[0]
+    assert delivery.runs() == []
+    log(study, study.tell(trial, 0.5))
+    assert _trial_runs(delivery)[0].status == "FINISHED"
+
+
 def test_a_trial_that_is_logged_twice_is_one_run(delivery: InlineDelivery) -> None:
     study = new_study()
     study.add_trial(create_trial(value=1.0))

@@ -117,6 +117,12 @@ def test_a_text_that_mlflow_does_not_read_as_a_location_is_passed_on(
     assert _status(f"{_MLFLOW}/{path}", body, method) == 200
 
 
+@pytest.mark.parametrize("source", ["dummy-source", "prompt-template"])
+def test_the_source_of_a_prompt_is_not_the_location_of_anything_else(source: str) -> None:
+    assert _source(source) == 200
+    assert _status(f"{_MLFLOW}/experiments/create", {"artifact_location": source}) == 403
+
+
 def test_an_administrator_can_allow_other_locations() -> None:
     allowed = {"locations": ("gs://team-bucket/shared",)}
     assert _source("gs://team-bucket/shared/model", **allowed) == 200
@@ -147,6 +153,7 @@ _ELSEWHERE = {
     *("CreateDataset.source", "CreateDataset.source_type"),
 }
 _CHECKED = {
+    *("CreateWebhook.url", "UpdateWebhook.url"),  # by webhooks.py
     *("CreateExperiment.artifact_location", "CreateModelVersion.source"),
     *("CreateWorkspace.default_artifact_root", "UpdateWorkspace.default_artifact_root"),
 }
