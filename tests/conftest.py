@@ -29,6 +29,7 @@ _OURS = (
     *("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_TRACKING_AUTH", "MLFLOW_RUN_ID"),
     *("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"),
     *("MLFLOW_IAP_CLIENT_ID", "MLFLOW_OAUTH2_CLIENT_ID", "MLFLOW_IAP_IMPERSONATE"),
+    *("MLFLOW_IAP_BACKGROUND", "MLFLOW_ENABLE_ASYNC_LOGGING"),
     *("MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD", "MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE"),
     *("MLFLOW_TRACKING_INSECURE_TLS", "MLFLOW_TRACKING_SERVER_CERT_PATH"),
     *("GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_CLOUD_PROJECT", "NETRC"),
@@ -87,8 +88,10 @@ def _few_rsa_keys() -> Iterator[None]:
 def _no_sender_and_no_token_outlives_its_test(_clean_environment: None) -> Iterator[None]:
     yield
     # MLflow takes seconds to import, and pytest's own process runs no test.
+    from mlflow.tracking._tracking_service import utils
     from mlflow.utils import request_utils
 
+    from mlflow_iap_callbacks.background import plugin
     from mlflow_iap_callbacks.delivery import lifecycle
     from mlflow_iap_callbacks.iap import mlflow_plugin
     from mlflow_iap_callbacks.optuna.comparison import comparer
@@ -99,6 +102,9 @@ def _no_sender_and_no_token_outlives_its_test(_clean_environment: None) -> Itera
     mlflow_plugin._auths.clear()
     mlflow_plugin._prefixes.clear()
     request_utils._cached_get_request_session.cache_clear()
+    if plugin._writes.cache_info().currsize:
+        plugin._writes.cache_clear()
+        utils._tracking_store_registry._get_store_with_resolved_uri.cache_clear()
 
 
 @pytest.fixture(autouse=True)

@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .background.plugin import log_in_background
     from .delivery.flush_result import IAPFlushResult
     from .delivery.run_writer import IAPRun
     from .errors import (
@@ -46,6 +47,7 @@ __all__ = [
     "IAPRun",
     "IAPUnavailableError",
     "IAPUnknownOutcomeError",
+    "log_in_background",
 ]
 
 _HOMES = {
@@ -56,6 +58,7 @@ _HOMES = {
     "IAPMLflowCallback": "optuna.callback",
     "IAPMlflowClient": "iap.client",
     "IAPRun": "delivery.run_writer",
+    "log_in_background": "background.plugin",
 }
 # Modules by the names that pickles of version 0.1.0 contain.
 _MOVED = {

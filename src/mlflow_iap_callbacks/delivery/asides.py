@@ -9,7 +9,7 @@ from ..outbox import Record, Refusal
 
 _KIND = "aside"
 # A run must be started first, and a change of its status must not be overtaken by other records.
-_KEPT_IN_ORDER = ("start", "reopen", "finish", "abandon")
+_KEPT_IN_ORDER = ("start", "reopen", "update", "finish", "abandon")
 
 Place = tuple[str, str]
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from rich.console import Console
 
 from .progress import DeliveryBar
-from .sender import Sender
+from .sender import Marks, Sender
 
 _logger = logging.getLogger("mlflow_iap_callbacks")
 
@@ -94,8 +94,23 @@ def flush(sender: Sender, timeout: float | None) -> bool:
         return _deliver([sender], deadline, is_patient=True)
 
 
+def deliver_own(sender: Sender, deadline: Deadline) -> bool:
+    """Deliver what this process logged so far, but wait only briefly for an unreachable server.
+
+    Returns:
+        Whether everything was delivered.
+    """
+    return _wait_for({sender: [(sender.outbox, sender.outbox.last_seq)]}, deadline)
+
+
 def _deliver(senders: Sequence[Sender], deadline: Deadline, *, is_patient: bool = False) -> bool:
-    waiting = {sender: sender.marks() for sender in senders if sender.outboxes}
+    marks = {sender: sender.marks() for sender in senders if sender.outboxes}
+    return _wait_for(marks, deadline, is_patient=is_patient)
+
+
+def _wait_for(
+    waiting: dict[Sender, Marks], deadline: Deadline, *, is_patient: bool = False
+) -> bool:
     away_ends = math.inf
     with DeliveryBar([*waiting], Console(file=sys.stderr)) as bar:
         while True:

@@ -8,9 +8,10 @@ from .sender import Sender
 
 
 class IAPFlushResult(NamedTuple):
-    """The records of this process for one server: metrics, params, tags, files, ends of runs.
+    """How many of this process's records were delivered to one server.
 
-    It is true if all of them were delivered, and false if some wait or were refused.
+    Records are metrics, params, tags, files and ends of runs. The result is true if all of them
+    were delivered, and false if some are waiting or were refused.
 
     Attributes:
         delivered: number of records that MLflow has accepted.

@@ -135,10 +135,10 @@ def _set_up() -> None:
     if not _is_set_up and multiprocessing.parent_process() is not None:
         # Children of multiprocessing exit without calling atexit.
         multiprocessing.util.Finalize(None, exit_process, exitpriority=10)
-    sigterm.listen(partial(exit_process, sigterm.SECONDS_TO_DELIVER), _deliver_beside)
+    sigterm.listen(partial(exit_process, sigterm.SECONDS_TO_DELIVER), _deliver_during_handler)
 
 
-def _deliver_beside() -> None:
+def _deliver_during_handler() -> None:
     """Deliver what was logged so far. The user's own handler decides how the process ends."""
     with LOCK:
         senders = list(_senders.values())

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from functools import partial
+from itertools import repeat
 from typing import Any
 
 from mlflow.entities import Metric, Param, RunTag
 
+from ..iap.log_batch_request import Point
 from ..limits import MAX_BYTES, MAX_ENTITIES, MAX_PARAMS, MAX_TAGS
 from ..outbox import Record, Refusal
 from ..tags import SKIPPED_TAG
 from .names import METRICS, PARAMS, TAGS, Names, original_names
 
-JOINABLE = ("metrics", "curve", "params", "suggestions", "tags")  # kinds of records
+JOINABLE = ("metrics", "curve", "points", "params", "suggestions", "tags")  # kinds of records
 _POINTS = ("metrics", "curve")
 # A margin, because the size of a request is only estimated.
 _MAX_BYTES = MAX_BYTES - 50_000
 # Size of an entity's JSON without its name and value.
 _BYTES_PER_ENTITY = 150
 
-Entity = Metric | Param | RunTag
+Entity = Point | Metric | Param | RunTag
+_new_point = partial(tuple.__new__, Point)  # from a tuple, without a call of a Python function
 
 
 class Batch:
@@ -36,14 +41,18 @@ class Batch:
         self.records: list[Record] = []
         self.refused: list[Refusal] = []
         self.other_names: dict[str, str] = {}  # for params that have another value in MLflow
-        self._metrics: list[Metric] = []
+        self._points: list[Point | Metric] = []
         self._params: dict[str, str] = {}
         self._tags: dict[str, str] = {}
         self._size = 0
 
     def takes(self, record: Record) -> bool:
         """Add the record if it fits into the request. Return whether it does."""
+        if record.kind == "metrics" and (names := self._names.unchanged(record.content[2])):
+            return self._takes_points(record, names)
         content = record.content
+        if record.kind == "points":
+            return self._takes_mlflow_points(record)
         is_points, is_params = record.kind in _POINTS, record.kind in ("params", "suggestions")
         values: dict[str, Any]
         points: list[tuple[int, int, dict[str, Any]]]
@@ -73,17 +82,34 @@ class Batch:
         self.records.append(record)
         return True
 
+    def _takes_mlflow_points(self, record: Record) -> bool:
+        """Add points from MLflow's own API, whose names need no change and which may be NaN."""
+        size = self._size + record.size + _BYTES_PER_ENTITY * len(record.content)
+        if self.records and not self._has_room(len(record.content), {}, {}, size):
+            return False
+        for key, value, timestamp, step, *others in record.content:
+            if others:
+                origin = dict(
+                    zip(("model_id", "dataset_name", "dataset_digest"), others, strict=True)
+                )
+                self._points.append(Metric(key, value, timestamp, step, **origin))
+            else:
+                self._points.append(Point(key, value, timestamp, step))
+        self._size = size
+        self.records.append(record)
+        return True
+
     def entities(self) -> list[Entity]:
         """Return all metrics, params and tags of the batch."""
         params = [Param(name, value) for name, value in self._params.items()]
         tags = [RunTag(name, value) for name, value in self._tags.items()]
-        return [*self._metrics, *params, *tags]
+        return [*self._points, *params, *tags]
 
     def _has_room(
         self, points: int, params: dict[str, str], tags: dict[str, str], size: int
     ) -> bool:
         counts = (
-            len(self._metrics) + points,
+            len(self._points) + points,
             len(self._params.keys() | params.keys()),
             len(self._tags.keys() | tags.keys()) + 1,
         )
@@ -98,8 +124,24 @@ class Batch:
             and sum(counts) <= MAX_ENTITIES
         )
 
+    def _takes_points(self, record: Record, names: Mapping[str, str]) -> bool:
+        """Add points if they fit. Most records are points, so this does as little as possible."""
+        step, time_ms, values = record.content
+        size = self._size + record.size + _BYTES_PER_ENTITY * len(values)
+        count = len(self._points) + len(values) + len(self._params) + len(self._tags) + 1
+        if self.records and (count > MAX_ENTITIES or size > _MAX_BYTES):
+            return False
+        numbers = list(values.values())
+        if {*map(type, numbers)} == {float} and not math.isnan(sum(numbers)):
+            self._points += map(_new_point, zip(values, numbers, repeat(time_ms), repeat(step)))
+        else:
+            self._add_points(step, time_ms, values, names)
+        self._size = size
+        self.records.append(record)
+        return True
+
     def _add_points(
-        self, step: int, time_ms: int, values: dict[str, Any], names: dict[str, str]
+        self, step: int, time_ms: int, values: dict[str, Any], names: Mapping[str, str]
     ) -> None:
         for name, value in values.items():
             try:
@@ -112,11 +154,11 @@ class Batch:
                 self.skipped += 1
                 self._tags[SKIPPED_TAG] = str(self.skipped)
             else:
-                self._metrics.append(Metric(names[name], number, time_ms, step))
+                self._points.append(Point(names[name], number, time_ms, step))
 
 
 def refused_entity(entity: Entity, reason: str) -> Refusal:
-    if isinstance(entity, Metric):
+    if isinstance(entity, Point | Metric):
         content = (entity.step, entity.timestamp, {entity.key: entity.value})
         return Refusal("metrics", content, reason)
     kind = "params" if isinstance(entity, Param) else "tags"

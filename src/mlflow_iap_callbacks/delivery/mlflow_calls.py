@@ -17,14 +17,18 @@ from mlflow.entities import (
     RunTag,
 )
 from mlflow.exceptions import MlflowException
+from mlflow.protos import service_pb2
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME
 
+from ..iap.client import IAPMlflowClient
+from ..iap.log_batch_request import Point
+from ..iap.unwrapping import unwrapped_errors
 from ..limits import MAX_ENTITIES, MAX_PARAMS, MAX_TAGS
 from ..outbox import QueuedRun, Record, Refusal
 from ..tags import ENDED_TAG, JOURNAL_TAG, RUN_KEY_TAG
 from .clock import Clock
 from .log_batch import JOINABLE, Batch, Entity, refused_entity
-from .models import log_model
+from .models import log_model, log_step_metrics
 from .names import Names, mlflow_name
 from .refusals import NotYet, first_line, refusal
 from .run_creation import RunCreation
@@ -173,6 +177,11 @@ class MlflowCalls:
         if kind == "artifact":
             path = run.outbox.artifact(content["path"], is_copied=content["is_copied"])
             self.client.log_artifact(run_id, path, content["to"])
+        elif kind == "model_files":
+            path = run.outbox.artifact(content["path"], is_copied=True)
+            self.client.log_model_artifacts(content["model_id"], path, content["to"])
+        elif kind == "model_metrics":
+            log_step_metrics(self.client, run_id, **content)
         elif kind == "model":
             path = run.outbox.artifact(content["path"], is_copied=True)
             log_model(self.client, run_id, path, content)
@@ -189,6 +198,13 @@ class MlflowCalls:
                 self._creation.reopen(run, found)
         elif kind == "finish":
             self._creation.end(run, **content)
+        elif kind == "update":
+            self._creation.update(run_id, content["status"], content["end_time"], content["name"])
+        elif kind == "request":
+            with unwrapped_errors():
+                api = getattr(service_pb2, content["api"])
+                store = self.client._tracking_client.store
+                store._call_endpoint(api, content["body"], endpoint=content["endpoint"])
         else:
             self._abandon(run, run_id, **content)
         return records[:1], ()
@@ -265,15 +281,17 @@ class MlflowCalls:
                 yield from self._log_halves(run_id, half, other_names, failing, half_error)
 
     def _log_entities(self, run_id: str, entities: Sequence[Entity]) -> None:
-        metrics = [entity for entity in entities if isinstance(entity, Metric)]
+        points: list[Any] = [entity for entity in entities if isinstance(entity, Point | Metric)]
         params = [entity for entity in entities if isinstance(entity, Param)]
         tags = [entity for entity in entities if isinstance(entity, RunTag)]
         # One request is enough unless very many names need a tag with the original name.
-        while metrics or params or tags:
+        if type(self.client).log_batch is not IAPMlflowClient.log_batch:
+            points = [Metric(*each) if isinstance(each, Point) else each for each in points]
+        while points or params or tags:
             some_params, some_tags = params[:MAX_PARAMS], tags[:MAX_TAGS]
             room = MAX_ENTITIES - len(some_params) - len(some_tags)
-            self.client.log_batch(run_id, metrics[:room], some_params, some_tags)
-            del metrics[:room], params[:MAX_PARAMS], tags[:MAX_TAGS]
+            self.client.log_batch(run_id, points[:room], some_params, some_tags)
+            del points[:room], params[:MAX_PARAMS], tags[:MAX_TAGS]
 
     def _log_inputs(
         self, run_id: str, records: Sequence[Record], failing: Failing | None

@@ -35,7 +35,7 @@ class MlflowFiles(MlflowClient):
     def log_table(self, run_id: str, data: Any, artifact_file: str) -> None:
         with self._appending:
             self._tables.setdefault(artifact_file, b"")
-            # MLflow replaces the images of a table by their paths.
+            # MLflow replaces the images of a table with their paths.
             super().log_table(run_id, data.copy() if hasattr(data, "copy") else data, artifact_file)
 
     # MLflow's client calls the methods below.

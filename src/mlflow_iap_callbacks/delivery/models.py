@@ -47,7 +47,7 @@ def log_model(client: MlflowClient, run_id: str, folder: str, content: Mapping[s
     )
     model_id = found.model_id
     if found.status != LoggedModelStatus.READY:
-        _sign(Path(folder), run_id, found)
+        _write_ids(Path(folder), run_id, found)
         client.log_model_artifacts(model_id, folder)
         client.finalize_logged_model(model_id, LoggedModelStatus.READY)
     outputs = run.outputs.model_outputs if run.outputs else []
@@ -58,8 +58,32 @@ def log_model(client: MlflowClient, run_id: str, folder: str, content: Mapping[s
     _log_metrics(client, run, model_id)
 
 
+def log_step_metrics(client: MlflowClient, run_id: str, *, model_id: str, step: int) -> None:
+    """Log the run's points of a step again for a model, as ``mlflow.FLAVOR.log_model`` does.
+
+    Args:
+        client: any MlflowClient.
+        run_id: run of the model.
+        model_id: MLflow's id of the model.
+        step: step at which it was logged.
+    """
+    points = [
+        Metric(
+            *(point.key, point.value, point.timestamp, point.step),
+            model_id=model_id,
+            dataset_name=point.dataset_name,
+            dataset_digest=point.dataset_digest,
+        )
+        for name in client.get_run(run_id).data.metrics
+        for point in client.get_metric_history(run_id, name)
+        if point.step == step and point.model_id is None
+    ]
+    for first in range(0, len(points), MAX_METRICS):
+        client.log_batch(run_id, points[first : first + MAX_METRICS])
+
+
 def _log_metrics(client: MlflowClient, run: Run, model_id: str) -> None:
-    """Log the run's last metrics again, as those of the model. For the run, they are no new points.
+    """Log the run's last metrics again, as those of the model. The run gets no new points.
 
     MLflow finds a model by its metrics, and by the data set that a metric belongs to.
     """
@@ -92,7 +116,7 @@ def _find(client: MlflowClient, experiment_id: str, run_id: str, key: str) -> Lo
     return next((model for model in models if model.tags.get(MODEL_KEY_TAG) == key), None)
 
 
-def _sign(folder: Path, run_id: str, found: LoggedModel) -> None:
+def _write_ids(folder: Path, run_id: str, found: LoggedModel) -> None:
     """Write the run's id and the model's id into the model, as ``mlflow.FLAVOR.log_model`` does."""
     path = folder / "MLmodel"
     model = Model.load(path)

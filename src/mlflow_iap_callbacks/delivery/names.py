@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from mlflow.entities import Run
@@ -33,12 +34,12 @@ def mlflow_name(name: str, *, is_windows: bool = False) -> str:
 
 
 class Names:
-    """MLflow's names for the names in one run, which are different if the names are.
+    """MLflow's names for the names that are logged to one run; different names stay different.
 
     Args:
         is_windows: whether the server runs on Windows.
         look: reads the run from MLflow, if others may have logged to it. It is called when the
-            first name has to be changed, which then gets the same name as before.
+            first name has to be changed, so that each name is changed as it was before.
     """
 
     def __init__(self, is_windows: Callable[[], bool], look: Callable[[], Run] | None) -> None:
@@ -46,7 +47,8 @@ class Names:
         self._look = look
         self._names: dict[tuple[str, str], str] = {}  # by kind and original name
         self._owners: dict[tuple[str, str], str] = {}  # original names by kind and name
-        # Names that are changed, in either direction; no two kinds share one, because of its tag.
+        self._unchanged: dict[str, str] = {}  # of metrics, on any server
+        # Changed names, in both directions. A changed name has one tag, so no two kinds share it.
         self._originals: dict[str, str] = {}
         self._changed: dict[str, str] = {}
 
@@ -61,6 +63,13 @@ class Names:
         for name in unknown:
             self._add(kind, name)
         return {name: self._names[kind, name] for name in found}
+
+    def unchanged(self, metrics: Mapping[str, Any]) -> Mapping[str, str] | None:
+        """Return MLflow's names of metrics, by original name, if all are known and the same.
+
+        This is a shortcut for ``of``. The mapping has further names.
+        """
+        return self._unchanged if self._unchanged.keys() >= metrics.keys() else None
 
     def tags(self, given: Mapping[str, str]) -> dict[str, str]:
         """Return the tags with accepted names, plus a tag for each name that was changed."""
@@ -90,6 +99,8 @@ class Names:
             self._originals[found], self._changed[name] = name, found
         self._names[kind, name] = found
         self._owners[kind, found] = name
+        if kind == METRICS and found == name and ":" not in name:
+            self._unchanged[name] = name
 
     def _learn(self) -> None:
         if self._look is None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("mlflow_iap_callbacks")
 
 _ENDS = ("FINISHED", "FAILED", "KILLED")
-_PLAIN = ("name", "digest", "source_type")
+_CUT_FIELDS = ("name", "digest", "source_type")
 # What may be large, and is converted to text one part after the other.
 _TEXTS = (str, bytes, bytearray)
 _COLLECTIONS = (list, tuple, dict, set, frozenset, deque, array)
@@ -125,12 +125,15 @@ def milliseconds(value: object, default: int) -> int:
     if value is None or value == 0:
         return default
     try:
-        return integer(value)
+        found = integer(value)
+        if found > 0:
+            return found
     except (TypeError, ValueError, OverflowError):
-        _logger.warning(
-            "%r is not a time in milliseconds since 1970, so the current time is used.", value
-        )
-        return default
+        pass
+    _logger.warning(
+        "%r is not a time in milliseconds since 1970, so the current time is used.", value
+    )
+    return default
 
 
 def end_status(status: object) -> str:
@@ -173,7 +176,7 @@ def dataset_fields(dataset: Dataset) -> dict[str, str | None]:
     for name, longest in MAX_DATASET_LENGTHS.items():
         value = None if given.get(name) is None else as_text(given[name])
         if value is not None and len(value) > longest:
-            is_cut = name in _PLAIN
+            is_cut = name in _CUT_FIELDS
             value = value[:longest] if is_cut else _EMPTY.get(name)
             _logger.warning(
                 "The %s of a data set is %s, because MLflow stores at most %d characters of it.",

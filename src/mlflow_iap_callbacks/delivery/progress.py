@@ -54,7 +54,7 @@ def progress_line() -> Iterator[Callable[[str], None]]:
 
 
 def show_link(name: str, url: str) -> None:
-    """Show a link: in a notebook one to click, else a line for stderr."""
+    """Show a link: one to click in a notebook, a line on stderr elsewhere."""
     text = f"{name}: {url}"
     if Console(file=sys.stderr).is_jupyter:
         from IPython.display import display

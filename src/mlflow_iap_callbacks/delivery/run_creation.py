@@ -116,7 +116,7 @@ class RunCreation:
             found = find_run(self.client, self._experiment_id(run.experiment), run.key)
             if found is None:
                 raise NotYet("Another process has not created the run yet.")
-            self._is_now(run, found)
+            self._set_id(run, found)
         return str(run.run_id)
 
     def stage(self, run_id: str) -> str | None:
@@ -169,12 +169,15 @@ class RunCreation:
             self._delete_late_ones(found, run.key)
             self._doubtful.pop(run.place, None)  # gone if another queued run for it has ended
 
-    def update(self, run_id: str, status: str, time_ms: int | None) -> None:
-        """Set a run's status, and its end in milliseconds since 1970."""
+    def update(
+        self, run_id: str, status: str | None, time_ms: int | None, name: str | None = None
+    ) -> None:
+        """Set a run's status, its end in milliseconds since 1970, and its name, if given."""
         # The public set_terminated reads the run first, and prints two lines for each.
         store = self.client._tracking_client.store
         with unwrapped_errors():
-            store.update_run_info(run_id, RunStatus.from_string(status), time_ms, None)
+            number = None if status is None else RunStatus.from_string(status)
+            store.update_run_info(run_id, number, time_ms, name)
 
     @contextmanager
     def _alone(self, run: QueuedRun) -> Iterator[None]:
@@ -212,7 +215,7 @@ class RunCreation:
             if mode in (Mode.CLAIMED, Mode.LOGGED):
                 # The run was created by another process, which did not know all of its tags.
                 self._add_tags(run, found, content["tags"])
-        self._is_now(run, found)
+        self._set_id(run, found)
         if mode in (Mode.RESUMED, Mode.SHARED):
             self._parents[run.place] = run.run_id
             self._awaited.discard(run.place)
@@ -245,7 +248,7 @@ class RunCreation:
     def _find_of_other_version(
         self, run: QueuedRun, experiment_id: str, content: Mapping[str, Any]
     ) -> Run | None:
-        """Find the run of an Optuna trial, to whose key version 0.1.0 did not add the start."""
+        """Find a trial's run by the key of another version, with or without the trial's start."""
         former, began, tags = content.get("former_key"), content["time_ms"], content["tags"]
         if former is not None:
             return find_run(self.client, experiment_id, former, began=began)
@@ -365,7 +368,7 @@ class RunCreation:
         self._parents[place] = None
         return None
 
-    def _is_now(self, run: QueuedRun, found: Run) -> None:
+    def _set_id(self, run: QueuedRun, found: Run) -> None:
         run.run_id = self._made[run.place] = str(found.info.run_id)
         run.experiment_id = str(found.info.experiment_id)
         if len(self._made) > _MOST_REMEMBERED:
@@ -383,7 +386,8 @@ class RunCreation:
             return text
         with self._lock:
             if experiment not in self._experiments:
-                self._experiments[experiment] = self._find_experiment(text) or self._make(text)
+                found = self._find_experiment(text) or self._create_experiment(text)
+                self._experiments[experiment] = found
             return self._experiments[experiment]
 
     def _is_replaced(self, experiment: str, experiment_id: str) -> bool:
@@ -407,7 +411,7 @@ class RunCreation:
         found = self.client.get_experiment_by_name(name)
         return None if found is None else str(found.experiment_id)
 
-    def _make(self, name: str) -> str:
+    def _create_experiment(self, name: str) -> str:
         try:
             tags = {EXPERIMENT_KIND_TAG: TRAINING_KIND}
             return str(self.client.create_experiment(name, tags=tags))

@@ -56,15 +56,17 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("mlflow_iap_callbacks")
 
 _V = TypeVar("_V", str, float)
+# What a journal returns as it was given to it.
+_NAME_TYPES, _NUMBER_TYPES = {str}, {float, int, bool}
 
 # In place of the experiment, for a run whose key is MLflow's own id.
 _EXISTING = "id:"
 
-# Where the links of MLflow's pages lead to *Model training*, and not to *GenAI*.
+# The part of a link that opens MLflow's page in *Model training* instead of *GenAI*.
 TRAINING = "workflowType=machine_learning"
 # Seconds that the end of a ``with`` block waits for the delivery, as for ``flush``.
 _SECONDS_TO_CLOSE = 60.0
-# A timestamp below this is rather a step.
+# A timestamp below this is probably a step.
 _JANUARY_1970_MS = 31 * 86_400_000
 # Characters: a tenth of a request, so that records fit well into requests.
 _MAX_RECORD_LENGTH = 100_000
@@ -101,7 +103,7 @@ class IAPRun:
 
     Raises:
         IAPConfigurationError: the settings cannot work; see ``IAPMlflowClient``.
-        TypeError, ValueError: an argument is none of the above.
+        TypeError, ValueError: an argument is wrong; the message says what to pass instead.
 
     Examples:
         ```python
@@ -192,13 +194,20 @@ class IAPRun:
         time_ms = timestamp or now_ms()
         step = 0 if step is None else step
         # Called at each iteration of training, so the sender does everything that can wait.
-        try:
-            is_plain = type(step) is type(time_ms) is int and max(abs(step), time_ms) <= MAX_INTEGER
-            if is_plain and isinstance(metrics, dict) and len(metrics) <= MAX_METRICS:
+        if (
+            type(step) is type(time_ms) is int
+            and abs(step) <= MAX_INTEGER
+            and 0 < time_ms <= MAX_INTEGER
+            and isinstance(metrics, dict)
+            and len(metrics) <= MAX_METRICS
+            and _NAME_TYPES.issuperset(map(type, metrics))
+            and _NUMBER_TYPES.issuperset(map(type, metrics.values()))
+        ):
+            try:
                 self._append("metrics", (step, time_ms, metrics))
                 return
-        except (TypeError, ValueError, OverflowError):
-            pass  # a value is not a number; the others are logged below
+            except (ValueError, OverflowError):
+                pass  # UTF-8 cannot encode a name, or a value is too large; the others are logged
         with never_raising(f"metrics at step {step!r}"):
             place = (integer(step), milliseconds(timestamp, now_ms()))
             for part in _parts(_numbers_of(check("metrics", metrics)), MAX_METRICS):
@@ -218,7 +227,7 @@ class IAPRun:
         for first in range(0, len(points), MAX_METRICS):
             with never_raising(f"metric {name!r}"):
                 some = points[first : first + MAX_METRICS]
-                part = [(integer(step), value) for step, value in some]
+                part = [(integer(step), float(value)) for step, value in some]
                 self._append("curve", (as_text(name), time_ms, part))
 
     def log_param(self, key: str, value: Any) -> None:
@@ -297,7 +306,7 @@ class IAPRun:
 
         Args:
             figure: a figure of Matplotlib or Plotly.
-            artifact_file: path of the file in the run's artifacts; its ending is the format.
+            artifact_file: path of the file in the run's artifacts; its extension is the format.
             save_kwargs: arguments of the function that writes the file.
         """
         with never_raising(f"artifact {artifact_file!r:.200}"):
@@ -403,8 +412,8 @@ class IAPRun:
                 an App Engine instance.
 
         Returns:
-            How many records were delivered, wait and were refused. It is true if all were
-            delivered. Those that wait are sent later.
+            How many records were delivered, are waiting, and were refused. It is true if all were
+            delivered. Those that are waiting are sent later.
         """
         result = flush(self._client, timeout)
         self.show_link()
@@ -619,7 +628,7 @@ class RunWriter(IAPRun):
         )
 
     @classmethod
-    def existing(cls, client: MlflowClient, run_id: str) -> RunWriter:
+    def existing(cls, client: MlflowClient, run_id: str) -> Self:
         """Return a handle for an existing run, which others may also log to and finish.
 
         Args:

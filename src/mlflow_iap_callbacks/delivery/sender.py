@@ -50,6 +50,13 @@ _ONCE = RetryPolicy(deadline=1.0)
 
 Marks = list[tuple[Outbox, int]]  # with sequence numbers
 
+_this_thread = threading.local()
+
+
+def is_delivering() -> bool:
+    """Return whether this thread is delivering records, so that its requests must not wait."""
+    return getattr(_this_thread, "is_delivering", False)
+
 
 class Sender:
     """Delivers this process's outbox and those of dead processes.
@@ -89,7 +96,7 @@ class Sender:
         # By experiment and key.
         self._open: WeakValueDictionary[tuple[str, str], QueuedRun] = WeakValueDictionary()
         self._changed = threading.Condition()
-        # A file of SQLite takes one writer at a time.
+        # An SQLite file takes one writer at a time.
         self._max_threads = min(max_threads, 1) if server.startswith("sqlite:") else max_threads
         self._threads = 0
         self._idle = 0
@@ -246,7 +253,9 @@ class Sender:
                 self._reported.add(journal.path)
                 _logger.warning("%s cannot be sent: %s.", journal.path, journal.why)
         except Exception as error:  # noqa: BLE001
-            _logger.warning("Records of dead processes could not be taken over: %s", error)
+            _logger.warning(
+                "Records of dead processes could not be taken over, and will be retried: %s", error
+            )
 
     def _add_adopted(self, outbox: Outbox, *, refused: bool) -> None:
         if refused:
@@ -267,7 +276,11 @@ class Sender:
             if turn is None:
                 return False
             self._wake()  # for other runs that are due
-        self._deliver(turn)
+        _this_thread.is_delivering = True
+        try:
+            self._deliver(turn)
+        finally:
+            _this_thread.is_delivering = False
         self._close_delivered()
         return True
 

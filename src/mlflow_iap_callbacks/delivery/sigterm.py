@@ -122,10 +122,10 @@ def _is_handled_in_c() -> bool:
     return caught is not None and bool(int(caught[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
-def _wait(told: int, close: Callable[[], None], deliver: Callable[[], None]) -> None:
+def _wait(reading_end: int, close: Callable[[], None], deliver: Callable[[], None]) -> None:
     global _is_received
     while True:
-        if os.read(told, 1) != bytes([signal.SIGTERM]):
+        if os.read(reading_end, 1) != bytes([signal.SIGTERM]):
             continue
         if signal.getsignal(signal.SIGTERM) in (_on_sigterm, signal.SIG_DFL):
             break

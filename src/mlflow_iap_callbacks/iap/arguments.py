@@ -92,16 +92,16 @@ _PATH_OF_FILE = "the path of a file or folder"
 _RULES = {
     "artifact_file": _Rule(_PATH, _PATH_OF_ARTIFACT),
     "artifact_path": _Rule(_PATH, _PATH_OF_ARTIFACT),
-    "audience": _Rule(_TEXT, "an OAuth client id as text"),
+    "audience": _Rule(_TEXT, "an OAuth client id as a string"),
     "client": _Rule(_has("tracking_uri", "log_batch"), "an MlflowClient: client=IAPMlflowClient()"),
     "credentials": _Rule(_has("for_origin", "token"), "credentials=IAPCredentials()"),
     "dataset": _Rule(_is_dataset, "a data set, such as mlflow.data.from_pandas(df)"),
     "deadline": _Rule(_is_seconds, "a number of seconds", (Real,)),
-    "description": _Rule(_TEXT, "a text"),
+    "description": _Rule(_TEXT, "a string"),
     "experiment_id": _Rule(_is(str, Integral), "the id of an experiment, such as '12'"),
     "experiment_name": _Rule(
         _is_name_of_experiment,
-        f"the name of an experiment: a text of 1 to {MAX_EXPERIMENT_NAME_LENGTH} characters",
+        f"the name of an experiment: a string of 1 to {MAX_EXPERIMENT_NAME_LENGTH} characters",
         (str,),
     ),
     "impersonate": _Rule(_TEXT, "the e-mail of a service account"),
@@ -129,7 +129,7 @@ _RULES = {
     "run_id": _Rule(
         _is_run_id, f"{_EXAMPLE_RUN_ID}; or experiment_name=NAME for a new run", (str,)
     ),
-    "run_name": _Rule(_TEXT, "a text"),
+    "run_name": _Rule(_TEXT, "a string"),
     "study": _Rule(_has("get_trials", "directions"), "an Optuna study"),
     "tags": _TAGS,
     "timeout": _Rule(_is_seconds, "a number of seconds, or None for no limit", (Real,)),
@@ -143,7 +143,7 @@ _RULES = {
     **dict.fromkeys(("nested", "study_run", "tag_study_user_attrs", "tag_trial_user_attrs"), _FLAG),
 }
 _IS_STUDY = _has("get_trials", "directions")
-# What a value is that is often given in place of the right one, and what to do instead.
+# Values that are often given in place of the right one: argument, test, and what to do instead.
 _MISTAKES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("run", _has("predict"), "Pass a model to finish(model) after its training"),
     ("run", _has("suggest_float"), "Pass the handle of its run: run=callback.run(trial)"),
@@ -208,7 +208,7 @@ def check(name: str, value: Any) -> Any:
 
     Raises:
         TypeError: it is of a wrong kind.
-        ValueError: it is a text that cannot be right.
+        ValueError: it is of the right kind, but cannot be right.
     """
     rule = _RULES.get(name)
     if rule is None or rule.accepts(value):
@@ -255,7 +255,7 @@ def _is_env(value: Any) -> bool:
 def wrong_library(callback: object, library: str, other: str) -> TypeError:
     """Return the error for a callback that was given to another library."""
     name = type(callback).__name__
-    return TypeError(f"{name} is no callback of {library}. Pass callbacks=[{other}()].")
+    return TypeError(f"{name} is not a callback for {library}. Pass callbacks=[{other}()].")
 
 
 def _title(function: Callable[..., Any], args: Sequence[Any]) -> str:
@@ -265,7 +265,7 @@ def _title(function: Callable[..., Any], args: Sequence[Any]) -> str:
 
 
 def _check_use(function: Callable[..., Any], args: Sequence[Any], title: str) -> None:
-    """Notice that a library calls a class as if it were a callback, or another's callback."""
+    """Raise an error if a library calls a class, or the other library's callback."""
     given = args[1:]
     if function.__name__ == "__init__" and any(map(_is_env, given)):
         raise TypeError(_class_given(title, "IAPLightGBMCallback"))

@@ -32,7 +32,7 @@ def reject_sign_in(response: requests.Response, **_: Any) -> None:
     """Raise an error for a server behind IAP that gets no token, instead of its sign-in page."""
     if is_from_iap(response):
         origin = origin_of(response.url)
-        IAPAuth(origin)  # an error for plain http to another machine
+        IAPAuth(origin)  # raises an error for plain http to another machine
         raise IAPConfigurationError(
             f"{origin} is behind IAP and gets no token, because it is not MLflow's tracking "
             f"server. Set MLFLOW_TRACKING_URI={origin} and MLFLOW_TRACKING_AUTH=iap, or use "
@@ -100,12 +100,12 @@ class IAPAuth(AuthBase):
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         if origin_of(request.url or "") == self.origin:
-            # The first attempt may pass through a proxy of the environment, which reads plain http.
+            # The first attempt may pass through the environment's proxy, which reads plain http.
             if self.is_asked and not (self._is_http and get_environ_proxies(self.origin)):
                 # The next attempt raises the error of the credentials.
                 with suppress(IAPCredentialsError):
                     set_bearer(self.credentials.token(), request)
-            request.register_hook("response", self._settle)
+            request.register_hook("response", self._on_response)
         return request
 
     def session(self) -> requests.Session:
@@ -116,7 +116,7 @@ class IAPAuth(AuthBase):
         return session
 
     @without_secrets
-    def _settle(self, response: requests.Response, **kwargs: Any) -> requests.Response:
+    def _on_response(self, response: requests.Response, **kwargs: Any) -> requests.Response:
         """Retry a request that a session without IAPTransport sent, given its first response."""
         connection: Any = response.connection
         if isinstance(connection, IAPTransport):

@@ -119,7 +119,7 @@ class IAPCredentials:
     def for_origin(self, origin: str, *, home: str | None = None) -> IAPCredentials:
         """Return the same identity, with tokens for one server.
 
-        A client id of the environment is used for one server only, because any other server could
+        A client id from the environment is used for one server only, because any other server could
         ask for an ID token and pass it on to that one. Other servers get a signed JWT, which is
         valid for them alone.
 

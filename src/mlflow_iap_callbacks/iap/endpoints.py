@@ -1,7 +1,7 @@
 """The POST endpoints of MLflow's REST API that may be requested repeatedly.
 
 A repeated request reads, sets or deletes what the first one did, adds to a set, or creates
-something with a unique name or id. At worst, the response says that it exists already or no longer.
+something with a unique name or id. At worst, the response says that it already exists, or is gone.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ from requests.adapters import HTTPAdapter
 def google_request() -> Request:
     """Return what google-auth sends its requests with.
 
-    A proxy of the environment would read the tokens in plain http, which only servers of this
-    machine use, such as the metadata server.
+    No proxy is used for plain http, because it would read the tokens. Only servers on this machine
+    use plain http, such as the metadata server.
     """
     session = requests.Session()
     session.mount("http://", _DirectAdapter())

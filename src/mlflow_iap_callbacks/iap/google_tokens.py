@@ -46,8 +46,8 @@ _TIMEOUT = 20.0  # seconds for Google to respond; google-auth's default is three
 class Configuration:
     """Settings of ``IAPCredentials``, and the host that the tokens are for.
 
-    ``is_from_environment`` and ``server``: whether the environment set the audience, and the
-    origin of MLFLOW_TRACKING_URI, until ``for_origin`` has decided which server it is for.
+    Until ``for_origin`` has decided which server the audience is for, ``is_from_environment`` says
+    whether the environment set it, and ``server`` is the origin of MLFLOW_TRACKING_URI.
     """
 
     audience: str | None

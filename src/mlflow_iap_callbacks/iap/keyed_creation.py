@@ -1,6 +1,6 @@
 """Runs and logged models that MLflow's fluent API creates: each once, even if responses are lost.
 
-They get a key as a tag, unless their request has one: then its sender looks for them itself.
+They get a key as a tag, unless their request has one: then the caller looks for them itself.
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ def choose() -> None:
 
 
 def _authenticate(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """Authenticate requests to the servers that clients, MLflow's URIs or the user name."""
+    """Authenticate requests to servers that a client, MLflow's URIs or the user has named."""
     from ..errors import IAPConfigurationError
     from .auth import reject_sign_in
     from .origins import origin_of

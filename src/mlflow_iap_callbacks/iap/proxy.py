@@ -22,6 +22,7 @@ _CHUNK_BYTES = 65_536
 _MOST_IN_MEMORY_BYTES = 1_000_000
 _SECONDS_WITHOUT_DATA = 120.0  # MLflow's own time limit for a response
 _MOST_REQUESTS = 64  # at once; the others wait
+_NO_REFERRER = {"Referrer-Policy": "no-referrer"}  # the URL contains the secret
 # Headers that concern only one connection, or only the browser and this proxy. The server would
 # reject requests from another origin, and all programs of this machine would share the cookies.
 _NOT_PASSED_ON = frozenset(
@@ -46,7 +47,7 @@ class IAPProxy:
             socket.
 
     Raises:
-        IAPConfigurationError: MLflow's variables for TLS contradict each other, or name no file.
+        IAPConfigurationError: MLflow's variables for TLS are contradictory, or name a missing file.
     """
 
     def __init__(self, auth: IAPAuth, secret: str | None) -> None:
@@ -76,6 +77,12 @@ class IAPProxy:
             return _error(404, "Use the URL that `mlflow-iap proxy` has printed.")
         if not self._is_local(request):
             return _error(403, "The request comes from a page of another site, so it is not sent.")
+        if path[:1] != "/":
+            path = f"/{path}"
+            if self._prefix and request.method == "GET":
+                # MLflow's page loads its parts from paths relative to its own.
+                location = {"Location": self._prefix + path}
+                return web.Response(status=307, headers={**location, **_NO_REFERRER})
         try:
             response = await self._in_thread(partial(self._request, request, path, _body(request)))
         except IAPError as error:
@@ -92,7 +99,7 @@ class IAPProxy:
         rest = given[length:]
         if not is_allowed or rest[:1] not in ("/", "?", ""):
             return None
-        return rest if rest.startswith("/") else f"/{rest}"
+        return rest
 
     def _is_local(self, request: web.Request) -> bool:
         if not self._prefix:
@@ -125,7 +132,7 @@ class IAPProxy:
         headers = _passed_on(response.raw.headers.items())
         if headers.get("Location", "").startswith(f"{self._auth.origin}/"):
             headers["Location"] = self._prefix + headers["Location"][len(self._auth.origin) :]
-        headers["Referrer-Policy"] = "no-referrer"  # the URL contains the secret
+        headers |= _NO_REFERRER
         back = web.StreamResponse(status=response.status_code, headers=headers)
         await back.prepare(request)
         chunks: Iterator[bytes] = response.raw.stream(_CHUNK_BYTES, decode_content=False)

@@ -9,7 +9,7 @@ from mlflow.entities import LifecycleStage, Run, ViewType
 
 from ..tags import RUN_KEY_TAG
 
-# Time zones are multiples of it apart.
+# Time zones differ by multiples of this.
 _QUARTER_OF_AN_HOUR = 900_000  # milliseconds
 
 

@@ -1,7 +1,7 @@
 """Removes tokens, keys and passwords from the errors and responses that leave this package.
 
 Exceptions travel: they are pickled from worker processes, and logged with the variables of each
-frame. requests' carry the request, and the frames below them the header with the token.
+frame. Those of ``requests`` contain the request, and their frames the header with the token.
 """
 
 from __future__ import annotations

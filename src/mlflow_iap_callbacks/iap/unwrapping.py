@@ -46,7 +46,7 @@ def unwrapping(function: _Function) -> _Function:
         with unwrapped_errors():
             return function(*args, **kwargs)
 
-    # When `warnings` counts callers, it ignores files with the names of those of `import`.
+    # `warnings` skips the frames of files with `importlib` and `_bootstrap` in their names.
     code = call.__code__  # type: ignore[attr-defined]
     call.__code__ = code.replace(  # type: ignore[attr-defined]
         co_filename=f"<{__name__}, as importlib._bootstrap>"

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-# Attribute of a model, which is pickled with it: the callback's id, and the run's place.
+# Attribute of a model, which is pickled with it: the callback's id, the experiment and run key.
 _RUN = "_mlflow_iap_run"
 
 _logger = logging.getLogger("mlflow_iap_callbacks")
@@ -84,7 +84,7 @@ class IAPLightGBMCallback(Callback):
 
     Raises:
         IAPConfigurationError: the settings cannot work; see ``IAPMlflowClient``.
-        ValueError: ``max_points`` is less than 3, or ``prefix`` is no name of a folder.
+        ValueError: ``max_points`` is less than 3, or ``prefix`` is not a folder name.
 
     Examples:
         ```python
@@ -190,7 +190,7 @@ class IAPLightGBMCallback(Callback):
             y: true values for ``X``, of shape (rows,), for a confusion matrix or residuals.
 
         Raises:
-            TypeError: ``booster`` is nothing of these. No run was created.
+            TypeError: ``booster`` is none of these. No run was created.
         """
         model, estimator = fitted(booster)
         if model in self._finished:
@@ -243,8 +243,8 @@ class IAPLightGBMCallback(Callback):
                 an App Engine instance.
 
         Returns:
-            How many records were delivered, wait and were refused. It is true if all were
-            delivered. Those that wait are sent later.
+            How many records were delivered, are waiting, and were refused. It is true if all were
+            delivered. Those that are waiting are sent later.
         """
         training = self._trainings.get(threading.get_ident())
         # This thread ran the training, so it has ended, unless one of its callbacks calls this.
@@ -256,7 +256,7 @@ class IAPLightGBMCallback(Callback):
         return result
 
     def summary(self) -> Summary:
-        """Summarize the last training of each thread, and the delivery, in a table.
+        """Summarize the last training run of each thread, and the delivery, in a table.
 
         It is for ``print`` and for notebooks.
         """

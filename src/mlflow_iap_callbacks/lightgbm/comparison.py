@@ -28,7 +28,7 @@ class Confusion(NamedTuple):
 
 
 def confusion(predicted: Any, y: Any, *, has_labels: bool) -> Confusion:
-    """Count the rows by their true and predicted class; rare classes of many are counted together.
+    """Count rows by true and predicted class; with many classes, count the rare ones together.
 
     Args:
         predicted: labels, or probabilities of shape (rows,) or (rows, classes).

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..delivery.names import original_names
+from ..delivery.plain_values import start_of_text
 from ..delivery.run_writer import IAPRun, now_ms
 from .changing_params import ChangingParams
 from .prefixed_run import PrefixedRun
@@ -16,8 +18,11 @@ from .thinning import Thinning
 if TYPE_CHECKING:
     from lightgbm.callback import CallbackEnv
 
+_logger = logging.getLogger("mlflow_iap_callbacks")
+
 _SECONDS = "seconds_per_iteration"
 _MOST_SAMPLES = 1000  # iterations in a plot
+_MOST_SHOWN = 80  # characters of a value in a warning
 
 
 class _Point(NamedTuple):
@@ -45,6 +50,7 @@ class Curves:
         self._names: dict[tuple[str, ...], str] = {}
         self._parts: dict[str, tuple[str, ...]] = {}
         self._best: dict[str, _Point] = {}
+        self._warned: set[str] = set()  # metrics
         self.last = env.iteration
         self._samples: list[tuple[int, Mapping[str, Any]]] = []
         self._sample_stride = 1
@@ -120,11 +126,12 @@ class Curves:
             name = names.get((data, metric)) or self._name(data, metric)
             if name in values:  # two sets with the same name
                 name = self._name(data, metric, f"{len(values)}")
-            values[name] = value
             try:
                 number = float(value)
-            except (TypeError, ValueError, OverflowError):
-                continue  # the run warns about it
+            except Exception:  # noqa: BLE001 - a custom metric may return anything
+                self._warn_of(name, value, step)
+                continue
+            values[name] = value
             best = bests.get(name)
             is_higher_better = item[3]
             if number == number and (  # not NaN
@@ -138,6 +145,17 @@ class Curves:
                 )
         return values
 
+    def _warn_of(self, name: str, value: object, step: int) -> None:
+        if name not in self._warned:
+            self._warned.add(name)
+            _logger.warning(
+                "Metric %r has no point where it is not a number, such as %s at step %d. Let the "
+                "custom metric return a float.",
+                name,
+                start_of_text(value, _MOST_SHOWN),
+                step,
+            )
+
     def _name(self, *parts: str) -> str:
         """``SET-METRIC`` as in MLflow's autolog, with a suffix if that name is taken."""
         name = self._names.get(parts)
@@ -148,7 +166,7 @@ class Curves:
                 self._run.set_tags(original_names({", ".join(map(str, parts)): f"{name}-{mark}"}))
                 name = f"{name}-{mark}"
             self._names[parts] = name
-            self._parts[name] = parts
+            self._parts[name] = tuple(map(str, parts))
         return name
 
     def _sample(self, step: int, values: Mapping[str, Any]) -> None:

@@ -26,7 +26,7 @@ def fitted(model: Any) -> Fitted:
 
     Args:
         model: a Booster, a CVBooster, a fitted LightGBM estimator, or an estimator of scikit-learn
-            with one, such as a Pipeline. The best estimator stands for a search.
+            with one, such as a Pipeline. For a search, its best estimator is used.
 
     Raises:
         TypeError: there is no trained model in it, or several.

@@ -86,7 +86,7 @@ def _as_features(names: Sequence[str | int]) -> list[str]:
 
 
 def _parts(data: Any) -> Iterator[Any]:
-    """Split what LightGBM can be trained with but does not predict."""
+    """Split data of the kinds that LightGBM accepts for training, but not for prediction."""
     if _is_sequence(data):
         for first in range(0, len(data), data.batch_size):
             yield data[first : min(first + data.batch_size, len(data))]

@@ -36,7 +36,7 @@ def used_in(header: str) -> dict[str, str]:
 
 def features_in(header: str) -> tuple[list[str], list[str]]:
     """Names of the features, and the range or the categories of each."""
-    # Names may contain any blank except LightGBM's own, even those at which ``splitlines`` splits.
+    # Names may contain whitespace other than spaces, even what ``splitlines`` splits at.
     lines = dict(line.partition("=")[::2] for line in header.split("\n")[:20])
     names, infos = (lines.get(f"feature_{what}", "").split(" ") for what in ("names", "infos"))
     return [*filter(None, names)], [*filter(None, infos)]

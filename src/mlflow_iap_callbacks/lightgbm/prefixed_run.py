@@ -67,7 +67,7 @@ def checked_prefix(prefix: object) -> str:
     """Return a prefix without slashes around it.
 
     Raises:
-        ValueError: it is no name of a folder.
+        ValueError: it is not a folder name.
     """
     plain = prefix.strip("/") if isinstance(prefix, str) else ""
     if not plain or posixpath.normpath(plain) != plain or plain.startswith("."):

@@ -72,7 +72,7 @@ def save(booster: Any, estimator: Any, data: Any, folder: Path) -> Path:
 
 
 def _signature(model: Any, rows: Any, names: Sequence[str] | None) -> Any:
-    """The signature of a model that predicts these rows; None if MLflow has no true one."""
+    """The signature of a model that predicts these rows; None if no schema of MLflow's fits."""
     from mlflow.models import ModelSignature, infer_signature
 
     predicted = np.asarray(model.predict(rows))

@@ -1,4 +1,4 @@
-"""The rows about trainings in the table that ``IAPLightGBMCallback.summary`` returns."""
+"""The rows about training runs in the table that ``IAPLightGBMCallback.summary`` returns."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from .training import Training
 
 
 def summary_of(trainings: Sequence[Training], sender: Sender) -> Summary:
-    """Summarize trainings and the delivery of their records."""
+    """Summarize training runs and the delivery of their records."""
     rows = {}
     for number, training in enumerate(trainings, start=1):
-        # The names of a single training's rows are short.
+        # The names of a single training run's rows are short.
         of_training = f" of training {number}" if len(trainings) > 1 else ""
         iterations = training.curves.last + 1
         rows[f"training{of_training[12:]}"] = (
@@ -23,5 +23,5 @@ def summary_of(trainings: Sequence[Training], sender: Sender) -> Summary:
             rows[f"best {name}{of_training}"] = f"{value:g} at iteration {step}"
         url = training.run.url
         if url is not None:
-            rows[f"look{of_training}"] = url
+            rows[f"link{of_training}"] = url
     return Summary(rows | delivery_rows(sender))

@@ -56,7 +56,7 @@ class Thinning(Generic[_Point]):
         return self._at_once is None or position in self._at_once
 
     def rest(self) -> list[_Point]:
-        """The points to log when the curve has ended, of which the last is the curve's own."""
+        """The points to log when the curve has ended, including the curve's last point."""
         points = list(self._kept.values())
         if len(points) > self._room:
             chosen = np.linspace(0, len(points) - 1, max(0, self._room)).astype(int)

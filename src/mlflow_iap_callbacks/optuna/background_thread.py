@@ -46,8 +46,8 @@ class BackgroundThread:
         self._requests: deque[_Request] = deque()
         self._wake = threading.Event()
 
-    def _let_thread(self, work: Callable[[], None], deadline: Deadline, seconds: float) -> None:
-        """Wait until the thread has done the work, or until only ``seconds`` are left.
+    def _do_in_thread(self, work: Callable[[], None], deadline: Deadline, seconds: float) -> None:
+        """Have the thread do the work; wait until it is done, or only ``seconds`` are left.
 
         A storage may block for a long time, and the caller must go on.
         """

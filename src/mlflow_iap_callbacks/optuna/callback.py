@@ -197,7 +197,7 @@ class IAPMLflowCallback(Callback):
         """
         if not study.get_trials(deepcopy=False):
             raise ValueError(
-                f"The study {study.study_name!r} has no run yet. Ask for it after the first trial."
+                f"The study {study.study_name!r} has no run yet. Call this after the first trial."
             )
         study_run = self._run_of_study(study)
         if study_run.writer is None:
@@ -262,7 +262,7 @@ class IAPMLflowCallback(Callback):
         with never_raising(f"trial {trial.number}"):
             if not is_in(study, trial):
                 raise ValueError(
-                    "it is not in the study; add it by `study.add_trial(trial)`, and log it by "
+                    "it is not in the study; add it with `study.add_trial(trial)`, and log it with "
                     "`callback.sync(study)`"
                 )
             study_run = self._run_of_study(study)
@@ -289,7 +289,7 @@ class IAPMLflowCallback(Callback):
         """
         try:
             trials = trials_of(study)
-        except KeyError:  # as all storages raise
+        except KeyError:  # raised by all storages
             _logger.warning(
                 "Study %r is not in its storage, so none of its trials were logged. Load or create "
                 "it again if it was deleted by mistake.",
@@ -326,10 +326,10 @@ class IAPMLflowCallback(Callback):
                 an App Engine instance.
 
         Returns:
-            How many records were delivered, wait and were refused. It is true if all were
-            delivered. Those that wait are sent later.
+            How many records were delivered, are waiting, and were refused. It is true if all were
+            delivered. Those that are waiting are sent later.
         """
-        self._let_go()
+        self._release_unheld()
         return flush(self._client, timeout)
 
     def close(self) -> IAPFlushResult:
@@ -341,7 +341,7 @@ class IAPMLflowCallback(Callback):
         Returns:
             What was delivered, as for ``flush``.
         """
-        self._let_go()
+        self._release_unheld()
         study_runs = list(self._study_runs.values())
 
         def end(deadline: Deadline) -> None:
@@ -377,7 +377,7 @@ class IAPMLflowCallback(Callback):
         with LOCK:
             study_run, whole = self._studies.get(study) or (None, whole_study(study))
             if study_run is None:
-                self._let_go()
+                self._release_unheld()
                 key = study_key(whole)
                 study_run = self._study_runs.get(key)
                 if study_run is None:
@@ -400,15 +400,15 @@ class IAPMLflowCallback(Callback):
             has_run=self._study_run and self._given_parent() is None,
         )
 
-    def _let_go(self) -> None:
-        """Keep only texts of the objects in studies in memory that nobody else holds any more."""
+    def _release_unheld(self) -> None:
+        """Replace the objects in the attributes of in-memory studies that nobody else holds."""
         with LOCK:
             held = [study_run for study_run, _ in self._studies.values()]
             for key, study_run in self._study_runs.items():
-                if not (study_run.is_shared or study_run in held or key in self._let_go_of):
+                if not (study_run.is_shared or study_run in held or key in self._released):
                     with never_raising(f"study {study_run.study.study_name!r}"):
                         study_run.study = without_objects(study_run.study)
-                    self._let_go_of.add(key)
+                    self._released.add(key)
 
     def _compare(self, study_run: StudyRun) -> Comparison:
         found = compare(self._client, study_run.experiment, study_run.key, study_run.unlogged())
@@ -502,6 +502,8 @@ class IAPMLflowCallback(Callback):
         key: str | None = None,
         not_before: float = 0.0,
     ) -> None:
+        if not trial.state.is_finished():
+            raise ValueError("it has not ended; end it by `study.tell(trial, value)`")
         study = study_run.study
         attrs = {
             **(trial.user_attrs if self._tag_trial_user_attrs else {}),
@@ -562,12 +564,12 @@ class IAPMLflowCallback(Callback):
 
     def _reset(self) -> None:
         failures.listen()
-        # By the user's object: the study's run, and an object that may be kept.
+        # By the user's object: the study's run, and another object for it, which may be kept.
         self._studies: WeakKeyDictionary[optuna.Study, tuple[StudyRun, optuna.Study]] = (
             WeakKeyDictionary()
         )
         self._study_runs: dict[str, StudyRun] = {}
-        self._let_go_of: set[str] = set()  # keys of studies that nobody else holds
+        self._released: set[str] = set()  # keys of studies whose objects were replaced
         # By the trial's key.
         self._runs: dict[str, RunWriter] = {}
         self._held: dict[str, list[HeldArtifact]] = {}
@@ -575,7 +577,7 @@ class IAPMLflowCallback(Callback):
         self._said: set[str] = set()  # warnings
 
     def __getstate__(self) -> dict[str, Any]:
-        left = ("_studies", "_study_runs", "_let_go_of", "_runs", "_held", "_failed", "_said")
+        left = ("_studies", "_study_runs", "_released", "_runs", "_held", "_failed", "_said")
         return {name: value for name, value in self.__dict__.items() if name not in left}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

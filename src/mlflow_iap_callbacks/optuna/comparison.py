@@ -53,7 +53,7 @@ class _Joined:
         before: unlogged trials that had ended by then; None if it has not been read yet.
         due: when these are compared.
         has_old: whether another callback has logged its first trials; None if not looked up.
-        is_too_old: whether so many trials are lacking that ``sync`` must log them.
+        lacks_too_many: whether so many trials are missing that they are left to ``sync``.
     """
 
     client: MlflowClient
@@ -62,7 +62,7 @@ class _Joined:
     before: dict[TrialId, FrozenTrial] | None = None
     due: float = -math.inf
     has_old: bool | None = None
-    is_too_old: bool = False
+    lacks_too_many: bool = False
 
 
 class Comparer(BackgroundThread):
@@ -95,7 +95,7 @@ class Comparer(BackgroundThread):
                 self._in_memory[study_run] = _Joined(client, WeakMethod(log))
             if self._thread is None:
                 self._start()
-            self._wake.set()  # trials that end later may be this process's own
+            self._wake.set()  # at once: trials that end later may be this process's own
 
     def tick(self) -> None:
         """Read the ended trials of newly joined studies, and compare them 20 seconds later.
@@ -128,7 +128,7 @@ class Comparer(BackgroundThread):
                     _quietly(study_run, partial(self._compare_last, study_run, joined, time_left))
 
         if study_runs:
-            self._let_thread(compare_all, deadline, seconds)
+            self._do_in_thread(compare_all, deadline, seconds)
 
     def compare_at_exit(self, deadline: Deadline) -> None:
         """Compare all studies a last time."""
@@ -175,7 +175,7 @@ class Comparer(BackgroundThread):
         log = joined.log()
         trials = [trial for trial in trials if TrialId.of(trial) not in study_run.logged]
         pause = 1.0
-        while trials and log is not None and not joined.is_too_old and time_left() > 0:
+        while trials and log is not None and not joined.lacks_too_many and time_left() > 0:
             found = compare(
                 joined.client,
                 study_run.experiment,
@@ -185,8 +185,8 @@ class Comparer(BackgroundThread):
             )
             study_run.logged |= found.logged
             lacking_trials = _without_old(study_run, joined, found.lacking)
-            joined.is_too_old = len(lacking_trials) > MOST_TRIALS
-            if joined.is_too_old:
+            joined.lacks_too_many = len(lacking_trials) > MOST_TRIALS
+            if joined.lacks_too_many:
                 _warn_of_too_many(study_run, len(lacking_trials))
                 return
             now = self._clock.time()
@@ -230,9 +230,9 @@ def _warn_of_too_many(study_run: StudyRun, count: int) -> None:
 
 
 def _quietly(study_run: StudyRun, work: Callable[[], None]) -> None:
-    """Do work that another process or ``sync`` can also do later.
+    """Do work, and ignore errors: another process or ``sync`` can do it later.
 
-    Code that needs the storage or the server warns if it does not respond.
+    If the storage or the server does not respond, the code that needs it warns.
     """
     storage: Any = getattr(study_run.study, "_storage")  # noqa: B009
     try:

@@ -1,4 +1,4 @@
-"""Names of experiments that MLflow does not accept."""
+"""The name of a study's experiment, even if MLflow does not accept the study's name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _logger = logging.getLogger("mlflow_iap_callbacks")
 
 
 def experiment_name_of(study: optuna.Study) -> str | None:
-    """Return the name of the experiment for a study; None if MLflow accepts none like its name."""
+    """Return the name of the experiment for a study; None if the study's name is empty."""
     name: str = study.study_name
     if not name:
         _logger.warning(
@@ -25,7 +25,7 @@ def experiment_name_of(study: optuna.Study) -> str | None:
     if len(name) > MAX_EXPERIMENT_NAME_LENGTH:
         _logger.warning(
             "The name of study '%.30s...' has %d characters, and MLflow accepts %d. Its experiment "
-            "is named after the first ones. Give the callback an experiment_name to choose it.",
+            "is named after the first ones. Give the callback an experiment_name to choose one.",
             name,
             len(name),
             MAX_EXPERIMENT_NAME_LENGTH,

@@ -25,7 +25,7 @@ class Failure(NamedTuple):
 
     @classmethod
     def of(cls, error: BaseException) -> Failure:
-        """The failure that an exception is."""
+        """Return the failure that an exception describes."""
         text = "".join(traceback.format_exception(error))
         return cls(text.strip().rpartition("\n")[2], text)
 
@@ -34,7 +34,7 @@ class _Listened(logging.Logger):
     """Keeps the last failure of each thread; callbacks are called in the thread of their trial.
 
     So Optuna's logger creates records of warnings even if its level is higher, or if
-    ``logging.config.dictConfig`` has disabled it. They are only written if they would be otherwise.
+    ``logging.config.dictConfig`` has disabled it. Such records are kept here, but not written.
     """
 
     is_disabled: bool

@@ -38,7 +38,7 @@ class TrialsByRun:
         }
 
     def trial_of(self, run: Run) -> FrozenTrial | None:
-        """Return the trial that the run belongs to; None if it is none of these.
+        """Return the trial that the run belongs to; None if it belongs to none of them.
 
         A run of version 0.1.0 has a key that trials of several studies share. It belongs to the
         trial with which it began, unless another trial was logged to it afterwards.
@@ -73,14 +73,14 @@ def _state(run: Run) -> str | None:
 
 
 def _has_other_results(run: Run, trial: FrozenTrial) -> bool:
-    if _state(run) is None:  # it has none yet, beside what the user logged
+    if _state(run) is None:  # it has only what the user logged
         return False
     has_values = not run.data.metrics or _has_values(run, trial)
     return not (has_values and _has_params(run, trial, may_lack=True))
 
 
 def _has_params(run: Run, trial: FrozenTrial, *, may_lack: bool = False) -> bool:
-    """Whether the run has the trial's params, maybe beside values that were used instead."""
+    """Whether the run has the trial's params, under their names or as ``suggested.NAME``."""
     tags = run.data.tags
     params = {
         tags.get(mlflow_name(f"{NAME_TAG}.{name}"), name): text

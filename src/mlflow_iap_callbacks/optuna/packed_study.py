@@ -1,4 +1,4 @@
-"""A study as JSON, to pass it to the process that draws: whatever its trials contain."""
+"""Converts a study to JSON for the process that draws, whatever its trials contain."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ class _Packing:
             yield
         except Exception as error:  # noqa: BLE001 - such as one of an object's __repr__
             reason = f"{type(error).__name__}: {error}"[:200]
-            self.lost[as_text(f"No file has {what} ({reason}).")] = None
+            self.lost[as_text(f"The files lack {what} ({reason}).")] = None
 
 
 def _attr(value: Any) -> Any:
@@ -195,7 +195,7 @@ def _system_attrs(attrs: Mapping[str, Any]) -> dict[str, Any]:
         try:
             found[name] = _plain(value)
         except (TypeError, ValueError):
-            continue  # no storage of Optuna's on disk would take it either
+            continue  # none of Optuna's storages on disk would take it either
     return found
 
 
@@ -220,7 +220,7 @@ def _plain(value: Any, depth: int = 0) -> Any:
 
 
 def _number(value: Any) -> Any:
-    """Return a number or text of Python's for one of NumPy's."""
+    """Convert NumPy's numbers, and subclasses of Python's types, to Python's own types."""
     if isinstance(value, bool | int | float | str):
         for kind in _SCALARS:
             if isinstance(value, kind):

@@ -80,7 +80,7 @@ def _shown(choice: Any) -> Any:
 
 
 def _plots(study: optuna.Study, names: Sequence[str]) -> Iterator[_Plot]:
-    """The plots for which the study has what they show."""
+    """The plots for which the study has data."""
     from optuna.trial import TrialState
 
     trials = study.get_trials(deepcopy=False)
@@ -141,7 +141,7 @@ def _plots_of_value(
 def _of_some(
     kind: str, study: optuna.Study, trials: Sequence[FrozenTrial], *, is_recent: bool = False
 ) -> _Plot:
-    """A plot of at most as many trials as it can show: the last ones, or some from all times."""
+    """A plot of at most as many trials as it can show: the last ones, or every n-th."""
     most = _MOST_TRIALS.get(kind, _MOST_TRIALS_ELSEWHERE)
     if len(trials) <= most:
         return _Plot(kind, kind, study)
@@ -160,7 +160,7 @@ def _with_trials(study: optuna.Study, some: Sequence[FrozenTrial]) -> optuna.Stu
 
 
 def _improvement(study: optuna.Study, complete: Sequence[FrozenTrial]) -> _Plot:
-    """The number of trials for which the best value may stay the same before it is time to stop.
+    """A plot of how many more trials may bring no better value before it is time to stop.
 
     The default evaluators fit a model for each trial, need PyTorch, and take minutes.
     """

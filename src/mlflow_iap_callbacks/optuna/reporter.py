@@ -22,7 +22,7 @@ _logger = logging.getLogger("mlflow_iap_callbacks")
 
 # Seconds between two reports, between two drawings of the quick plots, and of all plots.
 REPORT_EVERY, DRAW_QUICK_EVERY, DRAW_EVERY = 30.0, 60.0, 600.0
-# Largest share of the time that either may take, no matter how many trials a study has.
+# Largest share of the time that each of them may take, no matter how many trials a study has.
 MOST_SHARE = 0.02
 # Drawing and sending plots takes a few seconds; with less time left, none are drawn.
 _SECONDS_TO_DRAW, _SECONDS_TO_SEND_PLOTS = 7.0, 3.0
@@ -79,7 +79,7 @@ class Reporter(BackgroundThread):
         if self._pid != os.getpid():
             self._reset()
         if _chosen(self._unreported, only):
-            self._let_thread(partial(self.report, only), deadline, deadline.left / 2)
+            self._do_in_thread(partial(self.report, only), deadline, deadline.left / 2)
 
     def draw_in_time(self, deadline: Deadline, only: Sequence[StudyRun] | None = None) -> int:
         """Draw as many of the changed studies as there is time for.
@@ -96,7 +96,7 @@ class Reporter(BackgroundThread):
 
         if _chosen(self._undrawn, only):
             draw = partial(self._draw, only, time_left)
-            self._let_thread(draw, deadline, _SECONDS_TO_SEND_PLOTS)
+            self._do_in_thread(draw, deadline, _SECONDS_TO_SEND_PLOTS)
         return len(_chosen(self._undrawn, only))
 
     def draw_at_exit(self, deadline: Deadline) -> None:

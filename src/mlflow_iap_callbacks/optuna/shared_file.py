@@ -1,4 +1,4 @@
-"""Warns if Optuna and MLflow use the same file of SQLite."""
+"""Warns if Optuna and MLflow use the same SQLite file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _logger = logging.getLogger("mlflow_iap_callbacks")
 
 
 def warn_of_shared_file(study: optuna.Study, tracking_uri: str) -> None:
-    """Warn if the study is in the file that MLflow would use, which has no room for both."""
+    """Warn if the study is in the file that MLflow would use, which cannot serve both."""
     storage: Any = study._storage
     path = _path_of(getattr(getattr(storage, "_backend", storage), "url", None))
     if path is not None and path == _path_of(tracking_uri):

@@ -36,7 +36,7 @@ def open_storage(url: str) -> BaseStorage:
         parsed = make_url(url)
     except sqlalchemy.exc.ArgumentError:
         raise StorageError(
-            f"There is no file {url!r}, and it is no URL. Give the URL of a database, such as "
+            f"There is no file {url!r}, and it is not a URL. Give the URL of a database, such as "
             "sqlite:///study.db, or the path of a file of JournalStorage."
         ) from None
     return _database(url, parsed)
@@ -53,7 +53,7 @@ def studies_of(storage: BaseStorage, url: str, name: str | None) -> Sequence[opt
     except Exception as error:  # noqa: BLE001 - whatever the storage raises
         raise _unreadable(url, error) from None
     if not names:
-        raise StorageError(f"There is no study in {_shown(url)}.")
+        raise StorageError(f"There is no study in {_shown(url)}. Check the URL.")
     if name is not None and name not in names:
         more = ", ..." if len(names) > _MOST_NAMES else "."
         listed = ", ".join(map(repr, names[:_MOST_NAMES])) + more
@@ -75,7 +75,7 @@ def _journal(
         raise _driver_error(url, error) from None
     except ValueError:
         raise StorageError(
-            f"{url} is not a file of JournalStorage. For a file of SQLite, write sqlite:///{url}."
+            f"{url} is not a file of JournalStorage. For an SQLite file, write sqlite:///{url}."
         ) from None
     except Exception as error:  # noqa: BLE001 - such as those of Redis
         raise _unreadable(url, error) from None
@@ -84,7 +84,7 @@ def _journal(
 def _database(url: str, parsed: URL) -> BaseStorage:
     path = parsed.database or ""
     is_file = parsed.get_backend_name() == "sqlite" and not path.startswith("file:")
-    if is_file and not os.path.isfile(path):  # SQLite would make one
+    if is_file and not os.path.isfile(path):  # SQLite would create one
         raise StorageError(f"There is no file {path!r}. Check the path in {_shown(url)}.")
     try:
         engine = sqlalchemy.create_engine(url)
@@ -102,7 +102,7 @@ def _database(url: str, parsed: URL) -> BaseStorage:
         ) from None
     except Exception as error:  # noqa: BLE001 - the driver's, or Optuna's for another version
         raise _unreadable(url, error) from None
-    raise StorageError(f"There are no tables of Optuna in {_shown(url)}.")
+    raise StorageError(f"{_shown(url)} has no tables of Optuna. Check the URL.")
 
 
 def _driver_error(url: str, error: ImportError) -> StorageError:

@@ -29,8 +29,8 @@ def reading(study: optuna.Study) -> Iterator[None]:
             _reported.add(type(error))
             _logger.warning(
                 "Could not log the state of study %r (%.200s). If its storage was closed or "
-                "removed, nothing is wrong; the runs of its trials are complete. The same is not "
-                "reported of other studies.",
+                "removed, nothing is wrong; the runs of its trials are complete. This kind of "
+                "error is reported only once.",
                 study.study_name,
                 " ".join(str(error).split()),
             )

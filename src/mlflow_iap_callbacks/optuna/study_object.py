@@ -1,4 +1,4 @@
-"""Objects for the study of a user's object, so that the user's own one is not kept alive."""
+"""Other objects for a user's study, so that the user's own object is not kept alive."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def whole_study(study: optuna.Study) -> optuna.Study:
 
 
 def without_objects(study: optuna.Study) -> optuna.Study:
-    """Return a copy of a study in memory, with texts for the objects in its attributes."""
+    """Return a copy of a study in memory, with texts in place of the objects in its attributes."""
     import optuna
 
     storage = optuna.storages.InMemoryStorage()

@@ -59,7 +59,7 @@ def description(
     files: Iterable[str],
     problems: Iterable[str],
 ) -> str:
-    """Return a study's description in Markdown, the most important first.
+    """Return a study's description in Markdown, the most important part first.
 
     MLflow's page shows the first lines, and the rest on a click.
 
@@ -73,7 +73,7 @@ def description(
         run_id: id of the study's run; without it, there are no links.
         experiment_id: id of its experiment.
         files: names of the files in ``study``.
-        problems: sentences.
+        problems: sentences on what is missing in the files.
     """
     sections = [_best_in_a_line(names, directions, best)]
     states = ", ".join(f"{number} {state.lower()}" for state, number in counts.items())

@@ -61,7 +61,7 @@ class StudyRun:
         self.link: str | None = None
         self._given_description = tags.get(DESCRIPTION_TAG)
         self._description = ""
-        # Ids of its experiment and its run. A run that goes on after its end knows only its own.
+        # Ids of its experiment and its run. A run that was reopened no longer knows the former.
         self._ids: tuple[str | None, str | None] = (None, None)
         self._view: dict[str, str] = {}
         # Names of the files in its artifacts, and sentences on what is missing there.
@@ -134,7 +134,7 @@ class StudyRun:
         )
         if self._given_description is not None:
             text = f"{self._given_description}\n\n{text}"
-        # Somebody may have edited it meanwhile.
+        # Set only when it changes, because somebody may have edited it meanwhile.
         if text != self._description:
             self._description = text
             writer.set_tags({DESCRIPTION_TAG: text})

@@ -27,5 +27,5 @@ def summary_of(study_runs: Iterable[StudyRun], sender: Sender) -> Summary:
             if best:
                 rows[f"best{of_study}"] = best
         if study_run.link:
-            rows[f"look{of_study}"] = study_run.link
+            rows[f"link{of_study}"] = study_run.link
     return Summary(rows | delivery_rows(sender))

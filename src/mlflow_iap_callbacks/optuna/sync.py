@@ -51,7 +51,7 @@ def compare(
     *,
     is_enough: Callable[[int], bool] = lambda pages: False,
 ) -> Comparison:
-    """Find the ended trials that have no run, or one without their results or how they ended.
+    """Find the ended trials that have no run, or one that lacks their results or their state.
 
     A run that was deleted stays deleted.
 

@@ -61,7 +61,7 @@ def tracked(
 
 
 class _ActiveExperiment:
-    """The fluent API's active experiment, of the process, while objectives are tracked."""
+    """The process's active experiment in the fluent API, while objectives are tracked."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -23,12 +23,14 @@ def metric_names(given: str | Sequence[str] | None, study: optuna.Study) -> list
 
     Args:
         given: one name, which is numbered from 0 if there are several values, or a name for each
-            value. Default: ``study.metric_names``, else ``value``.
+            value; if two are the same, all are numbered. Default: ``study.metric_names``, else
+            ``value``.
         study: the study.
     """
     names, count = study.metric_names if given is None else given, len(study.directions)
     if not isinstance(names, str) and names is not None and len(names) == count:
-        return list(names)
+        is_unique = len(set(names)) == count
+        return [str(each) if is_unique else f"{each}_{i}" for i, each in enumerate(names)]
     name = names if isinstance(names, str) else "value"
     return [name] if count == 1 else [f"{name}_{number}" for number in range(count)]
 

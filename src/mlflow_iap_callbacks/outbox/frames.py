@@ -8,13 +8,14 @@ sequence number of a message or the id of a row. So a stray copy of a frame is r
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import NamedTuple
 from zlib import crc32
 
 MARK = b"\xc1ml"  # MessagePack never uses the first byte
 _LABEL = struct.Struct("<4sIQ")
 _CHECKSUM = struct.Struct("<I")
+_HEADER = struct.Struct("<4sIQI")
 pack_label, pack_checksum = _LABEL.pack, _CHECKSUM.pack
 HEADER_BYTES = _LABEL.size + _CHECKSUM.size
 _CHUNK_BYTES = 1_000_000
@@ -79,6 +80,12 @@ def find(read: Reader, start: int, end: int, read_frame: Reader | None = None) -
         end: offset to stop at.
         read_frame: reads a frame that may be in several pieces. Default: each is in one piece.
     """
+    if read_frame is None:
+        while chunk := read(start, min(_CHUNK_BYTES, end - start)):
+            length = yield from _undamaged(chunk, start)
+            if not length:
+                break
+            start += length
     next_frame, wasted = start, 0
     for offset, chunk, found in _marks(read, start, end):
         if wasted > _MOST_WASTED_BYTES:
@@ -102,6 +109,30 @@ def find(read: Reader, start: int, end: int, read_frame: Reader | None = None) -
         yield Frame(offset, mark[-1:], place, payload)
         # The next frame may begin between the pieces of this one.
         next_frame = offset + (size if read_frame is None else HEADER_BYTES)
+
+
+def _undamaged(chunk: bytes, offset: int) -> Generator[Frame, None, int]:
+    """Yield the frames up to the first byte of a chunk that is in none.
+
+    Args:
+        chunk: a part of a file.
+        offset: where it begins in the file.
+
+    Returns:
+        The number of bytes of these frames.
+    """
+    at = 0
+    while at + HEADER_BYTES <= len(chunk):
+        mark, length, place, checksum = _HEADER.unpack_from(chunk, at)
+        end = at + HEADER_BYTES + length
+        if mark[:-1] != MARK or end > len(chunk):
+            break
+        payload = chunk[at + HEADER_BYTES : end]
+        if checksum != crc32(payload, crc32(chunk[at : at + _LABEL.size])):
+            break
+        yield Frame(offset + at, mark[-1:], place, payload)
+        at = end
+    return at
 
 
 def _marks(read: Reader, start: int, end: int) -> Iterator[tuple[int, bytes, int]]:

@@ -57,6 +57,8 @@ _INSERT_RECORD = "INSERT INTO records VALUES (?, ?)"
 _INSERT_REFUSED = "INSERT INTO refused VALUES (?, ?)"
 _DELETE_RECORDS = "DELETE FROM records WHERE id BETWEEN ? AND ?"
 _MOST_IN_MEMORY_BYTES = 16_000_000
+_MOST_COPIED_BYTES = 4_000_000
+_POINTS = ("metrics", "curve")  # kinds of records whose third part is many points
 _RUNS_AT_ONCE = 1000
 
 
@@ -132,6 +134,9 @@ class Outbox:
         # By run: sequence number and message.
         self._memory: dict[int, deque[tuple[int, bytes]]] = {}
         self._memory_bytes = 0
+        # By run: all of its waiting records that are in the database, to read them without it.
+        self._copies: dict[int, deque[tuple[int, bytes]]] = {}
+        self._copied_bytes = 0
         self._volatile: set[int] = set()  # sequence numbers of records that are in no file
         self._unstored_starts: dict[int, Any] = {}
         self._undeleted: dict[int, int] = {}  # by run: last settled record that is still on disk
@@ -185,7 +190,7 @@ class Outbox:
         artifacts_of(self.path).mkdir(mode=0o700, exist_ok=True)
         folder = artifacts_of(self.path) / uuid.uuid4().hex
         folder.mkdir(mode=0o700)
-        copied = folder / path.resolve().name
+        copied = folder / Path(os.path.abspath(path)).name  # a link keeps its own name
         try:
             if path.is_dir():
                 shutil.copytree(path, copied, copy_function=_copy_file, ignore=self._journals_in)
@@ -250,7 +255,7 @@ class Outbox:
         """Return the run's oldest records up to number ``upto``, as many as fit in one request."""
         found: list[Record] = []
         damaged: list[tuple[int, int]] = []
-        size = 0
+        size = points = 0
         with self._lock:
             for seq, payload in self._messages(run.number):
                 if payload is None:
@@ -259,9 +264,14 @@ class Outbox:
                 size += len(payload)
                 if seq > upto or (found and size > MAX_BYTES):
                     break
-                found.append(Record.from_message(seq, payload))
-                if len(found) == MAX_ENTITIES:
+                record = Record.from_message(seq, payload)
+                found.append(record)
+                points += len(record.content[2]) or 1 if record.kind in _POINTS else 1
+                if points >= MAX_ENTITIES:
                     break
+            else:
+                if not (found or damaged or self.is_adopted):  # nothing waits
+                    self._copies.setdefault(run.number, deque())
             if damaged:
                 self._lose(damaged)
         return found
@@ -281,6 +291,9 @@ class Outbox:
                 self._memory_bytes -= len(kept.popleft()[1])
             if not kept:
                 self._memory.pop(run.number, None)
+            copies = self._copies.get(run.number, deque())
+            while copies and copies[0][0] <= run.settled:
+                self._copied_bytes -= len(copies.popleft()[1])
             self._undeleted[run.number] = run.settled
             if self._write(
                 (_DELETE_RECORDS, [(record_id(run.number, 0), record_id(run.number, run.settled))]),
@@ -317,6 +330,7 @@ class Outbox:
                 self._memory_bytes -= len(kept.popleft()[1])
                 if not kept:
                     del self._memory[run.number]
+            self._drop_copies(run.number)
             aside.is_begun = aside.is_stored = True
             self._runs[aside.number] = aside
         return aside
@@ -345,6 +359,7 @@ class Outbox:
             ):
                 self._undeleted.pop(run.number, None)
                 self._unstored_starts.pop(run.number, None)
+                self._drop_copies(run.number)
             run.is_stored = is_needed
 
     def runs(self, most: float = math.inf) -> list[QueuedRun]:
@@ -418,6 +433,8 @@ class Outbox:
             for run in runs:
                 run.refused = None
             self._stored_seq += len(rows)
+            for number, _ in rows:
+                self._drop_copies(number)
             if not self._write(
                 (_INSERT_RECORD, records),
                 ("DELETE FROM refused", [()]),
@@ -506,12 +523,17 @@ class Outbox:
         records: list[tuple[int, int, bytes]] = []
         starts: list[Row] = []
         changed: set[QueuedRun] = set()
-        for seq, number, kind, content, payload in messages:
+        number, run = 0, None
+        for seq, number_of_run, kind, content, payload in messages:
             self._stored_seq = seq
-            run = self._known_run(number) or self._new_run(number, kind, content)
-            if run is None:  # the record that began the run was damaged
-                continue
-            self._runs[number] = run
+            if number_of_run != number or run is None:
+                number = number_of_run
+                run = self._known_run(number) or self._new_run(number, kind, content)
+                if run is None:  # the record that began the run was damaged
+                    continue
+                self._runs[number] = run
+            if not run.is_begun and not self.is_adopted:
+                self._copies[number] = deque()
             run.is_begun = True
             if not run.is_stored or kind in ("start", "finish", "abandon"):
                 changed.add(run)
@@ -521,7 +543,7 @@ class Outbox:
             run.is_ended |= kind in ("finish", "abandon")
             if kind != "join":
                 records.append((number, seq, payload))
-                values = content[2] if kind in ("metrics", "curve") else content
+                values = content[2] if kind in _POINTS else content
                 entities[run] = entities.get(run, 0) + len(values)
         self._stored += len(records)
 
@@ -535,6 +557,8 @@ class Outbox:
         ):
             for run in changed:
                 run.is_stored = True
+            for record in records:
+                self._copy(*record)
             self._start_new_file()
             return
         for _, number, kind, content, _ in messages:
@@ -545,6 +569,20 @@ class Outbox:
             self._memory_bytes += len(payload)
             if is_volatile:
                 self._volatile.add(seq)
+
+    def _copy(self, number: int, seq: int, payload: bytes) -> None:
+        copies = self._copies.get(number)
+        if copies is None:
+            return
+        copies.append((seq, payload))
+        self._copied_bytes += len(payload)
+        if self._copied_bytes > _MOST_COPIED_BYTES:
+            self._drop_copies(number)
+
+    def _drop_copies(self, number: int) -> None:
+        """Read the records of a run from the database from now on."""
+        copies = self._copies.pop(number, deque())
+        self._copied_bytes -= sum(len(payload) for _, payload in copies)
 
     def _starts(self, number: int, other: int) -> list[Row]:
         rows = self._rows("starts", number, number + 1)
@@ -624,8 +662,11 @@ class Outbox:
 
     def _messages(self, number: int) -> Iterator[tuple[int, bytes | None]]:
         after, end = record_id(number, self._undeleted.get(number, 0)), record_id(number + 1, 0)
-        for place, payload in self._rows("records", after + 1, end):
-            yield place & SEQ, payload
+        if number in self._copies:
+            yield from self._copies[number]
+        else:
+            for place, payload in self._rows("records", after + 1, end):
+                yield place & SEQ, payload
         yield from list(self._memory.get(number, ()))
 
     def _rows(self, table: str, *bounds: int) -> Iterator[tuple[int, bytes | None]]:

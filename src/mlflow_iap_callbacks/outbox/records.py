@@ -23,8 +23,9 @@ class Record(NamedTuple):
 
     Args:
         seq: sequence number in the journal.
-        kind: ``start``, ``metrics``, ``curve``, ``params``, ``suggestions``, ``tags``,
-            ``artifact``, ``model``, ``input``, ``reopen``, ``finish``, ``abandon`` or ``aside``.
+        kind: ``start``, ``metrics``, ``curve``, ``points``, ``params``, ``suggestions``, ``tags``,
+            ``artifact``, ``model``, ``model_files``, ``model_metrics``, ``input``, ``request``,
+            ``reopen``, ``update``, ``finish``, ``abandon`` or ``aside``.
         content: what the operation needs.
         size: bytes on disk.
     """
@@ -43,7 +44,7 @@ class Record(NamedTuple):
     @property
     def has_files(self) -> bool:
         """Whether it has files. The outbox may have copies of them."""
-        return self.kind in ("artifact", "model")
+        return self.kind in ("artifact", "model", "model_files")
 
 
 class Refusal(NamedTuple):

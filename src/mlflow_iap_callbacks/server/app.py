@@ -54,8 +54,8 @@ def _mlflow_app(settings: GateSettings) -> ASGIApp:
 
     if _MLFLOW_SGI_NAME.get() in ("gunicorn", "waitress"):
         raise StartError(
-            f"{_MLFLOW_SGI_NAME.get()} cannot serve this app, nor all of MLflow. Start the server "
-            "without --gunicorn-opts and --waitress-opts."
+            f"{_MLFLOW_SGI_NAME.get()} can serve neither this app nor all of MLflow. Start the "
+            "server without --gunicorn-opts and --waitress-opts."
         )
     from .trace_store import use_owned_traces
 

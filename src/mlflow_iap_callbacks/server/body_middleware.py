@@ -42,7 +42,7 @@ MayUse = Callable[[str, str, str], bool]
 
 
 class BodyMiddleware:
-    """Makes the sender the owner of what a request writes, and rejects locations of artifacts.
+    """Makes the sender the owner of what a request writes, and checks locations of artifacts.
 
     It reads the body of a request only if that can name an owner or a location, or has spans. It
     never reads an upload, and passes on all other requests unchanged.
@@ -99,9 +99,9 @@ class BodyMiddleware:
             await send_error(scope, send, 403, "PERMISSION_DENIED", message)
         except LocationNotAllowedError:
             message = (
-                "This server keeps artifacts in a place of its own: name no location, or one that "
-                "begins with mlflow-artifacts:/, runs:/ or models:/ and that you may use. An "
-                "administrator can allow others with MLFLOW_IAP_LOCATIONS."
+                "This request names a location of artifacts that is not allowed: omit it, or use "
+                "one that you may use and that begins with mlflow-artifacts:/, runs:/ or models:/. "
+                "An administrator can allow others with MLFLOW_IAP_LOCATIONS."
             )
             await send_error(scope, send, 403, "PERMISSION_DENIED", message)
         except HostNotAllowedError:
@@ -127,7 +127,7 @@ class BodyMiddleware:
         for run in runs if self._may_use else ():
             uri = f"runs:/{run.decode('latin-1')}/"
             await asyncio.to_thread(self._require_allowed, uri, visitor.get(), path)
-        # MLflow would unpack them without a limit: 300 kB to 600 MB.
+        # MLflow would unpack them without a limit: 300 kB may become 600 MB.
         body = await self._read(receive, MAX_RECORDS_BYTES)
         if encoding := encoding_of(scope):
             try:

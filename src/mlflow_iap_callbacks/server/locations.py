@@ -1,6 +1,6 @@
-"""Where the server may read and write artifacts: which requests name a location, and which may be.
+"""Where the server may read and write artifacts: locations in requests, and which are allowed.
 
-MLflow would use whatever the server's own account can: any bucket, any file of the image.
+MLflow itself would use all that the server's account can: any bucket, any file of the image.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 from .mlflow_body import Body, list_in, spellings
 from .tag_keys import is_one_of
 
-# Artifacts of this server, whatever its storage: `mlflow-artifacts://HOST/` would be another one.
+# Artifacts of this server, whatever its storage: `mlflow-artifacts://HOST/` names another one.
 _OWN = re.compile(r"(mlflow-artifacts|runs|models):/(?!/)")
 # What MLflow's client, pages and server name as the source of a prompt, which has no artifacts.
 _OF_PROMPTS = ("dummy-source", "prompt-template")
@@ -45,7 +45,7 @@ def require_allowed(location: Any, also: Sequence[str]) -> None:
 
 
 def _is_plain(location: str) -> bool:
-    """Whether it means the same to all who read it, and does not lead out of where it begins."""
+    """Whether all programs read it in the same way, and it does not leave its folder by ``..``."""
     decoded = location
     while (once_more := unquote(decoded)) != decoded:
         decoded = once_more

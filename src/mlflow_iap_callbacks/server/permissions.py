@@ -119,7 +119,7 @@ def _one_process_at_a_time() -> Iterator[None]:
 
 @contextmanager
 def _config_file(default_permission: str) -> Iterator[None]:
-    """Write the file that MLflow reads once. Delete it then: it has the database's password."""
+    """Write the file that MLflow reads once, then delete it: it has the database's password."""
     from mlflow.server.constants import BACKEND_STORE_URI_ENV_VAR
 
     config = configparser.ConfigParser(interpolation=None)

@@ -21,7 +21,7 @@ class BodyTooSlowError(Exception):
 
 
 class UnreadableEncodingError(Exception):
-    """The body is not compressed in the way that its header says, or in an unknown way."""
+    """The body is not compressed as its header says, or the header's encoding is unknown."""
 
 
 class ClientDisconnectedError(Exception):
@@ -99,7 +99,7 @@ def with_body(scope: Scope, receive: Receive, body: bytes) -> tuple[Scope, Recei
 
 
 def with_deadline(receive: Receive, seconds: float) -> Receive:
-    """Return the request as if its client disconnected if its body has not arrived in time."""
+    """Make the client seem to disconnect if the body has not arrived in time."""
     ends = time.monotonic() + seconds
     has_more = True
 

@@ -17,7 +17,7 @@ from . import collations, users_schema
 from .database import name_of
 from .start_error import StartError, first_line
 
-# A table that exists during a migration, with the revision before it as comment. MySQL commits each
+# A table that exists during a migration; its comment is the revision before. MySQL commits each
 # change of a table immediately, so an interrupted migration is left half done.
 _MARKER = "mlflow_iap_migration"
 _FROM_EMPTY = "empty"
@@ -67,8 +67,8 @@ def require_current(engine: Engine, *, has_users: bool) -> None:
         raise StartError(f"The database {name_of(engine.url)} {_problem(engine, found)}")
     if collations.inexact_tables(engine):
         raise StartError(
-            f"The database {name_of(engine.url)} has a collation that holds different names equal, "
-            "such as C and c. Back it up, then run `python -m mlflow_iap_callbacks.server migrate`."
+            f"The database {name_of(engine.url)} has a collation that considers different names "
+            "equal, such as C and c. Back it up, then run `python -m mlflow_iap_callbacks.server migrate`."
         )
 
 

@@ -1,4 +1,4 @@
-"""Tells whether a database may hold two keys of tags equal, whatever its collation."""
+"""Tells whether a database may consider two keys of tags equal, whatever its collation."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _LETTER = re.compile(r"LATIN .*\bLETTER (?:.* )?([A-Z])(?: WITH .*)?")
 
 
 def is_one_of(key: object, keys: Iterable[str]) -> bool:
-    """Whether a key may be held equal to one of others.
+    """Whether a database may consider a key equal to one of these.
 
-    Collations ignore case, accents, width, characters that nobody sees, and spaces at the end.
+    Collations ignore case, accents, width, invisible characters, and spaces at the end.
     """
     return _comparable(str(key)) in {_comparable(each) for each in keys}
 

@@ -147,7 +147,7 @@ class _Trace(NamedTuple):
     experiment_id: int
     owner: str | None
     starter: str | None
-    start: str | None  # something if it has been started
+    start: str | None  # None if it has not been started
 
     def is_started_by(self, email: str) -> bool:
         return email in (self.owner, self.starter)
@@ -174,7 +174,7 @@ def _add_owner(_: object, connection: Connection, trace: Any) -> None:
 
 
 def _rename_tags(span: Span) -> None:
-    """Remove the tags of a trace that only this server sets from the attributes of its spans."""
+    """Rename or remove a span's attributes that set tags which only this server may set."""
     attributes: Any = span._span._attributes or {}
     for name in [key for key in attributes if key.startswith(_TAG)]:
         key = name.removeprefix(_TAG)

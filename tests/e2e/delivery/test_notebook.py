@@ -112,7 +112,7 @@ def test_a_notebook_shows_links_lines_and_tables_and_nothing_else(
     assert re.fullmatch(rf"Study \w+:\s+{cloud.url}/\S+/runs/\w{{32}}\?\S+", link)
     assert re.fullmatch(r"IAPFlushResult\(delivered=\d+, waiting=0, refused=0\)", result)
     (table,) = rest["summary of the study"]
-    assert all(word in table for word in ("3 COMPLETE", "best", "look", "delivered"))
+    assert all(word in table for word in ("3 COMPLETE", "best", "link", "delivered"))
 
     link, steps = sorted(rest["training"], reverse=True)
     assert re.fullmatch(rf"Run:\s+{cloud.url}/\S+/runs/\w{{32}}\?\S+", link)

@@ -1,4 +1,4 @@
-"""A training loop of no framework that logs to an ``IAPRun``: what can be used afterwards."""
+"""A training loop without a framework that logs to an ``IAPRun``: what can be used afterwards."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def _is_complete(name: str) -> bool:
     ],
     ids=["finish", "open", "exception", "SIGTERM", "SIGKILL"],
 )
-def test_no_end_of_a_process_loses_anything_that_a_handle_logged(
+def test_nothing_that_a_handle_logged_is_lost_no_matter_how_its_process_ends(
     cloud: LocalCloud, start: Start, name: str, end: str, code: int, status: str
 ) -> None:
     script = start(f"{_LOOP}\n{end}", name)

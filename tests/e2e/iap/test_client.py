@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import pickle
 import threading
 import traceback
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import mlflow
 import pytest
+from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
@@ -65,6 +69,51 @@ def test_inherited_methods_work_through_iap(
     accounts = {seen.account for seen in cloud.requests if seen.reached_upstream}
     assert accounts == {cloud.trainer}
     assert len(cloud.tokens) == 1
+
+
+def test_log_batch_stores_and_rejects_what_mlflows_own_does(
+    cloud: LocalCloud, experiment: str
+) -> None:
+    client = IAPMlflowClient()
+    values = [0.1, -0.0, 1e22, 5e-324, 1.7e308, 7, math.inf, -math.inf, math.nan]
+    metrics = [Metric("m", value, 2**53 + 1 + n, 2**62 - n) for n, value in enumerate(values)]
+    texts = [("a/b é:1", '\u2028 \x00"\\ 😀'), ("empty", "")]
+    params = [Param(*text) for text in texts]
+    tags = [RunTag(*text) for text in texts]
+    methods: list[Callable[..., object]] = [
+        client.log_batch,
+        partial(MlflowClient.log_batch, client),
+    ]
+    found, errors = [], []
+    for log_batch in methods:
+        run_id = client.create_run(experiment).info.run_id
+        log_batch(run_id, metrics[:-1], params[1:], tags[1:])
+        for some in ({"metrics": metrics[-1:]}, {"params": params[:1]}, {"tags": tags[:1]}):
+            with suppress(MlflowException):
+                log_batch(run_id, **some)
+        data = client.get_run(run_id).data
+        points = client.get_metric_history(run_id, "m")
+        found.append(
+            (
+                sorted(repr((p.value, p.timestamp, p.step)) for p in points),
+                data.params,
+                {name: tag for name, tag in data.tags.items() if name in dict(texts)},
+            )
+        )
+        for unwanted in (
+            {"metrics": [Metric("a?", 1.0, 1, 1)]},
+            {"metrics": [Metric("a", 1.0, -1, 1)]},
+            {"params": [Param("..", "b")]},
+            {"params": [Param("empty", "changed")]},
+            {"tags": [RunTag("a" * 300, "b")]},
+        ):
+            with pytest.raises(MlflowException) as error:
+                log_batch(run_id, **unwanted)
+            errors.append((unwanted, str(error.value).replace(run_id, "RUN")))
+    assert found[0] == found[1]
+    assert len(found[0][0]) >= len(values) - 1
+    half = len(errors) // 2
+    assert [why for _, why in errors[:half]] == [why for _, why in errors[half:]]
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def _train(
     params: dict[str, Any] | None = None,
     **options: Any,
 ) -> dict[str, Any]:
-    """Train and return what LightGBM recorded; its callback is the last one, ours the first."""
+    """Train and return what LightGBM recorded; its callback comes last, this package's first."""
     train, valid = sets()
     record: dict[str, Any] = {}
     options = {"valid_sets": [train, valid], "valid_names": ["train", "valid"], **options}

@@ -19,7 +19,7 @@ _KILLS = 3
 
 @pytest.fixture
 def study(start: Start, tmp_path: Path) -> optuna.Study:
-    """One whose processes killed themselves between a commit and the callback."""
+    """A study whose processes killed themselves between a commit and the callback."""
     name, storage = uuid.uuid4().hex, f"sqlite:///{tmp_path / 'study.db'}"
     victims = start(killed_sweeps.SELF_KILLED, name, storage, str(_KILLS))
     assert victims.end() == 0, victims.err

@@ -40,7 +40,7 @@ def test_a_person_finds_the_best_trial_the_table_of_trials_and_the_plots(
         study.optimize(_objective, 12, callbacks=[callback])
     sign_in(page, cloud)
 
-    page.goto(callback.summary().rows["look"])
+    page.goto(callback.summary().rows["link"])
     best = study.best_trial
     expect(page.get_by_text(f"Best: trial {best.number}, value {best.value:g}")).to_be_visible()
     training = page.get_by_role("button", name="Model training", exact=True)

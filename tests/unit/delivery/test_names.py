@@ -94,7 +94,7 @@ def test_different_names_stay_different(together: bool) -> None:
         assert all(found[name] == name for name in given if mlflow_name(name) == name)
 
 
-def test_a_name_of_another_kind_is_not_in_the_way() -> None:
+def test_metrics_params_and_tags_may_have_the_same_name() -> None:
     names = _names()
     assert names.of(PARAMS, ["a_at_1"]) == {"a_at_1": "a_at_1"}
     assert names.of(METRICS, ["a@1"]) == {"a@1": "a_at_1"}
@@ -110,7 +110,7 @@ def test_a_name_that_the_run_already_has_is_used_again(taken: str) -> None:
     assert names.of(METRICS, ["a@1", "b"]) == {"a@1": taken, "b": "b"}
 
 
-def test_a_name_that_the_run_has_for_another_one_is_not_used() -> None:
+def test_a_name_that_already_stands_for_another_one_is_not_used() -> None:
     names = _names(lambda: _found(metrics={"a_at_1": 1.0}))
     (taken,) = names.of(METRICS, ["a@1"]).values()
     assert taken.startswith("a_at_1-")
@@ -132,7 +132,7 @@ def test_the_run_is_read_once_and_only_if_a_name_has_to_be_changed() -> None:
     assert next(reads) == 1
 
 
-def test_a_resumed_run_goes_on_under_its_names(
+def test_a_resumed_run_keeps_its_names(
     server: FakeMlflow, new_process: Callable[[], VirtualProcess]
 ) -> None:
     for step, names in enumerate((["a@1", "a_at_1"], ["a@1"], ["a_at_1", "a@1"])):
@@ -173,7 +173,7 @@ def test_a_server_on_windows_gets_names_without_colons(
     assert found.curve(loss) == [(0, 1.0)]
 
 
-def test_a_resumed_run_on_windows_goes_on_under_its_names(
+def test_a_resumed_run_on_windows_keeps_its_names(
     server: FakeMlflow,
     new_process: Callable[[], VirtualProcess],
     monkeypatch: pytest.MonkeyPatch,

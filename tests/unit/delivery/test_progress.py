@@ -74,7 +74,7 @@ def test_nothing_is_shown_without_a_terminal(server: FakeMlflow, process: Virtua
     assert _shown(process, is_terminal=False) == ""
 
 
-def test_in_a_notebook_a_slow_delivery_is_one_line_that_says_in_the_end_what_was_sent(
+def test_in_a_notebook_a_slow_delivery_is_one_line_that_says_at_the_end_what_was_sent(
     server: FakeMlflow, process: VirtualProcess, notebook: list[Any]
 ) -> None:
     _slow(server, process, 10.0)

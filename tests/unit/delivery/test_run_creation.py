@@ -121,7 +121,7 @@ def test_a_run_is_found_by_its_former_key_if_it_began_at_the_same_time_in_any_ti
     ("key", "start", "is_found"),
     [("s-1-2a", 7, True), ("s-10-2a", 7, False), ("s-1-2a", 70, False)],
 )
-def test_the_run_of_a_trial_in_a_journal_of_version_0_1_0_is_found_by_its_key_of_today(
+def test_the_run_of_a_trial_in_a_journal_of_version_0_1_0_is_found_by_its_current_key(
     server: FakeMlflow, process: _Process, key: str, start: int, is_found: bool
 ) -> None:
     today = process.started(Mode.NEW, process.run(key), time_ms=start)
@@ -272,7 +272,7 @@ def _agree(process: _Process, run: QueuedRun, clock: VirtualClock) -> None:
     process.start(Mode.SHARED, run)
 
 
-def test_a_shared_run_is_created_once_its_creators_had_time_to_see_each_other(
+def test_a_shared_run_is_agreed_on_after_its_creators_had_time_to_see_each_other(
     server: FakeMlflow, process: _Process, clock: VirtualClock
 ) -> None:
     run = process.run()
@@ -307,7 +307,7 @@ def test_creators_of_two_runs_agree_on_the_one_with_the_lowest_id(
     assert {run.run_id for run in runs} == {lowest} == {server.run(_KEY).run_id}
 
 
-def test_a_later_process_takes_the_agreed_run(
+def test_a_later_process_uses_the_agreed_run(
     server: FakeMlflow, new_process: NewProcess, clock: VirtualClock
 ) -> None:
     first, later = new_process(), new_process()
@@ -519,7 +519,7 @@ def test_a_missing_experiment_is_created_once(server: FakeMlflow, process: _Proc
     assert server.calls.count("get_experiment_by_name") == 1
 
 
-def test_only_an_experiment_that_is_created_is_marked_as_one_of_trainings(
+def test_only_a_new_experiment_is_marked_as_model_training(
     server: FakeMlflow, process: _Process
 ) -> None:
     server.add_experiment("old")

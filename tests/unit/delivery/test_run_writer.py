@@ -191,6 +191,45 @@ def test_what_cannot_be_logged_is_named_in_a_warning_and_the_rest_is_logged(
     assert server.run(run.key).curve("after") == [(0, 1.0)]
 
 
+class _Unconvertible:
+    """A value like a tensor of several numbers, for which ``float`` raises an error of its own."""
+
+    def __float__(self) -> float:
+        raise RuntimeError
+
+    def __repr__(self) -> str:
+        return "tensor"
+
+
+@pytest.mark.parametrize("name", [0, None, (1, 2), b"loss", 0.5, _Unconvertible()], ids=repr)
+def test_a_metric_whose_name_is_no_text_is_logged_under_its_text(
+    server: FakeMlflow, process: VirtualProcess, name: Any
+) -> None:
+    run = _run(process)
+    run.log_metrics({name: 0.5, "other": 1})
+    assert run.flush()
+    (found,) = server.runs.values()
+    assert {value for *_, value in found.points} == {0.5, 1.0}
+
+
+@pytest.mark.parametrize(
+    "value", [{1: 2}, [[0.5]], {"a": {None: 1}}, "high", b"1", _Unconvertible()], ids=repr
+)
+def test_a_metric_that_is_not_a_number_keeps_no_other_record_from_delivery(
+    server: FakeMlflow, process: VirtualProcess, caplog: pytest.LogCaptureFixture, value: Any
+) -> None:
+    run = _run(process)
+    run.log_metrics({"odd": value, "loss": 0.5})
+    run.log_metric("later", 0.25)
+    run.flush()
+    (found,) = server.runs.values()
+    assert [point[::3] for point in found.points if point[0] != "odd"] == [
+        ("loss", 0.5),
+        ("later", 0.25),
+    ]
+    assert value == b"1" or "'odd'" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("error", "status"),
     [(ZeroDivisionError(), "FAILED"), (KeyboardInterrupt(), "FAILED"), (TrialPruned(), "KILLED")],
@@ -236,7 +275,7 @@ def test_a_callbacks_run_stays_open_after_a_with_block(
     assert server.run(run.key).status == "RUNNING"
 
 
-def test_a_step_in_place_of_the_timestamp_is_warned_of_once(
+def test_a_step_in_place_of_the_timestamp_causes_one_warning(
     process: VirtualProcess, caplog: pytest.LogCaptureFixture
 ) -> None:
     run_writer._warn_of_timestamps_like_steps.cache_clear()

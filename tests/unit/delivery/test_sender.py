@@ -851,7 +851,10 @@ def test_an_error_while_taking_over_journals_does_not_delay_this_process(
     following.deliver()
     assert server.run(other.key).status == "FINISHED"
     assert server.runs_of(run.key) == []
-    assert any("could not be taken over: broken" in text for text in said_by_us(caplog))
+    assert any(
+        "could not be taken over, and will be retried: broken" in text
+        for text in said_by_us(caplog)
+    )
 
 
 # --- waiting -----------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ def test_as_text_it_has_two_columns() -> None:
 
 def test_a_long_link_is_not_broken() -> None:
     link = f"https://mlflow.example/{'x' * 500}"
-    assert link in str(Summary({"look": link}))
+    assert link in str(Summary({"link": link}))
 
 
 def test_in_a_notebook_names_are_escaped() -> None:

@@ -50,7 +50,7 @@ def _optimize(callbacks: Any) -> None:
 
 @pytest.fixture(scope="module")
 def its() -> SimpleNamespace:
-    """What a wrong call may use."""
+    """The objects that the calls use."""
     client: Any = FakeClient(FakeMlflow())
     study = optuna.create_study()
     return SimpleNamespace(
@@ -80,7 +80,7 @@ _WRONG: list[tuple[str, Callable[[Any], Any], tuple[str, ...]]] = [
     (
         "the object of the other library in optimize",
         lambda its: _optimize([its.lightgbm]),
-        ("no callback of Optuna", "callbacks=[IAPMLflowCallback()]"),
+        ("not a callback for Optuna", "callbacks=[IAPMLflowCallback()]"),
     ),
     ("no list in optimize", lambda its: _optimize(its.optuna), ("callbacks=[callback]",)),
     (
@@ -106,7 +106,7 @@ _WRONG: list[tuple[str, Callable[[Any], Any], tuple[str, ...]]] = [
     (
         "the object of the other library in train",
         lambda its: _train([its.optuna]),
-        ("no callback of LightGBM", "callbacks=[IAPLightGBMCallback()]"),
+        ("not a callback for LightGBM", "callbacks=[IAPLightGBMCallback()]"),
     ),
     ("no list in train", lambda its: _train(its.lightgbm), ("callbacks=[callback]",)),
     ("a URL as run", lambda its: IAPLightGBMCallback(_URL), (_URL[:40], f"run='{_ID}'")),
@@ -306,7 +306,7 @@ _WRONG: list[tuple[str, Callable[[Any], Any], tuple[str, ...]]] = [
     (
         "a number as a run's name",
         lambda its: IAPLightGBMCallback(run_name=1),
-        ("run_name is 1", "a text"),
+        ("run_name is 1", "a string"),
     ),
     (
         "text as most points",

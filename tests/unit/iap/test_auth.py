@@ -412,7 +412,7 @@ def test_plain_http_to_this_machine_is_allowed(url: str) -> None:
 
 
 @pytest.mark.parametrize("transport", [False, True])
-def test_no_proxy_of_the_environment_sees_a_token_in_plain_http(
+def test_no_proxy_from_the_environment_sees_a_token_in_plain_http(
     echo: LocalCloud, session: Sessions, monkeypatch: pytest.MonkeyPatch, transport: bool
 ) -> None:
     auth = IAPAuth(echo.url)

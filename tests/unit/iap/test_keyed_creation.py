@@ -96,7 +96,7 @@ def test_what_was_not_created_is_requested_again(
 
 
 @pytest.mark.parametrize(("one", "path", "key"), _CASES)
-def test_a_sender_with_a_key_looks_for_its_run_itself(
+def test_a_caller_with_a_key_looks_for_its_run_itself(
     time: VirtualTime, one: str, path: str, key: str
 ) -> None:
     server = _Server(one)

@@ -87,7 +87,7 @@ def _redirected(url: str, status: int, **headers: str) -> None:
     requests.hooks.dispatch_hook("response", request.hooks, response)
 
 
-def test_a_neighbour_in_plain_http_is_an_error_only_if_it_asks_for_a_token(
+def test_another_server_in_plain_http_is_an_error_only_if_it_asks_for_a_token(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     url = "http://mlflow.internal:5000/api/2.0/mlflow/runs/get"

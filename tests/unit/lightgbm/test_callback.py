@@ -175,7 +175,7 @@ def test_a_pruned_run_is_killed_and_has_all_its_points(
     assert [step for step, _ in run.curve("valid-binary_logloss")] == [0, 1, 2]
 
 
-# the run of others
+# runs that already exist
 
 
 def test_a_given_run_is_logged_to_and_stays_open() -> None:
@@ -444,7 +444,7 @@ def test_failed_training_in_a_with_block_logs_no_model() -> None:
     assert (run.status, run.artifacts) == ("FAILED", {})
 
 
-# trainings inside others
+# training inside other training
 
 
 @pytest.mark.parametrize("is_in_with", [False, True])
@@ -519,7 +519,7 @@ def test_categories_that_a_model_s_text_cannot_contain_leave_one_run_with_its_cu
 
 
 @pytest.mark.parametrize("part", ["header_of", "params_of", "data_of", "first_rows"])
-def test_what_cannot_be_read_at_the_first_iteration_costs_only_itself(
+def test_what_cannot_be_read_at_the_first_iteration_is_left_out_and_the_rest_is_logged(
     delivery: InlineDelivery,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,

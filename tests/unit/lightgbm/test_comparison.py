@@ -75,7 +75,7 @@ def test_large_numbers_as_labels_keep_all_digits() -> None:
     assert confusion([1234567.0], [1234568.0], has_labels=True).labels == ["1234567", "1234568"]
 
 
-def test_rare_classes_of_very_many_are_counted_together() -> None:
+def test_rare_classes_are_counted_together_if_there_are_very_many() -> None:
     y = np.repeat(np.arange(5000), np.where(np.arange(5000) < 100, 3, 1))
     counts, labels = confusion(y, y, has_labels=True)
     assert len(labels) == 200

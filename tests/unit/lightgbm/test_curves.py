@@ -14,6 +14,7 @@ from lightgbm.callback import CallbackEnv
 
 from lightgbm_helpers import OWN
 from mlflow_iap_callbacks.lightgbm.curves import Curves
+from own_log import said_by_us
 from recording_run import RecordingRun
 
 _Item = tuple[Any, ...]
@@ -184,13 +185,37 @@ def test_the_best_value_is_the_first_one_and_never_nan(
     assert run.curve("best-valid-loss") == [expected]
 
 
-@pytest.mark.parametrize("values", [[math.nan], ["odd"], [None], [10**400]])
-def test_a_value_that_is_not_a_number_is_never_the_best_and_the_run_warns(
-    values: list[Any],
-) -> None:
-    run = _logged(_one(values))
+def test_nan_is_never_the_best_value() -> None:
+    run = _logged(_one([math.nan]))
     assert run.curve("best-valid-loss") == []
     assert len(run.curve("valid-loss")) == 1
+
+
+class _Unconvertible:
+    """A value like a tensor of several numbers, for which ``float`` raises an error of its own."""
+
+    def __float__(self) -> float:
+        raise RuntimeError
+
+    def __repr__(self) -> str:
+        return "tensor"
+
+
+@pytest.mark.parametrize(
+    "value", ["odd", None, 1j, 10**400, np.ones(2), [0.5], _Unconvertible()], ids=repr
+)
+def test_a_value_that_is_not_a_number_costs_only_its_own_point_and_is_reported_once(
+    value: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    items = [("valid", "odd", value, False), ("valid", "loss", 0.5, False)]
+    run = _logged([items, [("valid", "odd", 0.25, False), items[1]], items])
+    assert _curves(run) == {
+        "valid-loss": [(step, 0.5) for step in range(3)],
+        "valid-odd": [(1, 0.25)],
+    }
+    (text,) = said_by_us(caplog)
+    assert "'valid-odd'" in text
+    assert "at step 0" in text
 
 
 @pytest.mark.parametrize(("best", "expected"), [(0, []), (1, [(2, 1)]), (2, [(2, 2)])])
@@ -350,6 +375,12 @@ def test_a_param_that_always_changes_has_at_most_max_points_including_the_last()
 
 
 # samples for a plot
+
+
+def test_the_samples_have_only_numbers_and_texts_for_names() -> None:
+    curves = Curves(RecordingRun(), _env(0), None)
+    curves.log(_env(0, [(None, "odd", None, False), (3, "loss", 0.5, False)]), ())
+    assert curves.samples() == [(0, {("3", "loss"): 0.5})]
 
 
 def test_the_samples_of_a_short_run_are_its_evaluations_without_deviation_and_folds() -> None:

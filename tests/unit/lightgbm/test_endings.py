@@ -162,7 +162,7 @@ def test_pruning_by_optuna_is_recognised_by_the_trial() -> None:
     assert (watch.ended, watch.ending.has_returned, watch.ending.is_pruned) == (1, False, True)
 
 
-def test_callbacks_given_as_a_set_that_is_kept_do_not_hold_up_the_end() -> None:
+def test_callbacks_given_as_a_set_that_is_kept_do_not_delay_the_end() -> None:
     watch = _Watch()
     kept = {watch}
     lgb.train(PARAMS, sets()[0], 3, callbacks=kept)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Which models ``finish`` takes, and in which words it rejects others."""
+"""Which models ``finish`` accepts, and how it explains why it rejects others."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _search(**options: Any) -> Any:
     return GridSearchCV(_classifier(), {"num_leaves": [7, 15]}, cv=2, **options)
 
 
-def test_boosters_are_taken_as_they_are() -> None:
+def test_boosters_are_accepted_as_they_are() -> None:
     booster = lgb.train(PARAMS, sets()[0], 2)
     folds: Any = lgb.cv(PARAMS, sets()[0], 2, nfold=2, return_cvbooster=True)
     for model in (booster, folds["cvbooster"]):
@@ -57,7 +57,7 @@ _TAKEN: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
 
 
 @pytest.mark.parametrize("kind", _TAKEN)
-def test_an_estimator_with_one_model_is_taken(kind: str) -> None:
+def test_an_estimator_with_one_model_is_accepted(kind: str) -> None:
     make, inner = _TAKEN[kind]
     model = _fit(make())
     found = fitted(model)
@@ -65,7 +65,7 @@ def test_an_estimator_with_one_model_is_taken(kind: str) -> None:
     assert found.estimator is (model.best_estimator_ if kind == "search" else model)
 
 
-def test_a_search_for_a_pipeline_is_its_best_pipeline() -> None:
+def test_the_best_pipeline_stands_for_a_search_over_pipelines() -> None:
     pipeline = Pipeline([("scale", StandardScaler()), ("model", _classifier())])
     model = _fit(GridSearchCV(pipeline, {"model__num_leaves": [7, 15]}, cv=2))
     assert fitted(model).estimator is model.best_estimator_
@@ -94,7 +94,7 @@ _REJECTED: dict[str, tuple[Callable[[], Any], str]] = {
 
 
 @pytest.mark.parametrize("kind", _REJECTED)
-def test_what_has_not_exactly_one_trained_model_is_rejected_with_a_reason(kind: str) -> None:
+def test_anything_without_exactly_one_trained_model_is_rejected_with_a_reason(kind: str) -> None:
     make, words = _REJECTED[kind]
     with pytest.raises(TypeError, match=words):
         fitted(make())
@@ -121,7 +121,7 @@ def test_the_estimator_that_lightgbm_trains_for_is_found_with_its_data() -> None
     assert finds.found == (None, None)
 
 
-def test_a_model_trained_in_a_callback_has_not_the_estimator_around_it() -> None:
+def test_a_model_trained_in_a_callback_does_not_get_the_estimator_around_it() -> None:
     finds, (x, y) = _Finds(), arrays()
     estimator = _classifier()
     estimator.fit(

@@ -1,4 +1,4 @@
-"""Fonts for names in every script, of those that are installed."""
+"""Which of the installed fonts are used for names in each script."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def test_the_features_have_their_ranges(header: str) -> None:
 
 @pytest.mark.parametrize("blank", ["\xa0", "\u3000", "\u2028", "\x85", "\t", "\x0b", "\x1c"])
 @pytest.mark.parametrize("name", ["a{}b", "{}ab", "ab{}"])
-def test_the_features_have_their_names_with_any_blank_that_lightgbm_keeps(
+def test_the_features_have_their_names_with_any_whitespace_that_lightgbm_keeps(
     blank: str, name: str
 ) -> None:
     x, y = arrays(features=2)

@@ -36,8 +36,7 @@ def test_every_name_is_drawn_without_a_warning(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         plots.draw_importance([(name, 1.0, 2.0) for name in _NAMES], 1, tmp_path / "importance.png")
-        curves = {(name, name): 1.0 for name in _NAMES}
-        plots.draw_curves([(0, curves)], 1, tmp_path / "curves.png")
+        plots.draw_curves([(0, {(name, name): 1.0 for name in _NAMES})], 1, tmp_path / "curves.png")
         plots.draw_confusion(np.eye(len(_NAMES)), _NAMES, tmp_path / "confusion.png")
     for file in ("importance", "curves", "confusion"):
         assert (tmp_path / f"{file}.png").read_bytes().startswith(b"\x89PNG")

@@ -45,7 +45,7 @@ def _folds(run: RecordingRun, **options: Any) -> list[dict[str, Any]]:
     return records
 
 
-def test_each_fold_has_its_curves_and_bests_and_params(run: RecordingRun) -> None:
+def test_each_fold_has_its_curves_best_values_and_params(run: RecordingRun) -> None:
     for number, record in enumerate(_folds(run, log_model=False, log_pictures=False)):
         values = record["valid"]["binary_logloss"]
         assert run.curve(f"fold{number}/valid-binary_logloss") == list(enumerate(values))
@@ -95,6 +95,6 @@ def test_a_new_run_has_everything_under_the_prefix_too() -> None:
 
 
 @pytest.mark.parametrize("prefix", ["", "/", "..", "../a", "a/../..", "a//b", 3, ["a"]])
-def test_a_prefix_that_is_no_folder_is_an_error_with_the_remedy(prefix: Any) -> None:
+def test_a_prefix_that_is_not_a_folder_name_is_an_error_with_the_remedy(prefix: Any) -> None:
     with pytest.raises(ValueError, match="Give the name of a folder"):
         IAPLightGBMCallback(prefix=prefix, client=InlineDelivery().client)

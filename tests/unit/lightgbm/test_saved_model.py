@@ -90,7 +90,9 @@ def test_a_pipeline_is_saved_with_its_steps(tmp_path: Path) -> None:
     assert _same(saved, mlflow.sklearn, x * 100, pipeline.predict(x * 100))
 
 
-def test_rows_that_mlflow_cannot_write_cost_the_example_and_not_the_model(tmp_path: Path) -> None:
+def test_a_model_is_saved_without_an_example_if_mlflow_cannot_write_the_rows(
+    tmp_path: Path,
+) -> None:
     x, y = arrays()
     frame = pd.DataFrame({"a": x[:, 0], "b": pd.cut(x[:, 1], 3, labels=[1j, 2j, 3j])})
     booster = lgb.train(PARAMS, lgb.Dataset(frame[["a"]], y), 3)
@@ -111,7 +113,7 @@ class _PredictsFrom:
 
 
 @pytest.mark.parametrize("data", [np.zeros((5, 7)), {"a": 1}, object()])
-def test_data_that_the_model_does_not_predict_costs_the_example_only(
+def test_a_model_is_saved_without_an_example_if_it_cannot_predict_the_data(
     data: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     x, y = arrays()

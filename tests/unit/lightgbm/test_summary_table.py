@@ -1,4 +1,4 @@
-"""What the summary of the LightGBM callback says about trainings, and the links it shows."""
+"""What the summary of the LightGBM callback says about training, and the links it shows."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ def test_it_says_how_training_ended_the_best_values_and_where_the_run_is() -> No
     booster = _train(callback)
     assert callback.flush()
     rows = callback.summary().rows
-    assert list(rows) == ["training", "best v-l2", "look", "delivered", "waiting", "refused"]
+    assert list(rows) == ["training", "best v-l2", "link", "delivered", "waiting", "refused"]
     assert rows["training"] == "FINISHED after 3 iterations"
     assert rows["best v-l2"] == f"{booster.best_score['v']['l2']:g} at iteration 2"
     assert callback.run is not None
-    assert rows["look"] == callback.run.url
-    assert callback.run.run_id() in rows["look"]
-    assert f"<a href='{rows['look']}'" in callback.summary()._repr_html_()
+    assert rows["link"] == callback.run.url
+    assert callback.run.run_id() in rows["link"]
+    assert f"<a href='{rows['link']}'" in callback.summary()._repr_html_()
 
 
-def test_without_a_training_it_is_about_the_delivery() -> None:
+def test_without_training_it_is_about_the_delivery() -> None:
     callback = IAPLightGBMCallback(client=FakeClient(FakeMlflow()))
     assert list(callback.summary().rows) == ["delivered", "waiting", "refused"]
 
 
-def test_trainings_of_several_threads_are_numbered() -> None:
+def test_training_runs_of_several_threads_are_numbered() -> None:
     callback = IAPLightGBMCallback(client=FakeClient(FakeMlflow()))
     _train(callback)
     other = threading.Thread(target=_train, args=(callback,))

@@ -64,7 +64,7 @@ def test_the_worker_on_the_first_machine_logs_if_all_have_the_same_port(
     params = forms[form]
     if form != "set":
         assert is_first_worker(params) is expected
-    else:  # it has no first one, but all workers have to agree
+    else:  # sets have no first machine, but all workers must agree on one
         assert is_first_worker(params) is (min(first, second) == _HERE)
 
 

@@ -462,6 +462,22 @@ def test_a_custom_loop_logs_its_trials_with_log_trial(delivery: InlineDelivery) 
     assert [runs[n].curve("mine") for n in range(3)] == [[(0, float(n))] for n in range(3)]
 
 
+@pytest.mark.parametrize("way", ["log_trial", "the callback itself"])
+def test_a_trial_that_has_not_ended_is_logged_once_it_has(
+    delivery: InlineDelivery, caplog: pytest.LogCaptureFixture, way: str
+) -> None:
+    study = new_study()
+    callback = _callback(delivery)
+    log = callback.log_trial if way == "log_trial" else callback
+    trial = study.ask()
+    with caplog.at_level(logging.WARNING, "mlflow_iap_callbacks"):
+        log(study, study.trials[0])
+    assert "study.tell(trial, value)" in said_by_us(caplog)[0]
+    assert delivery.runs() == []
+    log(study, study.tell(trial, 0.5))
+    assert _trial_runs(delivery)[0].status == "FINISHED"
+
+
 def test_a_trial_that_is_logged_twice_is_one_run(delivery: InlineDelivery) -> None:
     study = new_study()
     study.add_trial(create_trial(value=1.0))
@@ -533,7 +549,7 @@ def _alive(made: list[weakref.ref[_Model]]) -> int:
 
 
 @pytest.mark.parametrize("way", ["flush", "close", "the next study"])
-def test_a_study_in_memory_that_nobody_holds_is_let_go_of_and_still_reported(
+def test_a_study_in_memory_that_nobody_holds_is_freed_and_still_reported(
     delivery_of_files: InlineDelivery, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     drawn: list[Any] = []
@@ -580,7 +596,7 @@ def test_a_study_that_somebody_holds_keeps_its_objects(delivery: InlineDelivery)
     assert _alive(made) == 1
 
 
-# names that MLflow does not take
+# names that MLflow does not accept
 
 
 @pytest.mark.parametrize("name", ["", "x" * 501, 5, Path("mine")])
@@ -594,7 +610,7 @@ def test_an_experiment_name_that_mlflow_rejects_raises_an_error(
 @pytest.mark.parametrize(
     ("name", "experiment"), [("", "Default"), ("x" * 600, "x" * 500), ("x" * 500, "x" * 500)]
 )
-def test_a_study_whose_name_is_no_experiment_s_is_logged_elsewhere_and_a_warning_says_so_once(
+def test_a_study_whose_name_mlflow_rejects_is_logged_elsewhere_and_a_warning_says_so_once(
     delivery: InlineDelivery, caplog: pytest.LogCaptureFixture, name: str, experiment: str
 ) -> None:
     storage = optuna.storages.InMemoryStorage()
@@ -637,7 +653,7 @@ def test_metric_names_that_are_set_after_the_first_trial_are_used_and_a_warning_
         ("{folder}/studies.db", False),
     ],
 )
-def test_a_file_of_sqlite_that_optuna_and_mlflow_share_is_a_warning(
+def test_an_sqlite_file_that_optuna_and_mlflow_share_is_a_warning(
     caplog: pytest.LogCaptureFixture, tmp_path: Path, tracking_uri: str, is_shared: bool
 ) -> None:
     path = tmp_path.resolve() / "studies.db"
@@ -774,7 +790,7 @@ def test_the_summary_says_what_was_logged_and_where_it_is(delivery: InlineDelive
     (study_run,) = [run for run in delivery.runs() if TRIAL_TAG not in run.tags]
     assert rows[f"study {study.study_name}"] == "2 COMPLETE"
     assert rows["best"] == "trial 0: value 0.5"
-    assert rows["look"].endswith(f"{study_run.run_id}?workflowType=machine_learning")
+    assert rows["link"].endswith(f"{study_run.run_id}?workflowType=machine_learning")
     assert (rows["waiting"], rows["refused"]) == ("0 records", "0")
     assert rows["delivered"] == f"{delivery.sender.delivered} records to {delivery.server.uri}"
 

@@ -1,4 +1,4 @@
-"""What processes log that no callback saw: in an MLflow in memory, in time that the test moves."""
+"""Trials that no callback saw, in an MLflow in memory and on a clock that the test moves."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def _x(trial: optuna.Trial) -> float:
 
 
 class _Comparer(Comparer):
-    """One whose ticks are the test's."""
+    """A comparer whose ticks the test calls."""
 
     def _start(self) -> None:
         self._thread = "no thread"  # type: ignore[assignment]
 
-    def _let_thread(self, work: Callable[[], None], deadline: Deadline, seconds: float) -> None:
+    def _do_in_thread(self, work: Callable[[], None], deadline: Deadline, seconds: float) -> None:
         work()
 
     def _pause(self, seconds: float) -> None:
@@ -58,7 +58,7 @@ class _Worker(VirtualProcess):
         self._world.patch.setattr(callback_module, "comparer", self.comparer)
 
     def run(self, trials: int = 1) -> None:
-        """Run trials, and look at the study as the thread does at once."""
+        """Run trials, then do what the thread does at once: read the study."""
         self.enter()
         self.study.optimize(_x, trials, callbacks=[self.callback])
         self.comparer.tick()
@@ -109,14 +109,14 @@ class _World:
         return len(study.trials) - 1
 
     def runs(self) -> dict[int, FakeRun]:
-        """By trial; each has one."""
+        """The runs by number of their trial; each trial has one."""
         found = [run for run in self.server.runs.values() if not run.is_deleted]
         by_number = {int(run.tags[TRIAL_TAG]): run for run in found}
         assert len(by_number) == len(found)
         return by_number
 
     def new_client(self, server: FakeMlflow) -> FakeClient:
-        """One that counts searches for the runs of a study."""
+        """A client that counts searches for the runs of a study."""
         client = FakeClient(server)
         search = client.search_runs
 
@@ -151,7 +151,7 @@ def test_a_trial_that_no_callback_saw_is_logged_20_seconds_after_another_process
     assert (run.status, run.tags["kind"], run.curve("value")) == ("FINISHED", "unseen", [(0, 2.0)])
 
 
-def test_a_process_that_runs_trials_of_its_own_only_never_searches(world: _World) -> None:
+def test_a_process_that_runs_only_its_own_trials_never_searches(world: _World) -> None:
     worker = world.worker()
     worker.run(3)
     worker.go_on(60.0)
@@ -160,7 +160,7 @@ def test_a_process_that_runs_trials_of_its_own_only_never_searches(world: _World
     assert world.searches == 0
 
 
-def test_where_nothing_is_lacking_a_process_searches_once_for_what_was_there_before_it(
+def test_a_process_searches_only_once_for_earlier_trials_if_none_is_missing(
     world: _World,
 ) -> None:
     first = world.worker()
@@ -175,7 +175,7 @@ def test_where_nothing_is_lacking_a_process_searches_once_for_what_was_there_bef
     assert world.searches == 1
 
 
-def test_a_run_that_is_lacking_is_made_once_however_many_processes_join_at_once(
+def test_a_missing_run_is_created_once_no_matter_how_many_processes_join_at_once(
     world: _World,
 ) -> None:
     numbers = {world.unseen(), world.unseen(TrialState.FAIL)}
@@ -220,7 +220,7 @@ def test_the_clock_and_time_zone_of_another_machine_make_no_difference(
     assert world.runs().keys() == {number, 1}
 
 
-def test_a_study_that_lacks_very_much_is_left_to_sync_with_one_warning(
+def test_a_study_with_too_many_missing_trials_is_left_to_sync_with_one_warning(
     world: _World, caplog: pytest.LogCaptureFixture
 ) -> None:
     world.patch.setattr(comparison, "MOST_TRIALS", 2)
@@ -236,7 +236,7 @@ def test_a_study_that_lacks_very_much_is_left_to_sync_with_one_warning(
     assert worker.callback.sync(worker.study) == 3
 
 
-def test_what_the_old_callback_logged_is_left_to_sync_and_what_is_lacking_after_it_is_not(
+def test_trials_that_the_old_callback_logged_are_left_to_sync_and_later_ones_are_not(
     world: _World,
 ) -> None:
     old = [world.unseen() for _ in range(2)]
@@ -282,7 +282,7 @@ def test_a_large_study_is_compared_as_far_back_as_three_pages_reach(world: _Worl
 # --- at the end --------------------------------------------------------------------------------
 
 
-def test_a_process_that_ends_soon_logs_what_was_there_before_it(world: _World) -> None:
+def test_a_process_that_ends_soon_logs_the_missing_trials_from_before_it(world: _World) -> None:
     number = world.unseen()
     worker = world.worker()
     worker.run()
@@ -292,7 +292,7 @@ def test_a_process_that_ends_soon_logs_what_was_there_before_it(world: _World) -
     assert world.clock.monotonic() - began < 5.0
 
 
-def test_a_trial_that_ended_just_before_the_process_began_is_logged_when_20_seconds_are_over(
+def test_a_trial_that_ended_just_before_the_process_began_is_logged_after_20_seconds(
     world: _World,
 ) -> None:
     number = world.unseen(seconds_ago=2.0)
@@ -304,7 +304,7 @@ def test_a_trial_that_ended_just_before_the_process_began_is_logged_when_20_seco
     assert 15.0 < world.clock.monotonic() - began < 25.0
 
 
-def test_a_process_does_not_wait_for_what_living_ones_are_about_to_deliver(world: _World) -> None:
+def test_a_process_does_not_wait_for_new_trials_of_live_processes(world: _World) -> None:
     before, meanwhile = world.worker(), world.worker()
     before.run()
     worker = world.worker()
@@ -320,7 +320,9 @@ def test_a_process_does_not_wait_for_what_living_ones_are_about_to_deliver(world
     assert world.runs().keys() == {0, 1, 2}
 
 
-def test_what_others_ended_long_ago_and_did_not_log_is_logged_at_the_end(world: _World) -> None:
+def test_trials_that_others_ended_earlier_and_did_not_log_are_logged_at_the_end(
+    world: _World,
+) -> None:
     worker = world.worker()
     worker.run()
     worker.go_on(30.0)
@@ -329,7 +331,7 @@ def test_what_others_ended_long_ago_and_did_not_log_is_logged_at_the_end(world: 
     assert world.runs().keys() == {0, number}
 
 
-def test_a_study_in_memory_is_compared_at_the_end_only(world: _World) -> None:
+def test_a_study_in_memory_is_compared_only_at_the_end(world: _World) -> None:
     study = optuna.create_study()
     study.add_trial(create_trial(value=3.0))
     worker = world.worker(study)
@@ -362,10 +364,10 @@ def test_an_exception_that_ends_a_study_in_memory_leaves_a_failed_run(
     assert {n: run.status for n, run in world.runs().items()} == {0: "FINISHED", 1: "FAILED"}
 
 
-# --- what ends how -----------------------------------------------------------------------------
+# --- how runs end ------------------------------------------------------------------------------
 
 
-def test_trials_end_as_the_storage_says_and_those_that_run_do_not_end(world: _World) -> None:
+def test_runs_end_as_the_storage_says_and_running_trials_are_skipped(world: _World) -> None:
     states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING)
     for state in states:
         world.unseen(state)
@@ -376,7 +378,7 @@ def test_trials_end_as_the_storage_says_and_those_that_run_do_not_end(world: _Wo
     assert statuses == {0: "FINISHED", 1: "KILLED", 2: "FAILED", 4: "FINISHED"}
 
 
-def test_a_run_whose_process_died_is_completed_where_the_storage_says_how_its_trial_ended(
+def test_a_run_whose_process_died_is_completed_if_the_storage_says_how_its_trial_ended(
     world: _World,
 ) -> None:
     victim = world.worker()
@@ -411,10 +413,10 @@ def test_a_run_that_its_user_deleted_is_left_alone(
     assert said_by_us(caplog) == []
 
 
-# --- what does not answer ----------------------------------------------------------------------
+# --- servers and storages that do not respond --------------------------------------------------
 
 
-def test_while_the_server_is_away_nothing_is_compared_and_afterwards_it_is(world: _World) -> None:
+def test_a_study_is_compared_once_an_unreachable_server_is_back(world: _World) -> None:
     number = world.unseen()
     worker = world.worker(create_experiment=False)
     world.server.is_away = True
@@ -441,7 +443,7 @@ def test_a_search_that_fails_is_repeated_a_minute_later(world: _World) -> None:
     assert world.runs().keys() == {number, 1}
 
 
-def test_a_study_that_is_gone_from_its_storage_costs_nothing(
+def test_a_study_that_is_gone_from_its_storage_delays_nothing_and_causes_no_warning(
     world: _World, caplog: pytest.LogCaptureFixture
 ) -> None:
     world.unseen()
@@ -456,7 +458,7 @@ def test_a_study_that_is_gone_from_its_storage_costs_nothing(
 # --- the thread --------------------------------------------------------------------------------
 
 
-def test_what_was_there_is_read_at_once_by_a_thread_that_ends_with_the_process(
+def test_earlier_trials_are_read_at_once_by_a_thread_that_ends_with_the_process(
     world: _World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.unseen()
@@ -483,7 +485,7 @@ def test_what_was_there_is_read_at_once_by_a_thread_that_ends_with_the_process(
     assert not thread.is_alive()
 
 
-def test_a_forked_process_compares_what_it_works_on_itself(world: _World) -> None:
+def test_a_forked_process_compares_only_the_studies_that_it_joins_itself(world: _World) -> None:
     worker = world.worker()
     worker.run()
     comparer = worker.comparer
@@ -497,7 +499,7 @@ def test_a_forked_process_compares_what_it_works_on_itself(world: _World) -> Non
     assert number in world.runs()
 
 
-def test_a_study_in_memory_is_not_kept(world: _World) -> None:
+def test_a_study_in_memory_is_not_kept_alive(world: _World) -> None:
     worker = world.worker(optuna.create_study())
     worker.run()
     assert len(worker.comparer._in_memory) == 1

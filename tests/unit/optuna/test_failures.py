@@ -64,7 +64,7 @@ def test_a_failure_belongs_to_its_thread() -> None:
         ((1.0, 2.0), "The number of the values 2 did not match the number of the objectives 1"),
     ],
 )
-def test_a_trial_that_fails_by_what_it_returns_has_a_reason_without_a_traceback(
+def test_a_trial_that_fails_because_of_what_it_returns_has_a_reason_without_a_traceback(
     returned: Any, reason: str
 ) -> None:
     new_study().optimize(lambda trial: returned, 1)

@@ -143,7 +143,7 @@ def test_attributes_of_any_kind_are_stored(value: Any, stored: Any) -> None:
         lambda trial: setattr(trial, "_values", ["no number"]),
     ],
 )
-def test_what_cannot_be_read_costs_nothing_else_and_is_named(
+def test_what_cannot_be_read_is_named_and_the_rest_is_stored(
     spoil: Callable[[optuna.trial.FrozenTrial], None],
 ) -> None:
     study = new_study()

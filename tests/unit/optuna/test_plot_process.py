@@ -17,7 +17,7 @@ from optuna_helpers import new_study
 
 @pytest.fixture
 def python(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
-    """Replaces Python by a shell script."""
+    """Replaces Python with a shell script."""
 
     def replace(script: str) -> None:
         path = tmp_path / "python"
@@ -32,7 +32,7 @@ def python(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], N
 _BEGIN = 'read given && folder="${given%.json}" && mkdir "$folder"'
 
 
-def test_each_file_is_there_as_soon_as_it_is_written_and_what_is_missing_is_said_last(
+def test_files_are_yielded_as_soon_as_they_are_written_and_missing_ones_are_named_last(
     python: Callable[[str], None], tmp_path: Path
 ) -> None:
     go_on = tmp_path / "go-on"

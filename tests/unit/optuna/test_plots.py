@@ -64,7 +64,7 @@ def test_a_study_has_the_plots_of_each_of_its_values() -> None:
         (lambda: _study(params=""), {"optimization_history", "edf"}),
     ],
 )
-def test_a_study_has_no_plots_of_what_it_lacks(study: Any, expected: set[str]) -> None:
+def test_plots_without_data_are_left_out(study: Any, expected: set[str]) -> None:
     found = _plots(study()).keys() - {"timeline", "terminator_improvement"}
     assert found == expected
 
@@ -108,7 +108,7 @@ def test_plots_show_choices_of_any_kind_as_text() -> None:
 
 
 class _Axes:
-    """What a plotting function of Optuna's returns."""
+    """What Optuna's plotting functions return."""
 
     def __init__(self) -> None:
         self.figure = SimpleNamespace(savefig=lambda path, **_: path.write_bytes(b"picture"))
@@ -137,7 +137,7 @@ def _drawn(study: optuna.Study, folder: Path, *, is_quick: bool = False) -> list
     return list(plots.draw_all(content, folder, is_quick=is_quick))
 
 
-def test_a_plot_that_cannot_be_drawn_is_named_and_costs_no_other(
+def test_a_plot_that_cannot_be_drawn_is_named_and_the_others_are_drawn(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     pytest.importorskip("matplotlib")

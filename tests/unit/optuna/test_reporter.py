@@ -47,7 +47,7 @@ class _Reporter(Reporter):
     def _start(self) -> None:
         self._thread = cast(Any, "no thread")
 
-    def _let_thread(self, work: Callable[[], None], deadline: Deadline, seconds: float) -> None:
+    def _do_in_thread(self, work: Callable[[], None], deadline: Deadline, seconds: float) -> None:
         work()
 
     def exit(self, seconds: float) -> None:
@@ -121,7 +121,7 @@ def reporter(clock: _Clock) -> _Reporter:
 
 
 def _change_always(reporter: _Reporter, study: _Study, seconds: float) -> None:
-    """Let trials end continuously."""
+    """Report a change at each tick, as if trials ended all the time."""
     ends = reporter.clock.seconds + seconds
     while reporter.clock.seconds < ends:
         reporter.changed(study.run())

@@ -22,7 +22,7 @@ def files() -> Iterator[set[str]]:
     Path("empty.db").touch()
     names = {path.name for path in Path().iterdir()}
     yield names
-    # No URL, however wrong, makes a file.
+    # No URL creates a file, no matter how wrong it is.
     assert {path.name for path in Path().iterdir()} == names
 
 
@@ -47,10 +47,10 @@ def test_all_studies_are_loaded_unless_one_is_named() -> None:
     ("url", "said"),
     [
         ("sqlite:///none.db", "There is no file 'none.db'. Check the path in sqlite:///none.db."),
-        ("none", "There is no file 'none', and it is no URL. Give the URL of a database, such as"),
-        ("study.db", "is not a file of JournalStorage. For a file of SQLite, write sqlite:///st"),
+        ("none", "There is no file 'none', and it is not a URL. Give the URL of a database,"),
+        ("study.db", "is not a file of JournalStorage. For an SQLite file, write sqlite:///st"),
         ("damaged", "damaged is not a file of JournalStorage."),
-        ("sqlite:///empty.db", "There are no tables of Optuna in sqlite:///empty.db."),
+        ("sqlite:///empty.db", "sqlite:///empty.db has no tables of Optuna. Check the URL."),
         ("sqlite:///damaged", "sqlite:///damaged cannot be read. file is not a database."),
         ("grpc://localhost:13000", "Optuna has no storage for 'grpc'. Give the URL of a"),
         (
@@ -61,7 +61,7 @@ def test_all_studies_are_loaded_unless_one_is_named() -> None:
             "mysql+pymysql://u:secret@127.0.0.1:1/x?password=secret",
             r"mysql\+pymysql://u:\*\*\*@127.0.0.1:1/x cannot be read. .*Can't connect to MySQL",
         ),
-        ("empty.db", "There is no study in empty.db."),
+        ("empty.db", "There is no study in empty.db. Check the URL."),
     ],
 )
 def test_a_storage_that_cannot_be_read_is_one_line_that_says_what_to_do(

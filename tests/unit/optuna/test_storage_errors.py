@@ -1,4 +1,4 @@
-"""What is said of a storage that its user closed or removed."""
+"""The warning about a storage that its user closed or removed."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _studies(folder: Path) -> tuple[BaseStorage, Callable[[], None]]:
 
 
 @pytest.mark.parametrize("make", [_journal, _database, _studies])
-def test_a_storage_that_is_gone_is_one_line_for_all_its_studies(
+def test_a_storage_that_is_gone_causes_one_warning_for_all_its_studies(
     make: Callable[[Path], tuple[BaseStorage, Callable[[], None]]],
     delivery: InlineDelivery,
     tmp_path: Path,

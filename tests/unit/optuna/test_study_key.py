@@ -74,7 +74,7 @@ def test_a_waiting_trial_without_a_start_does_not_matter() -> None:
     assert len(study_key(study)) == 16
 
 
-def test_a_key_needs_no_trial_that_the_study_s_object_shows() -> None:
+def test_a_key_does_not_depend_on_the_trials_that_the_study_s_object_shows() -> None:
     class Step(optuna.Study):
         def get_trials(self, *_: Any, **__: Any) -> list[optuna.trial.FrozenTrial]:
             return []

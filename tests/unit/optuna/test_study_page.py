@@ -65,7 +65,7 @@ def test_the_interactive_page_is_the_first_of_the_plots() -> None:
     assert "trials.csv" not in text
 
 
-def test_a_long_study_has_a_description_that_mlflow_takes() -> None:
+def test_a_long_study_has_a_description_that_mlflow_accepts() -> None:
     trial = _trial(1.0, **{f"{n}" * 80: "x" * 1000 for n in range(200)})
     text = _text(trial, problems=["y" * 1000] * 30, files={f"slice-{n}.png" for n in range(30)})
     assert len(text) <= MAX_TAG_LENGTH

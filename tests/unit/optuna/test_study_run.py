@@ -309,7 +309,7 @@ def test_the_description_begins_with_the_best_trial_and_links_to_all(
     assert table.splitlines() == ["| param | value |", "| --- | --- |", "| depth | 3 |"]
 
 
-def test_the_description_follows_the_study_and_the_one_that_was_given(
+def test_the_description_begins_with_the_given_one_and_follows_the_study(
     delivery: InlineDelivery,
 ) -> None:
     study = _study_of(_trial(state=TrialState.FAIL))
@@ -421,7 +421,7 @@ def test_the_link_is_shown_once_as_soon_as_the_run_is_known(
     assert study_run.link == _link(delivery)
 
 
-def test_the_link_takes_no_request_which_a_silent_server_would_not_answer(
+def test_the_link_needs_no_request_which_a_silent_server_would_not_answer(
     delivery: InlineDelivery, capsys: pytest.CaptureFixture[str]
 ) -> None:
     study_run = _study_run(_study_of(_trial(1.0)), delivery)

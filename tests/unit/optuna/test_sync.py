@@ -133,7 +133,7 @@ def test_a_study_that_is_deleted_and_created_again_shares_no_run_with_the_old_on
     callback = _callback(delivery)
     old.optimize(_x, 4, callbacks=[callback])
     callback.flush()
-    # As in a file of SQLite, which gives the id of the deleted study to the next one.
+    # As in an SQLite file, which gives the id of the deleted study to the next one.
     new = _study_of(tmp_path, "new")
     assert new._study_id == old._study_id
     new.add_trials([trial for trial in old.trials if trial.number != 1])

@@ -38,6 +38,9 @@ _ENDED = datetime(2026, 1, 2, 3, 4, 5, 678000)
         (["a", "b", "c"], ["own"], ["value"], ["value_0", "value_1"]),
         (None, ["own"], ["own"], None),
         (None, ["x", "y"], None, ["x", "y"]),
+        (None, ["x", "x"], None, ["x_0", "x_1"]),
+        (["x", "x"], None, ["value"], ["x_0", "x_1"]),
+        ([1, 2], None, ["value"], ["1", "2"]),
     ],
 )
 def test_values_have_the_given_names_or_the_study_s(

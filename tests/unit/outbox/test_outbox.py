@@ -16,6 +16,7 @@ import pytest
 
 from disk_helpers import Disk
 from mlflow_iap_callbacks.outbox import Outbox, QueuedRun, Record, Refusal
+from mlflow_iap_callbacks.outbox import outbox as outbox_module
 from mlflow_iap_callbacks.outbox.journal_folder import new_outbox, survey
 from own_log import said_by_us
 
@@ -105,6 +106,42 @@ def test_each_run_is_read_separately_and_in_order(any_outbox: Outbox) -> None:
         assert [r.content for r in metrics] == [[s, s, {run.key: s / 7}] for s in range(50)]
     _settle_all(runs[1])
     assert [_steps(_read(run)) for run in runs] == [list(range(50)), [], list(range(50))]
+
+
+@pytest.mark.parametrize("most_bytes", [0, 900, 100_000])
+def test_records_are_read_in_order_no_matter_how_many_of_them_memory_has_room_for(
+    monkeypatch: pytest.MonkeyPatch, any_outbox: Outbox, most_bytes: int
+) -> None:
+    monkeypatch.setattr(outbox_module, "_MOST_COPIED_BYTES", most_bytes)
+    runs = [_begin(any_outbox, key) for key in "ab"]
+    steps: dict[str, list[int]] = {run.key: [] for run in runs}
+    for step in range(0, 300, 10):
+        for run in runs:
+            _log(run, range(step, step + 10))
+        any_outbox.collect()
+        if step % 50 == 0:
+            for run in runs:
+                some = _read(run)[:7]
+                steps[run.key] += _steps(some)
+                any_outbox.settle(run, some)
+        if step == 150:
+            steps["a"] += _settle_all(runs[0])
+    for run in runs:
+        assert [*steps[run.key], *_settle_all(run)] == list(range(300))
+    assert any_outbox.waiting == 0
+
+
+def test_a_request_has_at_most_a_thousand_points(any_outbox: Outbox) -> None:
+    run = _begin(any_outbox)
+    for step in range(600):
+        content = (step, step, {"a": 0.5, "b": 0.5, "c": 0.5})
+        any_outbox.intake.append(run.number, "metrics", content)
+    any_outbox.collect()
+    sizes = []
+    while records := _read(run):
+        sizes.append(len(records))
+        any_outbox.settle(run, records)
+    assert sizes == [334, 601 - 334]  # the first is the run's start
 
 
 def test_a_batch_has_at_most_a_thousand_records(any_outbox: Outbox) -> None:

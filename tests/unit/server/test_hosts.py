@@ -26,7 +26,7 @@ def test_a_name_or_an_address_is_a_host(host: str) -> None:
         *("mlflow\nexample.com", "mlflow..example.com", "-mlflow.example.com"),
     ],
 )
-def test_what_no_request_names_as_its_host_is_an_error(host: str) -> None:
+def test_anything_but_a_host_name_is_an_error(host: str) -> None:
     with pytest.raises(StartError, match="not the name of a host in lower case"):
         hosts_of({"MLFLOW_SERVER_HOSTS": host})
 

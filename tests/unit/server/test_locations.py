@@ -48,7 +48,7 @@ def _source(location: Any, **settings: Any) -> int:
         *("models:/m-0123", "mlflow-artifacts:/1/abc/artifacts/größe 1/model.v2"),
     ],
 )
-def test_artifacts_of_this_server_are_a_location(location: str | None) -> None:
+def test_artifacts_of_this_server_are_allowed(location: str | None) -> None:
     assert _source(location) == 200
 
 
@@ -160,7 +160,7 @@ _CHECKED = {
 _WORDS = ("location", "source", "uri", "url", "root", "path", "bucket")
 
 
-def test_each_field_that_may_name_a_location_is_decided() -> None:
+def test_each_field_that_may_name_a_location_has_a_rule_or_a_reason_for_none() -> None:
     from mlflow.server.handlers import get_endpoints
 
     from mlflow_iap_callbacks.server.routes import route_of

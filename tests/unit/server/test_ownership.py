@@ -118,7 +118,7 @@ def test_setting_the_owners_tag_does_not_change_the_owner(name: str, method: str
     assert arrived(f"{MLFLOW}/{name}", {"run_id": "1", **OTHER}, method) == {"run_id": "1", **OTHER}
 
 
-# Keys that some collation holds equal to the first one.
+# Keys that some collation considers equal to the first one.
 SPELLINGS = [
     *("mlflow.user ", "MLflow.User", "mlflow.us\u00e9r", "\uff4dlflow.user", "\tmlflow.user\n"),
     *("ml\ufb02ow.user", "mlflow\u200b.user", "mlfl\u00f8w.u\u017fer", "mlflow.user\u00a0"),
@@ -132,7 +132,7 @@ SPELLINGS = [
 
 
 @pytest.mark.parametrize("key", SPELLINGS)
-def test_a_key_that_the_database_may_hold_equal_is_the_owners_tag_too(key: str) -> None:
+def test_a_key_that_the_database_may_consider_equal_is_the_owners_tag_too(key: str) -> None:
     claim = {"key": key, "value": EVE}
     assert arrived(f"{MLFLOW}/runs/set-tag", claim) == CLAIM
     assert arrived(f"{MLFLOW}/runs/log-batch", {"tags": [claim]}) == {"tags": [CLAIM]}

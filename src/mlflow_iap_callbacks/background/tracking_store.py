@@ -1,0 +1,280 @@
+"""MLflow's stores for servers, with writes in the background and reads that wait for them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import OrderedDict
+from collections.abc import Sequence
+from functools import partial
+from types import FrameType
+from typing import Any
+
+from mlflow.entities import (
+    DatasetInput,
+    LoggedModel,
+    LoggedModelInput,
+    LoggedModelStatus,
+    Metric,
+    Param,
+    Run,
+    RunData,
+    RunInfo,
+    RunStatus,
+    RunTag,
+)
+from mlflow.protos.service_pb2 import FinalizeLoggedModel
+from mlflow.store.model_registry.rest_store import RestStore as ModelRegistryRestStore
+from mlflow.store.tracking.rest_store import RestStore
+from mlflow.utils import validation
+from mlflow.utils.async_logging.run_operations import RunOperations
+from mlflow.utils.credentials import get_default_host_creds
+from mlflow.utils.proto_json_utils import message_to_json
+from mlflow.utils.rest_utils import get_logged_model_endpoint
+
+from ..delivery.sender import is_delivering
+from ..limits import MAX_DATASET_LENGTHS
+from . import artifacts
+from .endpoints import Way, way_of
+from .writes import Writes
+
+_MOST_KNOWN = 1000
+# Functions of MLflow that read what this process knows. All others get the response of the server.
+_SHOWS_LINK = ("mlflow.tracking._tracking_service.client", "_log_url")
+_LOGS_MODEL = ("mlflow.models.model", "log")
+_LOGS_MODEL_METRICS = ("mlflow.models.model", "log_model_metrics_for_step")
+# What may be between such a function and the store.
+_CLIENTS = ("mlflow.tracking.client", "mlflow.tracking._tracking_service.", "mlflow.telemetry.")
+
+
+class BackgroundStore(RestStore):
+    """MLflow's tracking store for a server, with writes in the background.
+
+    Args:
+        writes: what this process logs to the server.
+    """
+
+    def __init__(self, writes: Writes) -> None:
+        super().__init__(partial(get_default_host_creds, writes.tracking_uri))
+        self._writes = writes
+        # Runs as the server returned them last, with their state as this process changed it.
+        self._known: OrderedDict[str, Run] = OrderedDict()
+        self._models: OrderedDict[str, LoggedModel] = OrderedDict()  # that this process created
+
+    def create_run(self, *args: Any, **kwargs: Any) -> Run:
+        return self._remember(super().create_run(*args, **kwargs))
+
+    def get_run(self, run_id: str) -> Run:
+        known = None if is_delivering() else self._known.get(run_id)
+        if known is not None and _caller(_SHOWS_LINK):
+            return known
+        frame = None if known is None else _caller(_LOGS_MODEL_METRICS)
+        if known is not None and frame is not None and {"model_id", "step"} <= frame.keys():
+            # It logs the run's points of this step again, as those of the model. Now it finds none.
+            content = {"model_id": frame["model_id"], "step": frame["step"]}
+            self._writes.run(run_id).append("model_metrics", content)
+            return Run(known.info, RunData())
+        return self._remember(super().get_run(run_id))
+
+    def restore_run(self, run_id: str) -> None:
+        super().restore_run(run_id)
+        self._writes.run(run_id).forget_refusal()
+
+    def update_run_info(
+        self, run_id: str, run_status: int | None, end_time: int | None, run_name: str | None
+    ) -> RunInfo:
+        if is_delivering():
+            info: RunInfo = super().update_run_info(run_id, run_status, end_time, run_name)
+            return info
+        known = self._known.get(run_id) or self.get_run(run_id)
+        proto = known.info.to_proto()
+        values = {"status": run_status, "end_time": end_time, "run_name": run_name or None}
+        for name, value in values.items():
+            if value is not None:
+                setattr(proto, name, value)
+        status = None if run_status is None else RunStatus.to_string(run_status)
+        content = {"status": status, "end_time": end_time, "name": run_name}
+        self._writes.run(run_id).append("update", content)
+        known._info = RunInfo.from_proto(proto)
+        return known.info
+
+    def log_batch(
+        self,
+        run_id: str,
+        metrics: Sequence[Metric],
+        params: Sequence[Param],
+        tags: Sequence[RunTag],
+    ) -> None:
+        if is_delivering():
+            super().log_batch(run_id, metrics, params, tags)
+            return
+        points = [_point(metric) for metric in metrics]
+        _check(run_id, metrics, params, tags)
+        run = self._writes.run(run_id)
+        if points:
+            run.append("points", points)
+        if params:
+            run.append("params", {param.key: param.value for param in params})
+        if tags:
+            run.append("tags", {tag.key: tag.value for tag in tags})
+
+    def log_metric(self, run_id: str, metric: Metric) -> None:
+        self.log_batch(run_id, [metric], [], [])
+
+    def log_param(self, run_id: str, param: Param) -> None:
+        self.log_batch(run_id, [], [param], [])
+
+    def set_tag(self, run_id: str, tag: RunTag) -> None:
+        self.log_batch(run_id, [], [], [tag])
+
+    def log_batch_async(
+        self,
+        run_id: str,
+        metrics: Sequence[Metric],
+        params: Sequence[Param],
+        tags: Sequence[RunTag],
+    ) -> RunOperations:
+        # MLflow's queue would keep it in memory only.
+        self.log_batch(run_id, metrics, params, tags)
+        return RunOperations([])
+
+    def log_inputs(
+        self,
+        run_id: str,
+        datasets: list[DatasetInput] | None = None,
+        models: list[LoggedModelInput] | None = None,
+    ) -> None:
+        if is_delivering():
+            super().log_inputs(run_id, datasets, models)
+            return
+        for each in datasets or ():
+            fields = {name: getattr(each.dataset, name) for name in MAX_DATASET_LENGTHS}
+            tags = {tag.key: tag.value for tag in each.tags}
+            self._writes.run(run_id).append("input", {"dataset": fields, "tags": tags})
+        if models:
+            super().log_inputs(run_id, None, models)
+
+    def create_logged_model(self, *args: Any, **kwargs: Any) -> LoggedModel:
+        model: LoggedModel = super().create_logged_model(*args, **kwargs)
+        if model.source_run_id and not is_delivering():
+            self._models[model.model_id] = model
+            if len(self._models) > _MOST_KNOWN:
+                self._models.popitem(last=False)
+            artifacts.use(
+                self._writes, model.artifact_location, model.source_run_id, model.model_id
+            )
+        return model
+
+    def get_logged_model(self, model_id: str, *args: Any, **kwargs: Any) -> LoggedModel:
+        known = None if is_delivering() else self._models.get(model_id)
+        if known is not None and _caller(_LOGS_MODEL):
+            return known
+        found: LoggedModel = super().get_logged_model(model_id, *args, **kwargs)
+        return found
+
+    def finalize_logged_model(self, model_id: str, status: LoggedModelStatus) -> LoggedModel:
+        model = self._models.get(model_id)
+        if model is None or is_delivering():
+            found: LoggedModel = super().finalize_logged_model(model_id, status)
+            return found
+        message = FinalizeLoggedModel(model_id=model_id, status=status.to_proto())
+        endpoint = get_logged_model_endpoint(model_id)
+        self._call_endpoint(FinalizeLoggedModel, message_to_json(message), endpoint=endpoint)
+        proto = model.to_proto()
+        proto.info.status = status.to_proto()
+        self._models[model_id] = LoggedModel.from_proto(proto)
+        return self._models[model_id]
+
+    def flush_async_logging(self) -> None:
+        self._writes.flush()
+
+    def _call_endpoint(self, api: Any, json_body: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if not is_delivering():
+            way = way_of(api.__name__)
+            if way is Way.BEHIND and self._is_appended(api, json_body, *args, **kwargs):
+                return api.Response()
+            if way is not Way.THROUGH:
+                self._writes.wait()
+        return super()._call_endpoint(api, json_body, *args, **kwargs)
+
+    def _is_appended(self, api: Any, json_body: str, endpoint: str | None = None) -> bool:
+        """Append a request to the run that it belongs to; return False if there is none."""
+        body = json.loads(json_body)
+        run_id = body.get("run_id")
+        if run_id is None and endpoint is not None:
+            model = self._models.get(endpoint.partition("/logged-models/")[2].partition("/")[0])
+            run_id = None if model is None else model.source_run_id
+        if run_id is None:
+            return False
+        content = {"api": api.__name__, "body": json.dumps(body), "endpoint": endpoint}
+        self._writes.run(run_id).append("request", content)
+        return True
+
+    def _remember(self, run: Run) -> Run:
+        self._known[run.info.run_id] = Run(run.info, run.data, run.inputs, run.outputs)
+        if len(self._known) > _MOST_KNOWN:
+            self._known.popitem(last=False)
+        if not is_delivering():
+            artifacts.use(self._writes, run.info.artifact_uri, run.info.run_id)
+        return run
+
+
+class BackgroundModelRegistryStore(ModelRegistryRestStore):
+    """MLflow's model registry store for a server, which waits for what a new version refers to.
+
+    Args:
+        writes: what this process logs to the server.
+    """
+
+    def __init__(self, writes: Writes) -> None:
+        super().__init__(partial(get_default_host_creds, writes.tracking_uri))
+        self._writes = writes
+
+    def _call_endpoint(self, api: Any, *args: Any, **kwargs: Any) -> Any:
+        if way_of(api.__name__) is Way.WAITS and not is_delivering():
+            self._writes.wait()
+        return super()._call_endpoint(api, *args, **kwargs)
+
+
+def _caller(function: tuple[str, str]) -> dict[str, Any] | None:
+    """Return the local variables of a function of MLflow if it asks; None if another one does."""
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None:
+        module = frame.f_globals.get("__name__", "")
+        if (module, frame.f_code.co_name) == function:
+            return frame.f_locals
+        frame = frame.f_back if module.startswith(_CLIENTS) else None
+    return None
+
+
+def _point(metric: Metric) -> list[Any]:
+    """Return what MLflow stores of a point.
+
+    Raises:
+        TypeError, ValueError: a value has the wrong type or size.
+    """
+    proto = metric.to_proto()  # as MLflow converts and checks it
+    point = [proto.key, proto.value, proto.timestamp, proto.step]
+    if proto.model_id or proto.dataset_name or proto.dataset_digest:
+        others = (proto.model_id, proto.dataset_name, proto.dataset_digest)
+        point += [text or None for text in others]
+    return point
+
+
+def _check(
+    run_id: str, metrics: Sequence[Metric], params: Sequence[Param], tags: Sequence[RunTag]
+) -> None:
+    """Raise the error that the server would return for names and numbers.
+
+    It also decides whether long values are cut or rejected, so their length is not checked.
+    """
+    for param in params:
+        param.to_proto()
+    for tag in tags:
+        tag.to_proto()
+    validation._validate_run_id(run_id)
+    validation._validate_batch_log_limits(metrics, params, tags)
+    validation._validate_param_keys_unique(params)
+    validation._validate_batch_log_data(
+        metrics, [Param(param.key, "") for param in params], [RunTag(tag.key, "") for tag in tags]
+    )

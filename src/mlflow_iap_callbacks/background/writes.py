@@ -1,0 +1,117 @@
+"""Appends what is logged with MLflow's API to the outbox, and waits for its delivery."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+
+from ..delivery.closing import Deadline, deliver_own
+from ..delivery.lifecycle import LOCK, flush, sender_for
+from ..delivery.run_writer import RunWriter
+from ..delivery.sender import Sender
+from ..errors import IAPError
+
+_logger = logging.getLogger("mlflow_iap_callbacks")
+
+# Seconds that a read waits for what was logged before it, as for ``IAPRun.flush``.
+_SECONDS_TO_WAIT = 60.0
+_MOST_RUNS = 1000
+
+
+class BackgroundRun(RunWriter):
+    """The run handle of a run that MLflow's API writes to, and also creates and ends."""
+
+    def append(self, kind: str, content: Any) -> None:
+        """Append a record."""
+        self._append(kind, content)
+
+    def append_file(self, kind: str, path: Path, content: dict[str, Any]) -> None:
+        """Append a record with a copy of a file or folder.
+
+        Raises:
+            OSError: it cannot be copied.
+        """
+        self._append(kind, {"path": self._keep(path), "is_copied": True, **content})
+
+    def forget_refusal(self) -> None:
+        """Send further records, although MLflow rejected the run while it was deleted."""
+        self._queued().refused = None
+
+
+class Writes:
+    """What this process logs to one server with MLflow's API.
+
+    Args:
+        tracking_uri: tracking URI of the server.
+        new_client: makes the client that delivers.
+        is_strict: whether ``flush`` raises an error for what MLflow rejected.
+    """
+
+    def __init__(
+        self, tracking_uri: str, new_client: Callable[[], MlflowClient], *, is_strict: bool
+    ) -> None:
+        self.tracking_uri = tracking_uri
+        self._new_client = new_client
+        self._is_strict = is_strict
+        self._made_client: MlflowClient | None = None
+        self._runs: OrderedDict[str, BackgroundRun] = OrderedDict()  # by id, the last used ones
+        self._reported: dict[Sender, int] = {}  # number of refusals that were raised
+
+    def run(self, run_id: str) -> BackgroundRun:
+        """Return the handle of a run."""
+        run = self._runs.get(run_id)
+        if run is None:
+            with LOCK:
+                run = self._runs[run_id] = BackgroundRun.existing(self._client(), run_id)
+                if len(self._runs) > _MOST_RUNS:
+                    self._runs.popitem(last=False)
+        return run
+
+    def wait(self) -> None:
+        """Wait until everything that was logged so far is delivered, within a time limit."""
+        if self._made_client is None:
+            return
+        sender = sender_for(self._made_client)
+        waiting = sender.outbox.waiting
+        if waiting and not deliver_own(sender, Deadline(sender.clock.monotonic, _SECONDS_TO_WAIT)):
+            _logger.warning(
+                "MLflow is asked for what was logged, although %d records for %s were not delivered"
+                " in time. Its response may lack them.",
+                sender.outbox.waiting,
+                sender.server,
+            )
+
+    def flush(self) -> None:
+        """Wait as ``wait`` does.
+
+        Raises:
+            IAPError: in strict mode, MLflow rejected a record, or not all were delivered in time.
+        """
+        if self._made_client is None:
+            return
+        result = flush(self._made_client, _SECONDS_TO_WAIT)
+        if not self._is_strict:
+            return
+        sender = sender_for(self._made_client)
+        new = result.refused - self._reported.get(sender, 0)
+        self._reported = {sender: result.refused}
+        if new:
+            refused = sender.outbox.refused()[-new:]
+            texts = [f"{kind} {content!r:.200}: {reason}" for kind, content, reason in refused]
+            raise IAPError(f"MLflow rejects {'; '.join(texts)}")
+        if result.waiting:
+            raise IAPError(
+                f"{result.waiting} records for {sender.server} were not delivered within "
+                f"{_SECONDS_TO_WAIT:.0f} s. They are sent later."
+            )
+
+    def _client(self) -> MlflowClient:
+        if self._made_client is None:
+            self._made_client = self._new_client()
+            sender_for(self._made_client)  # sets up delivery on SIGTERM
+        return self._made_client

@@ -1,0 +1,114 @@
+"""Background logging across outages and the ends of processes, with a real server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import mlflow
+import pytest
+
+import killed_trainings
+import python_process
+from mlflow_iap_callbacks import IAPMlflowClient
+from mlflow_iap_callbacks.local import LocalCloud
+from mlflow_iap_callbacks.outbox import journal_folder
+from scripts import Start, command, starting
+
+IMPORTS = """
+import sys
+import mlflow
+from mlflow_iap_callbacks import log_in_background
+log_in_background()
+"""
+
+_TRAINING = """
+import os, time
+import lightgbm as lgb, numpy as np
+x = np.random.default_rng(0).random((100, 4))
+mlflow.set_experiment(sys.argv[1])
+mlflow.lightgbm.autolog(log_models=False)
+with mlflow.start_run(run_name="trained"):
+    print("begun", flush=True)
+    while not os.path.exists(sys.argv[2]):
+        time.sleep(0.01)
+    data = lgb.Dataset(x, x[:, 0])
+    lgb.train({"verbosity": -1, "num_threads": 1}, data, 20, [data], valid_names=["seen"])
+    print("trained", flush=True)
+"""
+
+
+def _waiting() -> int:
+    return sum(journal.records() for journal in journal_folder.survey())
+
+
+@pytest.mark.slow
+def test_a_training_goes_on_while_the_server_is_away_and_sync_delivers_it(
+    cloud: LocalCloud, start: Start, name: str, tmp_path: Path
+) -> None:
+    outage = tmp_path / "outage"
+    script = start(_TRAINING, name, str(outage))
+    script.wait_for("begun")
+    cloud.fault("answer", status=503, times=0)
+    outage.touch()
+    assert script.end() == 0, script.err
+    assert "stay on disk" in script.err
+    assert _waiting()
+
+    cloud.clear_faults()
+    done = command("sync")
+    assert done.returncode == 0, done.stdout
+    client = IAPMlflowClient()
+    experiment = client.get_experiment_by_name(name)
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED"
+    assert len(client.get_metric_history(run.info.run_id, "seen-l2")) == 20
+    assert len(client.list_artifacts(run.info.run_id)) == 4
+    assert run.data.params["num_threads"] == "1"
+    assert _waiting() == 0
+
+
+@pytest.mark.slow
+def test_what_a_killed_training_had_logged_is_in_mlflow_once(
+    cloud: LocalCloud, name: str, tmp_path: Path
+) -> None:
+    notes = tmp_path / "notes"
+    with starting(tmp_path, killed_trainings.IMPORTS) as start:
+        for program in (killed_trainings.VICTIMS, killed_trainings.NEXT):
+            script = start(program, name, str(notes), "7", "3")
+            assert script.end(240.0) == 0, script.err
+    assert killed_trainings.wrong(IAPMlflowClient(), name, notes) == []
+    assert _waiting() == 0
+
+
+@pytest.mark.slow
+def test_a_variable_alone_turns_it_on(cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow loads the entry points of the installed package."""
+    monkeypatch.setenv("MLFLOW_IAP_BACKGROUND", "true")
+    script = (
+        "from mlflow.tracking._model_registry.utils import _get_store as registry;"
+        "from mlflow.tracking._tracking_service.utils import _get_store as tracking;"
+        "print(type(tracking()).__name__, type(registry()).__name__)"
+    )
+    done = python_process.run("-c", script, modules=())
+    assert done.stdout.strip() == "BackgroundStore BackgroundModelRegistryStore"
+
+
+def test_a_program_that_ends_delivers_its_run_and_leaves_no_journal(
+    cloud: LocalCloud, start: Start, name: str
+) -> None:
+    script = start(
+        """
+        mlflow.set_experiment(sys.argv[1])
+        mlflow.start_run(run_name="left open")
+        for step in range(100):
+            mlflow.log_metric("loss", step, step=step)
+        """,
+        name,
+    )
+    assert script.end() == 0, script.err
+    mlflow.set_experiment(name)
+    (run,) = mlflow.search_runs(output_format="list")
+    assert (run.info.status, run.data.metrics) == ("FINISHED", {"loss": 99.0})
+    folder = journal_folder.folder()
+    assert sorted(folder.iterdir()) == []
