@@ -68,7 +68,8 @@ def require_current(engine: Engine, *, has_users: bool) -> None:
     if collations.inexact_tables(engine):
         raise StartError(
             f"The database {name_of(engine.url)} has a collation that considers different names "
-            "equal, such as C and c. Back it up, then run `python -m mlflow_iap_callbacks.server migrate`."
+            "equal, such as C and c. Back it up, then run "
+            "`python -m mlflow_iap_callbacks.server migrate`."
         )
 
 
