@@ -153,8 +153,9 @@ class IAPMlflowClient(MlflowClient):
             synchronous = not MLFLOW_ENABLE_ASYNC_LOGGING.get()
         store = self._tracking_client.store
         body = None
-        is_plain = type(store).log_batch is RestStore.log_batch and isinstance(store, RestStore)
-        if synchronous and is_plain and mlflow.get_active_model_id() is None:
+        is_plain = type(store).log_batch is RestStore.log_batch
+        is_sent = isinstance(store, RestStore) and (is_plain or getattr(store, "sends_now", False))
+        if synchronous and is_sent and mlflow.get_active_model_id() is None:
             body = log_batch_body(run_id, metrics, params, tags)
         if body is None:
             return super().log_batch(run_id, metrics, params, tags, synchronous)

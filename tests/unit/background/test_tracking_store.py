@@ -153,6 +153,7 @@ def test_only_the_end_of_a_run_that_this_process_did_not_make_is_looked_up(
     store.log_metric(run_id, Metric("loss", 0.5, 7, 3))
     assert server.requests == ["CreateRun"]
     assert store.update_run_info(run_id, RunStatus.FINISHED, 99, None).run_name == "name"
+    assert store.update_run_info(run_id, None, None, "renamed").status == "FINISHED"
     assert server.requests == ["CreateRun", "GetRun"]
 
 
@@ -268,10 +269,17 @@ def test_a_read_goes_on_with_a_warning_if_the_server_is_away(
 def test_a_thread_that_delivers_sends_at_once(server: _Server) -> None:
     store = server.store()
     run_id = _new_run(store)
-    server.delivery.client.log_batch = store.log_batch  # type: ignore[assignment, method-assign]
+    said: list[bool] = []
+
+    def log_batch(*given: Any) -> None:
+        said.append(store.sends_now)
+        store.log_batch(*given)
+
+    server.delivery.client.log_batch = log_batch  # type: ignore[assignment, method-assign]
     store.log_metric(run_id, Metric("loss", 0.5, 7, 3))
     store.flush_async_logging()
-    assert server.requests == ["CreateRun", "LogBatch"]
+    assert (server.requests, said) == (["CreateRun", "LogBatch"], [True])
+    assert not store.sends_now
 
 
 def _of_mlflow(module: str, source: str) -> Any:
