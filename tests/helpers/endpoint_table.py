@@ -23,8 +23,6 @@ _NOT_REPEATABLE = {
     "/api/3.0/mlflow/gateway/budgets/create": "another budget",
     "/api/3.0/mlflow/gateway/endpoints/bindings/create": "another binding",
     "/api/3.0/mlflow/gateway/guardrails/create": "another guardrail",
-    "/api/3.0/mlflow/mcp-servers": "another server",
-    "/api/3.0/mlflow/mcp-servers/{}/versions": "another version",
     "/api/3.0/mlflow/mcp-servers/{}/endpoints": "another endpoint",
     "/api/3.0/jobs": "another job",
     "/graphql": "the browser's",

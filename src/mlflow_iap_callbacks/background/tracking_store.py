@@ -41,6 +41,7 @@ from .writes import Writes
 _MOST_KNOWN = 1000
 # Functions of MLflow that read what this process knows. All others get the response of the server.
 _SHOWS_LINK = ("mlflow.tracking._tracking_service.client", "_log_url")
+_MONITORS = ("mlflow.system_metrics.system_metrics_monitor", "monitor")  # reads its status only
 _LOGS_MODEL = ("mlflow.models.model", "log")
 _LOGS_MODEL_METRICS = ("mlflow.models.model", "log_model_metrics_for_step")
 # What may be between such a function and the store.
@@ -66,7 +67,7 @@ class BackgroundStore(RestStore):
 
     def get_run(self, run_id: str) -> Run:
         known = None if is_delivering() else self._known.get(run_id)
-        if known is not None and _caller(_SHOWS_LINK):
+        if known is not None and (_caller(_SHOWS_LINK) or _caller(_MONITORS)):
             return known
         frame = None if known is None else _caller(_LOGS_MODEL_METRICS)
         if known is not None and frame is not None and {"model_id", "step"} <= frame.keys():

@@ -17,7 +17,9 @@ from .create_once import create_once
 from .credentials import IAPCredentials
 from .keyed_creation import creation_in
 from .large_files import send_file
+from .matched_creation import matched_creation_in
 from .origins import is_loopback, origin_of
+from .own_effects import despite_own_effect
 from .responses import is_from_iap
 from .retried_request import RetriedRequest, Send
 from .retry_policy import RetryPolicy
@@ -166,11 +168,15 @@ class IAPAuth(AuthBase):
         def send_until_known(
             request: requests.PreparedRequest, first: requests.Response | None = None
         ) -> requests.Response:
-            return self.retry(RetriedRequest(self, request, send, first).attempt)
+            attempts = RetriedRequest(self, request, send, first)
+            response = self.retry(attempts.attempt)
+            if attempts.may_have_worked:
+                return despite_own_effect(request, response, attempts.began, send_until_known)
+            return response
 
-        creation = creation_in(request) if first is None else None
-        if creation is None and first is not None:
+        if first is not None:
             return send_until_known(request, first)
+        creation = creation_in(request) or matched_creation_in(request)
         if creation is None:
             return send_file(request, send_until_known)
         pop_bearer(request)

@@ -6,6 +6,7 @@ is busy or unreachable, unless a repeated request could take effect twice.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -37,7 +38,12 @@ class Server(Protocol):
 
 
 class RetriedRequest:
-    """A request to a server and the state of its attempts; arguments as for ``IAPAuth.send``."""
+    """A request to a server and the state of its attempts; arguments as for ``IAPAuth.send``.
+
+    Attributes:
+        may_have_worked: whether the response to an attempt was lost, which may have had its effect.
+        began: when the first attempt began, by ``time.monotonic``.
+    """
 
     def __init__(
         self,
@@ -58,6 +64,8 @@ class RetriedRequest:
         self._is_sent = first is not None
         self._rejected: str | None = None
         self._refetched = 0
+        self.may_have_worked = False
+        self.began = time.monotonic()
 
     def attempt(self) -> requests.Response:
         """Send the request once. Raises TryAgain if another attempt may succeed."""
@@ -122,7 +130,8 @@ class RetriedRequest:
     def _after_busy(self, response: requests.Response) -> Exception:
         response.content  # noqa: B018 - as in _after_iap
         status, after = response.status_code, _retry_after(response)
-        if status == 429 or self._is_repeatable:  # 429: too many requests, not processed
+        self.may_have_worked |= status != 429  # 429: too many requests, not processed
+        if status == 429 or self._is_repeatable:
             error = responses.unavailable_error(response, self._server.origin)
             return TryAgain(error or response, after)
         return _unknown_outcome(
@@ -134,7 +143,10 @@ class RetriedRequest:
     def _after_failure(self, error: requests.RequestException) -> Exception:
         if is_certificate_invalid(error):
             return error
-        if was_never_sent(error) or self._is_repeatable:
+        if was_never_sent(error):
+            return TryAgain(error)
+        self.may_have_worked = True
+        if self._is_repeatable:
             return TryAgain(error)
         return _unknown_outcome(
             f"The response to POST {self._path} was lost ({type(error).__name__})",

@@ -27,12 +27,33 @@ class Confusion(NamedTuple):
     labels: list[str]
 
 
+def with_true_values(predicted: Any, y: Any) -> tuple[Any, Any]:
+    """Return predictions and true values of the rows whose true value is not missing.
+
+    Args:
+        predicted: predictions, of shape (rows,) or (rows, classes).
+        y: true values, of shape (rows,) or (rows, 1), in any form that LightGBM accepts.
+
+    Raises:
+        ValueError: there are none, or there are more or fewer true values than rows.
+    """
+    import pandas as pd
+
+    predicted, true = np.asarray(predicted), np.asarray(y).ravel()
+    if len(true) != len(predicted):
+        raise ValueError(f"X has {len(predicted)} rows, and y has {len(true)} values")
+    is_known = ~pd.isna(true)
+    if not is_known.any():
+        raise ValueError("y has no values")
+    return predicted[is_known], true[is_known]
+
+
 def confusion(predicted: Any, y: Any, *, has_labels: bool) -> Confusion:
     """Count rows by true and predicted class; with many classes, count the rare ones together.
 
     Args:
         predicted: labels, or probabilities of shape (rows,) or (rows, classes).
-        y: labels.
+        y: labels, none of them missing.
         has_labels: whether ``predicted`` are labels.
 
     Raises:

@@ -97,10 +97,11 @@ def _explained(model: Any) -> str:
     if isinstance(model, type):
         return f"the class {model.__name__}. Pass a fitted instance."
     kind = type(model).__name__
+    kind = f"{'an' if kind[0] in 'AEIOUaeiou' else 'a'} {kind}"
     if is_of_lightgbm(model):
-        return f"a {kind} that is not fitted. Call its fit method first."
+        return f"{kind} that is not fitted. Call its fit method first."
     if hasattr(model, "boosters"):
-        return f"a {kind} without boosters. Pass the one that lgb.cv returned."
+        return f"{kind} without boosters. Pass the one that lgb.cv returned."
     if isinstance(model, dict):
         return (
             "a dict. For lgb.cv, set return_cvbooster=True and pass the item 'cvbooster' of its "
@@ -108,7 +109,7 @@ def _explained(model: Any) -> str:
         )
     if hasattr(model, "fit"):
         return (
-            f"a {kind} without one, or with several. Pass one of its LightGBM estimators, once "
+            f"{kind} without one, or with several. Pass one of its LightGBM estimators, once "
             "it is fitted."
         )
-    return f"a {kind}. Pass what lgb.train returned, or the fitted estimator."
+    return f"{kind}. Pass what lgb.train returned, or the fitted estimator."

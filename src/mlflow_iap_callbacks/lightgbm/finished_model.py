@@ -18,7 +18,7 @@ from ..delivery.never_raising import never_raising
 from ..delivery.progress import progress_line
 from ..delivery.run_writer import IAPRun
 from .boosters import boosters_of, is_cv
-from .comparison import CLASSES, REGRESSION, confusion, residual_quantiles
+from .comparison import CLASSES, REGRESSION, confusion, residual_quantiles, with_true_values
 from .inputs import predict
 from .prefixed_run import PrefixedRun
 from .saved_model import save
@@ -140,15 +140,15 @@ class FinishedModel:
         """Compare predictions with true values, as a confusion matrix or as residuals."""
         if self._objective in CLASSES:
             has_labels = hasattr(self._estimator, "classes_")
-            predicted = predict(self._predictor, X)
-            counts, labels = confusion(predicted, y, has_labels=has_labels)
+            predicted, true = with_true_values(predict(self._predictor, X), y)
+            counts, labels = confusion(predicted, true, has_labels=has_labels)
             rows = ([name, *row] for name, row in zip(labels, counts.tolist(), strict=True))
             _write_table(folder / "confusion_matrix.csv", ["true \\ predicted", *labels], rows)
             if draws:
                 _plots().draw_confusion(counts, labels, folder / "confusion_matrix.png")
         elif self._objective in REGRESSION:
-            predicted = predict(self._predictor, X).astype(float).ravel()
-            true = np.asarray(y).ravel().astype(float)
+            predicted, true = with_true_values(predict(self._predictor, X), y)
+            predicted, true = predicted.astype(float).ravel(), true.astype(float)
             found = residual_quantiles(true - predicted)
             _write_table(folder / "residuals.csv", ["quantile", "true - predicted"], found)
             if draws:

@@ -68,15 +68,19 @@ class PlotProcess:
 
         Raises:
             OutOfTime: no time is left.
-            OSError: the process failed.
         """
         self._begun += 1
         given = Path(self._folder.name) / f"{self._begun}{'-quick' if is_quick else ''}.json"
-        given.write_bytes(packed(study, names))
-        process = self._started()
-        stdin = cast("IO[bytes]", process.stdin)
-        stdin.write(f"{given}\n".encode())
-        stdin.flush()
+        content = packed(study, names)
+        try:
+            given.write_bytes(content)
+            process = self._started()
+            stdin = cast("IO[bytes]", process.stdin)
+            stdin.write(f"{given}\n".encode())
+            stdin.flush()
+        except OSError as error:  # of this process or the disk, and not of the study's storage
+            yield f"nothing could be drawn: {error}"
+            return
         end = given.with_suffix("") / END
         seen = {end}
         while True:
@@ -91,7 +95,9 @@ class PlotProcess:
                 return
             if has_died:
                 errors = self._errors.read_text(encoding="utf-8", errors="replace").splitlines()
-                raise OSError(f"the plots could not be drawn: {errors[-1] if errors else ''}")
+                why = errors[-1] if errors else "the process was killed"
+                yield f"no more could be drawn: {why}"
+                return
             if time_left() <= 0:
                 raise OutOfTime
             with suppress(subprocess.TimeoutExpired):

@@ -82,6 +82,43 @@ def test_what_a_killed_training_had_logged_is_in_mlflow_once(
 
 
 @pytest.mark.slow
+def test_it_works_beside_both_callbacks(cloud: LocalCloud, start: Start, name: str) -> None:
+    script = start(
+        """
+        import lightgbm as lgb, numpy as np, optuna
+        from mlflow_iap_callbacks import IAPLightGBMCallback, IAPMLflowCallback
+        x = np.random.default_rng(0).random((100, 4))
+        params = {"verbosity": -1, "num_threads": 1}
+        mlflow.set_experiment(sys.argv[1])
+        callback = IAPMLflowCallback()
+
+        def objective(trial):
+            data = lgb.Dataset(x, x[:, 0])
+            lgb.train(params, data, 5, [data],
+                      callbacks=[IAPLightGBMCallback(run=callback.run(trial))])
+            with mlflow.start_run(run_name=f"own {trial.number}") as run:
+                mlflow.log_metric("m", trial.suggest_float("x", 0, 1))
+                mlflow.log_dict({"a": 1}, "a.json")
+            found = mlflow.get_run(run.info.run_id).data.metrics
+            assert found == {"m": trial.params["x"]}, found
+            return 1.0
+
+        study = optuna.create_study(study_name=sys.argv[1] + " study")
+        study.optimize(objective, 3, callbacks=[callback])
+        """,
+        name,
+    )
+    assert script.end() == 0, script.err
+    own = mlflow.search_runs(experiment_names=[name], output_format="list")
+    assert sorted(str(run.info.run_name) for run in own) == ["own 0", "own 1", "own 2"]
+    trials = mlflow.search_runs(experiment_names=[f"{name} study"], output_format="list")
+    assert {run.info.status for run in [*own, *trials]} == {"FINISHED"}
+    curves = [run.data.metrics for run in trials if "training-l2" in run.data.metrics]
+    assert len(curves) == 3
+    assert _waiting() == 0
+
+
+@pytest.mark.slow
 def test_a_variable_alone_turns_it_on(cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch) -> None:
     """MLflow loads the entry points of the installed package."""
     monkeypatch.setenv("MLFLOW_IAP_BACKGROUND", "true")

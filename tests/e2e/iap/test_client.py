@@ -145,16 +145,24 @@ def test_create_run_waits_as_long_as_retry_after_says(cloud: LocalCloud, experim
     assert second - first >= 4.0
 
 
-def test_other_create_calls_say_that_their_outcome_is_unknown(
+def test_a_model_version_whose_response_was_lost_is_found_and_not_created_again(
     cloud: LocalCloud, experiment: str
 ) -> None:
     client = IAPMlflowClient()
     name = uuid.uuid4().hex
     client.create_registered_model(name)
-    cloud.fault("reset_after", path="model-versions/create")
-    with pytest.raises(IAPUnknownOutcomeError, match="model-versions/create"):
-        client.create_model_version(name, "s3://somewhere/model")
-    assert len(client.search_model_versions(f"name='{name}'")) == 1
+    cloud.fault("reset_after", path="model-versions/create", times=2)
+    for number in (1, 2):
+        version = client.create_model_version(name, "s3://somewhere/model", tags={"a": "b"})
+        assert (int(version.version), version.tags) == (number, {"a": "b"})
+    assert len(client.search_model_versions(f"name='{name}'")) == 2
+
+
+def test_an_effect_that_cannot_be_found_is_an_unknown_outcome(cloud: LocalCloud) -> None:
+    client = IAPMlflowClient()
+    cloud.fault("reset_before", path="/test")
+    with pytest.raises(IAPUnknownOutcomeError, match="webhooks/1/test"):
+        client.test_webhook("1")
 
 
 @pytest.mark.slow

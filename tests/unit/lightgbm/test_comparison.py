@@ -6,9 +6,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import polars as pl
+import pyarrow as pa
 import pytest
 
-from mlflow_iap_callbacks.lightgbm.comparison import confusion, residual_quantiles
+from mlflow_iap_callbacks.lightgbm.comparison import (
+    confusion,
+    residual_quantiles,
+    with_true_values,
+)
 
 _PROBABILITIES = np.array([0.1, 0.9, 0.6, 0.4])  # of the second class
 _COUNTS = [[1, 1], [1, 1]]  # for the true classes below
@@ -89,3 +95,48 @@ def test_rare_classes_are_counted_together_if_there_are_very_many() -> None:
 def test_residuals_have_quantiles() -> None:
     found = dict(residual_quantiles(np.arange(101.0)))
     assert (found[0.0], found[0.5], found[1.0]) == (0.0, 50.0, 100.0)
+
+
+@pytest.mark.parametrize(
+    "y",
+    [
+        [1.0, None, 0.0],
+        np.array([1.0, np.nan, 0.0]),
+        np.array([[1.0], [np.nan], [0.0]]),
+        pd.Series([1, pd.NA, 0], dtype="Int64"),
+        pd.DataFrame({"y": [1.0, None, 0.0]}),
+        pl.Series([1, None, 0]),
+        pa.chunked_array([[1, None], [0]]),
+    ],
+    ids=lambda y: type(y).__name__,
+)
+@pytest.mark.parametrize("shape", [(3,), (3, 2)])
+def test_rows_without_a_true_value_are_left_out(y: Any, shape: tuple[int, ...]) -> None:
+    predicted = np.arange(np.prod(shape)).reshape(shape)
+    kept, true = with_true_values(predicted, y)
+    assert kept.tolist() == predicted[[0, 2]].tolist()
+    assert true.astype(float).tolist() == [1.0, 0.0]
+
+
+def test_texts_with_missing_ones_are_compared() -> None:
+    labels = pd.Series(["no", None, "yes"], dtype="str")
+    kept, true = with_true_values(np.array([0.9, 0.9, 0.9]), labels)
+    assert confusion(kept, true, has_labels=False).labels == ["no", "yes"]
+
+
+@pytest.mark.parametrize(
+    ("y", "words"),
+    [
+        ([1, 0], "X has 3 rows, and y has 2 values"),
+        (np.ones((3, 2)), "X has 3 rows, and y has 6 values"),
+        ([None] * 3, "y has no values"),
+    ],
+)
+def test_true_values_that_do_not_fit_are_an_error_in_words(y: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        with_true_values(np.zeros(3), y)
+
+
+def test_no_rows_have_no_true_values() -> None:
+    with pytest.raises(ValueError, match="y has no values"):
+        with_true_values(np.zeros(0), [])

@@ -53,7 +53,7 @@ def test_files_are_yielded_as_soon_as_they_are_written_and_missing_ones_are_name
     ]
 
 
-def test_a_failed_process_is_an_error_with_its_last_line_and_the_next_study_gets_a_new_one(
+def test_a_process_that_fails_is_reported_with_its_last_line_and_the_next_study_gets_a_new_one(
     python: Callable[[str], None], tmp_path: Path
 ) -> None:
     python(
@@ -64,9 +64,15 @@ def test_a_failed_process_is_an_error_with_its_last_line_and_the_next_study_gets
         for _ in range(2):
             found = process.draw(new_study(), ["value"], lambda: 60.0)
             assert getattr(next(found), "name", None) == "a.csv"
-            with pytest.raises(OSError, match=r"plots could not be drawn: no such thing"):
-                next(found)
+            assert list(found) == ["no more could be drawn: no such thing"]
     assert (tmp_path / "begun").read_text() == "begun\nbegun\n"
+
+
+def test_a_process_that_cannot_be_started_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    with PlotProcess() as process:
+        (problem,) = process.draw(new_study(), ["value"], lambda: 60.0)
+    assert str(problem).startswith("nothing could be drawn: ")
 
 
 def test_one_process_draws_several_studies(python: Callable[[str], None], tmp_path: Path) -> None:

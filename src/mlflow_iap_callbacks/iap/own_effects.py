@@ -1,0 +1,100 @@
+"""Errors that a request gets because an earlier attempt, whose response was lost, had its effect.
+
+Then what it creates exists already, and what it deletes does not exist any more.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlencode
+
+import requests
+
+from .matched_creation import request_instead, was_created_since
+
+_REMOVAL = re.compile(r"/(?:delete|restore|delete(?:-\w+)?-tag|delete-traces)$")
+# By the end of the path: the path that finds what has a name, the name of its parameter, the name
+# in the response, and the field with the time.
+_NAMED = {
+    "/mlflow/experiments/create": (
+        *("experiments/get-by-name", "experiment_name"),
+        *("experiment", "creation_time"),
+    ),
+    "/mlflow/registered-models/create": (
+        *("registered-models/get", "name"),
+        *("registered_model", "creation_timestamp"),
+    ),
+}
+
+
+def despite_own_effect(
+    request: requests.PreparedRequest,
+    response: requests.Response,
+    began: float,
+    send: Callable[[requests.PreparedRequest], requests.Response],
+) -> requests.Response:
+    """Return what an earlier attempt would have got if its effect is why this response is an error.
+
+    Args:
+        request: the request.
+        response: the response to its last attempt.
+        began: when its first attempt began, by ``time.monotonic``.
+        send: sends another request, until its outcome is known.
+    """
+    code = _error_code(response)
+    path = (request.url or "").partition("?")[0]
+    if code == "RESOURCE_DOES_NOT_EXIST" and (request.method == "DELETE" or _REMOVAL.search(path)):
+        return _good(response, {})
+    for end, named in _NAMED.items():
+        if code == "RESOURCE_ALREADY_EXISTS" and path.endswith(end):
+            return _own_creation(request, path.removesuffix(end), named, began, send) or response
+    return response
+
+
+def _own_creation(
+    request: requests.PreparedRequest,
+    api: str,
+    named: tuple[str, str, str, str],
+    began: float,
+    send: Callable[[requests.PreparedRequest], requests.Response],
+) -> requests.Response | None:
+    """The response to a creation; None if what has the name was not created by it."""
+    finds, parameter, one, created = named
+    body = json.loads(request.body or b"")
+    url = f"{api}/mlflow/{finds}?{urlencode({parameter: body['name']})}"
+    found = send(request_instead(request, "GET", url))
+    entity = found.json().get(one) if found.status_code == 200 else None
+    if (
+        not entity
+        or _description(entity) != _description(body)
+        or not was_created_since(began, entity[created], found)
+    ):
+        return None
+    is_experiment = one == "experiment"
+    return _good(
+        found, {"experiment_id": entity["experiment_id"]} if is_experiment else {one: entity}
+    )
+
+
+def _description(entity: dict[str, Any]) -> Any:
+    tags = {tag["key"]: tag.get("value") for tag in entity.get("tags", [])}
+    own = {key: value for key, value in tags.items() if not key.startswith("mlflow.")}
+    return entity.get("description") or "", own
+
+
+def _error_code(response: requests.Response) -> Any:
+    if response.status_code not in (400, 404):
+        return None
+    try:
+        return response.json().get("error_code")
+    except (ValueError, AttributeError):
+        return None
+
+
+def _good(response: requests.Response, content: Any) -> requests.Response:
+    response.status_code, response.reason = 200, "OK"
+    response._content = json.dumps(content).encode()
+    return response
