@@ -87,7 +87,9 @@ class BackgroundStore(RestStore):
         if is_delivering():
             info: RunInfo = super().update_run_info(run_id, run_status, end_time, run_name)
             return info
-        known = self._known.get(run_id) or self.get_run(run_id)
+        if run_id not in self._known:
+            self.get_run(run_id)
+        known = self._known[run_id]
         proto = known.info.to_proto()
         values = {"status": run_status, "end_time": end_time, "run_name": run_name or None}
         for name, value in values.items():
@@ -212,10 +214,10 @@ class BackgroundStore(RestStore):
         return True
 
     def _remember(self, run: Run) -> Run:
-        self._known[run.info.run_id] = Run(run.info, run.data, run.inputs, run.outputs)
-        if len(self._known) > _MOST_KNOWN:
-            self._known.popitem(last=False)
-        if not is_delivering():
+        if not is_delivering():  # what is being delivered may be older than what is known
+            self._known[run.info.run_id] = Run(run.info, run.data, run.inputs, run.outputs)
+            if len(self._known) > _MOST_KNOWN:
+                self._known.popitem(last=False)
             artifacts.use(self._writes, run.info.artifact_uri, run.info.run_id)
         return run
 

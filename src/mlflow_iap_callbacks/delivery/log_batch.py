@@ -86,13 +86,18 @@ class Batch:
         if self.records and not self._has_room(len(record.content), {}, {}, size):
             return False
         for key, value, timestamp, step, *others in record.content:
-            if others:
-                origin = dict(
-                    zip(("model_id", "dataset_name", "dataset_digest"), others, strict=True)
-                )
-                self._points.append(Metric(key, value, timestamp, step, **origin))
-            else:
+            if not others:
                 self._points.append((key, value, timestamp, step))
+                continue
+            model_id, dataset_name, dataset_digest = others
+            self._points.append(
+                Metric(
+                    *(key, value, timestamp, step),
+                    model_id=model_id,
+                    dataset_name=dataset_name,
+                    dataset_digest=dataset_digest,
+                )
+            )
         self._size = size
         self.records.append(record)
         return True

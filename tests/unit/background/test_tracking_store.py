@@ -153,6 +153,7 @@ def test_only_the_end_of_a_run_that_this_process_did_not_make_is_looked_up(
     store.log_metric(run_id, Metric("loss", 0.5, 7, 3))
     assert server.requests == ["CreateRun"]
     assert store.update_run_info(run_id, RunStatus.FINISHED, 99, None).run_name == "name"
+    assert store.update_run_info(run_id, None, None, "renamed").status == "FINISHED"
     assert server.requests == ["CreateRun", "GetRun"]
 
 
