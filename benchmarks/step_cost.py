@@ -27,6 +27,7 @@ _BATCH = 1_000  # MLflow's limit for metrics in one request
 _TURNS = 3
 _RUN = "0" * 32
 _NOW = 1_700_000_000_000
+_ENDPOINT = "/api/2.0/mlflow/runs/log-batch"
 
 
 class _Server(BaseHTTPRequestHandler):
@@ -97,7 +98,8 @@ def _our_steps(uri: str, folder: Path) -> dict[str, float]:
     from mlflow_iap_callbacks import IAPMlflowClient
     from mlflow_iap_callbacks.delivery.log_batch import Batch
     from mlflow_iap_callbacks.delivery.names import Names
-    from mlflow_iap_callbacks.iap.log_batch_request import Point, log_batch_body, post_log_batch
+    from mlflow_iap_callbacks.iap.json_post import post_json
+    from mlflow_iap_callbacks.iap.log_batch_request import log_batch_body
     from mlflow_iap_callbacks.outbox import Outbox
 
     steps = _Steps()
@@ -125,12 +127,12 @@ def _our_steps(uri: str, folder: Path) -> dict[str, float]:
             for record in records:
                 if not batch.takes(record):
                     break
-            points = [entity for entity in batch.entities() if isinstance(entity, Point)]
+            points = [entity for entity in batch.entities() if isinstance(entity, tuple)]
         with steps.step("encode"):
             body = log_batch_body(_RUN, points, [], [])
         assert body is not None
         with steps.step("request"):
-            post_log_batch(store, body)
+            post_json(store.get_host_creds(), _ENDPOINT, body)
         with steps.step("settle"):
             outbox.settle(run, batch.records)
     outbox.close()
@@ -160,7 +162,7 @@ def _mlflow_steps(uri: str) -> dict[str, float]:
         with steps.step("parse it again"):
             content = json.loads(text)
         with steps.step("JSON and request"):
-            http_request(creds, "/api/2.0/mlflow/runs/log-batch", "POST", json=content)
+            http_request(creds, _ENDPOINT, "POST", json=content)
     return steps.seconds
 
 

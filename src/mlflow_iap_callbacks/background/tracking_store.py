@@ -62,11 +62,6 @@ class BackgroundStore(RestStore):
         self._known: OrderedDict[str, Run] = OrderedDict()
         self._models: OrderedDict[str, LoggedModel] = OrderedDict()  # that this process created
 
-    @property
-    def sends_now(self) -> bool:
-        """Whether ``log_batch`` sends a request in this thread, as MLflow's own store does."""
-        return is_delivering()
-
     def create_run(self, *args: Any, **kwargs: Any) -> Run:
         return self._remember(super().create_run(*args, **kwargs))
 

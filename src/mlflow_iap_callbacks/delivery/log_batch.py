@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from functools import partial
 from itertools import repeat
 from typing import Any
 
@@ -24,7 +23,6 @@ _MAX_BYTES = MAX_BYTES - 50_000
 _BYTES_PER_ENTITY = 150
 
 Entity = Point | Metric | Param | RunTag
-_new_point = partial(tuple.__new__, Point)  # from a tuple, without a call of a Python function
 
 
 class Batch:
@@ -49,7 +47,7 @@ class Batch:
     def takes(self, record: Record) -> bool:
         """Add the record if it fits into the request. Return whether it does."""
         if record.kind == "metrics" and (names := self._names.unchanged(record.content[2])):
-            return self._takes_points(record, names)
+            return self._takes_metrics(record, names)
         content = record.content
         if record.kind == "points":
             return self._takes_mlflow_points(record)
@@ -88,13 +86,18 @@ class Batch:
         if self.records and not self._has_room(len(record.content), {}, {}, size):
             return False
         for key, value, timestamp, step, *others in record.content:
-            if others:
-                origin = dict(
-                    zip(("model_id", "dataset_name", "dataset_digest"), others, strict=True)
+            if not others:
+                self._points.append((key, value, timestamp, step))
+                continue
+            model_id, dataset_name, dataset_digest = others
+            self._points.append(
+                Metric(
+                    *(key, value, timestamp, step),
+                    model_id=model_id,
+                    dataset_name=dataset_name,
+                    dataset_digest=dataset_digest,
                 )
-                self._points.append(Metric(key, value, timestamp, step, **origin))
-            else:
-                self._points.append(Point(key, value, timestamp, step))
+            )
         self._size = size
         self.records.append(record)
         return True
@@ -124,7 +127,7 @@ class Batch:
             and sum(counts) <= MAX_ENTITIES
         )
 
-    def _takes_points(self, record: Record, names: Mapping[str, str]) -> bool:
+    def _takes_metrics(self, record: Record, names: Mapping[str, str]) -> bool:
         """Add points if they fit. Most records are points, so this does as little as possible."""
         step, time_ms, values = record.content
         size = self._size + record.size + _BYTES_PER_ENTITY * len(values)
@@ -133,7 +136,7 @@ class Batch:
             return False
         numbers = list(values.values())
         if {*map(type, numbers)} == {float} and not math.isnan(sum(numbers)):
-            self._points += map(_new_point, zip(values, numbers, repeat(time_ms), repeat(step)))
+            self._points += zip(values, numbers, repeat(time_ms), repeat(step), strict=False)
         else:
             self._add_points(step, time_ms, values, names)
         self._size = size
@@ -154,12 +157,23 @@ class Batch:
                 self.skipped += 1
                 self._tags[SKIPPED_TAG] = str(self.skipped)
             else:
-                self._points.append(Point(names[name], number, time_ms, step))
+                self._points.append((names[name], number, time_ms, step))
+
+
+def metric(point: Point | Metric) -> Metric:
+    """Return MLflow's form of a point."""
+    return Metric(*point) if isinstance(point, tuple) else point
+
+
+def key(entity: Entity) -> str:
+    """Return the name of a metric, param or tag."""
+    return entity[0] if isinstance(entity, tuple) else str(entity.key)
 
 
 def refused_entity(entity: Entity, reason: str) -> Refusal:
-    if isinstance(entity, Point | Metric):
-        content = (entity.step, entity.timestamp, {entity.key: entity.value})
+    if isinstance(entity, tuple | Metric):
+        point = metric(entity)
+        content = (point.step, point.timestamp, {point.key: point.value})
         return Refusal("metrics", content, reason)
     kind = "params" if isinstance(entity, Param) else "tags"
     return Refusal(kind, {entity.key: entity.value}, reason)

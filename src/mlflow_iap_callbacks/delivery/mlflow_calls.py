@@ -21,13 +21,13 @@ from mlflow.protos import service_pb2
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME
 
 from ..iap.client import IAPMlflowClient
-from ..iap.log_batch_request import Point
+from ..iap.log_batch_request import Point, send_log_batch
 from ..iap.unwrapping import unwrapped_errors
 from ..limits import MAX_ENTITIES, MAX_PARAMS, MAX_TAGS
 from ..outbox import QueuedRun, Record, Refusal
 from ..tags import ENDED_TAG, JOURNAL_TAG, RUN_KEY_TAG
 from .clock import Clock
-from .log_batch import JOINABLE, Batch, Entity, refused_entity
+from .log_batch import JOINABLE, Batch, Entity, key, metric, refused_entity
 from .models import log_model, log_step_metrics
 from .names import Names, mlflow_name
 from .refusals import NotYet, first_line, refusal
@@ -242,7 +242,7 @@ class MlflowCalls:
                 raise
             if self._creation.stage(run_id) != LifecycleStage.ACTIVE:
                 raise
-            if self._creation.names.learns_from(error, [entity.key for entity in entities]):
+            if self._creation.names.learns_from(error, [*map(key, entities)]):
                 return self._log(run, run_id, records, failing)
             refused += self._log_halves(run_id, entities, batch.other_names, failing, error)
         run.skipped = batch.skipped
@@ -281,17 +281,29 @@ class MlflowCalls:
                 yield from self._log_halves(run_id, half, other_names, failing, half_error)
 
     def _log_entities(self, run_id: str, entities: Sequence[Entity]) -> None:
-        points: list[Any] = [entity for entity in entities if isinstance(entity, Point | Metric)]
+        metrics = [entity for entity in entities if isinstance(entity, tuple | Metric)]
         params = [entity for entity in entities if isinstance(entity, Param)]
         tags = [entity for entity in entities if isinstance(entity, RunTag)]
         # One request is enough unless very many names need a tag with the original name.
-        if type(self.client).log_batch is not IAPMlflowClient.log_batch:
-            points = [Metric(*each) if isinstance(each, Point) else each for each in points]
-        while points or params or tags:
+        while metrics or params or tags:
             some_params, some_tags = params[:MAX_PARAMS], tags[:MAX_TAGS]
             room = MAX_ENTITIES - len(some_params) - len(some_tags)
-            self.client.log_batch(run_id, points[:room], some_params, some_tags)
-            del points[:room], params[:MAX_PARAMS], tags[:MAX_TAGS]
+            self._log_batch(run_id, metrics[:room], some_params, some_tags)
+            del metrics[:room], params[:MAX_PARAMS], tags[:MAX_TAGS]
+
+    def _log_batch(
+        self,
+        run_id: str,
+        metrics: Sequence[Point | Metric],
+        params: Sequence[Param],
+        tags: Sequence[RunTag],
+    ) -> None:
+        if type(self.client).log_batch is IAPMlflowClient.log_batch:
+            store = self.client._tracking_client.store
+            with unwrapped_errors():
+                if send_log_batch(store, run_id, metrics, params, tags):
+                    return
+        self.client.log_batch(run_id, [*map(metric, metrics)], params, tags)
 
     def _log_inputs(
         self, run_id: str, records: Sequence[Record], failing: Failing | None

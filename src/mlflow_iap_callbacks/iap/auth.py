@@ -81,6 +81,8 @@ class IAPAuth(AuthBase):
                 f"{self.origin} would send tokens in plain text. Use https; plain http is only for "
                 "servers on this machine."
             )
+        # The process that uses it, and the session for small requests.
+        self.shared_session: tuple[int, requests.Session] | None = None
         self.is_asked = False  # whether IAP has asked for a token
         self._home = home
         self._has_own = credentials is not None

@@ -23,7 +23,7 @@ from .arguments import checked
 from .auth import IAPAuth
 from .create_once import create_once
 from .credentials import IAPCredentials
-from .log_batch_request import log_batch_body, post_log_batch
+from .log_batch_request import send_log_batch
 from .mlflow_plugin import auth_for, choose
 from .origins import is_remote
 from .passwords import shown
@@ -148,19 +148,14 @@ class IAPMlflowClient(MlflowClient):
         tags: Sequence[RunTag] = (),
         synchronous: bool | None = None,
     ) -> RunOperations | None:
-        """Log metrics, params and tags as MLflow's own client does, in a third of its time."""
+        """Log metrics, params and tags as MLflow's own client does, but in less processor time."""
         if synchronous is None:
             synchronous = not MLFLOW_ENABLE_ASYNC_LOGGING.get()
         store = self._tracking_client.store
-        body = None
-        is_plain = type(store).log_batch is RestStore.log_batch
-        is_sent = isinstance(store, RestStore) and (is_plain or getattr(store, "sends_now", False))
-        if synchronous and is_sent and mlflow.get_active_model_id() is None:
-            body = log_batch_body(run_id, metrics, params, tags)
-        if body is None:
-            return super().log_batch(run_id, metrics, params, tags, synchronous)
-        post_log_batch(store, body)
-        return None
+        is_plain = type(store).log_batch is RestStore.log_batch and tuple not in map(type, metrics)
+        if synchronous and is_plain and send_log_batch(store, run_id, metrics, params, tags):
+            return None
+        return super().log_batch(run_id, metrics, params, tags, synchronous)
 
     def __reduce__(self) -> tuple[Callable[[], IAPMlflowClient], tuple[()]]:
         return self._rebuild, ()

@@ -10,38 +10,52 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
+import mlflow
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.store.tracking.rest_store import RestStore
-from mlflow.utils.rest_utils import http_request, verify_rest_response
+from mlflow.utils.rest_utils import verify_rest_response
 
 from ..limits import MAX_ENTITIES, MAX_INTEGER, MAX_PARAMS, MAX_TAGS
+from .json_post import post_json
 
 _ENDPOINT = "/api/2.0/mlflow/runs/log-batch"
-_HEADERS = {"Content-Type": "application/json"}
 # JSON has no such numbers.
 _NOT_FINITE = {"inf": '"Infinity"', "-inf": '"-Infinity"', "nan": '"NaN"'}
+# A metric's key, value, timestamp and step, in place of MLflow's ``Metric``. It is a plain tuple,
+# because Python's garbage collector stops to look at those that contain only texts and numbers.
+Point = tuple[str, float, int, int]
 _json = json.JSONEncoder(ensure_ascii=False).encode
 
 
-class Point(NamedTuple):
-    """A point of a metric. ``log_batch`` accepts it in place of MLflow's ``Metric``.
+def send_log_batch(
+    store: object,
+    run_id: str,
+    metrics: Sequence[Metric | Point],
+    params: Sequence[Param],
+    tags: Sequence[RunTag],
+) -> bool:
+    """Send what MLflow's client would send, in one request.
 
-    Args:
-        key: name of the metric.
-        value: its value.
-        timestamp: milliseconds since 1970, UTC.
-        step: step of the point.
+    Returns:
+        Whether it was sent. Leave everything else to MLflow: stores that are no server, and what
+        ``log_batch_body`` returns None for.
+
+    Raises:
+        MlflowException: as MLflow's client does.
     """
-
-    key: str
-    value: float
-    timestamp: int
-    step: int
-
-    # The other attributes of a metric.
-    model_id = dataset_name = dataset_digest = run_id = None  # type: ignore[misc]
+    if not isinstance(store, RestStore) or mlflow.get_active_model_id() is not None:
+        return False
+    body = log_batch_body(run_id, metrics, params, tags)
+    if body is None:
+        return False
+    # Versions of MLflow before workspaces do not have this method.
+    check = getattr(store, "_validate_workspace_support_if_specified", None)
+    if check is not None:
+        check()
+    verify_rest_response(post_json(store.get_host_creds(), _ENDPOINT, body), _ENDPOINT)
+    return True
 
 
 def log_batch_body(
@@ -68,31 +82,15 @@ def log_batch_body(
         return None
 
 
-def post_log_batch(store: RestStore, body: bytes) -> None:
-    """Send a body to the server of a store.
-
-    Raises:
-        MlflowException: as MLflow's client does.
-    """
-    # Versions of MLflow before workspaces do not have this method.
-    check = getattr(store, "_validate_workspace_support_if_specified", None)
-    if check is not None:
-        check()
-    response = http_request(
-        store.get_host_creds(), _ENDPOINT, "POST", extra_headers=_HEADERS, data=body
-    )
-    verify_rest_response(response, _ENDPOINT)
-
-
 def _points(metrics: Sequence[Metric | Point]) -> str | None:
     """Return the JSON of metrics without brackets; None if one is unusual."""
     if not metrics:
         return ""
-    points: Sequence[tuple[Any, ...]] = metrics  # type: ignore[assignment]
-    if {*map(type, metrics)} != {Point}:
-        if any(type(metric) is not Metric or _has_origin(metric) for metric in metrics):
+    points: Sequence[Any] = metrics
+    if {*map(type, points)} != {tuple}:
+        if any(type(each) is not Metric or _has_origin(each) for each in points):
             return None
-        points = [(each.key, each.value, each.timestamp, each.step) for each in metrics]
+        points = [(each.key, each.value, each.timestamp, each.step) for each in points]
     keys, values, timestamps, steps = zip(*points, strict=True)
     is_usual = {*map(type, keys)} == {str} and _are_integers(timestamps) and _are_integers(steps)
     if not is_usual or not {*map(type, values)} <= {float, int}:

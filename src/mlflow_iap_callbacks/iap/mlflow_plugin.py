@@ -71,6 +71,13 @@ def auth_for(
     return auth
 
 
+def known_auth(uri: str) -> IAPAuth | None:
+    """Return this process's authentication for the server at ``uri``; None if there is none yet."""
+    from .origins import origin_of
+
+    return _auths.get(origin_of(uri))
+
+
 def choose() -> None:
     """Select IAP as MLflow's authentication in this process.
 

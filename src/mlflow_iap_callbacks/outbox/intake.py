@@ -228,13 +228,13 @@ class Intake:
             start, size = self._read, self._size()
         if self._file is None:
             return
-        for frame in _frames(self._file, start, size):
-            self._pass_over(frame.offset)
-            self._read = frame.end
-            if frame.letter == _MESSAGE and frame.place > self._taken:
-                self._taken = frame.place
-                yield _unpacked(frame.place, frame.payload)
-            if frame.end - start >= _CHUNK_BYTES:
+        for offset, letter, seq, payload in _frames(self._file, start, size):
+            self._pass_over(offset)
+            self._read = end = offset + frames.HEADER_BYTES + len(payload)
+            if letter == _MESSAGE and seq > self._taken:
+                self._taken = seq
+                yield _unpacked(seq, payload)
+            if end - start >= _CHUNK_BYTES:
                 return
         self._pass_over(size)
 

@@ -58,7 +58,6 @@ _INSERT_REFUSED = "INSERT INTO refused VALUES (?, ?)"
 _DELETE_RECORDS = "DELETE FROM records WHERE id BETWEEN ? AND ?"
 _MOST_IN_MEMORY_BYTES = 16_000_000
 _MOST_COPIED_BYTES = 4_000_000
-_POINTS = ("metrics", "curve")  # kinds of records whose third part is many points
 _RUNS_AT_ONCE = 1000
 
 
@@ -266,7 +265,7 @@ class Outbox:
                     break
                 record = Record.from_message(seq, payload)
                 found.append(record)
-                points += len(record.content[2]) or 1 if record.kind in _POINTS else 1
+                points += _points(record.kind, record.content)
                 if points >= MAX_ENTITIES:
                     break
             else:
@@ -532,6 +531,10 @@ class Outbox:
                 if run is None:  # the record that began the run was damaged
                     continue
                 self._runs[number] = run
+            if kind == "metrics" and run.is_stored:  # most records
+                records.append((number, seq, payload))
+                entities[run] = entities.get(run, 0) + len(content[2])
+                continue
             if not run.is_begun and not self.is_adopted:
                 self._copies[number] = deque()
             run.is_begun = True
@@ -543,7 +546,7 @@ class Outbox:
             run.is_ended |= kind in ("finish", "abandon")
             if kind != "join":
                 records.append((number, seq, payload))
-                values = content[2] if kind in _POINTS else content
+                values = content[2] if kind in ("metrics", "curve") else content
                 entities[run] = entities.get(run, 0) + len(values)
         self._stored += len(records)
 
@@ -557,8 +560,7 @@ class Outbox:
         ):
             for run in changed:
                 run.is_stored = True
-            for record in records:
-                self._copy(*record)
+            self._copy(records)
             self._start_new_file()
             return
         for _, number, kind, content, _ in messages:
@@ -570,14 +572,13 @@ class Outbox:
             if is_volatile:
                 self._volatile.add(seq)
 
-    def _copy(self, number: int, seq: int, payload: bytes) -> None:
-        copies = self._copies.get(number)
-        if copies is None:
-            return
-        copies.append((seq, payload))
-        self._copied_bytes += len(payload)
-        if self._copied_bytes > _MOST_COPIED_BYTES:
-            self._drop_copies(number)
+    def _copy(self, records: Sequence[tuple[int, int, bytes]]) -> None:
+        for number, seq, payload in records:
+            if number in self._copies:
+                self._copies[number].append((seq, payload))
+                self._copied_bytes += len(payload)
+                if self._copied_bytes > _MOST_COPIED_BYTES:
+                    self._drop_copies(number)
 
     def _drop_copies(self, number: int) -> None:
         """Read the records of a run from the database from now on."""
@@ -689,6 +690,13 @@ def _copy_file(path: str | Path, copied: str | Path) -> None:
     if not os.path.isfile(path):
         raise OSError(f"{path} is not a regular file")
     shutil.copy2(path, copied)
+
+
+def _points(kind: str, content: Any) -> int:
+    """Return the number of points that a record takes room for in a request, at least one."""
+    if kind in ("metrics", "curve"):
+        return len(content[2]) or 1
+    return len(content) or 1 if kind == "points" else 1
 
 
 def _row(run: QueuedRun) -> Row:

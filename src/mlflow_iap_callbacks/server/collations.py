@@ -1,6 +1,6 @@
 """Makes MySQL and MariaDB tell apart all names, whatever the collation of a database was.
 
-Many collations hold C and c equal, so that of two metrics one is lost, or `mlflow.user` and
+Many collations consider C and c equal, so that of two metrics one is lost, or `mlflow.user` and
 `mlflow.user ` with a space, so that the tag of a record's owner can be written under another name.
 """
 
@@ -16,7 +16,7 @@ _EXACT = ("utf8mb4_0900_bin", "utf8mb4_nopad_bin")
 
 
 def inexact_tables(engine: Engine) -> list[str]:
-    """Return the tables of a database that may hold different names equal."""
+    """Return the tables of a database that may consider different names equal."""
     if not _has_collations(engine):
         return []
     statement = text(

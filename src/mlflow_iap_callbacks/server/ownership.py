@@ -131,8 +131,16 @@ def created_by(body: Body, email: str) -> None:
 
 
 def completed_by(body: Body, email: str) -> None:
-    if name_in(body, "completed_by") in body:
-        body[name_in(body, "completed_by")] = email
+    _rename(body, email, "completed_by")
+
+
+def last_updated_by(body: Body, email: str) -> None:
+    _rename(body, email, "last_updated_by")  # of MLflow 3.18
+
+
+def _rename(body: Body, email: str, name: str) -> None:
+    if name_in(body, name) in body:
+        body[name_in(body, name)] = email
 
 
 def _new_map(tags: Body, email: str) -> None:

@@ -67,8 +67,9 @@ def require_current(engine: Engine, *, has_users: bool) -> None:
         raise StartError(f"The database {name_of(engine.url)} {_problem(engine, found)}")
     if collations.inexact_tables(engine):
         raise StartError(
-            f"The database {name_of(engine.url)} has a collation that holds different names equal, "
-            "such as C and c. Back it up, then run `python -m mlflow_iap_callbacks.server migrate`."
+            f"The database {name_of(engine.url)} has a collation that considers different names "
+            "equal, such as C and c. Back it up, then run "
+            "`python -m mlflow_iap_callbacks.server migrate`."
         )
 
 

@@ -91,7 +91,7 @@ def test_names_that_the_database_held_equal_are_distinct_after_the_migration(
         engine.dispose()
         log_a_run(mariadb, database)
         failed = run("check", given)
-        assert "has a collation that holds different names equal" in failed.stderr
+        assert "has a collation that considers different names equal" in failed.stderr
     assert run("migrate", given).stdout == "The schema has been migrated.\n"
     assert run("migrate", given).stdout == "The schema is up to date.\n"
     if collation == "utf8mb3_bin":

@@ -227,6 +227,8 @@ def test_fields_for_the_creator_get_the_senders_name() -> None:
     for name in ("issues", "review-queues/create"):
         assert arrived(f"{MLFLOW_3}/{name}", {"createdBy": EVE}) == {"createdBy": ADA}
         assert arrived(f"{MLFLOW_3}/{name}", {}) == {"created_by": ADA}
+    changed = arrived(f"{MLFLOW_3}/issues/i-1", {"lastUpdatedBy": EVE, "name": "n"}, "PATCH")
+    assert changed == {"lastUpdatedBy": ADA, "name": "n"}
     done = arrived(f"{MLFLOW_3}/review-queues/items/set-status", {"completed_by": EVE})
     assert done == {"completed_by": ADA}
 
