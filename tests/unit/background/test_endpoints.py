@@ -9,16 +9,19 @@ from mlflow_iap_callbacks.background.endpoints import _TABLE, WAYS, Way, way_of
 
 
 def _requests_of_mlflow() -> set[str]:
-    methods = [
-        *(RestStore._METHOD_TO_INFO, RestStore._V3_METHOD_TO_INFO),
-        *(model_registry._METHOD_TO_INFO, getattr(model_registry, "_WEBHOOK_METHOD_TO_INFO", {})),
-    ]
-    return {message.__name__ for each in methods for message in each}
+    # Older versions of MLflow have fewer of these tables.
+    return {
+        message.__name__
+        for owner in (RestStore, model_registry)
+        for name in dir(owner)
+        if name.endswith("METHOD_TO_INFO")
+        for message in getattr(owner, name)
+    }
 
 
 def test_every_request_of_mlflow_s_stores_is_in_the_table() -> None:
     requests = _requests_of_mlflow()
-    assert len(requests) > 100
+    assert len(requests) > 90
     assert not requests - WAYS.keys()
 
 
