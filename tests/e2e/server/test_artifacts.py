@@ -82,14 +82,17 @@ def test_a_bucket_that_forbids_deleting_fails_no_upload(
     def refuse(*_: object, **__: object) -> None:
         raise Forbidden("Object is subject to bucket's retention policy.")
 
-    monkeypatch.setattr(Blob, "delete", refuse)
     upload_id, parts = send(repository, [b"a" * 10, b"b" * 10], "kept.bin", "1/r")
-    for _ in range(2):  # a client whose response was lost completes it again
-        repository.complete_multipart_upload("kept.bin", upload_id, parts, "1/r")
-    assert bucket.sizes()["artifacts/1/r/kept.bin"] == 20
-    repository.abort_multipart_upload("kept.bin", upload_id, "1/r")
+    with monkeypatch.context() as forbidding:
+        forbidding.setattr(Blob, "delete", refuse)
+        for _ in range(2):  # a client whose response was lost completes it again
+            repository.complete_multipart_upload("kept.bin", upload_id, parts, "1/r")
+        assert bucket.sizes()["artifacts/1/r/kept.bin"] == 20
+        repository.abort_multipart_upload("kept.bin", upload_id, "1/r")
     assert "retention policy" in caplog.text
     assert "lifecycle rule deletes them later" in caplog.text
+    repository.abort_multipart_upload("kept.bin", upload_id, "1/r")
+    assert not [name for name in kept(bucket) if ".uploads" in name]
 
 
 def test_more_parts_than_a_bucket_composes_at_once_keep_their_order(
