@@ -9,7 +9,6 @@ from pages import ROOT, blocks
 pytest_plugins = ["pytester"]
 pytestmark = pytest.mark.slow
 
-_PLUGIN = "mlflow_iap_callbacks.local.pytest_fixtures"
 # Instead of MLflow: an application that responds with what it received.
 _ECHO = """
 import pytest
@@ -62,7 +61,7 @@ def test_the_variables_are_restored():
 
 
 def _outcomes(pytester: pytest.Pytester) -> dict[str, int]:
-    return pytester.runpytest_subprocess("-p", _PLUGIN, "-p", "no:cacheprovider").parseoutcomes()
+    return pytester.runpytest_subprocess("-p", "no:cacheprovider").parseoutcomes()
 
 
 def test_a_test_is_isolated_and_without_the_fixtures_nothing_happens(
