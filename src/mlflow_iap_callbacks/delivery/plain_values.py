@@ -112,12 +112,8 @@ def as_number(value: Any) -> float:
     Raises:
         Exception: whatever the value's own methods raise, if it is not a number.
     """
-    try:
-        return float(value)
-    except TypeError:
-        if not hasattr(value, "item"):
-            raise
-        return float(value.item())
+    # By `float`, NumPy before 2.4 converts an array with a warning.
+    return float(value.item() if hasattr(value, "item") else value)
 
 
 def integer(value: object) -> int:
