@@ -70,7 +70,7 @@ class BackgroundStore(RestStore):
         if known is not None and (_caller(_SHOWS_LINK) or _caller(_MONITORS)):
             return known
         frame = None if known is None else _caller(_LOGS_MODEL_METRICS)
-        if known is not None and frame is not None and {"model_id", "step"} <= frame.keys():
+        if known is not None and frame is not None and {"model_id", "step"} <= set(frame):
             # It logs the run's points of this step again, as those of the model. Now it finds none.
             content = {"model_id": frame["model_id"], "step": frame["step"]}
             self._writes.run(run_id).append("model_metrics", content)

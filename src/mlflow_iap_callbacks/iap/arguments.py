@@ -229,6 +229,12 @@ class InstancesOnly(type):
     def __dict__(cls) -> dict[str, Any]:  # type: ignore[override]
         return _Attributes(cls.__name__, type.__dict__["__dict__"].__get__(cls))
 
+    @property
+    def __signature__(cls) -> inspect.Signature:
+        # Python 3.13 does not find it where ``__dict__`` is a property.
+        signature = inspect.signature(cls.__init__)  # type: ignore[misc]
+        return signature.replace(parameters=[*signature.parameters.values()][1:])
+
 
 class Callback(metaclass=InstancesOnly):
     """Base class of the callbacks."""
