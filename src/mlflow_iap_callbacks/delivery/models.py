@@ -68,18 +68,12 @@ def log_step_metrics(client: MlflowClient, run_id: str, *, model_id: str, step: 
         step: step at which it was logged.
     """
     points = [
-        Metric(
-            *(point.key, point.value, point.timestamp, point.step),
-            model_id=model_id,
-            dataset_name=point.dataset_name,
-            dataset_digest=point.dataset_digest,
-        )
+        _of_model(point, model_id, point.dataset_name, point.dataset_digest)
         for name in client.get_run(run_id).data.metrics
         for point in client.get_metric_history(run_id, name)
         if point.step == step and point.model_id is None
     ]
-    for first in range(0, len(points), MAX_METRICS):
-        client.log_batch(run_id, points[first : first + MAX_METRICS])
+    _log_points(client, run_id, points)
 
 
 def _log_metrics(client: MlflowClient, run: Run, model_id: str) -> None:
@@ -90,19 +84,27 @@ def _log_metrics(client: MlflowClient, run: Run, model_id: str) -> None:
     inputs = list(run.inputs.dataset_inputs) if run.inputs else []
     inputs.sort(key=lambda each: all("train" not in tag.value for tag in each.tags))
     datasets = [each.dataset for each in inputs]
-    metrics = []
+    points = []
     for point in run.data.to_proto().metrics:
         dataset = _dataset_of(point.key, datasets)
-        metrics.append(
-            Metric(
-                *(point.key, point.value, point.timestamp, point.step),
-                model_id=model_id,
-                dataset_name=None if dataset is None else dataset.name,
-                dataset_digest=None if dataset is None else dataset.digest,
-            )
-        )
-    for first in range(0, len(metrics), MAX_METRICS):
-        client.log_batch(run.info.run_id, metrics[first : first + MAX_METRICS])
+        origin = (None, None) if dataset is None else (dataset.name, dataset.digest)
+        points.append(_of_model(point, model_id, *origin))
+    _log_points(client, run.info.run_id, points)
+
+
+def _of_model(point: Any, model_id: str, dataset_name: str | None, digest: str | None) -> Metric:
+    """Return a point of a run as a point of a model."""
+    return Metric(
+        *(point.key, point.value, point.timestamp, point.step),
+        model_id=model_id,
+        dataset_name=dataset_name,
+        dataset_digest=digest,
+    )
+
+
+def _log_points(client: MlflowClient, run_id: str, points: Sequence[Metric]) -> None:
+    for first in range(0, len(points), MAX_METRICS):
+        client.log_batch(run_id, points[first : first + MAX_METRICS])
 
 
 def _dataset_of(metric: str, datasets: Sequence[Dataset]) -> Dataset | None:
