@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import requests
-from mlflow.exceptions import MlflowException
 
 from ..tags import ASKED_TWICE_TAG, MODEL_KEY_TAG, RUN_KEY_TAG
+from .lookup_request import request_instead, search, with_content
+from .retried_request import Send
 
 
 @dataclass(frozen=True)
@@ -57,31 +57,26 @@ class KeyedCreation:
         tags = [*self._body.get("tags", []), {"key": self._kind.key_tag, "value": self._key}]
         if is_again and self._kind.again:
             tags.append({"key": self._kind.again, "value": "true"})
-        return _with_body(self._request, {**self._body, "tags": tags})
+        return self._instead(self._request.url, {**self._body, "tags": tags})
 
-    def found(
-        self, send: Callable[[requests.PreparedRequest], requests.Response]
-    ) -> requests.Response | None:
+    def found(self, send: Send) -> requests.Response | None:
         """The response to the creation, from a search for what it created; None if there is none.
 
         Raises:
             MlflowException: the search failed.
         """
         kind = self._kind
-        search = _with_body(
-            self._request,
-            {"experiment_ids": [self._body["experiment_id"]], "max_results": 50, **kind.options},
-        )
-        search.url = (search.url or "").replace(kind.create, kind.search)
-        response = send(search)
-        if response.status_code != 200:
-            raise MlflowException(f"The search returned status {response.status_code}.")
+        url = (self._request.url or "").replace(kind.create, kind.search)
+        body = {"experiment_ids": [self._body["experiment_id"]], "max_results": 50, **kind.options}
+        response = search(send, self._instead(url, body))
         for each in response.json().get(kind.many, []):
             tags = {**each["info"], **each.get("data", {})}.get("tags", [])
             if {"key": kind.key_tag, "value": self._key} in tags:
-                response._content = json.dumps({kind.one: each}).encode()
-                return response
+                return with_content(response, {kind.one: each})
         return None
+
+    def _instead(self, url: str | None, body: dict[str, Any]) -> requests.PreparedRequest:
+        return request_instead(self._request, self._request.method, url, body)
 
 
 def creation_in(request: requests.PreparedRequest) -> KeyedCreation | None:
@@ -97,9 +92,3 @@ def creation_in(request: requests.PreparedRequest) -> KeyedCreation | None:
             if kind.key_tag not in keys and "experiment_id" in body:
                 return KeyedCreation(kind, request, body)
     return None
-
-
-def _with_body(request: requests.PreparedRequest, body: dict[str, Any]) -> requests.PreparedRequest:
-    copy = request.copy()
-    copy.prepare_body(None, None, json=body)
-    return copy

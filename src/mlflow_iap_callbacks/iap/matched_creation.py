@@ -10,15 +10,13 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlencode
 
 import requests
-from mlflow.exceptions import MlflowException
 
-# Seconds: servers update the time in their headers once per second.
-_TOLERANCE = 3.0
+from .lookup_request import request_instead, search, was_created_since, with_content
+from .retried_request import Send
 
 _Body = Mapping[str, Any]
 
@@ -78,23 +76,18 @@ class MatchedCreation:
         """The request, which is the same each time."""
         return self._request.copy()
 
-    def found(
-        self, send: Callable[[requests.PreparedRequest], requests.Response]
-    ) -> requests.Response | None:
+    def found(self, send: Send) -> requests.Response | None:
         """The response to the creation, from a search for what it created; None if there is none.
 
         Raises:
             MlflowException: the search failed.
         """
         url, body = self._search
-        search = request_instead(self._request, "GET" if body is None else "POST", url, body)
-        response = send(search)
-        if response.status_code != 200:
-            raise MlflowException(f"The search returned status {response.status_code}.")
+        method = "GET" if body is None else "POST"
+        response = search(send, request_instead(self._request, method, url, body))
         for each in _entities(response.json(), self._kind.many):
             if self._is_like(each, response):
-                response._content = json.dumps({self._kind.one: each}).encode()
-                return response
+                return with_content(response, {self._kind.one: each})
         return None
 
     def _is_like(self, entity: _Body, response: requests.Response) -> bool:
@@ -102,31 +95,6 @@ class MatchedCreation:
             return False
         created = self._kind.created
         return created is None or was_created_since(self._began, entity[created], response)
-
-
-def request_instead(
-    request: requests.PreparedRequest, method: str, url: str, body: _Body | None = None
-) -> requests.PreparedRequest:
-    """Return another request, with the headers of a request to the same server."""
-    other = request.copy()
-    other.method, other.url = method, url
-    for name in ("Content-Length", "Content-Type"):
-        other.headers.pop(name, None)
-    other.prepare_body(None, None, json=body)
-    return other
-
-
-def was_created_since(began: float, created: float, response: requests.Response) -> bool:
-    """Whether something was created after this process began to create it.
-
-    Args:
-        began: when it began, by ``time.monotonic``.
-        created: when it was created, by the server's clock, in milliseconds since 1970.
-        response: a response of the server that just arrived.
-    """
-    date = response.headers.get("Date")
-    now = parsedate_to_datetime(date).timestamp() if date else time.time()
-    return float(created) >= (now - (time.monotonic() - began) - _TOLERANCE) * 1000
 
 
 def matched_creation_in(request: requests.PreparedRequest) -> MatchedCreation | None:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlencode
 
 import requests
 
-from .matched_creation import request_instead, was_created_since
+from .lookup_request import request_instead, was_created_since, with_content
+from .retried_request import Send
 
 _REMOVAL = re.compile(r"/(?:delete|restore|delete(?:-\w+)?-tag|delete-traces)$")
 # By the end of the path: the path that finds what has a name, the name of its parameter, the name
@@ -34,7 +34,7 @@ def despite_own_effect(
     request: requests.PreparedRequest,
     response: requests.Response,
     began: float,
-    send: Callable[[requests.PreparedRequest], requests.Response],
+    send: Send,
 ) -> requests.Response:
     """Return what an earlier attempt would have got if its effect is why this response is an error.
 
@@ -47,7 +47,7 @@ def despite_own_effect(
     code = _error_code(response)
     path = (request.url or "").partition("?")[0]
     if code == "RESOURCE_DOES_NOT_EXIST" and (request.method == "DELETE" or _REMOVAL.search(path)):
-        return _good(response, {})
+        return with_content(response, {})
     for end, named in _NAMED.items():
         if code == "RESOURCE_ALREADY_EXISTS" and path.endswith(end):
             return _own_creation(request, path.removesuffix(end), named, began, send) or response
@@ -59,7 +59,7 @@ def _own_creation(
     api: str,
     named: tuple[str, str, str, str],
     began: float,
-    send: Callable[[requests.PreparedRequest], requests.Response],
+    send: Send,
 ) -> requests.Response | None:
     """The response to a creation; None if what has the name was not created by it."""
     finds, parameter, one, created = named
@@ -74,7 +74,7 @@ def _own_creation(
     ):
         return None
     is_experiment = one == "experiment"
-    return _good(
+    return with_content(
         found, {"experiment_id": entity["experiment_id"]} if is_experiment else {one: entity}
     )
 
@@ -92,9 +92,3 @@ def _error_code(response: requests.Response) -> Any:
         return response.json().get("error_code")
     except (ValueError, AttributeError):
         return None
-
-
-def _good(response: requests.Response, content: Any) -> requests.Response:
-    response.status_code, response.reason = 200, "OK"
-    response._content = json.dumps(content).encode()
-    return response
