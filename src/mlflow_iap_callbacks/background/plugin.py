@@ -85,10 +85,14 @@ def model_registry_store(store_uri: str, **_: Any) -> Any:
     return BackgroundModelRegistryStore(_writes(store_uri))
 
 
+def _choice() -> str:
+    return os.environ.get(VARIABLE, "").strip().lower()
+
+
 def _is_chosen() -> bool:
     from ..errors import IAPConfigurationError
 
-    value = os.environ.get(VARIABLE, "").strip().lower()
+    value = _choice()
     if value not in (*_ON, *_OFF):
         raise IAPConfigurationError(f"{VARIABLE} is {value!r}. Set it to true, strict or false.")
     return value in _ON
@@ -105,11 +109,7 @@ def _writes(uri: str) -> Writes:
     if end_run is not None:
         atexit.unregister(end_run)
         atexit.register(end_run)
-    return Writes(
-        uri,
-        partial(_client, uri),
-        is_strict=os.environ.get(VARIABLE, "").strip().lower() == _STRICT,
-    )
+    return Writes(uri, partial(_client, uri), is_strict=_choice() == _STRICT)
 
 
 def _client(uri: str) -> MlflowClient:
