@@ -131,14 +131,14 @@ def created_by(body: Body, email: str) -> None:
 
 
 def completed_by(body: Body, email: str) -> None:
-    _rename(body, email, "completed_by")
+    _replace(body, email, "completed_by")
 
 
 def last_updated_by(body: Body, email: str) -> None:
-    _rename(body, email, "last_updated_by")  # of MLflow 3.18
+    _replace(body, email, "last_updated_by")  # of MLflow 3.18
 
 
-def _rename(body: Body, email: str, name: str) -> None:
+def _replace(body: Body, email: str, name: str) -> None:
     if name_in(body, name) in body:
         body[name_in(body, name)] = email
 

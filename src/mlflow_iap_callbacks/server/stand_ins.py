@@ -30,7 +30,9 @@ _ANSWERS: Mapping[tuple[str, str], Any] = {
     ("GET", "webhooks"): {},
     ("GET", "assistant/config"): {"providers": {}, "projects": {}, "remote_access_allowed": False},
     ("GET", "assistant/providers"): {
-        **{"providers": [], "resolved": None, "gateway_vendor_options": {}},
+        "providers": [],
+        "resolved": None,
+        "gateway_vendor_options": {},
     },
     ("GET", "mcp-servers"): {"mcp_servers": [], "next_page_token": None},
     ("GET", "mcp-servers/endpoints"): {"mcp_access_endpoints": [], "next_page_token": None},
@@ -38,7 +40,9 @@ _ANSWERS: Mapping[tuple[str, str], Any] = {
     ("GET", "prompt-optimization/jobs/search"): {"jobs": []},
     ("POST", "prompt-optimization/jobs/search"): {"jobs": []},
     ("GET", "ui-telemetry"): {
-        **{"disable_ui_events": [], "disable_ui_telemetry": True, "ui_rollout_percentage": 0},
+        "disable_ui_events": [],
+        "disable_ui_telemetry": True,
+        "ui_rollout_percentage": 0,
     },
 }
 
