@@ -88,7 +88,7 @@ class BodyMiddleware:
             route = route_of(scope["method"], path)
             if route is not None and route.has_rules:
                 scope, receive = await self._with_rules(route, path, scope, receive)
-            elif path.strip("/") == "v1/traces":
+            elif route is not None and route.has_spans:
                 scope, receive = await self._spans(path, scope, receive)
             else:
                 receive = with_deadline(receive, self._upload_seconds)

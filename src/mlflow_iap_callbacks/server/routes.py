@@ -40,6 +40,7 @@ class Route:
         max_body: number of bytes that the body may have if there is a rule for it.
         urls: yields the URLs in the body to which MLflow sends requests; None if there are none.
         needs: the feature without which the route is closed, if any.
+        has_spans: whether the body has spans, which may be compressed.
     """
 
     path: re.Pattern[str]
@@ -49,6 +50,7 @@ class Route:
     max_body: int = _MAX_BODY_BYTES
     urls: Named | None = None
     needs: str = ""
+    has_spans: bool = False
 
     @property
     def has_rules(self) -> bool:
@@ -83,8 +85,8 @@ def routed_path(scope: Scope, static_prefix: str) -> str:
     return path
 
 
-def _page(path: str, methods: str = "GET") -> Route:
-    return Route(re.compile(path), frozenset(methods.split()))
+def _page(path: str, methods: str = "GET", **others: Any) -> Route:
+    return Route(re.compile(path), frozenset(methods.split()), **others)
 
 
 def _call(
@@ -156,10 +158,7 @@ ROUTES = (
     _call("datasets/[^/]+/(add|remove)-experiments", "POST"),
     _call("datasets/[^/]+/tags", "PATCH", ownership.dataset_tags),
     _call("datasets/[^/]+/tags/[^/]+", "DELETE"),
-    _call(
-        *("datasets/[^/]+/records", "POST", ownership.dataset_records),
-        max_body=MAX_RECORDS_BYTES,
-    ),
+    _call("datasets/[^/]+/records", "POST", ownership.dataset_records, max_body=MAX_RECORDS_BYTES),
     _call("datasets/[^/]+/records", "GET DELETE"),
     _call("scorers/(get|list|versions)", "GET"),
     _call("scorers/register", "POST"),
@@ -197,7 +196,7 @@ ROUTES = (
     _call("webhooks/[^/]+/test", "POST", needs=WEBHOOKS),
     _page("/|/(static-files|build)/.+|/health|/version"),
     _page("/graphql", "GET POST"),
-    _page("/v1/traces", "POST"),
+    _page("/v1/traces", "POST", has_spans=True),
     _page("(/model-versions)?/get-artifact"),
     _page(r"/(ajax-)?api/\d+\.\d+/mlflow-artifacts/artifacts/?"),
     _page(r"/(ajax-)?api/\d+\.\d+/mlflow-artifacts/artifacts/.+", "GET PUT DELETE"),
