@@ -36,6 +36,24 @@ def migrate() -> None:
 
 
 @main.command()
+@click.option(
+    "--older-than",
+    metavar="TIME",
+    default="30d",
+    show_default=True,
+    help="For how long they must have been deleted, such as 30d or 12h30m.",
+)
+def gc(older_than: str) -> None:
+    """Delete for good, with their artifacts, what users have deleted: runs, experiments, models.
+
+    Until then, MLflow can restore them. The age of an experiment is counted from its last change.
+    """
+    from . import start
+
+    start.delete_garbage(os.environ, older_than)
+
+
+@main.command()
 def check() -> None:
     """Run the checks of `serve`, and print what they found."""
     from . import start
