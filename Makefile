@@ -18,7 +18,7 @@ demo: $(VENV)/ready  ## run a sweep through a local IAP, with tokens that expire
 	  -- $(RUN)python examples/lightgbm_sweep.py
 
 unit: $(VENV)/ready  ## run the tests that need no server
-	$(RUN)python -m pytest $(IN_PARALLEL) 3 tests/unit
+	$(RUN)python -m pytest $(IN_PARALLEL) 2 tests/unit
 
 test: $(VENV)/ready  ## run all tests except the slow ones
 	$(RUN)python -m pytest $(IN_PARALLEL) 4
