@@ -21,7 +21,7 @@ _NAME = _PACKAGE.name
 # Which others each folder, or file beside the folders, may import.
 _MAY_IMPORT: dict[str, set[str]] = {
     "__init__": {"background", "delivery", "errors", "iap", "lightgbm", "optuna"},
-    "background": {"delivery", "errors", "iap", "limits"},
+    "background": {"delivery", "errors", "iap", "limits", "tags"},
     "cli": {"delivery", "errors", "iap", "local", "optuna", "outbox"},
     "optuna": {"delivery", "errors", "iap", "limits", "tags"},
     "lightgbm": {"delivery", "iap", "outbox"},
