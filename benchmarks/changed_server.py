@@ -8,8 +8,9 @@ from __future__ import annotations
 import argparse
 import shlex
 
-from mlflow_iap_callbacks.server import database, start
+from mlflow_iap_callbacks.server import start
 from mlflow_iap_callbacks.server.__main__ import main
+from mlflow_iap_callbacks.server.mysql import MySQL
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
@@ -19,7 +20,7 @@ if __name__ == "__main__":
     parser.add_argument("command")
     given = parser.parse_args()
 
-    database._DRIVER = f"mysql+{given.driver}" if given.driver else database._DRIVER
+    MySQL.driver = f"mysql+{given.driver}" if given.driver else MySQL.driver
     # uvicorn uses the last one of an option that is given twice.
     start._UVICORN += tuple(shlex.split(given.uvicorn))
     start._OFF["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = str(given.jobs).lower()

@@ -1,4 +1,4 @@
-"""A MySQL-like server as a child process, for shared studies and for MLflow's server."""
+"""A database server as a child process, for shared studies and for MLflow's server."""
 
 from __future__ import annotations
 
@@ -7,19 +7,23 @@ import itertools
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import tempfile
 from abc import abstractmethod
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pymysql
+import sqlalchemy
 from typing_extensions import Self
 
 from restartable import Restartable
 from waiting import wait_until
 
 DEADLINE = 60.0
+_CHANGES = ("Com_create_table", "Com_alter_table")
 
 
 def is_installed() -> bool:
@@ -34,11 +38,15 @@ class DatabaseServer(Restartable):
         folder: where the data and the log are stored; they remain at the end.
 
     Attributes:
-        collation: a collation that distinguishes all names, as on Cloud SQL.
+        engine: the value of MLFLOW_SERVER_DATABASE_ENGINE.
         socket: path of the socket, named as on Cloud SQL; known once the server runs.
+        unavailable: the error of a connection while it does not run.
+        stop_signal: the signal that ends it, whoever is connected.
     """
 
-    collation: str
+    engine: str
+    unavailable: type[Exception]
+    stop_signal = signal.SIGTERM
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -53,14 +61,7 @@ class DatabaseServer(Restartable):
             (short / "cloudsql").mkdir()
             self.socket = f"{short}/cloudsql/my-project:europe-west4:mlflow"
             self._log = stack.enter_context((self.folder / "database.log").open("w"))
-            subprocess.run(
-                self.preparation(),
-                stdout=self._log,
-                stderr=self._log,
-                check=True,
-                timeout=DEADLINE,
-                env=_environment(),
-            )
+            self.prepare()
             stack.callback(self.stop)
             self.restart()
             self.new_user("optuna", self._password)
@@ -71,12 +72,32 @@ class DatabaseServer(Restartable):
         self._stack.close()
 
     @abstractmethod
-    def preparation(self) -> list[str]:
-        """The command that creates the data folder, with an administrator without a password."""
+    def prepare(self) -> None:
+        """Create the data folder, with an administrator without a password."""
 
     @abstractmethod
     def command(self) -> list[str]:
         """The command that starts it."""
+
+    @abstractmethod
+    def connect(self, database: str | None = None) -> Any:
+        """A connection as administrator, for what lasts as long as the connection."""
+
+    @abstractmethod
+    def url(self, user: str, password: str, database: str) -> sqlalchemy.URL:
+        """The URL with which a user connects to a database."""
+
+    @abstractmethod
+    def new_user(self, name: str, password: str) -> None:
+        """Create a user without rights."""
+
+    @abstractmethod
+    def new_database_for(self, user: str, collation: str = "") -> str:
+        """Create an empty database in which a user has all rights; return its name."""
+
+    @abstractmethod
+    def changes(self) -> int:
+        """Number of tables that migrations have created or altered, for comparisons."""
 
     def kill(self) -> None:
         """Kill it, like a crash."""
@@ -84,52 +105,45 @@ class DatabaseServer(Restartable):
         self._process.wait()
 
     def stop(self) -> None:
-        self._process.terminate()
+        self._process.send_signal(self.stop_signal)
         try:
             self._process.wait(DEADLINE)
         except subprocess.TimeoutExpired:
             self.kill()
 
     def restart(self) -> None:
-        self._process = subprocess.Popen(
-            self.command(),
-            stdin=subprocess.DEVNULL,
-            stdout=self._log,
-            stderr=self._log,
-            env=_environment(),
-            start_new_session=True,  # Ctrl-C must not reach it
-        )
+        self._process = self.run(self.command())
         wait_until(lambda: self._has_ended or self._answers(), "the database", DEADLINE)
         assert not self._has_ended, Path(self._log.name).read_text()
 
-    def new_database(self) -> str:
-        """Create an empty database; return its URL for SQLAlchemy."""
-        name = self.new_database_for("optuna")
-        return (
-            f"mysql+pymysql://optuna:{self._password}@localhost/{name}"
-            f"?unix_socket={self.socket}&charset=utf8mb4"
+    def run(self, command: list[str]) -> subprocess.Popen[bytes]:
+        """Start one of the server's own programs, as the user as whom it may run."""
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
+            env={**os.environ, "PATH": path()},
+            start_new_session=True,  # Ctrl-C must not reach it
+            **self.account(),
         )
 
-    def new_user(self, name: str, password: str) -> None:
-        """Create a user without rights."""
-        self.query(f"CREATE USER {name}@localhost IDENTIFIED BY %s", password)
+    def account(self) -> dict[str, Any]:
+        """Options of a process with which it runs as another user."""
+        return {}
 
-    def new_database_for(self, user: str, collation: str = "") -> str:
-        """Create an empty database in which a user has all rights; return its name."""
-        name = f"study_{next(self._numbers)}"
-        self.query(f"CREATE DATABASE {name} COLLATE {collation or self.collation}")
-        self.query(f"GRANT ALL ON {name}.* TO {user}@localhost")
-        return name
+    def new_database(self) -> str:
+        """Create an empty database; return its URL for SQLAlchemy."""
+        url = self.url("optuna", self._password, self.new_database_for("optuna"))
+        return url.render_as_string(hide_password=False)
 
-    def query(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+    def query(
+        self, query: str, *values: object, database: str | None = None
+    ) -> list[tuple[Any, ...]]:
         """Execute a statement as the server's administrator; return its rows."""
-        with self.connect() as connection, connection.cursor() as cursor:
+        with self.connect(database) as connection, connection.cursor() as cursor:
             cursor.execute(query, values or None)
-            return list(cursor.fetchall())
-
-    def connect(self) -> pymysql.connections.Connection[Any]:
-        """A connection as administrator, for what lasts as long as the connection."""
-        return pymysql.connect(user="root", unix_socket=self.socket, autocommit=True)
+            return list(cursor.fetchall()) if cursor.description else []
 
     @property
     def _has_ended(self) -> bool:
@@ -138,12 +152,60 @@ class DatabaseServer(Restartable):
     def _answers(self) -> bool:
         try:
             self.query("SELECT 1")
-        except pymysql.err.OperationalError:
+        except self.unavailable:
             return False
         return True
 
 
-class MariaDB(DatabaseServer):
+class MySQLServer(DatabaseServer):
+    """A server that speaks MySQL's protocol.
+
+    Attributes:
+        collation: a collation that distinguishes all names, as on Cloud SQL.
+    """
+
+    engine = "mysql"
+    unavailable = pymysql.err.OperationalError
+    collation: str
+
+    @abstractmethod
+    def preparation(self) -> list[str]:
+        """The command that creates the data folder, with an administrator without a password."""
+
+    def prepare(self) -> None:
+        assert self.run(self.preparation()).wait(DEADLINE) == 0
+
+    def connect(self, database: str | None = None) -> pymysql.connections.Connection[Any]:
+        return pymysql.connect(
+            user="root",
+            unix_socket=self.socket,
+            database=database,
+            autocommit=True,
+            # So that names are quoted as in other databases.
+            init_command="SET sql_mode = CONCAT(@@sql_mode, ',ANSI_QUOTES')",
+        )
+
+    def url(self, user: str, password: str, database: str) -> sqlalchemy.URL:
+        query = {"unix_socket": self.socket, "charset": "utf8mb4"}
+        return sqlalchemy.URL.create(
+            "mysql+pymysql", user, password, "localhost", None, database, query
+        )
+
+    def new_user(self, name: str, password: str) -> None:
+        self.query(f"CREATE USER {name}@localhost IDENTIFIED BY %s", password)
+
+    def new_database_for(self, user: str, collation: str = "") -> str:
+        name = f"study_{next(self._numbers)}"
+        self.query(f"CREATE DATABASE {name} COLLATE {collation or self.collation}")
+        self.query(f"GRANT ALL ON {name}.* TO {user}@localhost")
+        return name
+
+    def changes(self) -> int:
+        rows = self.query("SHOW GLOBAL STATUS WHERE variable_name IN (%s, %s)", *_CHANGES)
+        return sum(int(value) for _, value in rows)
+
+
+class MariaDB(MySQLServer):
     """MariaDB.
 
         with MariaDB(tmp_path) as server:
@@ -197,9 +259,13 @@ class MariaDB(DatabaseServer):
             text=True,
             check=True,
             timeout=DEADLINE,
-            env=_environment(),
+            env={**os.environ, "PATH": path()},
         )
         return done.stdout
+
+
+# As Cloud SQL with point-in-time recovery.
+LOGGED_MARIADB = partial(MariaDB, is_logged=True)
 
 
 def as_root() -> list[str]:
@@ -210,7 +276,3 @@ def as_root() -> list[str]:
 def path() -> str:
     """The search path, with the folders that Debian leaves out for users."""
     return f"{os.environ.get('PATH', os.defpath)}:/usr/sbin"
-
-
-def _environment() -> dict[str, str]:
-    return {**os.environ, "PATH": path()}

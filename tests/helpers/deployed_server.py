@@ -50,6 +50,7 @@ def settings(server: DatabaseServer, database: str, artifacts: str) -> dict[str,
         "GAE_VERSION": "v1",
         "MLFLOW_SERVER_REGION_ID": "ew",
         "MLFLOW_IAP_AUDIENCE": "/projects/123456789012/apps/my-project",
+        "MLFLOW_SERVER_DATABASE_ENGINE": server.engine,
         "MLFLOW_SERVER_DATABASE_SOCKET": server.socket,
         "MLFLOW_SERVER_DATABASE_NAME": database,
         "MLFLOW_SERVER_DATABASE_PASSWORD": PASSWORD,
@@ -60,7 +61,8 @@ def settings(server: DatabaseServer, database: str, artifacts: str) -> dict[str,
 
 def set_up(server: DatabaseServer) -> None:
     """Create a database as appengine/README.md does on Cloud SQL."""
-    server.query("SET GLOBAL log_bin_trust_function_creators = 1")
+    if server.engine == "mysql":
+        server.query("SET GLOBAL log_bin_trust_function_creators = 1")
     server.new_user("mlflow", PASSWORD)
 
 

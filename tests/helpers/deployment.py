@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from rich.table import Table
 
 import database_server
 from bucket_emulator import BucketEmulator
-from database_server import MariaDB
+from database_server import LOGGED_MARIADB, DatabaseServer
 from deployed_server import PASSWORD, DeployedServer, begin, set_up, settings
 from mlflow_iap_callbacks.cli.local import use
 from mlflow_iap_callbacks.local import LocalCloud
@@ -31,7 +31,7 @@ _LONGEST_MIGRATION = 120.0
 
 
 class Deployment:
-    """MariaDB in place of Cloud SQL, a bucket, the local cloud, and the server behind its IAP.
+    """A database in place of Cloud SQL, a bucket, the local cloud, and the server behind its IAP.
 
         with Deployment(tmp_path) as deployment:
             os.environ.update(deployment.cloud.environment())
@@ -44,9 +44,10 @@ class Deployment:
         python: Python of the environment that serves. Default: this one.
         program: the program that gets the server's commands. Default: the image's entrypoint.
         is_durable: whether commits survive a kill of the database; they then take longer.
+        backend: the kind of database. Default: MariaDB.
 
     Attributes:
-        mariadb: the server with MLflow's tables, in `database`.
+        backend: the server with MLflow's tables, in `database`.
         bucket: the bucket for the artifacts.
         cloud: the local cloud, with IAP in front of the server.
         server: the server behind its gate.
@@ -60,12 +61,13 @@ class Deployment:
         *,
         is_durable: bool = False,
         program: Sequence[str] = ("sh", str(_ENTRYPOINT)),
+        backend: Callable[..., DatabaseServer] = LOGGED_MARIADB,
     ) -> None:
         self._folder = folder
         self._program = program
         # Not resolved, because an environment's Python is a link to one outside of it.
         self._python = python.absolute()
-        self.mariadb = MariaDB(folder, is_logged=True, is_durable=is_durable)
+        self.backend = backend(folder, is_durable=is_durable)
         self.bucket = BucketEmulator(folder)
         self._port = free_port()
         self.url = f"http://127.0.0.1:{self._port}"
@@ -74,10 +76,10 @@ class Deployment:
 
     def __enter__(self) -> Deployment:
         with ExitStack() as stack:
-            for part in (self.mariadb, self.bucket, self.cloud):
+            for part in (self.backend, self.bucket, self.cloud):
                 stack.enter_context(part)
-            set_up(self.mariadb)
-            self.database = self.mariadb.new_database_for("mlflow")
+            set_up(self.backend)
+            self.database = self.backend.new_database_for("mlflow")
             self.cloud.secrets[_SECRET] = PASSWORD
             self.cloud.secret_readers = {SERVER_ACCOUNT}
             variables = self._variables()
@@ -99,7 +101,7 @@ class Deployment:
         return cloud
 
     def _variables(self) -> dict[str, str]:
-        given = settings(self.mariadb, self.database, f"gs://{self.bucket.bucket}/artifacts")
+        given = settings(self.backend, self.database, f"gs://{self.bucket.bucket}/artifacts")
         del given["MLFLOW_SERVER_DATABASE_PASSWORD"]
         is_another = self._python != Path(sys.executable)
         return {
@@ -152,10 +154,10 @@ def _told(deployment: Deployment, python: Path) -> Table:
     table = Table(box=None, show_header=False)
     table.add_column()
     table.add_column(overflow="fold")
-    mariadb, bucket = deployment.mariadb, deployment.bucket
+    backend, bucket = deployment.backend, deployment.bucket
     table.add_row("server", f"{deployment.url} by {python}")
     table.add_row("its log", str(deployment.server.log))
-    table.add_row("database", f"{deployment.database} at {mariadb.socket}")
+    table.add_row("database", f"{deployment.database} at {backend.socket}")
     table.add_row("bucket", f"gs://{bucket.bucket} at {bucket.url}")
     return table
 

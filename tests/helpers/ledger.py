@@ -112,17 +112,18 @@ class _Said:
 
     def __init__(self, server: DatabaseServer, database: str, experiment_id: str) -> None:
         runs = server.query(
-            f"SELECT name, run_uuid, status FROM {database}.runs WHERE experiment_id = %s",
+            "SELECT name, run_uuid, status FROM runs WHERE experiment_id = %s",
             experiment_id,
+            database=database,
         )
         self.names = [name for name, _, _ in runs]
         self.statuses = {run_id: status for _, run_id, status in runs}
         self.points, self.latest, self.params = (
-            _by_run(server.query(f"SELECT run_uuid, {columns} FROM {database}.{table}"))
+            _by_run(server.query(f"SELECT run_uuid, {columns} FROM {table}", database=database))
             for columns, table in (
                 ("step, value", "metrics"),
                 ("step, value", "latest_metrics"),
-                ("`key`, value", "params"),
+                ('"key", value', "params"),
             )
         )
 

@@ -14,7 +14,7 @@ import mlflow
 import pytest
 from packaging.version import Version
 
-from database_server import DatabaseServer, as_root, path
+from database_server import MySQLServer, as_root, path
 from deployed_server import set_up
 from server_database import PINNED
 
@@ -55,7 +55,7 @@ def mysql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MySQL]:
             yield server
 
 
-class MySQL(DatabaseServer):
+class MySQL(MySQLServer):
     """MySQL with binary logging and durable commits, which are its defaults.
 
     Args:

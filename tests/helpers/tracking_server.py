@@ -16,7 +16,8 @@ from python_process import DEVNULL, ForkedProcess
 # `mlflow server` starts uvicorn in a process that imports everything again, and uvicorn its
 # workers; here it becomes uvicorn, and the workers are forks.
 SERVE = """
-import multiprocessing, os, runpy, sys
+import gc, multiprocessing, os, runpy, sys
+import sqlalchemy
 import mlflow.server, uvicorn._subprocess
 from mlflow.cli import cli
 
@@ -25,6 +26,9 @@ uvicorn._subprocess.spawn = multiprocessing.get_context("fork")
 def serve(command, extra_env, **_):
     os.environ.update(extra_env)
     sys.argv = command[2:]
+    # The workers must not share connections of this process.
+    for engine in [each for each in gc.get_objects() if isinstance(each, sqlalchemy.Engine)]:
+        engine.dispose()
     runpy.run_module("uvicorn", run_name="__main__", alter_sys=True)
 
 mlflow.server._exec_cmd = serve

@@ -32,7 +32,7 @@ def deployment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Depl
         yield deployment
 
 
-@pytest.mark.parametrize("killed", [("server",), ("mariadb",), ("mariadb", "server")])
+@pytest.mark.parametrize("killed", [("server",), ("backend",), ("backend", "server")])
 def test_everything_acknowledged_is_stored_exactly_once_no_matter_what_is_killed(
     deployment: Deployment, killed: tuple[str, ...]
 ) -> None:
@@ -50,19 +50,19 @@ def test_everything_acknowledged_is_stored_exactly_once_no_matter_what_is_killed
         ledger.wait_for_more(10)
     statuses = {seen.status for seen in deployment.cloud.requests}
     print("", {**ledger.figures, "kills": _KILLS, "answers": statuses, "seed": SEED}, sep="\n  ")
-    assert ledger.wrong(deployment.mariadb, deployment.database) == []
+    assert ledger.wrong(deployment.backend, deployment.database) == []
 
 
 def test_a_sweep_with_both_callbacks_is_in_mlflow_exactly_once_no_matter_what_is_killed(
     deployment: Deployment, tmp_path: Path
 ) -> None:
-    store = text_of(deployment.mariadb, deployment.database)
+    store = text_of(deployment.backend, deployment.database)
     with (
         Soak(tmp_path, deployment.cloud, store) as soak,
         Chaos(deployment.cloud, SEED, lost=0.0) as chaos,
     ):
         worker = soak.worker("steady", seconds=90.0)
-        victims = (deployment.mariadb, deployment.server)
+        victims = (deployment.backend, deployment.server)
         chaos.start(chaos.kill, _KILLS, *victims).join()
         figures = json.loads(worker.hear())
         worker.end()

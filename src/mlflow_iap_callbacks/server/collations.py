@@ -17,8 +17,6 @@ _EXACT = ("utf8mb4_0900_bin", "utf8mb4_nopad_bin")
 
 def inexact_tables(engine: Engine) -> list[str]:
     """Return the tables of a database that may consider different names equal."""
-    if not _has_collations(engine):
-        return []
     statement = text(
         "SELECT DISTINCT table_name FROM information_schema.columns"
         " WHERE table_schema = DATABASE() AND data_type IN ('char', 'varchar')"
@@ -33,8 +31,6 @@ def make_exact(engine: Engine) -> None:
 
     Its foreign keys are dropped and created again: MariaDB does not change the columns of one.
     """
-    if not _has_collations(engine):
-        return
     tables = inexact_tables(engine)
     keys: list[tuple[str, Any]] = [
         (table, key) for table in tables for key in inspect(engine).get_foreign_keys(table)
@@ -72,7 +68,3 @@ def _definition(key: Any, quote: Callable[[str], str]) -> str:
         f"CONSTRAINT {quote(key['name'])} FOREIGN KEY ({here})"
         f" REFERENCES {quote(key['referred_table'])} ({there}){actions}"
     )
-
-
-def _has_collations(engine: Engine) -> bool:
-    return engine.dialect.name in ("mysql", "mariadb")

@@ -10,33 +10,20 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import sqlalchemy
-from pymysql.constants import ER
 from sqlalchemy import URL, Engine, NullPool, StaticPool
 from sqlalchemy.exc import DBAPIError
 
+from .database_kind import CONNECT_TIMEOUT, DatabaseKind
+from .mysql import MySQL
+from .postgresql import PostgreSQL
 from .secret import read_secret
 from .start_error import StartError
 
-# Pure Python, so there is nothing to compile and no system library to keep patched. With
-# mysqlclient (C), the server handled 0.9 and 1.2 times as many requests in two runs of
-# `make server-bench`.
-_DRIVER = "mysql+pymysql"
+_KINDS: dict[str, DatabaseKind] = {"mysql": MySQL(), "postgresql": PostgreSQL()}
 _PASSWORD = "MLFLOW_SERVER_DATABASE_PASSWORD"  # noqa: S105 - a variable's name
 _RETRY_INTERVAL = 0.5  # seconds
 _ADDRESS = re.compile(r"(?P<host>[^\s:/@\[\]]*)(:(?P<port>\d+))?")
 _IPV6_ADDRESS = re.compile(r"\[(?P<host>.*)\](:(?P<port>\d+))?|(?P<bare>[^\[\]]*:[^\[\]]*:.*)")
-_CONNECT_TIMEOUT = 5  # seconds; by default, an address that drops packets takes minutes
-# A server that accepts a connection and says nothing would be waited for without end.
-_TIMEOUTS = dict.fromkeys(("connect_timeout", "read_timeout", "write_timeout"), _CONNECT_TIMEOUT)
-# Errors that waiting does not solve, by code.
-_PERMANENT = {
-    ER.ACCESS_DENIED_ERROR: (
-        "the user or its password is wrong. Set the user's password to the secret's text "
-        "(`gcloud sql users set-password`)."
-    ),
-    ER.DBACCESS_DENIED_ERROR: "the user has no privileges on it. Grant them.",
-    ER.BAD_DB_ERROR: "no database has this name. Create it: `gcloud sql databases create`.",
-}
 
 
 def database_url(environment: Mapping[str, str]) -> URL:
@@ -54,36 +41,44 @@ def database_url(environment: Mapping[str, str]) -> URL:
             "MLFLOW_SERVER_DATABASE_HOST are set. Set the first to "
             "/cloudsql/PROJECT:REGION:INSTANCE, or the second to HOST or HOST:PORT."
         )
-    return URL.create(
-        _DRIVER,
+    kind = _KINDS[_engine(environment)]
+    url = URL.create(
+        kind.driver,
         username=environment.get("MLFLOW_SERVER_DATABASE_USER") or "mlflow",
         password=_password(environment),
-        host=host or "localhost",
+        host=host or None,
         port=port,
         database=environment.get("MLFLOW_SERVER_DATABASE_NAME") or "mlflow",
-        # MySQL's plain "utf8" has no characters of more than three bytes.
-        query={
-            "charset": "utf8mb4",
-            **({"unix_socket": socket} if socket else _tls(environment)),
-        },
     )
+    # Cloud SQL's socket encrypts connections itself.
+    return kind.at_socket(url, socket) if socket else kind.at_address(url, _ca(environment))
 
 
-def _tls(environment: Mapping[str, str]) -> Mapping[str, str]:
-    """Return what encrypts connections to an address; Cloud SQL's socket encrypts them itself."""
+def kind_of(url: URL) -> DatabaseKind:
+    """Return the kind of database that a URL from `database_url` names."""
+    return _KINDS[url.get_backend_name()]
+
+
+def _engine(environment: Mapping[str, str]) -> str:
+    name = "MLFLOW_SERVER_DATABASE_ENGINE"
+    engine = environment.get(name) or "mysql"
+    if engine not in _KINDS:
+        raise StartError(f"{name}={engine!r} is unknown. Set it to {' or '.join(_KINDS)}.")
+    return engine
+
+
+def _ca(environment: Mapping[str, str]) -> str:
     name = "MLFLOW_SERVER_DATABASE_CA"
     file = environment.get(name, "")
-    if not file:
-        return {}
     try:
-        ssl.create_default_context(cafile=file)
+        if file:
+            ssl.create_default_context(cafile=file)
     except OSError as error:
         raise StartError(
             f"{name}={file} has no certificates: {error}. Set it to the file with the server CA of "
             "the database."
         ) from None
-    # The certificate of a Cloud SQL instance does not name its private address.
-    return {"ssl_ca": file, "ssl_check_hostname": "false"}
+    return file
 
 
 def _host_and_port(text: str) -> tuple[str, int | None]:
@@ -107,7 +102,8 @@ def name_of(url: URL) -> str:
     """Return the name and the address of a database, for messages."""
     host = f"[{url.host}]" if ":" in (url.host or "") else url.host
     port = f":{url.port}" if url.port else ""
-    return f"{url.database} at {url.query.get('unix_socket') or f'{host}{port}'}"
+    socket = url.query.get("unix_socket") or url.query.get("host")
+    return f"{url.database} at {socket or f'{host}{port}'}"
 
 
 def connect(url: URL, seconds: float) -> Engine:
@@ -120,11 +116,12 @@ def connect(url: URL, seconds: float) -> Engine:
     Raises:
         StartError: if it is not available in time, or rejects this user.
     """
-    probe = sqlalchemy.create_engine(url, poolclass=NullPool, connect_args=_TIMEOUTS)
+    kind = kind_of(url)
+    probe = sqlalchemy.create_engine(url, poolclass=NullPool, connect_args=dict(kind.timeouts))
     # One connection, so that a lock on it is held as long as the engine works, and no longer. It
     # has no timeout for reading, because a migration may take long.
     engine = sqlalchemy.create_engine(
-        url, poolclass=StaticPool, connect_args={"connect_timeout": _CONNECT_TIMEOUT}
+        url, poolclass=StaticPool, connect_args={"connect_timeout": CONNECT_TIMEOUT}
     )
     ends = time.monotonic() + seconds
     while True:
@@ -132,16 +129,16 @@ def connect(url: URL, seconds: float) -> Engine:
             with probe.connect(), engine.connect():
                 return engine
         except DBAPIError as error:
-            code, text = _reason(error)
-            if code in _PERMANENT:
+            if problem := kind.permanent_problem(url, error):
                 raise StartError(
-                    f"The database {name_of(url)} rejects the connection: {_PERMANENT[code]}"
+                    f"The database {name_of(url)} rejects the connection: {problem}"
                 ) from None
             if time.monotonic() + _RETRY_INTERVAL > ends:
                 raise StartError(
-                    f"The database {name_of(url)} did not respond within {seconds:g} s: {text}. "
-                    "Check that it runs, that app.yaml names its instance, and that the service "
-                    "account has roles/cloudsql.client."
+                    f"The database {name_of(url)} did not respond within {seconds:g} s: "
+                    f"{kind.reason(error)}. Check that it runs, that it is {kind.name} (see "
+                    "MLFLOW_SERVER_DATABASE_ENGINE), that app.yaml names its instance, and that "
+                    "the service account has roles/cloudsql.client."
                 ) from None
         # Cloud SQL's socket appears soon after the container starts; a restart of the database
         # takes about a minute.
@@ -168,8 +165,3 @@ def _password(environment: Mapping[str, str]) -> str:
                 f"{given[0]}={value} cannot be read: {error}. Make it readable for this user."
             ) from None
     return value
-
-
-def _reason(error: DBAPIError) -> tuple[int, str]:
-    code, *rest = error.orig.args if error.orig is not None else (0,)
-    return code if isinstance(code, int) else 0, str(rest[-1] if rest else code).rstrip(".")

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from enum import Enum, auto
-from typing import Any
 
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from mlflow.exceptions import MlflowException
 from mlflow.store.db import utils as mlflow_db
-from sqlalchemy import Engine, inspect, text
+from sqlalchemy import Column, Engine, Integer, MetaData, Table, inspect
 from sqlalchemy.exc import SQLAlchemyError
 
-from . import collations, users_schema
-from .database import name_of
+from . import users_schema
+from .database import kind_of, name_of
+from .database_kind import execute
 from .start_error import StartError, first_line
 
-# A table that exists during a migration; its comment is the revision before. MySQL commits each
-# change of a table immediately, so an interrupted migration is left half done.
+# A table that exists during a migration that can be left half done; its comment is the revision
+# before. PostgreSQL undoes an interrupted migration, except of an empty database.
 _MARKER = "mlflow_iap_migration"
 _FROM_EMPTY = "empty"
 # Seconds to wait for a migration by another process: rewriting 100 million metrics takes minutes.
@@ -65,12 +64,8 @@ def require_current(engine: Engine, *, has_users: bool) -> None:
     found = state_of(engine, has_users=has_users)
     if found is not SchemaState.CURRENT:
         raise StartError(f"The database {name_of(engine.url)} {_problem(engine, found)}")
-    if collations.inexact_tables(engine):
-        raise StartError(
-            f"The database {name_of(engine.url)} has a collation that considers different names "
-            "equal, such as C and c. Back it up, then run "
-            "`python -m mlflow_iap_callbacks.server migrate`."
-        )
+    if problem := kind_of(engine.url).text_problem(engine):
+        raise StartError(f"The database {name_of(engine.url)} {problem}")
 
 
 def migrate(engine: Engine, *, has_users: bool) -> bool:
@@ -87,32 +82,39 @@ def migrate(engine: Engine, *, has_users: bool) -> bool:
     Raises:
         StartError: if the migration cannot begin, or fails.
     """
-    lock = f"mlflow-iap {engine.url.database}"[:64]  # MySQL's limit
-    if _execute(engine, "SELECT GET_LOCK(:lock, :seconds)", lock=lock, seconds=_LOCK_SECONDS) != 1:
+    kind = kind_of(engine.url)
+    if not kind.lock(engine, _LOCK_SECONDS):
         raise StartError(
             f"Another process has been migrating the database {name_of(engine.url)} for "
-            f"{_LOCK_SECONDS} s. Wait for it to end (SHOW PROCESSLIST shows what it does)."
+            f"{_LOCK_SECONDS} s. Wait for it to end ({kind.show_processes} shows what it does)."
         )
     try:
         return _migrate(engine, has_users)
     finally:
-        _execute(engine, "SELECT RELEASE_LOCK(:lock)", lock=lock)
+        kind.unlock(engine)
 
 
 def _migrate(engine: Engine, has_users: bool) -> bool:
+    kind = kind_of(engine.url)
     found = state_of(engine, has_users=has_users)
     if found is SchemaState.INTERRUPTED and _is_empty(engine):
-        _drop_all(engine)
+        # The marker last, because it says that this may be repeated.
+        names = [name for name in inspect(engine).get_table_names() if name != _MARKER]
+        kind.drop(engine, [*names, _MARKER])
         found = SchemaState.EMPTY
-    if found is SchemaState.CURRENT and not collations.inexact_tables(engine):
+    if found is SchemaState.CURRENT and not kind.text_problem(engine):
         return False
     if found not in (SchemaState.EMPTY, SchemaState.OLDER, SchemaState.CURRENT):
         raise StartError(f"The database {name_of(engine.url)} {_problem(engine, found)}")
-    _require_triggers(engine)
+    if problem := kind.migration_problem(engine):
+        raise StartError(f"The database {name_of(engine.url)} {problem}")
     begins = mlflow_db._get_schema_version(engine) or _FROM_EMPTY
-    _execute(engine, f"CREATE TABLE {_MARKER} (id INT) COMMENT = '{begins}'")
+    marker = Table(_MARKER, MetaData(), Column("id", Integer), comment=begins)
+    is_marked = found is SchemaState.EMPTY or not kind.is_transactional
+    if is_marked:
+        marker.create(engine)
     try:
-        collations.make_exact(engine)
+        kind.make_exact(engine)
         if found is SchemaState.EMPTY:
             mlflow_db._initialize_tables(engine)
         else:
@@ -121,12 +123,16 @@ def _migrate(engine: Engine, has_users: bool) -> bool:
             users_schema.upgrade(engine)
     except (SQLAlchemyError, MlflowException, CommandError) as error:
         reason = first_line(getattr(error, "orig", None) or error)
-        again = "Migrate again: it starts over, because the database was empty."
+        advice = _RESTORE
+        if found is SchemaState.EMPTY:
+            advice = "Migrate again: it starts over, because the database was empty."
+        elif kind.is_transactional:
+            advice = "Nothing is left half done: once this is solved, migrate again."
         raise StartError(
-            f"The migration of {name_of(engine.url)} from {begins} failed: {reason}. "
-            f"{again if found is SchemaState.EMPTY else _RESTORE}"
+            f"The migration of {name_of(engine.url)} from {begins} failed: {reason}. {advice}"
         ) from None
-    _execute(engine, f"DROP TABLE {_MARKER}")
+    if is_marked:
+        marker.drop(engine)
     return True
 
 
@@ -161,32 +167,7 @@ def _is_empty(engine: Engine) -> bool:
         return False
     # Somebody may since have migrated the tables with MLflow's own command.
     kept = {"runs", "registered_models"} & set(inspector.get_table_names())
-    return not any(_execute(engine, f"SELECT EXISTS (SELECT 1 FROM {name})") for name in kept)  # noqa: S608
-
-
-def _drop_all(engine: Engine) -> None:
-    _execute(engine, "SET FOREIGN_KEY_CHECKS = 0")
-    names = [name for name in inspect(engine).get_table_names() if name != _MARKER]
-    for name in (*names, _MARKER):  # the marker last, because it says that this may be repeated
-        _execute(engine, f"DROP TABLE `{name}`")
-    _execute(engine, "SET FOREIGN_KEY_CHECKS = 1")
-
-
-def _require_triggers(engine: Engine) -> None:
-    """Check that this user may create triggers; otherwise MLflow's migrations fail halfway."""
-    with engine.connect() as connection:
-        is_logged, is_trusted = connection.execute(
-            text("SELECT @@GLOBAL.log_bin, @@GLOBAL.log_bin_trust_function_creators")
-        ).one()
-        grants = [str(grant) for grant in connection.execute(text("SHOW GRANTS")).scalars()]
-    everywhere = re.compile(r"GRANT (ALL PRIVILEGES|.*\bSUPER\b).* ON \*\.\*")
-    if is_logged and not is_trusted and not any(map(everywhere.match, grants)):
-        raise StartError(
-            f"The database {name_of(engine.url)} has binary logging on, so this user may not "
-            "create triggers (error 1419). Set its flag log_bin_trust_function_creators=on: "
-            "`gcloud sql instances patch INSTANCE "
-            "--database-flags=log_bin_trust_function_creators=on`."
-        )
+    return not any(execute(engine, f"SELECT EXISTS (SELECT 1 FROM {name})") for name in kept)  # noqa: S608
 
 
 def _compare(history: ScriptDirectory, revision: str | None) -> SchemaState:
@@ -197,9 +178,3 @@ def _compare(history: ScriptDirectory, revision: str | None) -> SchemaState:
     except CommandError:
         return SchemaState.NEWER
     return SchemaState.OLDER
-
-
-def _execute(engine: Engine, statement: str, **values: Any) -> Any:
-    with engine.begin() as connection:
-        result = connection.execute(text(statement), values)
-        return result.scalar() if result.returns_rows else None

@@ -12,7 +12,7 @@ from sqlalchemy import URL, Engine, create_engine
 
 from . import schema
 from .artifacts import SCHEME
-from .database import connect, database_url, name_of
+from .database import connect, database_url, kind_of, name_of
 from .gate_settings import GateSettings, wants_permissions
 from .hosts import hosts_of
 from .start_error import StartError
@@ -80,6 +80,8 @@ def serve(environment: Mapping[str, str], *, must_migrate: bool) -> NoReturn:
         "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(ready.hosts),
         "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ",".join(f"https://{name}" for name in ready.hosts),
     }
+    if ready.most_connections > ready.max_connections:
+        print(_connections(ready), file=sys.stderr)  # noqa: T201 - no log is set up yet
     sys.stdout.flush()
     # The server replaces this process, so that it gets App Engine's SIGTERM.
     os.execve(  # noqa: S606 - our own command
@@ -140,6 +142,7 @@ def check(environment: Mapping[str, str]) -> list[str]:
         f"responds to {', '.join(ready.hosts)}",
         f"database {name_of(ready.url)} responds",
         "its schema is current",
+        _connections(ready),
         f"artifacts in {_destination(environment)}",
         f"serves with {' '.join(ready.command[1:])}",
     ]
@@ -150,6 +153,8 @@ class _Ready(NamedTuple):
     gate: GateSettings
     hosts: list[str]
     url: URL
+    max_connections: int  # that the database allows
+    most_connections: int  # that this server opens
 
 
 def _ready(environment: Mapping[str, str], *, must_migrate: bool) -> _Ready:
@@ -162,9 +167,24 @@ def _ready(environment: Mapping[str, str], *, must_migrate: bool) -> _Ready:
     if must_migrate:
         schema.migrate(engine, has_users=gate.has_permissions)
     schema.require_current(engine, has_users=gate.has_permissions)
+    max_connections = kind_of(url).max_connections(engine)
     engine.dispose()
     require_artifacts(environment)
-    return _Ready(command, gate, hosts, url)
+    most_connections = int(environment.get("MLFLOW_WORKERS") or _WORKERS) * sum(
+        int(environment.get(name) or default) for name, default in _POOL.items()
+    )
+    return _Ready(command, gate, hosts, url, max_connections, most_connections)
+
+
+def _connections(ready: _Ready) -> str:
+    most, allowed = ready.most_connections, ready.max_connections
+    found = f"it allows {allowed} connections, and this server opens up to {most} under load"
+    if most <= allowed:
+        return found
+    return (
+        f"{found}: requests that get none fail. Set the database's flag max_connections to {most} "
+        "for each instance, or MLFLOW_WORKERS to fewer."
+    )
 
 
 def require_artifacts(environment: Mapping[str, str]) -> None:
@@ -191,7 +211,8 @@ def require_artifacts(environment: Mapping[str, str]) -> None:
 def _command(environment: Mapping[str, str]) -> list[str]:
     port = environment.get("PORT") or "8080"  # App Engine's
     workers = environment.get("MLFLOW_WORKERS") or str(_WORKERS)
-    for name, text in (("PORT", port), ("MLFLOW_WORKERS", workers)):
+    pool = [(name, environment.get(name) or default) for name, default in _POOL.items()]
+    for name, text in (("PORT", port), ("MLFLOW_WORKERS", workers), *pool):
         if not text.isdigit() or not int(text):
             raise StartError(f"{name}={text!r} is not a number above 0. Correct it, or unset it.")
     grace = _GRACE_ON_CLOUD_RUN if environment.get("K_SERVICE") else _GRACE

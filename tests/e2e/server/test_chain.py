@@ -1,4 +1,4 @@
-"""The whole chain from a key file to MySQL and the bucket, also with each link broken."""
+"""The whole chain from a key file to the database and the bucket, also with each link broken."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from mlflow_iap_callbacks import (
     IAPUnavailableError,
 )
 from mlflow_iap_callbacks.local import LocalCloud
-from server_database import needs_mariadb
+from server_database import KINDS, needs_mariadb
 from variables import set_all
 
 pytestmark = [needs_mariadb, pytest.mark.slow]
@@ -39,11 +39,18 @@ _32_MB = 32 * 1024 * 1024
 _200_MB = 200_000_000
 
 
-@pytest.fixture(scope="module")
-def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+@pytest.fixture(scope="module", params=["mariadb"])
+def deployment(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Deployment]:
     folder = tmp_path_factory.mktemp("deployment")
-    with Deployment(folder, program=deployed_server.FORKED) as deployment:
+    kind = KINDS[request.param]()
+    with Deployment(folder, program=deployed_server.FORKED, backend=kind) as deployment:
         yield deployment
+
+
+def on_each_database(test: Any) -> Any:
+    return pytest.mark.parametrize("deployment", list(KINDS), indirect=True)(test)
 
 
 @pytest.fixture
@@ -60,7 +67,8 @@ def client(cloud: LocalCloud) -> IAPMlflowClient:
     return IAPMlflowClient(deadline=1.0)
 
 
-def test_training_with_a_key_file_is_stored_in_mysql_and_the_bucket(
+@on_each_database
+def test_training_with_a_key_file_is_stored_in_the_database_and_the_bucket(
     deployment: Deployment, cloud: LocalCloud
 ) -> None:
     experiment = uuid.uuid4().hex
@@ -78,18 +86,21 @@ def test_training_with_a_key_file_is_stored_in_mysql_and_the_bucket(
         callback.finish(booster)
     assert callback.flush()
 
-    query, tables = deployment.mariadb.query, deployment.database
+    def query(query: str, *values: object) -> list[tuple[Any, ...]]:
+        return deployment.backend.query(query, *values, database=deployment.database)
+
     ((run_id, experiment_id, owner, status),) = query(
-        f"SELECT run_uuid, experiment_id, user_id, status FROM {tables}.runs "
-        f"JOIN {tables}.experiments USING (experiment_id) WHERE experiments.name = %s",
+        "SELECT run_uuid, runs.experiment_id, user_id, status FROM runs "
+        "JOIN experiments ON experiments.experiment_id = runs.experiment_id "
+        "WHERE experiments.name = %s",
         experiment,
     )
     assert (owner, status) == (cloud.trainer, "FINISHED")
-    tag = f"SELECT value FROM {tables}.tags WHERE run_uuid = %s AND `key` = 'mlflow.user'"
+    tag = "SELECT value FROM tags WHERE run_uuid = %s AND \"key\" = 'mlflow.user'"
     assert query(tag, run_id) == [(cloud.trainer,)]
     points = query(
-        f"SELECT step, value FROM {tables}.metrics "
-        "WHERE run_uuid = %s AND `key` = 'valid-binary_logloss' ORDER BY step",
+        "SELECT step, value FROM metrics "
+        "WHERE run_uuid = %s AND \"key\" = 'valid-binary_logloss' ORDER BY step",
         run_id,
     )
     assert points == list(enumerate(kept["valid"]["binary_logloss"]))
@@ -98,6 +109,7 @@ def test_training_with_a_key_file_is_stored_in_mysql_and_the_bucket(
     assert {seen.account for seen in cloud.requests if seen.reached_upstream} == {cloud.trainer}
 
 
+@on_each_database
 def test_the_server_gets_its_password_and_the_public_keys_from_google(
     deployment: Deployment, client: IAPMlflowClient
 ) -> None:
@@ -188,12 +200,13 @@ def test_a_client_that_bypasses_iap_gets_an_error_that_says_to_use_it(
         IAPMlflowClient(deployment.url).search_experiments()
 
 
+@on_each_database
 def test_an_unavailable_database_is_reported_and_used_once_it_is_back(
     deployment: Deployment, client: IAPMlflowClient
 ) -> None:
     with (
-        deployment.mariadb.away(),
-        pytest.raises(MlflowException, match=r"TEMPORARILY_UNAVAILABLE: .*MySQL"),
+        deployment.backend.away(),
+        pytest.raises(MlflowException, match=r"TEMPORARILY_UNAVAILABLE: .*(MySQL|connection)"),
     ):
         client.search_experiments()
     assert client.search_experiments()

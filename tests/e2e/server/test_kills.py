@@ -40,7 +40,7 @@ def deployment(started: Deployment, monkeypatch: pytest.MonkeyPatch) -> Deployme
 def test_a_kill_of_the_server_and_its_database_loses_nothing_and_stops_no_client(
     deployment: Deployment,
 ) -> None:
-    both = (deployment.mariadb, deployment.server)
+    both = (deployment.backend, deployment.server)
     with Ledger(clients=2) as ledger:
         ledger.wait_for_more(10)
         for victim in both:
@@ -48,7 +48,7 @@ def test_a_kill_of_the_server_and_its_database_loses_nothing_and_stops_no_client
         for victim in both:
             victim.restart()
         ledger.wait_for_more(1)
-    assert ledger.wrong(deployment.mariadb, deployment.database) == []
+    assert ledger.wrong(deployment.backend, deployment.database) == []
 
 
 def test_after_sigterm_under_load_the_server_finishes_its_requests_and_exits(
@@ -74,7 +74,7 @@ def test_after_sigterm_under_load_the_server_finishes_its_requests_and_exits(
             load.result()
         assert upload.result() == 200
         wait_until(lambda: server.processes == [], "the end of its child processes", 5)
-    runs = deployment.mariadb.query(
+    runs = deployment.backend.query(
         f"SELECT run_uuid FROM {deployment.database}.runs WHERE experiment_id = 0"
     )
     assert {run_id for (run_id,) in runs} == set(answers), "each stored run was acknowledged"

@@ -9,13 +9,14 @@ import requests
 import sqlalchemy
 from mlflow.store.db import utils as mlflow_db
 
-from database_server import MariaDB
+from database_server import DatabaseServer, MariaDB
 from deployed_server import FORKED, HOST, DeployedServer, begin, run
 from mlflow_iap_callbacks.local import LocalCloud
 from ports import free_port
 from schema_checks import check_binary_logging_without_its_flag, check_three_migrations_at_once
 from server_database import (
     OLDEST_REVISION,
+    backend,
     fill,
     is_the_run_there,
     kill_in_the_middle,
@@ -28,22 +29,22 @@ from server_database import (
 from server_helpers import ASSERTION
 
 pytestmark = [needs_mariadb, pytest.mark.slow]
-__all__ = ["mariadb"]
+__all__ = ["backend", "mariadb"]
 
 
 @pytest.mark.parametrize("revision", [None, pytest.param(OLDEST_REVISION, marks=pytest.mark.soak)])
 def test_of_three_concurrent_migrations_one_migrates_and_the_others_wait(
-    mariadb: MariaDB, revision: str | None
+    backend: DatabaseServer, revision: str | None
 ) -> None:
-    check_three_migrations_at_once(mariadb, revision)
+    check_three_migrations_at_once(backend, revision)
 
 
-def test_a_killed_first_migration_starts_over(mariadb: MariaDB) -> None:
-    database = mariadb.new_database_for("mlflow")
-    kill_in_the_middle(mariadb, database, changes=60)
-    failed = run("check", variables(mariadb, database))
+def test_a_killed_first_migration_starts_over(backend: DatabaseServer) -> None:
+    database = backend.new_database_for("mlflow")
+    kill_in_the_middle(backend, database, changes=60)
+    failed = run("check", variables(backend, database))
     assert "is in the middle of its first migration" in failed.stderr
-    assert run("migrate", variables(mariadb, database)).stdout == "The schema has been migrated.\n"
+    assert run("migrate", variables(backend, database)).stdout == "The schema has been migrated.\n"
 
 
 @pytest.mark.soak
@@ -60,6 +61,20 @@ def test_a_killed_later_migration_is_undone_with_the_backup(mariadb: MariaDB) ->
     mariadb.restore(database, backup)
     assert run("migrate", variables(mariadb, database)).stdout == "The schema has been migrated.\n"
     assert is_the_run_there(mariadb, database)
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_a_killed_later_migration_of_postgresql_is_repeated_without_a_backup(
+    backend: DatabaseServer,
+) -> None:
+    database = backend.new_database_for("mlflow")
+    fill(backend, database, OLDEST_REVISION)
+    log_a_run(backend, database)
+    kill_in_the_middle(backend, database, changes=3)
+    failed = run("check", variables(backend, database))
+    assert f"has the older schema {OLDEST_REVISION}. Back it up, then run" in failed.stderr
+    assert run("migrate", variables(backend, database)).stdout == "The schema has been migrated.\n"
+    assert is_the_run_there(backend, database)
 
 
 def test_a_killed_first_migration_is_not_dropped_once_it_has_runs(mariadb: MariaDB) -> None:
@@ -104,12 +119,70 @@ def test_names_that_the_database_held_equal_are_distinct_after_the_migration(
     assert len(mariadb.query(f"SELECT * FROM {database}.tags")) == len(keys)
 
 
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+@pytest.mark.parametrize(
+    "kind", ["varchar(250) COLLATE inexact", "citext", "char(250)", "inexact_text", "spaced_text"]
+)
+def test_postgresql_whose_columns_may_hold_different_names_equal_is_refused(
+    tables_of_postgresql: str, backend: DatabaseServer, kind: str
+) -> None:
+    database = tables_of_postgresql
+    given = variables(backend, database)
+    change = "ALTER TABLE tags ALTER COLUMN key TYPE"
+    backend.query(f"{change} {kind}", database=database)
+    for command in ("check", "migrate"):
+        failed = run(command, given)
+        assert "may consider different names equal in tags.key" in failed.stderr
+        assert len(failed.stderr.splitlines()) == 1
+    backend.query(f'{change} varchar(250) COLLATE "default"', database=database)
+    assert run("migrate", given).stdout == "The schema is up to date.\n"
+
+
+@pytest.fixture(scope="module")
+def tables_of_postgresql(backend: DatabaseServer) -> str:
+    """A database with MLflow's tables, and the types in which different texts can be equal."""
+    database = backend.new_database_for("mlflow")
+    assert run("migrate", variables(backend, database)).exit_code == 0
+    for statement in (
+        "CREATE COLLATION inexact"
+        " (provider = icu, locale = 'und-u-ks-level2', deterministic = false)",
+        "CREATE EXTENSION citext",
+        "CREATE DOMAIN inexact_text AS text COLLATE inexact",
+        "CREATE DOMAIN spaced_text AS char(250)",
+    ):
+        backend.query(statement, database=database)
+    return database
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_postgresql_without_a_schema_or_all_characters_is_reported_before_anything_is_changed(
+    backend: DatabaseServer,
+) -> None:
+    database = backend.new_database_for("mlflow")
+    given = variables(backend, database)
+    backend.query("ALTER SCHEMA public OWNER TO postgres", database=database)
+    failed = run("migrate", given)
+    assert f"`ALTER DATABASE {database} OWNER TO mlflow`" in failed.stderr
+    backend.query("ALTER SCHEMA public OWNER TO mlflow", database=database)
+    assert run("migrate", given).exit_code == 0
+    options = "OWNER mlflow TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C' ENCODING 'LATIN1'"
+    backend.query(f"CREATE DATABASE latin {options}")
+    failed = run("migrate", variables(backend, "latin"))
+    assert "has the encoding LATIN1, which has not all characters" in failed.stderr
+    assert (
+        backend.query(
+            "SELECT tablename FROM pg_tables WHERE schemaname = 'public'", database="latin"
+        )
+        == []
+    )
+
+
 @pytest.mark.slow
 def test_the_migration_creates_the_tables_of_users_if_permissions_are_on(
-    mariadb: MariaDB, tmp_path: Path
+    backend: DatabaseServer, tmp_path: Path
 ) -> None:
-    database = mariadb.new_database_for("mlflow")
-    without = variables(mariadb, database)
+    database = backend.new_database_for("mlflow")
+    without = variables(backend, database)
     assert run("migrate", without).stdout == "The schema has been migrated.\n"
     given = {
         **without,
@@ -124,7 +197,7 @@ def test_the_migration_creates_the_tables_of_users_if_permissions_are_on(
     assert run("migrate", given).stdout == "The schema is up to date.\n"
     checked = run("check", given).stdout
     assert "permissions by user, admins root@example.com\n" in checked
-    assert mariadb.query(f"SELECT COUNT(*) FROM {database}.users") == [(0,)]
+    assert backend.query("SELECT COUNT(*) FROM users", database=database) == [(0,)]
     with LocalCloud() as cloud:
         given |= cloud.server_environment()
         with DeployedServer(tmp_path, given, gated_port=free_port()) as server:
@@ -134,5 +207,7 @@ def test_the_migration_creates_the_tables_of_users_if_permissions_are_on(
             requests.post(
                 url, json={"name": "hers"}, headers=headers, timeout=30
             ).raise_for_status()
-    users = mariadb.query(f"SELECT username, is_admin FROM {database}.users ORDER BY username")
+    users = backend.query(
+        "SELECT username, is_admin FROM users ORDER BY username", database=database
+    )
     assert users == [("ada@example.com", 0), ("root@example.com", 1)]

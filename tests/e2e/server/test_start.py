@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -13,16 +14,18 @@ import pytest
 import requests
 
 from bucket_emulator import BucketEmulator
-from database_server import MariaDB
+from database_server import DatabaseServer, MariaDB
 from deployed_server import HOST, PASSWORD, DeployedServer, run, settings
 from mlflow_iap_callbacks.local import LocalCloud
+from mlflow_iap_callbacks.server import database
+from mlflow_iap_callbacks.server.start_error import StartError
 from ports import free_port
-from server_database import OLDEST_REVISION, fill, mariadb, needs_mariadb
+from server_database import OLDEST_REVISION, backend, fill, mariadb, needs_mariadb
 from variables import set_all
 from waiting import wait_until
 
 pytestmark = [needs_mariadb, pytest.mark.slow]
-__all__ = ["mariadb"]
+__all__ = ["backend", "mariadb"]
 
 _SECRET = "projects/local-project/secrets/mlflow-database"
 
@@ -30,8 +33,8 @@ _SECRET = "projects/local-project/secrets/mlflow-database"
 @pytest.fixture(scope="module")
 def variables(mariadb: MariaDB, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The variables of a server with a migrated database, and artifacts in a folder."""
-    database = mariadb.new_database_for("mlflow")
-    given = settings(mariadb, database, str(tmp_path_factory.mktemp("artifacts")))
+    name = mariadb.new_database_for("mlflow")
+    given = settings(mariadb, name, str(tmp_path_factory.mktemp("artifacts")))
     assert run("migrate", given).exit_code == 0
     return given
 
@@ -52,9 +55,6 @@ def server(
         ({"MLFLOW_SERVER_DATABASE_HOST": "db"}, "Both of MLFLOW_SERVER_DATABASE_SOCKET and"),
         ({"MLFLOW_SERVER_DATABASE_PASSWORD": ""}, "password is set 0 times."),
         ({"MLFLOW_SERVER_DATABASE_PASSWORD_FILE": "f"}, "password is set 2 times."),
-        ({"MLFLOW_SERVER_DATABASE_PASSWORD": "wrong"}, "the user or its password is wrong."),
-        ({"MLFLOW_SERVER_DATABASE_NAME": "none"}, "rejects the connection: "),
-        ({"MLFLOW_SERVER_DATABASE_SOCKET": "/cloudsql/a:b:c"}, "did not respond within 1 s"),
         ({"MLFLOW_SERVER_DATABASE_WAIT": "soon"}, "'soon' is not a number of seconds"),
         ({"MLFLOW_IAP_AUDIENCE": ""}, "MLFLOW_IAP_AUDIENCE is not set, so every request"),
         ({"MLFLOW_IAP_PERMISSIONS": "true"}, "Set MLFLOW_IAP_ADMINS to one or more e-mails"),
@@ -68,15 +68,51 @@ def test_an_invalid_setting_is_reported_in_one_line(
     assert_rejected({"MLFLOW_SERVER_DATABASE_WAIT": "1", **variables, **wrong}, message)
 
 
-def test_an_unsuitable_database_is_reported_in_one_line(
-    mariadb: MariaDB, variables: dict[str, str]
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"MLFLOW_SERVER_DATABASE_PASSWORD": "wrong"}, "the user or its password is wrong."),
+        ({"MLFLOW_SERVER_DATABASE_USER": "nobody"}, "the user or its password is wrong."),
+        ({"MLFLOW_SERVER_DATABASE_NAME": "none"}, "rejects the connection: "),
+        ({"MLFLOW_SERVER_DATABASE_SOCKET": "/cloudsql/a:b:c"}, "did not respond within 1 s"),
+    ],
+)
+def test_a_database_that_rejects_the_connection_is_reported_in_one_line(
+    backend: DatabaseServer, wrong: dict[str, str], message: str
 ) -> None:
-    name = mariadb.new_database_for("mlflow")
-    given = {**variables, "MLFLOW_SERVER_DATABASE_NAME": name}
+    given = settings(backend, "study_1", "artifacts")
+    assert_rejected({**given, "MLFLOW_SERVER_DATABASE_WAIT": "1", **wrong}, message)
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_a_postgresql_that_is_not_running_yet_is_waited_for(backend: DatabaseServer) -> None:
+    given = settings(backend, backend.new_database_for("mlflow"), "artifacts")
+    with ThreadPoolExecutor(1) as pool, backend.away():
+        waiting = pool.submit(database.connect, database.database_url(given), 60.0)
+        silent = {**given, "MLFLOW_SERVER_DATABASE_WAIT": "1"}
+        assert_rejected(silent, "did not respond within 1 s: ")
+        assert not waiting.done()
+    assert waiting.result().url.database == given["MLFLOW_SERVER_DATABASE_NAME"]
+
+
+def test_a_postgresql_that_says_nothing_is_reported_in_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        given = {
+            "MLFLOW_SERVER_DATABASE_ENGINE": "postgresql",
+            "MLFLOW_SERVER_DATABASE_HOST": f"127.0.0.1:{silent.getsockname()[1]}",
+            "MLFLOW_SERVER_DATABASE_PASSWORD": PASSWORD,
+        }
+        with pytest.raises(StartError, match=r"did not respond within 1 s: connection timeout"):
+            database.connect(database.database_url(given), 1.0)
+
+
+def test_an_unsuitable_database_is_reported_in_one_line(backend: DatabaseServer) -> None:
+    name = backend.new_database_for("mlflow")
+    given = settings(backend, name, "artifacts")
     assert_rejected(given, "has no tables yet.")
-    fill(mariadb, name, OLDEST_REVISION)
+    fill(backend, name, OLDEST_REVISION)
     assert_rejected(given, f"has the older schema {OLDEST_REVISION}. Back it up, then run")
-    mariadb.query(f"UPDATE {name}.alembic_version SET version_num = 'ffffffffffff'")
+    backend.query("UPDATE alembic_version SET version_num = 'ffffffffffff'", database=name)
     assert_rejected(given, "has the schema ffffffffffff, which is newer than this MLflow.")
 
 

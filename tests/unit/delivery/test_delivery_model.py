@@ -40,6 +40,7 @@ from mlflow_iap_callbacks.delivery.run_creation import Mode, RunCreation
 from mlflow_iap_callbacks.delivery.run_writer import RunWriter
 from mlflow_iap_callbacks.delivery.sender import Sender
 from mlflow_iap_callbacks.outbox import Outbox, journal_folder
+from mlflow_iap_callbacks.outbox import outbox as outbox_module
 from mlflow_iap_callbacks.tags import ENDED_TAG, SKIPPED_TAG
 from virtual_process import VirtualClock, VirtualProcess
 
@@ -134,6 +135,10 @@ class DeliveryMachine(RuleBasedStateMachine):
     def start_process(self, is_plain: bool) -> None:
         if len(self.processes) < _MAX_PROCESSES:
             self._start_process(is_plain=is_plain)
+
+    @rule(most=st.sampled_from([0, 300, 4_000_000]))
+    def change_how_many_records_are_in_no_database(self, most: int) -> None:
+        self.patch.setattr(outbox_module, "_MOST_UNSTORED_BYTES", most)
 
     @rule(pick=_PICK)
     def kill(self, pick: int) -> None:

@@ -65,9 +65,11 @@ def _journal(folder: Path, *, runs: int, stored: int, appended: int, text: int =
     for step in range(stored + appended):
         if step == stored // 2:
             outbox.collect()
+            assert outbox._move_to_database()
             assert outbox._checkpoint()
         if step == stored:
             outbox.collect()
+            assert outbox._move_to_database()
         for run in queued:
             append(run, "tags", {f"{run.key} {step}": "x" * text})
     files = {path.name: path.read_bytes() for path in folder.iterdir()}

@@ -39,6 +39,7 @@ def hold(server, collected, appended):
     for step in range(int(collected) + int(appended)):
         if step == int(collected):
             outbox.collect()
+            assert outbox._move_to_database()
         outbox.intake.append(run.number, "metrics", (step, step, {"m": step / 7}))
     print(outbox.path, flush=True)
     sys.stdin.read()
