@@ -54,6 +54,25 @@ def gc(older_than: str) -> None:
 
 
 @main.command()
+@click.argument("old")
+@click.option(
+    "--domain",
+    required=True,
+    help="What comes behind the @ of users whose names are no e-mails.",
+)
+def move_users(old: str, domain: str) -> None:
+    """Copy the users and permissions of a server with `--app-name basic-auth`.
+
+    OLD is the URL of its database of users, such as sqlite:///basic_auth.db, whose tables are
+    migrated.
+    """
+    from . import start
+
+    for email in start.move_users(os.environ, old, domain):
+        click.echo(email)
+
+
+@main.command()
 def check() -> None:
     """Run the checks of `serve`, and print what they found."""
     from . import start

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from sqlalchemy import URL, Engine
+from sqlalchemy import URL, Engine, create_engine
 
 from . import schema
 from .artifacts import SCHEME
@@ -113,6 +113,19 @@ def delete_garbage(environment: Mapping[str, str], older_than: str) -> None:
     engine.dispose()
     require_artifacts(environment)
     delete_garbage(url, _artifacts(environment), older_than)
+
+
+def move_users(environment: Mapping[str, str], old: str, domain: str) -> list[str]:
+    """Copy users with their permissions from another MLflow server, and return their e-mails.
+
+    Raises:
+        StartError: if they cannot be copied.
+    """
+    from .moved_users import move_users
+
+    engine = _database(environment, database_url(environment))
+    schema.require_current(engine, has_users=True)
+    return move_users(create_engine(old), engine, domain)
 
 
 def check(environment: Mapping[str, str]) -> list[str]:
