@@ -18,7 +18,7 @@ demo: $(VENV)/ready  ## run a sweep through a local IAP, with tokens that expire
 	  -- $(RUN)python examples/lightgbm_sweep.py
 
 unit: $(VENV)/ready  ## run the tests that need no server
-	$(RUN)python -m pytest $(IN_PARALLEL) 3 tests/unit
+	$(RUN)python -m pytest $(IN_PARALLEL) 2 tests/unit
 
 test: $(VENV)/ready  ## run all tests except the slow ones
 	$(RUN)python -m pytest $(IN_PARALLEL) 4
@@ -75,12 +75,13 @@ server-test: build/server/ready  ## run the tests of client and callbacks agains
 	  tests/e2e/delivery/test_delivery.py tests/e2e/optuna/test_callback.py \
 	  tests/e2e/optuna/test_trials.py tests/e2e/lightgbm --ignore tests/e2e/lightgbm/test_pages.py
 
-server-lint: $(VENV)/ready build/google/ready  ## check what is deployed: image, scripts, app.yaml
+server-lint: $(VENV)/ready build/google/ready build/terraform/ready  ## check what is deployed
 	$(RUN)hadolint appengine/Dockerfile
 	$(RUN)shellcheck appengine/prepare appengine/entrypoint.sh .ci/run
 	PYTHON=$(RUN)python appengine/prepare my-project 123456789012 us-central1 uc
 	build/google/bin/python -c "from google.appengine.api import appinfo; \
 	  appinfo.LoadSingleAppInfo(open('build/appengine/app.yaml'))"
+	$(RUN)python -m pytest -m 'slow or not slow' tests/e2e/server/test_terraform.py
 
 requirements: $(VENV)/ready  ## pin the image's packages by hash
 	$(RUN)uv pip compile -q --upgrade --generate-hashes --no-build --no-header \
@@ -102,6 +103,15 @@ build/server/ready: $(VENV)/ready appengine/requirements.txt $(shell find src -n
 	fi
 	$(RUN)uv pip install -q --python build/server/bin/python --compile-bytecode \
 	  --no-deps build/server-wheel/*.whl
+	touch $@
+
+# The schema of Terraform's providers for Google Cloud. The providers themselves are in no registry of
+# Python packages.
+build/terraform/ready:
+	$(PYTHON) -m venv --clear build/terraform
+	build/terraform/bin/python -m pip install -q tf==1.2.0
+	build/terraform/bin/python -m pip download -q --no-deps -d build/terraform \
+	  cdktf-cdktf-provider-google==16.12.1 cdktf-cdktf-provider-google-beta==16.12.1
 	touch $@
 
 # Google's own parser of app.yaml, in a separate environment because it needs an older urllib3.

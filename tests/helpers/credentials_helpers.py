@@ -7,13 +7,14 @@ from pathlib import Path
 
 import requests
 
-import python_process
-from fork_server import FOR_CLIENTS
+import mlflow_iap_callbacks
+from forked_test import run_forked
 from mlflow_iap_callbacks.iap.auth import IAPAuth
 from mlflow_iap_callbacks.iap.credentials import IAPCredentials
 from mlflow_iap_callbacks.iap.google_tokens import Kind
 from mlflow_iap_callbacks.iap.retry_policy import RetryPolicy
 
+_PACKAGE = mlflow_iap_callbacks.__name__
 KINDS: tuple[Kind, ...] = ("id_token", "signed_jwt", "access_token")
 SWEEPER = "sweeper@local-project.iam.gserviceaccount.com"
 
@@ -28,7 +29,7 @@ def get(
 
 
 def run(script: str, home: Path, *environments: dict[str, str]) -> str:
-    """Run Python code in a process without this one's settings; return what it prints.
+    """Run Python code in a child process without this one's settings; return what it prints.
 
     google-auth reads the address of the metadata server when it is imported, so in that process.
     """
@@ -37,12 +38,7 @@ def run(script: str, home: Path, *environments: dict[str, str]) -> str:
         **kept,
         "HOME": str(home),
         "CLOUDSDK_CONFIG": str(home / "gcloud"),
-        "PYTHONPATH": os.pathsep.join(
-            [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-        ),
     }
     for each in environments:
         environment |= each
-    done = python_process.run("-c", script, environment=environment, modules=FOR_CLIENTS)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return run_forked(script, environment, again=("google.auth", "google.oauth2", _PACKAGE))

@@ -9,6 +9,7 @@ server.run("key").points                 # what MLflow holds
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import threading
@@ -44,6 +45,7 @@ from mlflow.entities import (
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import ErrorCode
+from mlflow.protos.service_pb2 import FinalizeLoggedModel, LogOutputs
 from mlflow.store.entities import PagedList
 from mlflow.utils import validation
 
@@ -98,6 +100,7 @@ class FakeRun:
                 self.start_time,
                 self.end_time,
                 stage,
+                f"fake:/{self.experiment_id}/{self.run_id}/artifacts",
                 run_name=self.name,
             ),
             RunData(
@@ -424,9 +427,14 @@ class _Requests(MlflowClient):
             status=LoggedModelStatus.PENDING,
             tags=tags,
             params=params,
+            model_type=model_type,
         )
         self.server.models[model_id] = model
         return model
+
+    @_request
+    def log_model_params(self, model_id: str, params: dict[str, str]) -> None:
+        self.server.models[model_id]._params = {**self.server.models[model_id].params, **params}
 
     @_request
     def search_logged_models(
@@ -451,6 +459,29 @@ class _Requests(MlflowClient):
     def finalize_logged_model(self, model_id: str, status: Any) -> LoggedModel:
         self.server.models[model_id].status = status
         return self.server.models[model_id]
+
+    @_request
+    def get_logged_model(self, model_id: str, *_: Any, **__: Any) -> LoggedModel:
+        if model_id not in self.server.models:
+            raise _absent(f"Logged model with ID '{model_id}' not found.")
+        return self.server.models[model_id]
+
+    @_request
+    def _call_endpoint(self, api: Any, body: str, endpoint: str | None = None) -> None:
+        given = json.loads(body)
+        if api is LogOutputs:
+            outputs = self.server.active(given["run_id"]).outputs
+            known = {output.model_id for output in outputs}
+            if known & {model["model_id"] for model in given["models"]}:
+                raise _error("(sqlite3.IntegrityError) UNIQUE constraint failed", "BAD_REQUEST")
+            outputs += [LoggedModelOutput(**model) for model in given["models"]]
+        elif api is FinalizeLoggedModel:
+            model_id = (endpoint or "").rpartition("/")[2]
+            if model_id not in self.server.models or model_id != given["model_id"]:
+                raise _absent(f"Logged model with ID '{model_id}' not found.")
+            self.server.models[model_id].status = LoggedModelStatus(given["status"][13:])
+        else:
+            raise NotImplementedError(api.__name__)
 
     @_request
     def log_outputs(self, run_id: str, models: list[LoggedModelOutput]) -> None:

@@ -31,9 +31,8 @@ FOR_PROGRAMS = (
     *("click", "msgpack", "platformdirs", "rich.console", "rich.progress", "rich.table"),
     *("tenacity", "tqdm", "aiohttp", "concurrent.futures", "multiprocessing.pool"),
 )
-# Enough for programs that use the outbox alone, and for those that use the client alone.
+# Enough for programs that use the outbox alone.
 FOR_OUTBOXES = ("msgpack", "platformdirs", "sqlite3")
-FOR_CLIENTS = ("mlflow",)
 FOR_SERVERS = (
     *FOR_PROGRAMS,
     *("uvicorn.main", "fastapi", "flask_cors", "mlflow.store.tracking.sqlalchemy_store"),

@@ -85,8 +85,9 @@ class VirtualProcess:
         """Deliver what becomes due within this many seconds."""
         ends = self.clock.monotonic() + seconds
         self.deliver()
-        while self.clock.monotonic() < ends:
-            self.clock.advance(min(0.5, ends - self.clock.monotonic()))
+        while (now := self.clock.monotonic()) < ends:
+            next_turn = self.sender._schedule.seconds_to_next(now)
+            self.clock.advance(min(next_turn, 5.0, ends - now))
             self.deliver()
 
     def die(self) -> None:

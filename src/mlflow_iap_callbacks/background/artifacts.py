@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from mlflow.store.artifact.artifact_repo import ArtifactRepository, verify_artif
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking._tracking_service import utils
 
+from ..delivery.provisional_models import has_provisional_id
 from ..delivery.sender import is_delivering
 from .writes import Writes
 
@@ -50,11 +50,15 @@ class BackgroundArtifacts(ArtifactRepository):
         super().__init__(artifact_uri, tracking_uri=writes.tracking_uri)
         self._writes = writes
         self._run_id, self._model_id = run_id, model_id
+        self._found: Any = None
 
-    @cached_property
+    @property
     def _repository(self) -> Any:
         """MLflow's own repository."""
-        return get_artifact_repository(self.artifact_uri, tracking_uri=self.tracking_uri)
+        if self._found is None or has_provisional_id(self.artifact_uri):
+            self.artifact_uri = self._writes.with_model_ids(self.artifact_uri)
+            self._found = get_artifact_repository(self.artifact_uri, tracking_uri=self.tracking_uri)
+        return self._found
 
     def log_artifact(self, local_file: str | Path, artifact_path: str | None = None) -> None:
         verify_artifact_path(artifact_path)

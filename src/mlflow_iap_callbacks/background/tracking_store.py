@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
+import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from types import FrameType
 from typing import Any
 
+import requests
 from mlflow.entities import (
     DatasetInput,
     LoggedModel,
     LoggedModelInput,
+    LoggedModelParameter,
     LoggedModelStatus,
+    LoggedModelTag,
     Metric,
     Param,
     Run,
@@ -23,6 +28,7 @@ from mlflow.entities import (
     RunStatus,
     RunTag,
 )
+from mlflow.exceptions import MlflowException
 from mlflow.protos.service_pb2 import FinalizeLoggedModel
 from mlflow.store.model_registry.rest_store import RestStore as ModelRegistryRestStore
 from mlflow.store.tracking.rest_store import RestStore
@@ -32,20 +38,32 @@ from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.proto_json_utils import message_to_json
 from mlflow.utils.rest_utils import get_logged_model_endpoint
 
+from ..delivery.provisional_models import new_provisional_id
+from ..delivery.refusals import first_line, refusal
+from ..delivery.run_writer import now_ms
 from ..delivery.sender import is_delivering
+from ..errors import IAPUnavailableError
 from ..limits import MAX_DATASET_LENGTHS
+from ..tags import MODEL_KEY_TAG
 from . import artifacts
 from .endpoints import Way, way_of
 from .writes import Writes
+
+_logger = logging.getLogger("mlflow_iap_callbacks")
 
 _MOST_KNOWN = 1000
 # Functions of MLflow that read what this process knows. All others get the response of the server.
 _SHOWS_LINK = ("mlflow.tracking._tracking_service.client", "_log_url")
 _MONITORS = ("mlflow.system_metrics.system_metrics_monitor", "monitor")  # reads its status only
 _LOGS_MODEL = ("mlflow.models.model", "log")
+_AUTOLOGGING = "mlflow.utils.autologging_utils.safety"
 _LOGS_MODEL_METRICS = ("mlflow.models.model", "log_model_metrics_for_step")
 # What may be between such a function and the store.
-_CLIENTS = ("mlflow.tracking.client", "mlflow.tracking._tracking_service.", "mlflow.telemetry.")
+_CLIENTS = (
+    *("mlflow.tracking.client", "mlflow.tracking._tracking_service.", "mlflow.telemetry."),
+    __name__,
+)
+_MLFLOW = ("mlflow.", "contextlib", __name__)
 
 
 class BackgroundStore(RestStore):
@@ -60,7 +78,8 @@ class BackgroundStore(RestStore):
         self._writes = writes
         # Runs as the server returned them last, with their state as this process changed it.
         self._known: OrderedDict[str, Run] = OrderedDict()
-        self._models: OrderedDict[str, LoggedModel] = OrderedDict()  # that this process created
+        # Whether the server did not respond when a model that is about to be logged needed it.
+        self._unanswered = threading.local()
 
     def create_run(self, *args: Any, **kwargs: Any) -> Run:
         return self._remember(super().create_run(*args, **kwargs))
@@ -69,6 +88,12 @@ class BackgroundStore(RestStore):
         known = None if is_delivering() else self._known.get(run_id)
         if known is not None and (_caller(_SHOWS_LINK) or _caller(_MONITORS)):
             return known
+        if known is not None and _caller(_LOGS_MODEL):  # it reads the run's params for the model
+            if _is_autologging():
+                return Run(known.info, RunData())
+            if not self._writes.wait():
+                self._unanswered.run_id = run_id
+                return Run(known.info, RunData())
         frame = None if known is None else _caller(_LOGS_MODEL_METRICS)
         if known is not None and frame is not None and {"model_id", "step"} <= set(frame):
             # It logs the run's points of this step again, as those of the model. Now it finds none.
@@ -157,26 +182,96 @@ class BackgroundStore(RestStore):
         if models:
             super().log_inputs(run_id, None, models)
 
-    def create_logged_model(self, *args: Any, **kwargs: Any) -> LoggedModel:
-        model: LoggedModel = super().create_logged_model(*args, **kwargs)
-        if model.source_run_id and not is_delivering():
-            self._models[model.model_id] = model
-            if len(self._models) > _MOST_KNOWN:
-                self._models.popitem(last=False)
-            artifacts.use(
-                self._writes, model.artifact_location, model.source_run_id, model.model_id
+    def create_logged_model(
+        self,
+        experiment_id: str,
+        name: str | None = None,
+        source_run_id: str | None = None,
+        tags: list[LoggedModelTag] | None = None,
+        params: list[LoggedModelParameter] | None = None,
+        model_type: str | None = None,
+    ) -> LoggedModel:
+        given = (experiment_id, name, source_run_id, tags, params, model_type)
+        if is_delivering():
+            return self._create_now(*given)
+        later = self._provisional_model(*given)
+        if later is not None and _is_autologging():  # nobody gets the id of such a model
+            self._create_later(later)
+            return later
+        try:
+            if later is not None and self._unanswered.__dict__.pop("run_id", None):
+                raise IAPUnavailableError("The server did not respond in time.")
+            model = self._create_now(*given)
+            if model.source_run_id:
+                self._use_model(model)
+            return model
+        except (MlflowException, requests.RequestException) as error:
+            if later is None or refusal(error) is not None:
+                raise
+            self._create_later(later)
+            _logger.warning(
+                "MLflow creates the logged model %r later, with another id. Until then, it has the "
+                "id %s in this process. Find it by this value of its tag `%s`. %s",
+                *(name, later.model_id, MODEL_KEY_TAG, first_line(error)),
             )
+            return later
+
+    def _create_now(self, *given: Any) -> LoggedModel:
+        model: LoggedModel = super().create_logged_model(*given)
         return model
 
+    def _provisional_model(
+        self,
+        experiment_id: str,
+        name: str | None,
+        run_id: str | None,
+        tags: list[LoggedModelTag] | None,
+        params: list[LoggedModelParameter] | None,
+        model_type: str | None,
+    ) -> LoggedModel | None:
+        """Return a model that MLflow can create later; None if only MLflow can choose its name."""
+        run = self._known.get(str(run_id))
+        folder, end, _ = str(run and run.info.artifact_uri).partition(f"/{run_id}/artifacts")
+        if not name or not end:
+            return None
+        key, now = new_provisional_id(), now_ms()
+        return LoggedModel(
+            *(experiment_id, key, name, f"{folder}/models/{key}/artifacts", now, now),
+            model_type=model_type,
+            source_run_id=run_id,
+            status=LoggedModelStatus.PENDING,
+            tags=tags,
+            params=params,
+        )
+
+    def _create_later(self, model: LoggedModel) -> None:
+        content = {
+            "key": model.model_id,
+            "experiment_id": model.experiment_id,
+            "name": model.name,
+            "tags": model.tags,
+            "params": model.params,
+            "model_type": model.model_type,
+            # `get_run` has returned the run without its params.
+            "has_run_params": _caller(_LOGS_MODEL, _MLFLOW) is not None,
+        }
+        self._writes.run(str(model.source_run_id)).append("model_start", content)
+        self._use_model(model)
+
+    def _use_model(self, model: LoggedModel) -> None:
+        self._writes.add_model(model)
+        run_id = str(model.source_run_id)
+        artifacts.use(self._writes, model.artifact_location, run_id, model.model_id)
+
     def get_logged_model(self, model_id: str, *args: Any, **kwargs: Any) -> LoggedModel:
-        known = None if is_delivering() else self._models.get(model_id)
+        known = None if is_delivering() else self._writes.models.get(model_id)
         if known is not None and _caller(_LOGS_MODEL):
             return known
         found: LoggedModel = super().get_logged_model(model_id, *args, **kwargs)
         return found
 
     def finalize_logged_model(self, model_id: str, status: LoggedModelStatus) -> LoggedModel:
-        model = self._models.get(model_id)
+        model = self._writes.models.get(model_id)
         if model is None or is_delivering():
             found: LoggedModel = super().finalize_logged_model(model_id, status)
             return found
@@ -185,27 +280,33 @@ class BackgroundStore(RestStore):
         self._call_endpoint(FinalizeLoggedModel, message_to_json(message), endpoint=endpoint)
         proto = model.to_proto()
         proto.info.status = status.to_proto()
-        self._models[model_id] = LoggedModel.from_proto(proto)
-        return self._models[model_id]
+        ended: LoggedModel = LoggedModel.from_proto(proto)
+        self._writes.models[model_id] = ended
+        return ended
 
     def flush_async_logging(self) -> None:
         self._writes.flush()
 
-    def _call_endpoint(self, api: Any, json_body: Any = None, *args: Any, **kwargs: Any) -> Any:
+    def _call_endpoint(
+        self, api: Any, json_body: Any = None, endpoint: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
         if not is_delivering():
             way = way_of(api.__name__)
-            if way is Way.BEHIND and self._is_appended(api, json_body, *args, **kwargs):
+            if way is Way.BEHIND and self._is_appended(api, json_body, endpoint):
                 return api.Response()
             if way is not Way.THROUGH:
                 self._writes.wait()
-        return super()._call_endpoint(api, json_body, *args, **kwargs)
+            json_body = self._writes.with_model_ids(json_body)
+            endpoint = self._writes.with_model_ids(endpoint)
+        return super()._call_endpoint(api, json_body, endpoint, *args, **kwargs)
 
-    def _is_appended(self, api: Any, json_body: str, endpoint: str | None = None) -> bool:
+    def _is_appended(self, api: Any, json_body: str, endpoint: str | None) -> bool:
         """Append a request to the run that it belongs to; return False if there is none."""
         body = json.loads(json_body)
         run_id = body.get("run_id")
         if run_id is None and endpoint is not None:
-            model = self._models.get(endpoint.partition("/logged-models/")[2].partition("/")[0])
+            model_id = endpoint.partition("/logged-models/")[2].partition("/")[0]
+            model = self._writes.models.get(model_id)
             run_id = None if model is None else model.source_run_id
         if run_id is None:
             return False
@@ -233,21 +334,34 @@ class BackgroundModelRegistryStore(ModelRegistryRestStore):
         super().__init__(partial(get_default_host_creds, writes.tracking_uri))
         self._writes = writes
 
-    def _call_endpoint(self, api: Any, *args: Any, **kwargs: Any) -> Any:
-        if way_of(api.__name__) is Way.WAITS and not is_delivering():
-            self._writes.wait()
-        return super()._call_endpoint(api, *args, **kwargs)
+    def _call_endpoint(self, api: Any, json_body: Any, *args: Any, **kwargs: Any) -> Any:
+        if not is_delivering():
+            if way_of(api.__name__) is Way.WAITS:
+                self._writes.wait()
+            json_body = self._writes.with_model_ids(json_body)
+        return super()._call_endpoint(api, json_body, *args, **kwargs)
 
 
-def _caller(function: tuple[str, str]) -> dict[str, Any] | None:
+def _caller(function: tuple[str, str], through: tuple[str, ...] = _CLIENTS) -> Any:
     """Return the local variables of a function of MLflow if it asks; None if another one does."""
-    frame: FrameType | None = sys._getframe(2)
-    while frame is not None:
-        module = frame.f_globals.get("__name__", "")
+    for module, frame in _frames(through):
         if (module, frame.f_code.co_name) == function:
             return frame.f_locals
-        frame = frame.f_back if module.startswith(_CLIENTS) else None
     return None
+
+
+def _is_autologging() -> bool:
+    """Return whether autologging of MLflow asks, and not a program, not even during a training."""
+    return any(module == _AUTOLOGGING for module, _ in _frames(_MLFLOW))
+
+
+def _frames(through: tuple[str, ...]) -> Iterator[tuple[str, FrameType]]:
+    """Yield the modules and frames of the callers, up to the first that is in another module."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        module = frame.f_globals.get("__name__", "")
+        yield module, frame
+        frame = frame.f_back if module.startswith(through) else None
 
 
 def _point(metric: Metric) -> list[Any]:

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
+from mlflow.entities import LoggedModel
 
 from ..delivery.closing import Deadline, deliver_own
 from ..delivery.lifecycle import LOCK, flush, sender_for
+from ..delivery.models import find_model
+from ..delivery.provisional_models import has_provisional_id, with_ids
 from ..delivery.run_writer import RunWriter
 from ..delivery.sender import Sender
 from ..errors import IAPError
@@ -21,6 +24,7 @@ _logger = logging.getLogger("mlflow_iap_callbacks")
 # Seconds that a read waits for what was logged before it, as for ``IAPRun.flush``.
 _SECONDS_TO_WAIT = 60.0
 _MOST_RUNS = 1000
+_MOST_MODELS = 1000
 
 
 class BackgroundRun(RunWriter):
@@ -50,6 +54,9 @@ class Writes:
         tracking_uri: tracking URI of the server.
         new_client: makes the client that delivers.
         is_strict: whether ``flush`` raises an error for what MLflow rejected.
+
+    Attributes:
+        models: models that this process created, by id.
     """
 
     def __init__(
@@ -61,6 +68,8 @@ class Writes:
         self._made_client: MlflowClient | None = None
         self._runs: OrderedDict[str, BackgroundRun] = OrderedDict()  # by id, the last used ones
         self._reported: dict[Sender, int] = {}  # number of refusals that were raised
+        self.models: OrderedDict[str, LoggedModel] = OrderedDict()
+        self._model_ids: dict[str, str] = {}  # MLflow's, by provisional id
 
     def run(self, run_id: str) -> BackgroundRun:
         """Return the handle of a run."""
@@ -72,10 +81,41 @@ class Writes:
                     self._runs.popitem(last=False)
         return run
 
-    def wait(self) -> None:
-        """Wait until everything that was logged so far is delivered, within a time limit."""
+    def add_model(self, model: LoggedModel) -> None:
+        """Remember a model that this process created."""
+        self.models[model.model_id] = model
+        if len(self.models) > _MOST_MODELS:
+            self.models.popitem(last=False)
+
+    def with_model_ids(self, text: Any) -> Any:
+        """Return a text with MLflow's ids of models instead of provisional ones.
+
+        It waits for the models' delivery. A model that MLflow has not created yet keeps its
+        provisional id.
+        """
+        if not has_provisional_id(text):
+            return text
+        self.wait()
+        return with_ids(text, self._model_id)
+
+    def _model_id(self, key: str) -> str:
+        model = self.models.get(key)
+        if key not in self._model_ids and model is not None:
+            place, run_id = model.experiment_id, str(model.source_run_id)
+            found = find_model(self._client(), place, run_id, key)
+            if found is None:
+                return key
+            self._model_ids[key] = found.model_id
+        return self._model_ids.get(key, key)
+
+    def wait(self) -> bool:
+        """Wait until everything that was logged so far is delivered, within a time limit.
+
+        Returns:
+            Whether everything was delivered.
+        """
         if self._made_client is None:
-            return
+            return True
         sender = sender_for(self._made_client)
         waiting = sender.outbox.waiting
         if waiting and not deliver_own(sender, Deadline(sender.clock.monotonic, _SECONDS_TO_WAIT)):
@@ -85,6 +125,8 @@ class Writes:
                 sender.outbox.waiting,
                 sender.server,
             )
+            return False
+        return True
 
     def flush(self) -> None:
         """Wait as ``wait`` does.

@@ -8,8 +8,8 @@ from typing import Any
 from ..outbox import Record, Refusal
 
 _KIND = "aside"
-# A run must be started first, and a change of its status must not be overtaken by other records.
-_KEPT_IN_ORDER = ("start", "reopen", "update", "finish", "abandon")
+# Runs and models must be created first, and nothing must overtake a change of a run's status.
+_KEPT_IN_ORDER = ("start", "model_start", "reopen", "update", "finish", "abandon")
 
 Place = tuple[str, str]
 

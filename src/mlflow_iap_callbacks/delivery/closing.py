@@ -111,6 +111,8 @@ def _deliver(senders: Sequence[Sender], deadline: Deadline, *, is_patient: bool 
 def _wait_for(
     waiting: dict[Sender, Marks], deadline: Deadline, *, is_patient: bool = False
 ) -> bool:
+    if not waiting:
+        return True
     away_ends = math.inf
     with DeliveryBar([*waiting], Console(file=sys.stderr)) as bar:
         while True:

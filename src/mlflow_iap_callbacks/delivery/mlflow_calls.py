@@ -17,7 +17,6 @@ from mlflow.entities import (
     RunTag,
 )
 from mlflow.exceptions import MlflowException
-from mlflow.protos import service_pb2
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME
 
 from ..iap.client import IAPMlflowClient
@@ -28,8 +27,10 @@ from ..outbox import QueuedRun, Record, Refusal
 from ..tags import ENDED_TAG, JOURNAL_TAG, RUN_KEY_TAG
 from .clock import Clock
 from .log_batch import JOINABLE, Batch, Entity, key, metric, refused_entity
+from .mlflow_request import send_request
 from .models import log_model, log_step_metrics
 from .names import Names, mlflow_name
+from .provisional_models import ProvisionalModels, has_provisional_id
 from .refusals import NotYet, first_line, refusal
 from .run_creation import RunCreation
 
@@ -67,6 +68,7 @@ class MlflowCalls:
     def __init__(self, client: MlflowClient, clock: Clock) -> None:
         self.client = client
         self._creation = RunCreation(client, clock)
+        self._models = ProvisionalModels()
 
     def use(self, client: MlflowClient) -> None:
         """Replace the client with another one for the same server."""
@@ -172,16 +174,22 @@ class MlflowCalls:
             self._creation.start(run, content)
             return records[:1], ()
         run_id = self._creation.known(run)
+        if kind == "model_start":
+            self._models.create(self.client, run_id, content)
+            return records[:1], ()
         if kind in JOINABLE:
             return self._log(run, run_id, records, failing)
+        content = self._models.with_ids(self.client, run_id, records[0]).content
         if kind == "artifact":
             path = run.outbox.artifact(content["path"], is_copied=content["is_copied"])
             self.client.log_artifact(run_id, path, content["to"])
         elif kind == "model_files":
             path = run.outbox.artifact(content["path"], is_copied=True)
+            self._models.write_ids(self.client, run_id, path)
             self.client.log_model_artifacts(content["model_id"], path, content["to"])
         elif kind == "model_metrics":
-            log_step_metrics(self.client, run_id, **content)
+            if not has_provisional_id(content["model_id"]):  # else MLflow rejected the model
+                log_step_metrics(self.client, run_id, **content)
         elif kind == "model":
             path = run.outbox.artifact(content["path"], is_copied=True)
             log_model(self.client, run_id, path, content)
@@ -201,10 +209,7 @@ class MlflowCalls:
         elif kind == "update":
             self._creation.update(run_id, content["status"], content["end_time"], content["name"])
         elif kind == "request":
-            with unwrapped_errors():
-                api = getattr(service_pb2, content["api"])
-                store = self.client._tracking_client.store
-                store._call_endpoint(api, content["body"], endpoint=content["endpoint"])
+            send_request(self.client, **content)
         else:
             self._abandon(run, run_id, **content)
         return records[:1], ()
@@ -231,7 +236,9 @@ class MlflowCalls:
     ) -> tuple[Sequence[Record], Sequence[Refusal]]:
         batch = Batch(run.skipped, self._names(run, run_id))
         for record in records:
-            if record.kind not in JOINABLE or not batch.takes(record):
+            if record.kind not in JOINABLE:
+                break
+            if not batch.takes(self._models.with_ids(self.client, run_id, record)):
                 break
         entities, refused = batch.entities(), batch.refused
         try:

@@ -38,7 +38,7 @@ def log_model(client: MlflowClient, run_id: str, folder: str, content: Mapping[s
     """
     run = client.get_run(run_id)
     experiment_id = run.info.experiment_id
-    found = _find(client, experiment_id, run_id, content["key"]) or client.create_logged_model(
+    found = find_model(client, experiment_id, run_id, content["key"]) or client.create_logged_model(
         experiment_id,
         content["name"],
         source_run_id=run_id,
@@ -113,7 +113,10 @@ def _dataset_of(metric: str, datasets: Sequence[Dataset]) -> Dataset | None:
     return max(named, key=lambda each: len(each.name), default=datasets[0] if datasets else None)
 
 
-def _find(client: MlflowClient, experiment_id: str, run_id: str, key: str) -> LoggedModel | None:
+def find_model(
+    client: MlflowClient, experiment_id: str, run_id: str, key: str
+) -> LoggedModel | None:
+    """Return the logged model of a run that has this key as a tag; None if there is none."""
     models = client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'")
     return next((model for model in models if model.tags.get(MODEL_KEY_TAG) == key), None)
 

@@ -76,7 +76,7 @@ class DeliveryBar:
     It appears after a second.
 
     Args:
-        senders: deliver the records.
+        senders: deliver the records; at least one.
         console: where it is shown.
     """
 
@@ -84,7 +84,7 @@ class DeliveryBar:
         self._senders = senders
         self._console = console
         self._shown_at = math.inf
-        if senders and (console.is_terminal or console.is_jupyter):
+        if console.is_terminal or console.is_jupyter:
             self._shown_at = self._now() + _SECONDS_WITHOUT_BAR
         self._total = self._waiting()
         self._bar: Any = None
@@ -128,7 +128,7 @@ class DeliveryBar:
         return sum(sender.waiting for sender in self._senders)
 
     def _now(self) -> float:
-        return self._senders[0].clock.monotonic() if self._senders else 0.0
+        return self._senders[0].clock.monotonic()
 
 
 def deliver(sender: Sender, console: Console) -> None:

@@ -351,7 +351,7 @@ class IAPMLflowCallback(Callback):
 
         def draw(deadline: Deadline) -> None:
             comparer.compare_in_time(deadline, study_runs)
-            reporter.draw_in_time(deadline, study_runs)
+            reporter.draw_at_close(deadline, study_runs)
 
         result = close(self._client, _SECONDS_TO_CLOSE, end=end, draw=draw)
         for study_run in study_runs:

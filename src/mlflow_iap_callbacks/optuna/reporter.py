@@ -99,6 +99,16 @@ class Reporter(BackgroundThread):
             self._do_in_thread(draw, deadline, _SECONDS_TO_SEND_PLOTS)
         return len(_chosen(self._undrawn, only))
 
+    def draw_at_close(self, deadline: Deadline, only: Sequence[StudyRun]) -> None:
+        """Draw as many of these studies as there is time for, and report how many are left."""
+        undrawn = self.draw_in_time(deadline, only)
+        if undrawn:
+            _logger.warning(
+                "There was no time to draw all plots of %d studies. They are drawn when the "
+                "callback is closed again or the process exits.",
+                undrawn,
+            )
+
     def draw_at_exit(self, deadline: Deadline) -> None:
         """Draw as many studies as there is time for, and report how many are left."""
         undrawn = self.draw_in_time(deadline)

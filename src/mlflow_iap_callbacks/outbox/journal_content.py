@@ -41,8 +41,8 @@ class Content:
         head: the journal's description of itself; None if it is unreadable.
         server: tracking URI of the server; None if it is unreadable.
         rows: batches of rows of an outbox's tables, each with the name of its table.
-        messages: messages of the intake that are not in the database yet.
-        last_seq: sequence number of the last stored record; 0 for version 0.1.0.
+        messages: messages of the intake that are neither in the database nor settled.
+        last_seq: sequence number of the last stored or settled record; 0 for version 0.1.0.
     """
 
     head: Head | None
@@ -68,11 +68,20 @@ def read_whole(journal: Path) -> Content:
         if len(heads) != 1:
             raise Damaged
         head = Head.from_row(_checked(heads[0][0], "journal", 1))
+        runs = {
+            number: RunState(*unpacked(_checked(frame, "runs", number)))
+            for number, frame in db.execute("SELECT id, frame FROM runs")
+        }
     except BaseException:
         db.close()
         raise
-    messages = messages_of(journal, head.seq)
-    return Content(head, head.server, _rows_by_sqlite(db), messages, head.seq)
+    messages = (
+        message
+        for message in messages_of(journal, head.seq)
+        if not _is_settled(record_id(message.number, message.seq), runs)
+    )
+    last_seq = max([head.seq, *(run.settled for run in runs.values())])
+    return Content(head, head.server, _rows_by_sqlite(db), messages, last_seq)
 
 
 def read_damaged(journal: Path) -> Content:

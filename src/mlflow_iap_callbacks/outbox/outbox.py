@@ -1,9 +1,9 @@
 """Records that are not delivered yet, in a journal on disk for one process and one server.
 
-A journal is an SQLite database, plus the intake: files with the records that are not in the
-database yet. No record is lost if the process is killed. A crash of the machine may lose the
-records of the last seconds, but no older ones. If the disk cannot be written to, records are kept
-in memory, up to a limit.
+A journal is an SQLite database, plus the intake: files with the latest records. Most records are
+delivered before they would have to be moved to the database. No record is lost if the process is
+killed. A crash of the machine may lose the records of the last seconds, but no older ones. If the
+disk cannot be written to, records are kept in memory, up to a limit.
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ _INSERT_RECORD = "INSERT INTO records VALUES (?, ?)"
 _INSERT_REFUSED = "INSERT INTO refused VALUES (?, ?)"
 _DELETE_RECORDS = "DELETE FROM records WHERE id BETWEEN ? AND ?"
 _MOST_IN_MEMORY_BYTES = 16_000_000
-_MOST_COPIED_BYTES = 4_000_000
+# Records that only the intake and the memory have. More are moved to the database.
+_MOST_UNSTORED_BYTES = 4_000_000
+_MOST_FINISHED_RUNS = 100
 _RUNS_AT_ONCE = 1000
 
 
@@ -102,7 +104,8 @@ class QueuedRun(RunState):
 class Outbox:
     """The records of each run, in order, until they are settled. Its methods are thread-safe.
 
-    Appended records wait in the intake until ``collect`` moves them to the database, many at once.
+    Appended records wait in the intake until ``collect`` takes them. Then they are in the intake
+    and in memory, until they are settled, or so many that they are moved to the database.
 
     Args:
         path: path of the journal; None to use memory only.
@@ -130,12 +133,11 @@ class Outbox:
         # When an existing journal was last written to, in seconds since 1970.
         self.died = last_written(path) if path and server is None else 0.0
         self._lock = threading.Lock()
-        # By run: sequence number and message.
+        # By run: sequence number and message of the records that are not in the database.
         self._memory: dict[int, deque[tuple[int, bytes]]] = {}
         self._memory_bytes = 0
-        # By run: all of its waiting records that are in the database, to read them without it.
-        self._copies: dict[int, deque[tuple[int, bytes]]] = {}
-        self._copied_bytes = 0
+        self._is_full = False  # whether the database failed to take the records in memory
+        self._finished: list[int] = []  # runs whose state is to be deleted
         self._volatile: set[int] = set()  # sequence numbers of records that are in no file
         self._unstored_starts: dict[int, Any] = {}
         self._undeleted: dict[int, int] = {}  # by run: last settled record that is still on disk
@@ -218,7 +220,7 @@ class Outbox:
         return run
 
     def collect(self) -> dict[QueuedRun, int]:
-        """Move new records from the intake to the database.
+        """Take new records from the intake.
 
         Returns:
             The runs that they belong to, each with its number of new metrics, params and tags.
@@ -245,7 +247,9 @@ class Outbox:
                 if not some:
                     break
                 self._store(some, {}, is_volatile=False)
-            if not self._memory:
+            # A crash of the machine may have lost the end of the intake.
+            self._stored_seq = max(self._stored_seq, self._last_settled())
+            if self._move_to_database():
                 self._count()
             left = [message.seq for message in messages]  # neither disk nor memory has room
             self.intake.skip_to(max([self._stored_seq, *left]))
@@ -268,9 +272,6 @@ class Outbox:
                 points += _points(record.kind, record.content)
                 if points >= MAX_ENTITIES:
                     break
-            else:
-                if not (found or damaged or self.is_adopted):  # nothing waits
-                    self._copies.setdefault(run.number, deque())
             if damaged:
                 self._lose(damaged)
         return found
@@ -290,9 +291,7 @@ class Outbox:
                 self._memory_bytes -= len(kept.popleft()[1])
             if not kept:
                 self._memory.pop(run.number, None)
-            copies = self._copies.get(run.number, deque())
-            while copies and copies[0][0] <= run.settled:
-                self._copied_bytes -= len(copies.popleft()[1])
+                self._is_full = self._is_full and bool(self._memory)
             self._undeleted[run.number] = run.settled
             if self._write(
                 (_DELETE_RECORDS, [(record_id(run.number, 0), record_id(run.number, run.settled))]),
@@ -316,20 +315,19 @@ class Outbox:
         aside = self._queued(next(self._numbers), state)
         old = record_id(run.number, record.seq)
         with self._lock:
+            is_stored = self._move_to_database()
             moved = next((p for seq, p in self._messages(run.number) if seq == record.seq), None)
-            if moved is None or not self._write(
-                (_PUT_RUN, [_row(aside)]),
-                (_INSERT_RECORD, [_record_row(aside.number, record.seq, moved)]),
-                (_INSERT_START, self._starts(run.number, aside.number)),
-                (_DELETE_RECORDS, [(old, old)]),
+            if (
+                not is_stored
+                or moved is None
+                or not self._write(
+                    (_PUT_RUN, [_row(aside)]),
+                    (_INSERT_RECORD, [_record_row(aside.number, record.seq, moved)]),
+                    (_INSERT_START, self._starts(run.number, aside.number)),
+                    (_DELETE_RECORDS, [(old, old)]),
+                )
             ):
                 return None
-            kept = self._memory.get(run.number, deque())
-            if kept and kept[0][0] == record.seq:
-                self._memory_bytes -= len(kept.popleft()[1])
-                if not kept:
-                    del self._memory[run.number]
-            self._drop_copies(run.number)
             aside.is_begun = aside.is_stored = True
             self._runs[aside.number] = aside
         return aside
@@ -349,17 +347,16 @@ class Outbox:
             run.is_stored = self._write((_PUT_RUN, [_row(run)]))
 
     def forget(self, run: QueuedRun) -> None:
-        """Delete the state of a run that is finished and delivered."""
+        """Delete the state of a run that is finished and delivered.
+
+        While the intake has records of the run, its state is what says that they are settled.
+        """
         with self._lock:
-            is_needed = self._has_rows("refused", run.number)
-            if is_needed or self._write(
-                ("DELETE FROM runs WHERE id = ?", [(run.number,)]),
-                ("DELETE FROM starts WHERE id = ?", [(run.number,)]),
-            ):
-                self._undeleted.pop(run.number, None)
-                self._unstored_starts.pop(run.number, None)
-                self._drop_copies(run.number)
-            run.is_stored = is_needed
+            run.is_stored = self._has_rows("refused", run.number)
+            if not run.is_stored:
+                self._finished.append(run.number)
+                if len(self._finished) >= _MOST_FINISHED_RUNS:
+                    self._move_to_database()
 
     def runs(self, most: float = math.inf) -> list[QueuedRun]:
         """Return the runs that are open or have records, the oldest first."""
@@ -371,8 +368,9 @@ class Outbox:
                 for number, frame, has_records in rows:
                     last = number
                     run = self._run(number, frames.unpack(frame, LETTERS["runs"], number))
-                    is_wanted = run is not None and (has_records or not run.is_ended)
-                    if run is not None and is_wanted and len(found) < most:
+                    if run is None or len(found) == most:
+                        continue
+                    if has_records or number in self._memory or not run.is_ended:
                         found.append(run)
             # Runs that could not be written to disk.
             return found + [
@@ -419,6 +417,8 @@ class Outbox:
     def requeue_refused(self) -> int:
         """Queue refused records again, behind all others; return their number."""
         with self._lock:
+            if not self._move_to_database():
+                return 0
             rows = [
                 (run_number(place), unpacked(payload)[:2])
                 for place, payload in self._rows("refused")
@@ -432,8 +432,6 @@ class Outbox:
             for run in runs:
                 run.refused = None
             self._stored_seq += len(rows)
-            for number, _ in rows:
-                self._drop_copies(number)
             if not self._write(
                 (_INSERT_RECORD, records),
                 ("DELETE FROM refused", [()]),
@@ -531,15 +529,17 @@ class Outbox:
                 if run is None:  # the record that began the run was damaged
                     continue
                 self._runs[number] = run
+            if seq <= run.settled:  # a dead process delivered it
+                continue
             if kind == "metrics" and run.is_stored:  # most records
                 records.append((number, seq, payload))
                 entities[run] = entities.get(run, 0) + len(content[2])
                 continue
-            if not run.is_begun and not self.is_adopted:
-                self._copies[number] = deque()
             run.is_begun = True
             if not run.is_stored or kind in ("start", "finish", "abandon"):
                 changed.add(run)
+            if number in self._finished:
+                self._finished.remove(number)
             if kind in BEGINNINGS:
                 starts.append(packed_row("starts", number, payload))
             run.is_owned |= kind == "start"  # after `join`, if the outbox was closed before `start`
@@ -549,41 +549,57 @@ class Outbox:
                 values = content[2] if kind in ("metrics", "curve") else content
                 entities[run] = entities.get(run, 0) + len(values)
         self._stored += len(records)
-
-        # While records wait in memory, the database must not get newer ones, and the saved place in
-        # the intake must not move past them.
-        if not self._memory and self._write(
-            (_INSERT_RECORD, [_record_row(*record) for record in records]),
-            (_INSERT_START, starts),
-            (_PUT_RUN, [_row(run) for run in changed]),
-            (_PUT_HEAD, [self._moved_head()]),
+        is_changed = bool(starts or changed)
+        if is_changed and self._write(
+            (_INSERT_START, starts), (_PUT_RUN, [_row(run) for run in changed])
         ):
             for run in changed:
                 run.is_stored = True
-            self._copy(records)
-            self._start_new_file()
-            return
-        for _, number, kind, content, _ in messages:
-            if kind == "start":
-                self._unstored_starts[number] = content
+        elif is_changed:
+            for _, number, kind, content, _ in messages:
+                if kind == "start":
+                    self._unstored_starts[number] = content
         for number, seq, payload in records:
             self._memory.setdefault(number, deque()).append((seq, payload))
             self._memory_bytes += len(payload)
-            if is_volatile:
-                self._volatile.add(seq)
+        if is_volatile:
+            self._volatile.update(seq for _, seq, _ in records)
+        if is_volatile or self._memory_bytes > _MOST_UNSTORED_BYTES:
+            self._move_to_database()
+        self._start_new_file()
 
-    def _copy(self, records: Sequence[tuple[int, int, bytes]]) -> None:
-        for number, seq, payload in records:
-            if number in self._copies:
-                self._copies[number].append((seq, payload))
-                self._copied_bytes += len(payload)
-                if self._copied_bytes > _MOST_COPIED_BYTES:
-                    self._drop_copies(number)
+    def _move_to_database(self) -> bool:
+        """Store all records that are only in the intake and in memory; return whether it succeeded.
 
-    def _drop_copies(self, number: int) -> None:
-        """Read the records of a run from the database from now on."""
-        copies = self._copies.pop(number, deque())
-        self._copied_bytes -= sum(len(payload) for _, payload in copies)
+        After a failure, this does nothing until they are settled.
+        """
+        if self._is_full:
+            return False
+        finished = [(number,) for number in self._finished]
+        self._is_full = self._db is None or not self._write(
+            (
+                _INSERT_RECORD,
+                (
+                    _record_row(number, *message)
+                    for number, kept in self._memory.items()
+                    for message in kept
+                ),
+            ),
+            (_PUT_HEAD, [self._moved_head()]),
+            ("DELETE FROM runs WHERE id = ?", finished),
+            ("DELETE FROM starts WHERE id = ?", finished),
+        )
+        if self._is_full:
+            self._is_full = bool(self._memory)
+            return False
+        for number in self._finished:
+            self._undeleted.pop(number, None)
+            self._unstored_starts.pop(number, None)
+        self._finished.clear()
+        self._memory.clear()
+        self._memory_bytes = 0
+        self._volatile.clear()
+        return True
 
     def _starts(self, number: int, other: int) -> list[Row]:
         rows = self._rows("starts", number, number + 1)
@@ -595,10 +611,8 @@ class Outbox:
 
     def _start_new_file(self) -> None:
         old = self.intake.start_new_file()
-        if old is None or not self._write((_PUT_HEAD, [self._moved_head()])):
-            return
         # Damage to the WAL loses its records, unless the intake still has them.
-        if self._checkpoint():
+        if old is not None and self._move_to_database() and self._checkpoint():
             old.unlink(missing_ok=True)
 
     def _checkpoint(self) -> bool:
@@ -633,6 +647,10 @@ class Outbox:
             self._is_damage_reported = True
             _logger.warning("%s is damaged, and some of its records are lost.", self.path)
 
+    def _last_settled(self) -> int:
+        states = (payload for _, payload in self._rows("runs") if payload is not None)
+        return max((RunState(*unpacked(state)).settled for state in states), default=0)
+
     def _new_refusals(self, number: int, payloads: Sequence[bytes]) -> list[Row]:
         first, end = record_id(number, 0), record_id(number + 1, 0)
         query = "SELECT coalesce(max(id), ?) FROM refused WHERE id >= ? AND id < ?"
@@ -663,11 +681,8 @@ class Outbox:
 
     def _messages(self, number: int) -> Iterator[tuple[int, bytes | None]]:
         after, end = record_id(number, self._undeleted.get(number, 0)), record_id(number + 1, 0)
-        if number in self._copies:
-            yield from self._copies[number]
-        else:
-            for place, payload in self._rows("records", after + 1, end):
-                yield place & SEQ, payload
+        for place, payload in self._rows("records", after + 1, end):
+            yield place & SEQ, payload
         yield from list(self._memory.get(number, ()))
 
     def _rows(self, table: str, *bounds: int) -> Iterator[tuple[int, bytes | None]]:

@@ -24,8 +24,8 @@ class Record(NamedTuple):
     Args:
         seq: sequence number in the journal.
         kind: ``start``, ``metrics``, ``curve``, ``points``, ``params``, ``suggestions``, ``tags``,
-            ``artifact``, ``model``, ``model_files``, ``model_metrics``, ``input``, ``request``,
-            ``reopen``, ``update``, ``finish``, ``abandon`` or ``aside``.
+            ``artifact``, ``model``, ``model_start``, ``model_files``, ``model_metrics``, ``input``,
+            ``request``, ``reopen``, ``update``, ``finish``, ``abandon`` or ``aside``.
         content: what the operation needs.
         size: bytes on disk.
     """

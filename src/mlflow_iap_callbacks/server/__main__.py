@@ -36,6 +36,43 @@ def migrate() -> None:
 
 
 @main.command()
+@click.option(
+    "--older-than",
+    metavar="TIME",
+    default="30d",
+    show_default=True,
+    help="For how long they must have been deleted, such as 30d or 12h30m.",
+)
+def gc(older_than: str) -> None:
+    """Delete for good, with their artifacts, what users have deleted: runs, experiments, models.
+
+    Until then, MLflow can restore them. The age of an experiment is counted from its last change.
+    """
+    from . import start
+
+    start.delete_garbage(os.environ, older_than)
+
+
+@main.command()
+@click.argument("old")
+@click.option(
+    "--domain",
+    required=True,
+    help="What comes behind the @ of users whose names are no e-mails.",
+)
+def move_users(old: str, domain: str) -> None:
+    """Copy the users and permissions of a server with `--app-name basic-auth`.
+
+    OLD is the URL of its database of users, such as sqlite:///basic_auth.db, whose tables are
+    migrated.
+    """
+    from . import start
+
+    for email in start.move_users(os.environ, old, domain):
+        click.echo(email)
+
+
+@main.command()
 def check() -> None:
     """Run the checks of `serve`, and print what they found."""
     from . import start

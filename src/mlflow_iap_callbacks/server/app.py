@@ -26,12 +26,14 @@ def create_app() -> ASGIApp:
     # MLflow also imports this module in the parent process, which does not need the rest.
     from .assertion import Verifier
     from .body_middleware import BodyMiddleware
+    from .changed_password import follow_changes
     from .gate import Gate
     from .public_keys import PublicKeys
     from .routes import PERMISSIONS, WEBHOOKS
 
     try:
         settings = GateSettings.from_environment()
+        follow_changes(os.environ)
         app = _mlflow_app(settings)
     except StartError as error:
         print(error, file=sys.stderr)  # noqa: T201 - no log is set up yet

@@ -11,13 +11,19 @@ from .start_error import StartError
 _LABEL = "[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?"
 _HOST = re.compile(rf"({_LABEL}(\.{_LABEL})*|\[[0-9a-f:.]+\])(:(\d{{1,5}}|\*))?")
 _REGION_ID = re.compile("[a-z]{1,4}")
+# IAP's audience for a Cloud Run service, which contains all that its URL consists of.
+_CLOUD_RUN = re.compile(
+    r"/projects/(?P<number>\d+)/locations/(?P<region>[a-z0-9-]+)/services/(?P<name>[a-z0-9-]+)"
+)
 
 
 def hosts_of(environment: Mapping[str, str]) -> list[str]:
-    """Return the names of the App Engine service and version, and those in MLFLOW_SERVER_HOSTS.
+    """Return the names of the service on Cloud Run or App Engine, and those in MLFLOW_SERVER_HOSTS.
 
     App Engine sets variables for project, service and version, but not for the region's
-    abbreviation in URLs (``uc`` for us-central1), hence MLFLOW_SERVER_REGION_ID.
+    abbreviation in URLs (``uc`` for us-central1), hence MLFLOW_SERVER_REGION_ID. On Cloud Run, one
+    of the service's two names is known from MLFLOW_IAP_AUDIENCE. The other one contains a random
+    part.
 
     Raises:
         StartError: if there are none, or one of the variables is invalid.
@@ -47,9 +53,13 @@ def hosts_of(environment: Mapping[str, str]) -> list[str]:
         names = [base, f"{version}-dot-{base}"] if version else [base]
         ends = [f".{region}.r.appspot.com"] if region else []
         hosts += [f"{name}{end}" for name in names for end in (*ends, ".appspot.com")]
+    audience = environment.get("MLFLOW_IAP_AUDIENCE", "").strip()
+    if found := _CLOUD_RUN.fullmatch(audience):
+        hosts.append(f"{found['name']}-{found['number']}.{found['region']}.run.app")
     if not hosts:
         raise StartError(
-            "The host names of this server are unknown: neither App Engine's GOOGLE_CLOUD_PROJECT "
-            "and GAE_SERVICE nor MLFLOW_SERVER_HOSTS is set. Set MLFLOW_SERVER_HOSTS to HOST,HOST."
+            "The host names of this server are unknown: MLFLOW_IAP_AUDIENCE is not that of a Cloud "
+            "Run service, and neither App Engine's GOOGLE_CLOUD_PROJECT and GAE_SERVICE nor "
+            "MLFLOW_SERVER_HOSTS is set. Set MLFLOW_SERVER_HOSTS to HOST,HOST."
         )
-    return hosts
+    return list(dict.fromkeys(hosts))

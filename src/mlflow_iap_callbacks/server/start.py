@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from sqlalchemy import URL, Engine
+from sqlalchemy import URL, Engine, create_engine
 
 from . import schema
 from .artifacts import SCHEME
@@ -72,7 +72,7 @@ def serve(environment: Mapping[str, str], *, must_migrate: bool) -> NoReturn:
     kept = {
         name: value
         for name, value in environment.items()
-        if not name.startswith("MLFLOW_SERVER_DATABASE_")
+        if name != "MLFLOW_SERVER_DATABASE_PASSWORD"
     }
     added = {
         # Not in the command line, which every user of the machine can read.
@@ -97,6 +97,35 @@ def migrate(environment: Mapping[str, str]) -> bool:
     """
     engine = _database(environment, database_url(environment))
     return schema.migrate(engine, has_users=wants_permissions(environment))
+
+
+def delete_garbage(environment: Mapping[str, str], older_than: str) -> None:
+    """Delete for good, and list, what users deleted at least this long ago, such as 30d.
+
+    Raises:
+        StartError: if it cannot be deleted.
+    """
+    from .garbage import delete_garbage
+
+    url = database_url(environment)
+    engine = _database(environment, url)
+    schema.require_current(engine, has_users=wants_permissions(environment))
+    engine.dispose()
+    require_artifacts(environment)
+    delete_garbage(url, _artifacts(environment), older_than)
+
+
+def move_users(environment: Mapping[str, str], old: str, domain: str) -> list[str]:
+    """Copy users with their permissions from another MLflow server, and return their e-mails.
+
+    Raises:
+        StartError: if they cannot be copied.
+    """
+    from .moved_users import move_users
+
+    engine = _database(environment, database_url(environment))
+    schema.require_current(engine, has_users=True)
+    return move_users(create_engine(old), engine, domain)
 
 
 def check(environment: Mapping[str, str]) -> list[str]:
@@ -180,9 +209,6 @@ def require_artifacts(environment: Mapping[str, str]) -> None:
 
 
 def _command(environment: Mapping[str, str]) -> list[str]:
-    destination = _destination(environment)
-    if destination.startswith("gs://"):
-        destination = f"{SCHEME}://{destination.removeprefix('gs://')}"
     port = environment.get("PORT") or "8080"  # App Engine's
     workers = environment.get("MLFLOW_WORKERS") or str(_WORKERS)
     pool = [(name, environment.get(name) or default) for name, default in _POOL.items()]
@@ -195,9 +221,17 @@ def _command(environment: Mapping[str, str]) -> list[str]:
         *(sys.executable, "-m", "mlflow", "server", "--app-name", "iap"),
         # All addresses, because App Engine's front end is outside of the container.
         *("--host", environment.get("HOST") or "0.0.0.0", "--port", port),  # noqa: S104
-        *("--workers", workers, "--artifacts-destination", destination),
+        *("--workers", workers, "--artifacts-destination", _artifacts(environment)),
         *("--uvicorn-opts", " ".join(uvicorn)),
     ]
+
+
+def _artifacts(environment: Mapping[str, str]) -> str:
+    """Return the URI of the artifacts for which MLflow uses this package's own repository."""
+    destination = _destination(environment).rstrip("/")
+    if destination.startswith("gs://"):
+        return f"{SCHEME}://{destination.removeprefix('gs://')}"
+    return destination
 
 
 def _destination(environment: Mapping[str, str]) -> str:

@@ -26,7 +26,7 @@ import os, time
 import lightgbm as lgb, numpy as np
 x = np.random.default_rng(0).random((100, 4))
 mlflow.set_experiment(sys.argv[1])
-mlflow.lightgbm.autolog(log_models=False)
+mlflow.lightgbm.autolog()
 with mlflow.start_run(run_name="trained"):
     print("begun", flush=True)
     while not os.path.exists(sys.argv[2]):
@@ -65,6 +65,12 @@ def test_a_training_goes_on_while_the_server_is_away_and_sync_delivers_it(
     assert len(client.get_metric_history(run.info.run_id, "seen-l2")) == 20
     assert len(client.list_artifacts(run.info.run_id)) == 4
     assert run.data.params["num_threads"] == "1"
+    assert run.outputs is not None
+    (output,) = run.outputs.model_outputs
+    model = client.get_logged_model(output.model_id)
+    assert model.status == "READY"
+    assert len(model.metrics or ()) == 20
+    assert mlflow.models.get_model_info(f"models:/{output.model_id}").model_id == output.model_id
     assert _waiting() == 0
 
 

@@ -29,6 +29,7 @@ import python_process
 from mlflow_iap_callbacks import IAPMLflowCallback, IAPMlflowClient
 from mlflow_iap_callbacks.delivery import lifecycle
 from mlflow_iap_callbacks.local import LocalCloud
+from mlflow_iap_callbacks.optuna import callback as optuna_callback
 from optuna_helpers import (
     PARENT_TAG,
     all_runs,
@@ -860,11 +861,18 @@ def test_a_studys_run_and_its_numbers_continue_after_its_end() -> None:
 _PLOTS = {"optimization_history", "param_importances", "slice", "parallel_coordinate", "edf"}
 
 
+@pytest.fixture
+def time_to_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as a busy machine may take for all plots."""
+    monkeypatch.setattr(optuna_callback, "_SECONDS_TO_CLOSE", 240.0)
+
+
 def _pictures(study: optuna.Study) -> set[str]:
     found = artifacts(study_run(study.study_name), "study")
     return {path.removeprefix("study/") for path in found if path.endswith((".png", ".html"))}
 
 
+@pytest.mark.usefixtures("time_to_draw")
 def test_the_studys_run_has_plots_and_the_study_itself_after_close(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     study = new_study()
@@ -888,6 +896,7 @@ def test_the_studys_run_has_plots_and_the_study_itself_after_close(tmp_path: Pat
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("time_to_draw")
 def test_the_run_of_a_study_with_two_objectives_has_a_plot_of_the_pareto_front() -> None:
     pytest.importorskip("matplotlib")
     study = new_study("minimize", "maximize")

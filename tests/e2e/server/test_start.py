@@ -149,11 +149,19 @@ def test_the_password_comes_from_secret_manager_or_one_line_says_why_not(
     assert_rejected({**given, **name}, "is not the name of a secret's version.")
 
 
-def test_on_cloud_run_it_responds_to_the_configured_host_names(variables: dict[str, str]) -> None:
+def test_on_cloud_run_it_responds_to_both_host_names_of_the_service(
+    variables: dict[str, str],
+) -> None:
     here = {"GAE_SERVICE": "", "GAE_VERSION": "", "GOOGLE_CLOUD_PROJECT": "", "K_SERVICE": "mlflow"}
-    name = {"MLFLOW_SERVER_HOSTS": "mlflow-123456789012.us-central1.run.app"}
+    audience = "/projects/123456789012/locations/us-central1/services/mlflow"
+    name = {
+        "MLFLOW_SERVER_HOSTS": "mlflow-k2x7qv3z4a-uc.a.run.app",
+        "MLFLOW_IAP_AUDIENCE": audience,
+    }
     found = run("check", {**variables, **here, **name})
-    assert "responds to mlflow-123456789012.us-central1.run.app\n" in found.stdout
+    assert f"accepts assertions of IAP for {audience}\n" in found.stdout
+    names = "mlflow-k2x7qv3z4a-uc.a.run.app, mlflow-123456789012.us-central1.run.app"
+    assert f"responds to {names}\n" in found.stdout
 
 
 def test_a_database_that_allows_fewer_connections_than_the_server_opens_is_reported(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,19 +12,30 @@ from mlflow.entities import (
     Dataset,
     DatasetInput,
     InputTag,
+    LoggedModel,
     LoggedModelOutput,
+    LoggedModelParameter,
+    LoggedModelStatus,
     Metric,
     Param,
     RunStatus,
     RunTag,
 )
 from mlflow.exceptions import MlflowException
-from mlflow.protos.service_pb2 import CreateRun, GetRun, SearchRuns
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+from mlflow.protos.service_pb2 import (
+    CreateLoggedModel,
+    CreateRun,
+    GetRun,
+    SearchRuns,
+    StartTraceV3,
+)
 from mlflow.store.tracking.rest_store import RestStore
+from mlflow.tracking._tracking_service import utils
 
 from fake_mlflow import FakeRun
 from inline_delivery import InlineDelivery
-from mlflow_iap_callbacks import IAPError
+from mlflow_iap_callbacks import IAPError, IAPUnavailableError
 from mlflow_iap_callbacks.background.tracking_store import BackgroundStore
 from mlflow_iap_callbacks.background.writes import Writes
 
@@ -33,11 +45,15 @@ class _Server:
 
     Attributes:
         requests: names of the requests that MLflow's own store has sent.
+        texts: their bodies and the ends of their URLs.
+        fails: the error of the next one.
     """
 
     def __init__(self, delivery: InlineDelivery) -> None:
         self.delivery = delivery
         self.requests: list[str] = []
+        self.texts = ""
+        self.fails: MlflowException | None = None
 
     def store(self, *, is_strict: bool = False) -> BackgroundStore:
         uri = self.delivery.server.uri
@@ -47,13 +63,20 @@ class _Server:
         """The run, with what is delivered now."""
         return self.delivery.server.runs[run_id]
 
-    def call(self, api: Any, json_body: Any = None, *__: Any, **___: Any) -> Any:
+    def call(self, api: Any, json_body: Any = None, endpoint: Any = None) -> Any:
         self.requests.append(api.__name__)
+        self.texts += f"{json_body} {endpoint} "
+        if self.fails is not None:
+            error, self.fails = self.fails, None
+            raise error
         response, client = api.Response(), self.delivery.client
         if api is CreateRun:
             body = json.loads(json_body)
             run = client.create_run(body["experiment_id"], run_name=body.get("run_name"))
             response.run.MergeFrom(run.to_proto())
+        if api is CreateLoggedModel:
+            response.model.info.model_id = "m-1"
+            response.model.info.source_run_id = json.loads(json_body)["source_run_id"]
         if api is GetRun:
             response.run.MergeFrom(client.get_run(json.loads(json_body)["run_id"]).to_proto())
         return response
@@ -320,3 +343,105 @@ def test_any_other_function_gets_the_run_from_the_server(server: _Server) -> Non
     ask = _of_mlflow("mlflow.models.model", "def log(store, id): return store.get_run(id)")["log"]
     assert ask(store, run_id).data.metrics == {"loss": 0.5}
     assert server.requests == ["CreateRun", "GetRun"]
+
+
+# --- models ------------------------------------------------------------------------------------
+
+_AUTOLOGGING = "mlflow.utils.autologging_utils.safety"
+
+
+_CREATE = "def create(store, id): return store.create_logged_model('0', 'model', id, [])"
+
+
+def _autologged(store: BackgroundStore, run_id: str) -> LoggedModel:
+    model = _of_mlflow(_AUTOLOGGING, _CREATE)["create"](store, run_id)
+    assert isinstance(model, LoggedModel)
+    return model
+
+
+def _only_model(server: _Server) -> LoggedModel:
+    (model,) = server.delivery.server.models.values()
+    return model
+
+
+def test_an_autologged_model_is_created_behind_with_an_id_of_mlflow(
+    server: _Server, tmp_path: Path
+) -> None:
+    store = server.store()
+    run_id = _new_run(store)
+    model = _autologged(store, run_id)
+    (tmp_path / "MLmodel").write_text(f"model_id: {model.model_id}\n")
+    utils._artifact_repos_cache[model.model_id].log_artifacts(str(tmp_path))
+    store.log_batch(run_id, [Metric("loss", 0.5, 7, 3, model_id=model.model_id)], [], [])
+    store.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+    assert (server.requests, server.delivery.server.models) == (["CreateRun"], {})
+    sent: list[Any] = []
+    server.delivery.client._tracking_client.store._call_endpoint = lambda *given, **named: (
+        sent.append((given, named))
+    )
+    store.flush_async_logging()
+    made = _only_model(server)
+    assert server.delivery.server.model_files[made.model_id] == {
+        "MLmodel": f"model_id: {made.model_id}\n".encode()
+    }
+    assert [each.key for each in server.delivery.server.model_metrics[made.model_id]] == ["loss"]
+    (((_, body), named),) = sent
+    assert json.loads(body)["model_id"] == made.model_id
+    assert named["endpoint"].endswith(f"/{made.model_id}")
+
+
+def test_a_request_about_an_autologged_model_is_sent_with_the_id_of_mlflow(
+    server: _Server,
+) -> None:
+    store = server.store()
+    model = _autologged(store, _new_run(store))
+    store.delete_logged_model(model.model_id)
+    store._call_endpoint(StartTraceV3, json.dumps({"of": model.model_id}))
+    assert model.model_id not in server.texts
+    assert server.texts.count(_only_model(server).model_id) == 3  # with the end of a URL
+
+
+def test_mlflow_chooses_the_id_of_a_model_that_a_program_logs(server: _Server) -> None:
+    store = server.store()
+    model = store.create_logged_model("0", "model", _new_run(store))
+    assert model.model_id == "m-1"
+    assert server.requests == ["CreateRun", "CreateLoggedModel"]
+
+
+def test_a_model_that_a_program_logs_is_created_later_if_the_server_is_away(
+    server: _Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = server.store()
+    run_id = _new_run(store)
+    server.fails = IAPUnavailableError("The server is away.")
+    model = store.create_logged_model("0", "model", run_id, [])
+    assert f"{model.model_id} in this process" in caplog.text
+    store.flush_async_logging()
+    assert _only_model(server).tags == {"mlflow_iap.model_key": model.model_id}
+
+
+def test_what_mlflow_rejects_of_a_model_raises_at_once(server: _Server) -> None:
+    store = server.store()
+    run_id = _new_run(store)
+    server.fails = MlflowException("The name is invalid.", INVALID_PARAMETER_VALUE)
+    with pytest.raises(MlflowException, match="name is invalid"):
+        store.create_logged_model("0", "model", run_id, [])
+    assert server.delivery.sender.waiting == 0
+
+
+def test_a_model_gets_the_params_that_its_run_had_when_it_was_logged(server: _Server) -> None:
+    store = server.store()
+    run_id = _new_run(store)
+    store.log_param(run_id, Param("rate", "1"))
+    log = _of_mlflow(
+        "mlflow.models.model",
+        "def log(store, id, params):\n"
+        "    assert not store.get_run(id).data.params\n"
+        "    return store.create_logged_model('0', 'model', id, [], params)",
+    )["log"]
+    call = _of_mlflow(_AUTOLOGGING, "def call(log, *given): return log(*given)")["call"]
+    call(log, store, run_id, [LoggedModelParameter("own", "x")])
+    store.log_param(run_id, Param("later", "1"))
+    assert server.requests == ["CreateRun"]
+    store.flush_async_logging()
+    assert _only_model(server).params == {"rate": "1", "own": "x"}

@@ -9,6 +9,8 @@ import click
 import optuna
 import pytest
 from click.testing import CliRunner
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState, create_trial
 
 from fake_mlflow import FakeRun
@@ -18,7 +20,7 @@ from mlflow_iap_callbacks.cli.commands import main
 from mlflow_iap_callbacks.cli.storage import sync_storage
 from optuna_helpers import STUDY_TAG, TRIAL_TAG
 
-_URL = "sqlite:///study.db"
+_URL = "studies"  # a journal is created sooner than a database
 
 
 @pytest.fixture
@@ -27,7 +29,8 @@ def delivery() -> InlineDelivery:
 
 
 def _study(name: str = "mine") -> optuna.Study:
-    return optuna.create_study(storage=_URL, study_name=name, load_if_exists=True)
+    storage = JournalStorage(JournalFileBackend(_URL))
+    return optuna.create_study(storage=storage, study_name=name, load_if_exists=True)
 
 
 def _add_unseen(study: optuna.Study, *states: TrialState) -> None:

@@ -248,11 +248,10 @@ def test_only_undamaged_records_of_a_damaged_journal_count_as_sent(
 ) -> None:
     key = leave()
     (journal,) = survey()
-    content = bytearray(journal.path.read_bytes())
-    for file in journal.path.parent.glob(f"{journal.path.stem}.*.intake"):
-        file.unlink()
+    (intake,) = journal.path.parent.glob(f"{journal.path.stem}.*.intake")
+    content = bytearray(intake.read_bytes())
     content[content.index(b"loss") + 1] ^= 4
-    journal.path.write_bytes(content)
+    intake.write_bytes(content)
     done = sync()
     assert (done.exit_code, done.output) == (0, f"sent 3 records to {_URI}\n")
     assert len(server.run(key).curve("loss")) == 1

@@ -7,6 +7,7 @@ the order of the appends. The journals keep exactly what MLflow rejected.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import pickle
@@ -30,16 +31,20 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from mlflow.entities import LoggedModelStatus
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from fake_mlflow import FakeClient, FakeMlflow, FakePlainClient, FakeRun
+from mlflow_iap_callbacks.delivery import asides, mlflow_calls, mlflow_request, provisional_models
 from mlflow_iap_callbacks.delivery.mlflow_calls import MlflowCalls
 from mlflow_iap_callbacks.delivery.names import mlflow_name
+from mlflow_iap_callbacks.delivery.provisional_models import new_provisional_id
 from mlflow_iap_callbacks.delivery.refusals import NotYet
 from mlflow_iap_callbacks.delivery.run_creation import Mode, RunCreation
 from mlflow_iap_callbacks.delivery.run_writer import RunWriter
 from mlflow_iap_callbacks.delivery.sender import Sender
 from mlflow_iap_callbacks.outbox import Outbox, journal_folder
+from mlflow_iap_callbacks.outbox import outbox as outbox_module
 from mlflow_iap_callbacks.tags import ENDED_TAG, SKIPPED_TAG
 from virtual_process import VirtualClock, VirtualProcess
 
@@ -49,6 +54,7 @@ _SECONDS_TO_DELIVER = 900.0  # once there are no more faults
 _FAULTY = (
     *("create_run", "create_run", "create_run", "log_batch", "log_batch", "search_runs"),
     *("set_tag", "update_run_info", "get_run"),
+    *("create_logged_model", "search_logged_models", "_call_endpoint"),
     *("log_artifact", "log_inputs", "delete_run", "get_experiment_by_name", "create_experiment"),
 )
 _MOST_FORKS = 3  # in a history, because each copies a large process
@@ -88,6 +94,8 @@ class _Stream:
     tags: dict[str, str] = field(default_factory=dict)
     artifacts: dict[str, bytes] = field(default_factory=dict)
     inputs: set[str] = field(default_factory=set)
+    models: dict[str, int] = field(default_factory=dict)  # steps by name
+    run_names: list[str] = field(default_factory=list)
     skipped: int = 0
 
     def own(self, name: str) -> str:
@@ -134,6 +142,10 @@ class DeliveryMachine(RuleBasedStateMachine):
     def start_process(self, is_plain: bool) -> None:
         if len(self.processes) < _MAX_PROCESSES:
             self._start_process(is_plain=is_plain)
+
+    @rule(most=st.sampled_from([0, 300, 4_000_000]))
+    def change_how_many_records_are_in_no_database(self, most: int) -> None:
+        self.patch.setattr(outbox_module, "_MOST_UNSTORED_BYTES", most)
 
     @rule(pick=_PICK)
     def kill(self, pick: int) -> None:
@@ -279,6 +291,49 @@ class DeliveryMachine(RuleBasedStateMachine):
         stream.inputs.add(name)
         self._is_rejected(stream, "input")
 
+    # What MLflow's own API logs in the background:
+
+    @rule(pick=_PICK, count=st.integers(1, 5))
+    def log_points(self, pick: int, count: int) -> None:
+        stream, steps = self._open_stream(pick), [self._next() for _ in range(count)]
+        points = [("p", step, step, step / 4) for step in steps]
+        stream.writer._append("points", [[name, v, time, step] for name, step, time, v in points])
+        stream.points += points
+        self._is_rejected(stream, "points")
+
+    @rule(pick=_PICK, status=st.none() | _STATUS, has_name=st.booleans())
+    def update(self, pick: int, status: str | None, has_name: bool) -> None:
+        stream, name = self._open_stream(pick), f"run {self._next()}" if has_name else None
+        if stream.is_owner:  # it ends the run itself
+            status = None
+        stream.writer._append("update", {"status": status, "end_time": 6000, "name": name})
+        stream.run_names += [name] if name is not None else []
+        self._run_of(stream).endings += [status] if status is not None else []
+        self._is_rejected(stream, "update")
+
+    @rule(pick=_PICK)
+    def log_model(self, pick: int) -> None:
+        stream, step = self._open_stream(pick), self._next()
+        key, name = new_provisional_id(), f"model {step}"
+        given: dict[str, Any] = {
+            "name": name,
+            "experiment_id": "1",
+            "tags": {},
+            "params": {},
+            "model_type": None,
+        }
+        stream.writer._append("model_start", {"key": key, "has_run_params": True, **given})
+        stream.writer._append("points", [["p", 0.5, step, step, key, None, None]])
+        finalize = {"model_id": key, "status": "LOGGED_MODEL_READY"}
+        stream.writer._append(
+            "request",
+            {"api": "FinalizeLoggedModel", "body": json.dumps(finalize), "endpoint": f"/{key}"},
+        )
+        for kind in ("model_start", "points", "request"):
+            self._is_rejected(stream, kind)
+        stream.points.append(("p", step, step, 0.5))
+        stream.models[name] = step
+
     @rule(pick=_PICK, status=_STATUS)
     def finish(self, pick: int, status: str) -> None:
         stream = self._open_stream(pick)
@@ -387,6 +442,9 @@ class DeliveryMachine(RuleBasedStateMachine):
         assert found.artifacts == _joined(stream.artifacts for stream in run.streams)
         names = set().union(*(stream.inputs for stream in run.streams))
         assert {name for name, _ in found.inputs} == names
+        self._check_models(found, _joined(stream.models for stream in run.streams))
+        run_names = [name for stream in run.streams for name in stream.run_names]
+        assert not run_names or found.name in run_names
         skipped = sum(stream.skipped for stream in run.streams)
         assert (SKIPPED_TAG in found.tags) == bool(skipped)
         if run.parent is not None:
@@ -395,9 +453,19 @@ class DeliveryMachine(RuleBasedStateMachine):
         assert found.status in run.endings
         if len(run.streams) == 1:
             (stream,) = run.streams
+            assert not run_names or found.name == run_names[-1]
             assert found.tags.get(SKIPPED_TAG, "0") == str(skipped)
             assert found.status == run.endings[-1]
             assert (ENDED_TAG in found.tags) == stream.is_abandoned
+
+    def _check_models(self, run: FakeRun, steps: dict[str, int]) -> None:
+        models = self.server.models.values()
+        found = [model for model in models if model.source_run_id == run.run_id]
+        assert sorted(str(model.name) for model in found) == sorted(steps)
+        for model in found:
+            assert model.status == LoggedModelStatus.READY
+            points = self.server.model_metrics[model.model_id]
+            assert {point.step for point in points} == {steps[str(model.name)]}
 
     # --- helpers ---
 
@@ -592,9 +660,31 @@ def _let_a_rejection_stop_its_run(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(MlflowCalls, "_log_halves", log_halves)
 
 
+def _create_a_model_again_without_a_look(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(provisional_models, "find_model", lambda *_: None)
+
+
+def _drop_a_request_that_fails(patch: pytest.MonkeyPatch) -> None:
+    def send_request(*given: Any, **named: Any) -> None:
+        with suppress(Exception):
+            mlflow_request.send_request(*given, **named)
+
+    patch.setattr(mlflow_calls, "send_request", send_request)
+
+
+def _let_points_overtake_a_model(patch: pytest.MonkeyPatch) -> None:
+    kinds = ("start", "reopen", "update", "finish", "abandon")
+    patch.setattr(asides, "_KEPT_IN_ORDER", kinds)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "plant", [_settle_before_sending, _create_again_without_a_look, _let_a_rejection_stop_its_run]
+    "plant",
+    [
+        *(_settle_before_sending, _create_again_without_a_look, _let_a_rejection_stop_its_run),
+        *(_create_a_model_again_without_a_look, _drop_a_request_that_fails),
+        _let_points_overtake_a_model,
+    ],
 )
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_the_model_finds_a_planted_bug(

@@ -481,6 +481,8 @@ CASES: dict[str, tuple[Callable[[LocalCloud], Path], Kind, str]] = {
     "a desktop client's refresh": (lambda cloud: cloud.desktop_file(), "id_token", "/token"),
     "federation": (lambda cloud: cloud.federation_file(), "id_token", "/v1/token"),
 }
+# The others get their responses from the same endpoints, or wait longer.
+QUICK = ("ID token by key", "access token by key", "federation")
 
 
 def token_or_error(credentials: IAPCredentials) -> str | IAPCredentialsError:
@@ -491,7 +493,10 @@ def token_or_error(credentials: IAPCredentials) -> str | IAPCredentialsError:
 
 
 @pytest.mark.parametrize("status", [200, pytest.param(400, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in CASES],
+)
 def test_a_malformed_response_is_one_error_that_shows_no_token_from_it(
     cloud: LocalCloud, logged: list[str], name: str, status: int
 ) -> None:

@@ -141,7 +141,7 @@ for kind in KINDS:
 """
 
 
-@pytest.mark.parametrize("impersonate", [None, SWEEPER])
+@pytest.mark.parametrize("impersonate", [None, pytest.param(SWEEPER, marks=pytest.mark.slow)])
 def test_the_metadata_server_passes_iap_with_every_kind(
     cloud: LocalCloud, tmp_path: Path, impersonate: str | None
 ) -> None:
@@ -338,7 +338,13 @@ UNSERVED = {
 }
 
 
-@pytest.mark.parametrize("name", UNSERVED)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if "gcloud user, ID" in name else ())
+        for name in UNSERVED
+    ],
+)
 def test_a_token_that_an_identity_cannot_obtain_is_an_error_instead_of_the_machines_own_token(
     cloud: LocalCloud, tmp_path: Path, name: str
 ) -> None:

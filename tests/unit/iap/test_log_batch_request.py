@@ -61,7 +61,7 @@ def _stored(body: Any) -> bytes:
     return bytes(message.SerializeToString(deterministic=True))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(deadline=None)
 @given(st.lists(_metrics, max_size=9), st.lists(_params, max_size=4), st.lists(_tags, max_size=4))
 def test_the_body_means_what_mlflows_own_body_means(
     metrics: list[Metric], params: list[Param], tags: list[RunTag]

@@ -402,6 +402,7 @@ def test_finish_of_a_model_that_a_copy_has_trained_logs_to_the_copy_s_run() -> N
     assert len(delivery.runs()) == 2
 
 
+@pytest.mark.slow
 def test_a_with_block_logs_an_estimator_as_it_is() -> None:
     delivery = InlineDelivery(has_files=True)
     x, y = arrays()

@@ -539,6 +539,36 @@ def _predictions_of_a_cross_validation(calls: Calls) -> Any:
     return cross_val_predict(estimator, _X, _Y, cv=2, params=params)
 
 
+# Forms that take the same way through the callback as another one.
+_SLOW = (
+    *("metrics in one text", "metrics in a set", "random forest", "goss", "linear trees"),
+    *("quantile", "monotone constraints", "interactions", "weights", "initial scores"),
+    *("one row", "one feature", "sparse data", "no split", "an objective that does not exist"),
+    *("more classes than labels", "early stopping by the first metric"),
+    *("early stopping with min_delta", "early stopping with several min_delta"),
+    *("early stopping with too many min_delta", "custom metrics", "only custom metrics"),
+    *("a custom metric with a complex value", "a custom metric with a text"),
+    *("a custom metric with a numpy value", "a custom objective that fails"),
+    *("learning rates of the wrong number", "continued from a text", "a subset of a data set"),
+    *("params of odd types", "callbacks in a tuple", "a callback that changes the model"),
+    *("cross-validation with the training metric", "cross-validation without stratification"),
+    *("cross-validation with given folds", "cross-validation with a custom metric"),
+    *("cross-validation with a custom objective", "cross validation that fails"),
+    *("classifier without eval_set", "classifier with named sets", "classifier of texts"),
+    *("classifier with an unknown metric", "classifier with class weights"),
+    *("classifier with eval weights", "classifier with a set of data"),
+    *("regressor by quantile", "regressor of a custom objective", "ranker without groups"),
+    *("model without an objective", "random forest by an estimator", "a grid search"),
+    *("an estimator whose fit fails", "predictions of a cross validation"),
+)
+
+
+def _params() -> list[Any]:
+    assert {*_SLOW} <= _FORMS.keys()
+    marks = dict.fromkeys(_SLOW, pytest.mark.slow)
+    return [pytest.param(form, marks=marks.get(name, ())) for name, form in _FORMS.items()]
+
+
 def _outcome(form: _Form, calls: Calls) -> tuple[Any, Any, list[tuple[type[Warning], str]]]:
     """What a form returned, what it raised, and the warnings it caused."""
     error = result = None
@@ -582,7 +612,7 @@ def _sorted(curves: Iterable[dict[str, list[float]]]) -> list[Any]:
 @pytest.mark.parametrize(
     "is_first", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["first", "last"]
 )
-@pytest.mark.parametrize("form", _FORMS.values(), ids=_FORMS)
+@pytest.mark.parametrize("form", _params(), ids=_FORMS)
 def test_a_form_is_the_same_with_the_callback_and_its_runs_have_what_lightgbm_recorded(
     delivery: InlineDelivery, form: _Form, is_first: bool
 ) -> None:

@@ -32,6 +32,7 @@ def _same(saved: Path, flavor: Any, data: Any, expected: Any) -> bool:
     return all(np.array_equal(each.predict(data), expected) for each in loaded)
 
 
+# MLflow takes seconds to import what it saves estimators with: those tests are slow.
 _QUICK = ("pandas: int64", "pandas: category of str", "scipy: csr_array", "pyarrow: Table")
 
 
@@ -59,6 +60,7 @@ def test_a_loaded_booster_predicts_the_same_for_its_training_data(
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pandas: int64", "pandas: category of str", "numpy: float32"])
 def test_a_loaded_classifier_predicts_its_classes(name: str, tmp_path: Path) -> None:
     data = FORMS[name].make(tmp_path)
@@ -73,6 +75,7 @@ def _squares(true: Any, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return predicted - true, np.ones_like(true)
 
 
+@pytest.mark.slow
 def test_an_estimator_with_a_custom_objective_is_saved(tmp_path: Path) -> None:
     x, _ = arrays()
     estimator = lgb.LGBMRegressor(objective=_squares, n_estimators=3, verbose=-1, n_jobs=1)
@@ -81,6 +84,7 @@ def test_an_estimator_with_a_custom_objective_is_saved(tmp_path: Path) -> None:
     assert _same(saved, mlflow.lightgbm, x, estimator.predict(x))
 
 
+@pytest.mark.slow
 def test_a_pipeline_is_saved_with_its_steps(tmp_path: Path) -> None:
     x, y = arrays()
     pipeline = make_pipeline(
@@ -90,6 +94,7 @@ def test_a_pipeline_is_saved_with_its_steps(tmp_path: Path) -> None:
     assert _same(saved, mlflow.sklearn, x * 100, pipeline.predict(x * 100))
 
 
+@pytest.mark.slow
 def test_a_model_is_saved_without_an_example_if_mlflow_cannot_write_the_rows(
     tmp_path: Path,
 ) -> None:

@@ -242,6 +242,24 @@ def test_only_the_chosen_studies_are_reported(reporter: _Reporter, clock: _Clock
     assert [len(study.asked) for study in studies] == [1, 2]
 
 
+def test_closing_reports_the_studies_that_there_was_no_time_to_draw(
+    reporter: _Reporter, clock: _Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    drawn_in_time, of_another = _Study(clock), _Study(clock)
+    drawn_too_late = _Study(clock, draw_takes=80.0)
+    for study in (drawn_too_late, drawn_in_time, of_another):
+        reporter.changed(study.run())
+    closed = [drawn_in_time.run(), drawn_too_late.run()]
+    reporter.draw_at_close(Deadline(clock, 60.0), closed)
+    (message,) = said_by_us(caplog)
+    assert "no time to draw all plots of 1 studies" in message
+    reporter.draw_at_close(Deadline(clock, 100.0), closed)
+    assert said_by_us(caplog) == [message]
+    assert drawn_in_time.times("draw") == [0.0]
+    assert drawn_too_late.times("draw") == [0.0, 80.0]
+    assert not of_another.asked
+
+
 def test_an_error_is_a_warning_and_the_other_studies_are_reported(
     reporter: _Reporter, clock: _Clock, caplog: pytest.LogCaptureFixture
 ) -> None:

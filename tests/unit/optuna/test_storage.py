@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,10 +13,18 @@ from optuna.storages.journal import JournalFileBackend
 from mlflow_iap_callbacks.optuna.storage import StorageError, open_storage, studies_of
 
 
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database, which takes Optuna long to create."""
+    path = tmp_path_factory.mktemp("database") / "study.db"
+    optuna.create_study(storage=f"sqlite:///{path}", study_name="in a database")
+    return path
+
+
 @pytest.fixture(autouse=True)
-def files() -> Iterator[set[str]]:
+def files(database: Path) -> Iterator[set[str]]:
     """Names of the files in the folder that is the current one."""
-    optuna.create_study(storage="sqlite:///study.db", study_name="in a database")
+    shutil.copy(database, "study.db")
     journal = optuna.storages.JournalStorage(JournalFileBackend("journal"))
     optuna.create_study(storage=journal, study_name="in a file")
     Path("damaged").write_bytes(b"\x80\xff\n" * 2)

@@ -36,9 +36,7 @@ def _database(folder: Path) -> tuple[BaseStorage, Callable[[], None]]:
     return storage, remove
 
 
-def _studies(folder: Path) -> tuple[BaseStorage, Callable[[], None]]:
-    storage = RDBStorage(f"sqlite:///{folder}/study.db")
-
+def _studies_in(storage: BaseStorage) -> tuple[BaseStorage, Callable[[], None]]:
     def delete() -> None:
         for name in optuna.get_all_study_names(storage):
             optuna.delete_study(study_name=name, storage=storage)
@@ -46,7 +44,22 @@ def _studies(folder: Path) -> tuple[BaseStorage, Callable[[], None]]:
     return storage, delete
 
 
-@pytest.mark.parametrize("make", [_journal, _database, _studies])
+def _studies_of_a_journal(folder: Path) -> tuple[BaseStorage, Callable[[], None]]:
+    return _studies_in(_journal(folder)[0])
+
+
+def _studies_of_a_database(folder: Path) -> tuple[BaseStorage, Callable[[], None]]:
+    return _studies_in(_database(folder)[0])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(_journal, _studies_of_a_journal),
+        pytest.param(_database, marks=pytest.mark.slow),
+        pytest.param(_studies_of_a_database, marks=pytest.mark.slow),
+    ],
+)
 def test_a_storage_that_is_gone_causes_one_warning_for_all_its_studies(
     make: Callable[[Path], tuple[BaseStorage, Callable[[], None]]],
     delivery: InlineDelivery,

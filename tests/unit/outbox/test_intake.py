@@ -162,7 +162,9 @@ def test_only_its_owner_can_read_a_file(stem: Path) -> None:
 # --- a process that is killed ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("lines", [1, 10, 500, 5000])
+@pytest.mark.parametrize(
+    "lines", [1, 5000, *(pytest.param(lines, marks=pytest.mark.slow) for lines in (10, 500))]
+)
 def test_appended_messages_are_kept_when_their_process_is_killed(stem: Path, lines: int) -> None:
     command = [sys.executable, "-c", _APPEND_UNTIL_KILLED, str(stem)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

@@ -9,6 +9,7 @@ import sqlite3
 import stat
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 from disk_helpers import Disk
 from mlflow_iap_callbacks.outbox import Outbox, QueuedRun, Record, Refusal
 from mlflow_iap_callbacks.outbox import outbox as outbox_module
+from mlflow_iap_callbacks.outbox.database import connect_to_read
 from mlflow_iap_callbacks.outbox.journal_folder import new_outbox, survey
 from own_log import said_by_us
 
@@ -30,9 +32,11 @@ def outbox() -> Iterator[Outbox]:
     outbox.close()
 
 
-@pytest.fixture(params=["on disk", "in memory"])
-def any_outbox(request: pytest.FixtureRequest) -> Iterator[Outbox]:
-    outbox = new_outbox(_SERVER) if request.param == "on disk" else Outbox(None, _SERVER)
+@pytest.fixture(params=["in the intake", "in the database", "in memory"])
+def any_outbox(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Outbox]:
+    if request.param == "in the database":
+        monkeypatch.setattr(outbox_module, "_MOST_UNSTORED_BYTES", 0)
+    outbox = Outbox(None, _SERVER) if request.param == "in memory" else new_outbox(_SERVER)
     yield outbox
     outbox.close()
 
@@ -89,6 +93,22 @@ def _reopen(outbox: Outbox) -> Outbox:
     return outbox
 
 
+def _adopted_as_it_is(outbox: Outbox, tmp_path: Path) -> Outbox:
+    """What another process finds if this one is killed now."""
+    assert outbox.path is not None
+    folder = tmp_path / "killed"
+    shutil.copytree(outbox.path.parent, folder)
+    adopted = Outbox(folder / outbox.path.name)
+    adopted.collect_all_files()
+    return adopted
+
+
+def _rows(outbox: Outbox) -> int:
+    assert outbox.path is not None
+    with closing(connect_to_read(outbox.path)) as db:
+        return int(db.execute("SELECT count(*) FROM records").fetchone()[0])
+
+
 # --- reading ---------------------------------------------------------------------------------
 
 
@@ -112,7 +132,7 @@ def test_each_run_is_read_separately_and_in_order(any_outbox: Outbox) -> None:
 def test_records_are_read_in_order_no_matter_how_many_of_them_memory_has_room_for(
     monkeypatch: pytest.MonkeyPatch, any_outbox: Outbox, most_bytes: int
 ) -> None:
-    monkeypatch.setattr(outbox_module, "_MOST_COPIED_BYTES", most_bytes)
+    monkeypatch.setattr(outbox_module, "_MOST_UNSTORED_BYTES", most_bytes)
     runs = [_begin(any_outbox, key) for key in "ab"]
     steps: dict[str, list[int]] = {run.key: [] for run in runs}
     for step in range(0, 300, 10):
@@ -615,6 +635,125 @@ def test_a_copy_that_does_not_fit_on_the_disk_leaves_nothing_behind(disk: Disk) 
     disk.free()
     assert list(outbox.path.with_suffix(".artifacts").rglob("*")) == []
     outbox.close()
+
+
+# --- when records are moved to the database --------------------------------------------------
+
+
+def test_records_are_moved_to_the_database_only_when_many_are_waiting(
+    monkeypatch: pytest.MonkeyPatch, outbox: Outbox
+) -> None:
+    monkeypatch.setattr(outbox_module, "_MOST_UNSTORED_BYTES", 2_000)
+    run = _begin(outbox)
+    for first in range(0, 200, 20):
+        _log(run, range(first, first + 20))
+        outbox.collect()
+        assert _rows(outbox) == 0
+        assert _settle_all(run) == list(range(first, first + 20))
+    _log(run, range(200))
+    outbox.collect()
+    assert _rows(outbox) == 200
+    _log(run, range(200, 210))
+    outbox.collect()
+    assert (_rows(outbox), outbox.waiting) == (200, 210)
+    assert _settle_all(run) == list(range(210))
+
+
+@pytest.mark.parametrize("most_bytes", [0, 900, 100_000])
+@pytest.mark.parametrize("settled", [1, 17, 40])
+def test_after_a_kill_exactly_the_records_that_were_not_settled_are_found(
+    monkeypatch: pytest.MonkeyPatch,
+    outbox: Outbox,
+    tmp_path: Path,
+    most_bytes: int,
+    settled: int,
+) -> None:
+    monkeypatch.setattr(outbox_module, "_MOST_UNSTORED_BYTES", most_bytes)
+    run, other = _begin(outbox), _begin(outbox, "other")
+    for first in range(0, 50, 10):
+        _log(run, range(first, first + 10))
+        _log(other, range(first, first + 10))
+        outbox.collect()
+    outbox.settle(run, _read(run)[:settled])
+    _log(run, range(50, 60))  # not even collected
+    (reported,) = survey()
+    assert reported.records() == outbox.waiting == 112 - settled
+    adopted = _adopted_as_it_is(outbox, tmp_path)
+    assert adopted.waiting == 112 - settled
+    found = {each.key: each for each in adopted.runs()}
+    assert _settle_all(found["key"]) == list(range(settled - 1, 60))
+    assert _settle_all(found["other"]) == list(range(50))
+    assert adopted.waiting == 0
+    adopted.close()
+
+
+def test_a_run_that_was_delivered_does_not_return_after_a_kill(
+    outbox: Outbox, tmp_path: Path
+) -> None:
+    run, other = _begin(outbox), _begin(outbox, "other")
+    _log(run, range(10))
+    _log(other, range(10))
+    outbox.intake.append(run.number, "finish", {"status": "FINISHED", "time_ms": 0})
+    outbox.collect()
+    _settle_all(run)
+    outbox.forget(run)
+    (reported,) = survey()
+    assert (reported.runs, reported.records()) == (1, 11)
+    adopted = _adopted_as_it_is(outbox, tmp_path)
+    assert [each.key for each in adopted.runs()] == ["other"]
+    assert adopted.waiting == 11
+    adopted.close()
+
+
+def test_a_delivered_run_that_gets_another_record_keeps_its_state(
+    monkeypatch: pytest.MonkeyPatch, outbox: Outbox, tmp_path: Path
+) -> None:
+    run = _begin(outbox)
+    outbox.intake.append(run.number, "finish", {"status": "FINISHED", "time_ms": 0})
+    outbox.collect()
+    _settle_all(run)
+    outbox.forget(run)
+    _log(run, range(3))
+    outbox.collect()
+    monkeypatch.setattr(outbox_module, "_MOST_UNSTORED_BYTES", 0)
+    _log(run, range(3, 5))
+    outbox.collect()
+    adopted = _adopted_as_it_is(outbox, tmp_path)
+    (found,) = adopted.runs()
+    assert _settle_all(found) == list(range(5))
+    adopted.close()
+
+
+def test_the_states_of_delivered_runs_do_not_pile_up(outbox: Outbox) -> None:
+    assert outbox.path is not None
+    for number in range(250):
+        run = _begin(outbox, f"key {number}")
+        outbox.intake.append(run.number, "finish", {"status": "FINISHED", "time_ms": 0})
+        outbox.collect()
+        _settle_all(run)
+        outbox.forget(run)
+    with closing(connect_to_read(outbox.path)) as db:
+        for table in ("runs", "starts"):
+            (count,) = db.execute(f"SELECT count(*) FROM {table}").fetchone()
+            assert count <= 100
+
+
+def test_new_records_are_sent_after_a_crash_of_the_machine_lost_the_end_of_the_intake(
+    outbox: Outbox, tmp_path: Path
+) -> None:
+    assert outbox.path is not None
+    run = _begin(outbox)
+    _log(run, range(20))
+    outbox.collect()
+    outbox.settle(run, _read(run)[:15])
+    intake = outbox.path.with_name(f"{outbox.path.stem}.0.intake")
+    os.truncate(intake, intake.stat().st_size // 2)
+    adopted = _adopted_as_it_is(outbox, tmp_path)
+    (found,) = adopted.runs()
+    _log(found, range(100, 105))
+    adopted.collect()
+    assert _settle_all(found) == list(range(100, 105))
+    adopted.close()
 
 
 # --- a file that gets long -------------------------------------------------------------------

@@ -40,6 +40,23 @@ def test_app_engine_gives_a_service_and_its_version_two_names_each() -> None:
     ]
 
 
+def test_a_cloud_run_service_has_the_name_in_its_audience_and_the_one_that_is_set() -> None:
+    audience = "/projects/123456789012/locations/europe-west1/services/mlflow"
+    known = "mlflow-123456789012.europe-west1.run.app"
+    other = "mlflow-k2x7qv3z4a-ew.a.run.app"
+    assert hosts_of({"MLFLOW_IAP_AUDIENCE": audience}) == [known]
+    both = {"MLFLOW_IAP_AUDIENCE": audience, "MLFLOW_SERVER_HOSTS": f"{other},{known}"}
+    assert hosts_of(both) == [other, known]
+
+
+@pytest.mark.parametrize(
+    "audience", ["/projects/123/apps/my-project", "/projects/123/global/backendServices/456"]
+)
+def test_the_audience_of_another_platform_gives_no_name(audience: str) -> None:
+    with pytest.raises(StartError, match="is not that of a Cloud Run service"):
+        hosts_of({"MLFLOW_IAP_AUDIENCE": audience})
+
+
 def test_a_region_in_place_of_its_abbreviation_is_an_error() -> None:
     with pytest.raises(StartError, match="such as uc for us-central1"):
         hosts_of({**_APP_ENGINE, "MLFLOW_SERVER_REGION_ID": "us-central1"})

@@ -1,0 +1,122 @@
+"""Logged models that MLflow creates later: until then, each has a provisional id."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Callable, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+
+from ..limits import MAX_MODEL_PARAMS
+from ..outbox import Record
+from ..tags import MODEL_KEY_TAG
+from .models import find_model
+
+# Like MLflow's ids. Records that contain a provisional id are found by the digits after `m-`.
+_PREFIX = "m-10ca1000"
+_PROVISIONAL_ID = re.compile(_PREFIX + "[0-9a-f]{24}")
+_WITHOUT_MODELS = ("metrics", "curve")  # kinds of records
+
+
+def new_provisional_id() -> str:
+    """Return an id for a model that MLflow has not created yet."""
+    return _PREFIX + uuid.uuid4().hex[:24]
+
+
+def has_provisional_id(text: object) -> bool:
+    """Return whether a text contains a provisional id."""
+    return isinstance(text, str) and _PREFIX in text
+
+
+def with_ids(value: Any, id_of: Callable[[str], str]) -> Any:
+    """Return plain data with MLflow's ids of models instead of provisional ones."""
+    if isinstance(value, str):
+        return _PROVISIONAL_ID.sub(lambda found: id_of(found[0]), value)
+    if isinstance(value, dict):
+        return {with_ids(name, id_of): with_ids(each, id_of) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [with_ids(each, id_of) for each in value]
+    return value
+
+
+class ProvisionalModels:
+    """MLflow's ids of the models that were logged with a provisional one, which is their key."""
+
+    def __init__(self) -> None:
+        self._ids: dict[str, str] = {}
+
+    def create(self, client: MlflowClient, run_id: str, content: Mapping[str, Any]) -> None:
+        """Create a model, unless that was done before its response was lost.
+
+        Args:
+            client: any MlflowClient.
+            run_id: run that the model comes from.
+            content: what MLflow's API takes, the provisional ``key``, and ``has_run_params``:
+                whether the model also gets the run's params.
+        """
+        key, experiment_id, params = content["key"], content["experiment_id"], content["params"]
+        if content["has_run_params"]:
+            params = {**params, **client.get_run(run_id).data.params}
+        model = find_model(client, experiment_id, run_id, key) or client.create_logged_model(
+            experiment_id,
+            content["name"],
+            source_run_id=run_id,
+            tags={**content["tags"], MODEL_KEY_TAG: key},
+            params=dict(islice(params.items(), MAX_MODEL_PARAMS)),
+            model_type=content["model_type"],
+        )
+        known = model.params or {}
+        missing = {name: value for name, value in params.items() if name not in known}
+        if missing:
+            client.log_model_params(model.model_id, missing)
+        self._ids[key] = model.model_id
+
+    def with_ids(self, client: MlflowClient, run_id: str, record: Record) -> Record:
+        """Return a record with MLflow's ids of models instead of provisional ones.
+
+        Args:
+            client: any MlflowClient.
+            run_id: run that the record belongs to, and that its models come from.
+            record: the record. A model's files contain the id, too.
+        """
+        content = record.content
+        if record.kind in _WITHOUT_MODELS:
+            return record
+        if record.kind == "points" and not any(len(point) > 4 for point in content):
+            return record
+
+        def id_of(key: str) -> str:
+            return self._id(client, run_id, key)
+
+        if record.kind == "points":
+            content = [_point(point, id_of) for point in content]
+        else:
+            content = with_ids(content, id_of)
+        return record._replace(content=content)
+
+    def write_ids(self, client: MlflowClient, run_id: str, folder: str) -> None:
+        """Write MLflow's id of a saved model into its files."""
+        path = Path(folder, "MLmodel")
+        text = path.read_text("utf-8") if path.is_file() else ""
+        if has_provisional_id(text):
+            found = with_ids(text, lambda key: self._id(client, run_id, key))
+            path.write_text(found, "utf-8")
+
+    def _id(self, client: MlflowClient, run_id: str, key: str) -> str:
+        if key not in self._ids:  # another process created it, or MLflow rejected it
+            experiment_id = client.get_run(run_id).info.experiment_id
+            found = find_model(client, experiment_id, run_id, key)
+            self._ids[key] = key if found is None else found.model_id
+        return self._ids[key]
+
+
+def _point(point: list[Any], id_of: Callable[[str], str]) -> list[Any]:
+    """Return a point with MLflow's id of its model; without one if there is no such model."""
+    found = with_ids(point, id_of)
+    if len(found) > 4 and has_provisional_id(found[4]):
+        found[4] = None
+    return list(found)

@@ -1,0 +1,126 @@
+"""The steps in appengine/README.md that move an existing MLflow server to this one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import requests
+import sqlalchemy
+from click.testing import CliRunner
+from mlflow.server.auth.sqlalchemy_store import SqlAlchemyStore as AuthStore
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.store.db import utils as mlflow_db
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+from bucket_emulator import BucketEmulator
+from database_server import MariaDB
+from deployed_server import HOST, DeployedServer, run, settings
+from mlflow_iap_callbacks.local import LocalCloud
+from mlflow_iap_callbacks.server.__main__ import main
+from ports import free_port
+from server_database import mariadb, needs_mariadb, text_of
+from server_helpers import ASSERTION
+from variables import set_all
+
+pytestmark = [needs_mariadb, pytest.mark.slow]
+__all__ = ["mariadb"]
+
+_SQL = Path(__file__).parents[3] / "appengine" / "move_artifacts.sql"
+
+
+def test_runs_artifacts_and_permissions_of_another_server_are_there_after_the_move(
+    mariadb: MariaDB, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with BucketEmulator(tmp_path) as bucket, LocalCloud() as cloud:
+        set_all(monkeypatch, bucket.environment)
+        # The other server has a collation that ignores case, and does not serve artifacts itself.
+        other = mariadb.new_database_for("mlflow", "utf8mb4_general_ci")
+        engine = sqlalchemy.create_engine(text_of(mariadb, other))
+        mlflow_db._initialize_tables(engine)
+        engine.dispose()
+        root = f"gs://{bucket.bucket}/old"
+        store = SqlAlchemyStore(text_of(mariadb, other), root)
+        experiment = store.create_experiment("churn")
+        logged = store.create_run(experiment, "ada", 1, [], "first").info
+        (tmp_path / "model.txt").write_text("content")
+        get_artifact_repository(logged.artifact_uri).log_artifact(str(tmp_path / "model.txt"))
+        old_users = f"sqlite:///{tmp_path / 'basic_auth.db'}"
+        users = AuthStore()
+        users.init_db(old_users)
+        for name, is_admin in (("admin", True), ("Ada", False), ("eve@example.org", False)):
+            users.create_user(name, "a password of 12", is_admin=is_admin)
+        users.grant_user_permission("Ada", "experiment", experiment, "EDIT")
+
+        # The steps: the database, the files, their names in the database, the users.
+        database = mariadb.new_database_for("mlflow")
+        mariadb.restore(database, mariadb.dump(other))
+        copied = f"gs://{bucket.bucket}/artifacts/{experiment}/{logged.run_id}/artifacts"
+        get_artifact_repository(copied).log_artifact(str(tmp_path / "model.txt"))
+        given = {
+            **settings(mariadb, database, f"gs://{bucket.bucket}/artifacts"),
+            **bucket.environment,
+            **cloud.server_environment(),
+            "MLFLOW_IAP_PERMISSIONS": "true",
+            "MLFLOW_IAP_ADMINS": "root@example.com",
+            "MLFLOW_IAP_DEFAULT_PERMISSION": "NO_PERMISSIONS",
+        }
+        assert run("migrate", given).stdout == "The schema has been migrated.\n"
+        for statement in _SQL.read_text().replace("{OLD_ROOT}", root).split(";\n"):
+            if statement.strip():
+                execute(mariadb, database, statement)
+        moved = CliRunner(env=given).invoke(
+            main, ["move-users", old_users, "--domain", "example.com"]
+        )
+        assert moved.output.splitlines() == [
+            "admin@example.com",
+            "ada@example.com",
+            "eve@example.org",
+        ]
+        again = CliRunner(env=given).invoke(
+            main, ["move-users", old_users, "--domain", "example.com"]
+        )
+        assert (again.exit_code, len(again.output.splitlines())) == (1, 1)
+        assert "has users already" in again.output
+
+        with DeployedServer(tmp_path, given, gated_port=free_port()) as server:
+
+            def get(email: str, path: str) -> requests.Response:
+                headers = {ASSERTION: cloud.assertion(email), "Host": HOST}
+                url = f"{server.url}/api/2.0/mlflow/{path}"
+                return requests.get(url, headers=headers, timeout=30)
+
+            path = f"artifacts/list?run_id={logged.run_id}"
+            listed = get("ada@example.com", path).json()
+            assert [file["path"] for file in listed["files"]] == ["model.txt"]
+            assert listed["root_uri"].startswith("mlflow-artifacts:/")
+            for stranger in ("eve@example.org", "admin@example.com"):
+                assert get(stranger, path).status_code == 403
+            assert get("root@example.com", path).status_code == 200
+
+
+def test_users_who_would_have_the_same_e_mail_are_reported(
+    mariadb: MariaDB, tmp_path: Path
+) -> None:
+    database = mariadb.new_database_for("mlflow")
+    given = {
+        **settings(mariadb, database, str(tmp_path)),
+        "MLFLOW_IAP_PERMISSIONS": "true",
+        "MLFLOW_IAP_ADMINS": "root@example.com",
+    }
+    assert run("migrate", given).exit_code == 0
+    old = f"sqlite:///{tmp_path / 'basic_auth.db'}"
+    users = AuthStore()
+    users.init_db(old)
+    for name in ("ada", "ADA@example.com"):
+        users.create_user(name, "a password of 12")
+    done = CliRunner(env=given).invoke(main, ["move-users", old, "--domain", "example.com"])
+    assert (done.exit_code, len(done.output.splitlines())) == (1, 1)
+    assert "Several users would be ada@example.com." in done.output
+    assert mariadb.query(f"SELECT COUNT(*) FROM {database}.users") == [(0,)]
+
+
+def execute(server: MariaDB, database: str, statement: str) -> None:
+    with server.connect() as connection, connection.cursor() as cursor:
+        cursor.execute(f"USE {database}")
+        cursor.execute(statement)
