@@ -257,4 +257,4 @@ def test_no_request_of_a_stranger_reads_or_changes_anothers_records_in_postgresq
     both_in_postgresql: Both,
 ) -> None:
     assert all(status == 200 for status, _ in both_in_postgresql.before)
-    _check(both_in_postgresql, api_requests.calls(), 1)
+    _check(both_in_postgresql, api_requests.calls(), 10)
