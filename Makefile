@@ -21,7 +21,7 @@ unit: $(VENV)/ready  ## run the tests that need no server
 	$(RUN)python -m pytest $(IN_PARALLEL) 2 tests/unit
 
 test: $(VENV)/ready  ## run all tests except the slow ones
-	$(RUN)python -m pytest $(IN_PARALLEL) 4
+	$(RUN)python -m pytest $(IN_PARALLEL) 3
 
 test-all: $(VENV)/ready  ## run all tests except those of `make soak`
 	$(RUN)python $(if $(COVERAGE),-m coverage run) -m pytest $(ALL) $(IN_PARALLEL) 3

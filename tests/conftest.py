@@ -68,8 +68,13 @@ def pytest_configure(config: pytest.Config) -> None:
         python_process.use_fresh_interpreters()
 
 
+def pytest_collection() -> None:
+    gc.disable()  # it would look again and again at a million objects of imported modules
+
+
 def pytest_collection_finish() -> None:
-    gc.freeze()  # the garbage collector need not look at a million objects of imported modules
+    gc.freeze()  # nor does it look at them later
+    gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)

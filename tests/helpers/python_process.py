@@ -20,7 +20,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
-from fork_server import FOR_PROGRAMS, FOR_SERVERS, LARGEST
+from fork_server import FOR_PROGRAMS, LARGEST
 
 DEVNULL, PIPE = subprocess.DEVNULL, subprocess.PIPE
 # Detects a process that hangs; each ends within a few seconds on an idle machine.
@@ -157,8 +157,6 @@ def start(
     """
     environment = os.environ if environment is None else environment
     if _forks and modules:
-        if arguments[:2] == ("-m", "mlflow"):
-            modules = FOR_SERVERS
         return ForkedProcess(arguments, environment, stdin, stdout, stderr, modules=modules)
     return subprocess.Popen(
         [sys.executable, *arguments],

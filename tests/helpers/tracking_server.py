@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import IO, Any
 
 import python_process
-from fork_server import FOR_SERVERS
 from mlflow_iap_callbacks.local import MlflowServer
 from python_process import DEVNULL, ForkedProcess
 
@@ -61,11 +60,7 @@ def forked_server(
     folder: Path | None = None,
 ) -> ForkedProcess:
     """Fork a program that has imported what MLflow's server needs, in a new session."""
-    return ForkedProcess(
-        *(arguments, environment, DEVNULL, log, log, folder),
-        modules=FOR_SERVERS,
-        starts_session=True,
-    )
+    return ForkedProcess(arguments, environment, DEVNULL, log, log, folder, starts_session=True)
 
 
 def begin(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ast
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -63,27 +64,37 @@ def _place(module: str) -> str:
     return module.partition(".")[0]
 
 
+class _Source(NamedTuple):
+    """What a module imports, by absolute names; for this package, names of modules."""
+
+    imports: frozenset[str]
+    imports_for_types: frozenset[str]
+    texts: frozenset[str]
+
+
 @cache
-def _nodes(module: str) -> list[tuple[ast.AST, bool]]:
-    """The nodes of a module, and whether each is for type checkers only."""
-    tree = ast.parse((_PACKAGE / f"{module.replace('.', '/')}.py").read_text())
-    ifs = [node for node in ast.walk(tree) if isinstance(node, ast.If)]
-    blocks = [node.body for node in ifs if ast.unparse(node.test) == "TYPE_CHECKING"]
+def _source(module: str) -> _Source:
+    nodes = [*ast.walk(ast.parse((_PACKAGE / f"{module.replace('.', '/')}.py").read_text()))]
+    blocks = [node.body for node in nodes if isinstance(node, ast.If) and _is_for_types(node)]
     for_types = {inner for block in blocks for node in block for inner in ast.walk(node)}
-    return [(node, node in for_types) for node in ast.walk(tree)]
+    return _Source(
+        frozenset(_each_import(module, [node for node in nodes if node not in for_types])),
+        frozenset(_each_import(module, for_types)),
+        frozenset(
+            node.value
+            for node in nodes
+            if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        ),
+    )
 
 
-@cache
-def _imports(module: str, *, with_types: bool = True) -> tuple[str, ...]:
-    """Absolute names of what a module imports; for this package, names of modules."""
-    return tuple(_each_import(module, with_types=with_types))
+def _is_for_types(node: ast.If) -> bool:
+    return isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
-def _each_import(module: str, *, with_types: bool) -> Iterator[str]:
+def _each_import(module: str, nodes: Iterable[ast.AST]) -> Iterator[str]:
     package = [_NAME, *module.split(".")[:-1]]
-    for node, is_for_types in _nodes(module):
-        if is_for_types and not with_types:
-            continue
+    for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -91,6 +102,10 @@ def _each_import(module: str, *, with_types: bool) -> Iterator[str]:
             name = ".".join([*start, *filter(None, [node.module])])
             inner = {f"{name}.{alias.name}" for alias in node.names}
             yield from {each for each in inner if _module_of(each)} or {name}
+
+
+def _imports(module: str) -> frozenset[str]:
+    return _source(module).imports | _source(module).imports_for_types
 
 
 def _module_of(name: str) -> str | None:
@@ -128,20 +143,17 @@ def test_there_are_no_circular_imports() -> None:
 
 @pytest.mark.parametrize("library", sorted(_OWNERS))
 def test_each_library_is_imported_only_by_its_owners(library: str) -> None:
-    users = {
-        module for module in _MODULES if library in map(_place, _imports(module, with_types=False))
-    }
+    users = {module for module in _MODULES if library in map(_place, _source(module).imports)}
     assert {u for u in users if _place(u) not in ("local", "server")} <= _OWNERS[library]
 
 
 def test_every_tag_is_defined_in_one_module() -> None:
     for module in _MODULES:
-        texts = {
-            node.value
-            for node, _ in _nodes(module)
-            if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        tags = {
+            text
+            for text in _source(module).texts
+            if text.startswith(("mlflow_iap.", "mlflow_iap:"))
         }
-        tags = {text for text in texts if text.startswith(("mlflow_iap.", "mlflow_iap:"))}
         assert not tags or module == "tags", f"{module} writes {tags}"
 
 

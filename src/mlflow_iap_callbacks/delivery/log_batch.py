@@ -47,10 +47,21 @@ class Batch:
     def takes(self, record: Record) -> bool:
         """Add the record if it fits into the request. Return whether it does."""
         if record.kind == "metrics" and (names := self._names.unchanged(record.content[2])):
-            return self._takes_metrics(record, names)
+            size = self._add_metrics(record, names)
+        elif record.kind == "points":
+            size = self._add_mlflow_points(record)
+        else:
+            size = self._add_values(record)
+        if size is None:
+            return False
+        self._size = size
+        self.records.append(record)
+        return True
+
+    # These add a record to the content and return the new size; None if the record does not fit.
+
+    def _add_values(self, record: Record) -> int | None:
         content = record.content
-        if record.kind == "points":
-            return self._takes_mlflow_points(record)
         is_points, is_params = record.kind in _POINTS, record.kind in ("params", "suggestions")
         values: dict[str, Any]
         points: list[tuple[int, int, dict[str, Any]]]
@@ -69,22 +80,20 @@ class Batch:
         around = _BYTES_PER_ENTITY + (len(name) if record.kind == "curve" else 0)
         size = self._size + record.size + around * (count or len(values))
         if self.records and not self._has_room(count, params, tags, size):
-            return False
+            return None
         for step, time_ms, values_then in points:
             self._add_points(step, time_ms, values_then, names)
         self._params.update(params)
         if record.kind == "suggestions":
             self.other_names |= {taken: f"suggested.{name}" for name, taken in names.items()}
         self._tags.update(tags)
-        self._size = size
-        self.records.append(record)
-        return True
+        return size
 
-    def _takes_mlflow_points(self, record: Record) -> bool:
+    def _add_mlflow_points(self, record: Record) -> int | None:
         """Add points from MLflow's own API, whose names need no change and which may be NaN."""
         size = self._size + record.size + _BYTES_PER_ENTITY * len(record.content)
         if self.records and not self._has_room(len(record.content), {}, {}, size):
-            return False
+            return None
         for key, value, timestamp, step, *others in record.content:
             if not others:
                 self._points.append((key, value, timestamp, step))
@@ -98,9 +107,7 @@ class Batch:
                     dataset_digest=dataset_digest,
                 )
             )
-        self._size = size
-        self.records.append(record)
-        return True
+        return size
 
     def entities(self) -> list[Entity]:
         """Return all metrics, params and tags of the batch."""
@@ -127,21 +134,19 @@ class Batch:
             and sum(counts) <= MAX_ENTITIES
         )
 
-    def _takes_metrics(self, record: Record, names: Mapping[str, str]) -> bool:
+    def _add_metrics(self, record: Record, names: Mapping[str, str]) -> int | None:
         """Add points if they fit. Most records are points, so this does as little as possible."""
         step, time_ms, values = record.content
         size = self._size + record.size + _BYTES_PER_ENTITY * len(values)
         count = len(self._points) + len(values) + len(self._params) + len(self._tags) + 1
         if self.records and (count > MAX_ENTITIES or size > _MAX_BYTES):
-            return False
+            return None
         numbers = list(values.values())
         if {*map(type, numbers)} == {float} and not math.isnan(sum(numbers)):
             self._points += zip(values, numbers, repeat(time_ms), repeat(step), strict=False)
         else:
             self._add_points(step, time_ms, values, names)
-        self._size = size
-        self.records.append(record)
-        return True
+        return size
 
     def _add_points(
         self, step: int, time_ms: int, values: dict[str, Any], names: Mapping[str, str]

@@ -61,8 +61,6 @@ class StudyRun:
         self.link: str | None = None
         self._given_description = tags.get(DESCRIPTION_TAG)
         self._description = ""
-        # Ids of its experiment and its run. A run that was reopened no longer knows the former.
-        self._ids: tuple[str | None, str | None] = (None, None)
         self._view: dict[str, str] = {}
         # Names of the files in its artifacts, and sentences on what is missing there.
         self._files: set[str] = set()
@@ -114,12 +112,7 @@ class StudyRun:
             self.writer.reopen()
             self.writer.finish_at_exit("FINISHED")
 
-    def _remember_ids(self, writer: RunWriter) -> None:
-        if writer.known_id is not None and writer.known_experiment_id is not None:
-            self._ids = (writer.known_experiment_id, writer.known_id)
-
     def _describe(self, writer: RunWriter, trials: Sequence[FrozenTrial]) -> None:
-        self._remember_ids(writer)
         text = description(
             study_name=self.study.study_name,
             names=self.names,
@@ -127,8 +120,8 @@ class StudyRun:
             counts=_counts(trials),
             best=self._best_trials(trials),
             key=self.key,
-            run_id=self._ids[1],
-            experiment_id=self._ids[0],
+            run_id=writer.known_id,
+            experiment_id=writer.known_experiment_id,
             files=self._files,
             problems=self._problems,
         )
@@ -191,7 +184,6 @@ class StudyRun:
         """
         if self.writer is None:
             return
-        self._remember_ids(self.writer)
         trials = self.study.get_trials(deepcopy=False)  # once, because that may take a while
         for found in process.draw(self.study, self.names, time_left, is_quick=is_quick):
             if isinstance(found, Path):
@@ -217,7 +209,7 @@ class StudyRun:
 
     def best(self) -> str:
         """Describe the best trial, or the Pareto front; empty if there is none yet."""
-        trials = [trial for trial in self.study.best_trials if trial.values]
+        trials = self._best_trials(self.study.get_trials(deepcopy=False))
         if len(self.directions) > 1 or not trials:
             return f"{len(trials)} trials on the Pareto front" if trials else ""
         return f"trial {trials[0].number}: {self.names[0]} {trials[0].value:g}"

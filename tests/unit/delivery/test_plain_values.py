@@ -58,7 +58,7 @@ def _is_delivered(process: VirtualProcess) -> bool:
         *((odd, "FINISHED") for odd in ("DONE", "RUNNING", "", None, 3, RunStatus.FAILED)),
     ],
 )
-@pytest.mark.parametrize("is_at_exit", [False, True])
+@pytest.mark.parametrize("is_at_exit", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_run_ends_with_a_valid_status(
     given: _Any,
     arrives: str,
@@ -191,7 +191,7 @@ def test_a_folder_is_logged_without_journals_in_it(
         *((odd, None) for odd in ("3", math.nan, math.inf, 2**63, -(2**63), [3], object())),
     ],
 )
-@pytest.mark.parametrize("is_curve", [False, True])
+@pytest.mark.parametrize("is_curve", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_step_arrives_as_an_integer_or_is_rejected(
     given: _Any,
     arrives: int | None,

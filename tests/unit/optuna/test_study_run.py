@@ -309,6 +309,19 @@ def test_the_description_begins_with_the_best_trial_and_links_to_all(
     assert table.splitlines() == ["| param | value |", "| --- | --- |", "| depth | 3 |"]
 
 
+def test_the_description_of_a_reopened_run_keeps_its_links(delivery: InlineDelivery) -> None:
+    study = _study_of(_trial(0.25))
+    study_run = _study_run(study, delivery)
+    delivery.run()
+    study_run.report()
+    study_run.close()
+    experiment_id = delivery.run().experiment_id
+    study.add_trial(_trial(0.1, minutes=1))
+    study_run.report()
+    assert f"](#/experiments/{experiment_id}/runs" in _description(delivery)
+    assert _description(delivery).startswith("**Best: trial 1")
+
+
 def test_the_description_begins_with_the_given_one_and_follows_the_study(
     delivery: InlineDelivery,
 ) -> None:
