@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import psutil
 from load_client import Load, Outcome
 
 from database_server import MariaDB
-from deployed_server import HOST, DeployedServer, set_up, settings
+from deployed_server import HOST, DeployedServer, application_folder, set_up, settings
 from mlflow_iap_callbacks.local import LocalCloud
 from mlflow_iap_callbacks.server.database import database_url
 from ports import free_port
@@ -45,12 +46,14 @@ class Change:
         variables: environment variables of the server.
         arguments: arguments of `changed_server.py`.
         is_gated: whether the server requires IAP's assertion.
+        application: what it serves in place of this package's application.
     """
 
     name: str
     variables: Mapping[str, str] = field(default_factory=dict)
     arguments: Sequence[str] = ()
     is_gated: bool = True
+    application: str = ""
 
 
 @dataclass(frozen=True)
@@ -222,6 +225,10 @@ class Stage:
     ) -> Iterator[Server]:
         folder = Path(tempfile.mkdtemp(dir=self._folder))
         artifacts = {"MLFLOW_ARTIFACTS_DESTINATION": str(folder / "artifacts")}
+        if change.application:
+            paths = [application_folder(folder, change.application), _HERE]
+            others = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+            artifacts["PYTHONPATH"] = os.pathsep.join([*map(str, paths), *others])
         with DeployedServer(
             folder,
             {**variables, **artifacts, **change.variables},

@@ -48,6 +48,7 @@ _CHANGES = [
     Change("job execution", arguments=["--jobs"]),
     Change("no gate", is_gated=False),
 ]
+_MLFLOW_STORE = Change("MLflow's store", application="mlflow_store:create_app")
 _STARTED_AT_ONCE = 2
 _POINTS = 10  # points in a client's batch
 # What the sender combines in 5 s, its shortest interval: 4 curves with 10 rounds a second.
@@ -58,7 +59,7 @@ _TRAINER_POINTS, _PERIOD = 200, 5.0
 class Plan:
     """What is measured: the numbers of clients, of rounds, and of seconds for each."""
 
-    clients: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
+    clients: tuple[int, ...] = (1, 8, 32, 64, 128)
     rounds: int = 2
     seconds: float = 4.0
     changed_rounds: int = 2
@@ -84,14 +85,17 @@ class Measurement:
     def run(self) -> None:
         plan = self._plan
         with self._stage.chosen() as chosen:
-            with self._stage.defaults() as defaults:
-                pair = [chosen, defaults]
-                for server in pair:
+            with (
+                self._stage.chosen(_MLFLOW_STORE) as mlflow_store,
+                self._stage.defaults() as defaults,
+            ):
+                compared = [chosen, mlflow_store, defaults]
+                for server in compared:
                     server.wait_until_idle()
                 for number in range(plan.rounds):
                     for clients in plan.clients:
-                        self.clients += self._load_each(pair, number, clients)
-                for server in pair:
+                        self.clients += self._load_each(compared, number, clients)
+                for server in compared:
                     self.trainers += self._trainers(server)
             with self._changed() as changed:
                 for number in range(plan.changed_rounds):

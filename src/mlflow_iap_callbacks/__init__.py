@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .background.plugin import log_in_background
     from .delivery.flush_result import IAPFlushResult
-    from .delivery.run_writer import IAPRun
+    from .delivery.run import IAPRun
     from .errors import (
         IAPConfigurationError,
         IAPCredentialsError,
@@ -57,7 +57,7 @@ _HOMES = {
     "IAPLightGBMCallback": "lightgbm.callback",
     "IAPMLflowCallback": "optuna.callback",
     "IAPMlflowClient": "iap.client",
-    "IAPRun": "delivery.run_writer",
+    "IAPRun": "delivery.run",
     "log_in_background": "background.plugin",
 }
 # Modules by the names that pickles of version 0.1.0 contain.

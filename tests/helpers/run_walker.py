@@ -20,7 +20,16 @@ _OWN = re.compile(
 _MADE_UP_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")
 _OWN_TAGS = ("mlflow_iap.", "_mlflow_iap.", "mlflow.source.")
 # Files whose bytes differ between two runs: archives and pickles with times or ids in them.
-_OPAQUE = (".pkl", ".joblib", ".parquet", ".xgb", ".ubj", "cv_results.csv", "estimator.html")
+_OPAQUE = (
+    ".pkl",
+    ".keras",
+    ".joblib",
+    ".parquet",
+    ".xgb",
+    ".ubj",
+    "cv_results.csv",
+    "estimator.html",
+)
 _DURATIONS = ("_fit_time", "_score_time")  # ends of metrics
 
 

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 from mlflow.entities import Metric, Param
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
+from batch_checks import check_any_batches, check_several_writers
 from deployed_server import behind_iap, run, settings
 from mlflow_iap_callbacks import IAPMlflowClient
+from mlflow_iap_callbacks.server.trace_store import _new_store
 from mysql_server import MySQL, mysql, needs_mysql
 from schema_checks import check_binary_logging_without_its_flag, check_three_migrations_at_once
-from server_database import OLDEST_REVISION
+from server_database import OLDEST_REVISION, text_of, variables
 from variables import set_all
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(900), needs_mysql]
@@ -64,3 +67,13 @@ def test_text_that_is_hard_to_store_is_read_back_unchanged(
         assert math.isnan(kept.pop("not"))
         assert kept == {"more": _LARGEST, "less": -_LARGEST, "tiny": 5e-324}
         assert found.data.metrics.keys() == numbers.keys()
+
+
+def test_batches_leave_the_tables_of_mlflows_store(mysql: MySQL) -> None:
+    name = mysql.new_database_for("mlflow")
+    assert run("migrate", variables(mysql, name)).exit_code == 0
+    url = text_of(mysql, name)
+    own = _new_store(url, "artifacts")
+    check_any_batches(SqlAlchemyStore(url, "artifacts"), own, 200)
+    check_several_writers(own)
+    own.engine.dispose()

@@ -38,9 +38,9 @@ from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.proto_json_utils import message_to_json
 from mlflow.utils.rest_utils import get_logged_model_endpoint
 
+from ..delivery.clock import now_ms
 from ..delivery.provisional_models import new_provisional_id
 from ..delivery.refusals import first_line, refusal
-from ..delivery.run_writer import now_ms
 from ..delivery.sender import is_delivering
 from ..errors import IAPUnavailableError
 from ..limits import MAX_DATASET_LENGTHS

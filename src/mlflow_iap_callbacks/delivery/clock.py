@@ -20,3 +20,8 @@ class Clock:
     def wait(self, condition: threading.Condition, seconds: float) -> None:
         """Wait until the condition is notified or the time is over. The caller holds its lock."""
         condition.wait(seconds)
+
+
+def now_ms() -> int:
+    """Return the current time as MLflow stores it, in milliseconds since 1970, UTC."""
+    return time.time_ns() // 1_000_000

@@ -9,8 +9,9 @@ from array import array
 from collections import deque
 from collections.abc import Iterator, Mapping
 from os import PathLike, fspath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..iap.arguments import check
 from ..limits import (
     MAX_DATASET_LENGTHS,
     MAX_INPUT_TAG_LENGTH,
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger("mlflow_iap_callbacks")
 
+_V = TypeVar("_V", str, float)
+
 _ENDS = ("FINISHED", "FAILED", "KILLED")
 _CUT_FIELDS = ("name", "digest", "source_type")
 # What may be large, and is converted to text one part after the other.
@@ -30,6 +33,8 @@ _TEXTS = (str, bytes, bytearray)
 _COLLECTIONS = (list, tuple, dict, set, frozenset, deque, array)
 _BRACKETS = ((tuple, "()"), ((dict, set, frozenset), "{}"))
 _EMPTY = {"source": "{}"}  # MLflow requires it
+# Characters: a tenth of a request, so that records fit well into requests.
+_MAX_RECORD_LENGTH = 100_000
 _NOT_IN_MODEL_NAMES = re.compile(r"[/:.%\"']")
 
 
@@ -201,3 +206,34 @@ def dataset_fields(dataset: Dataset) -> dict[str, str | None]:
 def dataset_tag(value: object) -> str:
     """Return the text of a data set's tag, cut to MLflow's limit."""
     return as_text(value)[:MAX_INPUT_TAG_LENGTH]
+
+
+def artifact_path_of(artifact_file: str) -> str:
+    """Return the path of a file in a run's artifacts; raise an exception if it is not valid."""
+    path = artifact_folder(check("artifact_file", artifact_file))
+    if not path:
+        raise ValueError("the file has no name")
+    return path
+
+
+def parts_of(values: Mapping[str, _V], most: int) -> Iterator[dict[str, _V]]:
+    """Split values into parts that each fit into one request."""
+    part: dict[str, _V] = {}
+    size = 0
+    for name, value in values.items():
+        size += len(name) + (len(value) if isinstance(value, str) else 0)
+        if len(part) == most or (part and size > _MAX_RECORD_LENGTH):
+            yield part
+            part, size = {}, 0
+        part[name] = value
+    if part:
+        yield part
+
+
+def as_numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    """Return names as texts and values as numbers. Skip those that are none, with a warning."""
+    numbers = {}
+    for name, value in values.items():
+        with never_raising(f"metric {name!r}"):
+            numbers[as_text(name)] = as_number(value)
+    return numbers

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from ..delivery.flush_result import IAPFlushResult
 from ..delivery.lifecycle import flush, sender_for
 from ..delivery.never_raising import never_raising
-from ..delivery.run_writer import IAPRun, RunWriter, experiment_of, prepare
+from ..delivery.run import IAPRun, experiment_of, prepare
+from ..delivery.run_writer import RunWriter
 from ..delivery.summary import Summary
 from ..iap.arguments import Callback, checked, wrong_library
 from ..iap.client import IAPMlflowClient

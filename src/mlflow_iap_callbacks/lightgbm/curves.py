@@ -8,9 +8,10 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..delivery.clock import now_ms
 from ..delivery.names import original_names
 from ..delivery.plain_values import as_number, start_of_text
-from ..delivery.run_writer import IAPRun, now_ms
+from ..delivery.run import IAPRun
 from .changing_params import ChangingParams
 from .prefixed_run import PrefixedRun
 from .thinning import Thinning

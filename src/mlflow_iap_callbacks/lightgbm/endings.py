@@ -9,8 +9,8 @@ from types import FrameType
 from typing import Any
 
 from .. import delivery, outbox
-from ..delivery import run_writer
-from ..delivery.run_writer import now_ms
+from ..delivery import run
+from ..delivery.clock import now_ms
 
 # Nothing can be logged when Python frees an object in the middle of these packages' functions.
 _BUSY = (delivery.__name__, outbox.__name__)
@@ -109,7 +109,7 @@ def status_of(error: BaseException) -> str:
     """The status of a run whose training ends with an exception."""
     from lightgbm.callback import EarlyStopException
 
-    return "FINISHED" if isinstance(error, EarlyStopException) else run_writer.status_of(error)
+    return "FINISHED" if isinstance(error, EarlyStopException) else run.status_of(error)
 
 
 def _trial_of(engine: FrameType) -> Any:

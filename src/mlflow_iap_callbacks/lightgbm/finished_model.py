@@ -16,7 +16,7 @@ import numpy as np
 
 from ..delivery.never_raising import never_raising
 from ..delivery.progress import progress_line
-from ..delivery.run_writer import IAPRun
+from ..delivery.run import IAPRun
 from .boosters import boosters_of, is_cv
 from .comparison import CLASSES, REGRESSION, confusion, residual_quantiles, with_true_values
 from .inputs import predict

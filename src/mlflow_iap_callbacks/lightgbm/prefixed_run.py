@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..delivery.run_writer import IAPRun
+from ..delivery.run import IAPRun
 
 if TYPE_CHECKING:
     from mlflow.data.dataset import Dataset

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..delivery.closing import Deadline
 from ..delivery.lifecycle import end_at_exit
 from ..delivery.never_raising import never_raising
-from ..delivery.run_writer import IAPRun
+from ..delivery.run import IAPRun
 from .boosters import is_cv, names_of
 from .curves import Curves
 from .datasets import data_of

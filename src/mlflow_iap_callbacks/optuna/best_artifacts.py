@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..delivery.run_writer import IAPRun
+from ..delivery.run import IAPRun
 
 if TYPE_CHECKING:
     import optuna

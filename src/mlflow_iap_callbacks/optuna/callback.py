@@ -16,8 +16,9 @@ from ..delivery.closing import Deadline
 from ..delivery.flush_result import IAPFlushResult
 from ..delivery.lifecycle import LOCK, close, flush, sender_for
 from ..delivery.never_raising import never_raising
+from ..delivery.run import SECONDS_TO_CLOSE, IAPRun, experiment_of, prepare
 from ..delivery.run_creation import CLAIM_SECONDS, Mode
-from ..delivery.run_writer import IAPRun, RunWriter, experiment_of, prepare
+from ..delivery.run_writer import RunWriter
 from ..delivery.summary import Summary
 from ..iap.arguments import Callback, check, checked
 from ..iap.client import IAPMlflowClient
@@ -52,7 +53,6 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("mlflow_iap_callbacks")
 _T = TypeVar("_T")
 
-_SECONDS_TO_CLOSE = 60.0  # as for ``flush``: longer than the restart of an App Engine instance
 _SECONDS_FOR_OTHER_JOURNALS = 10.0
 _KNOWN_KWARGS = {"experiment_id", "run_name", "nested", "tags", "description", "parent_run_id"}
 
@@ -353,7 +353,7 @@ class IAPMLflowCallback(Callback):
             comparer.compare_in_time(deadline, study_runs)
             reporter.draw_at_close(deadline, study_runs)
 
-        result = close(self._client, _SECONDS_TO_CLOSE, end=end, draw=draw)
+        result = close(self._client, SECONDS_TO_CLOSE, end=end, draw=draw)
         for study_run in study_runs:
             study_run.show_link()
         return result

@@ -8,7 +8,7 @@ import threading
 import traceback
 from typing import NamedTuple
 
-from ..delivery.run_writer import IAPRun
+from ..delivery.run import IAPRun
 
 _LOGGER = "optuna.study._optimize"
 _FAILED = re.compile(

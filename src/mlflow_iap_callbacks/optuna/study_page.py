@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..delivery.names import mlflow_name
 from ..delivery.plain_values import start_of_text
-from ..delivery.run_writer import TRAINING
+from ..delivery.run import TRAINING
 from ..limits import MAX_EXPERIMENT_TAG_LENGTH
 from ..tags import VIEW_TAG
 from .plots import PAGE

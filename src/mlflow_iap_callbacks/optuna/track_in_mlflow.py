@@ -15,7 +15,7 @@ from mlflow.environment_variables import MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING
 from mlflow.tracking import fluent
 
 from ..delivery.never_raising import never_raising
-from ..delivery.run_writer import IAPRun
+from ..delivery.run import IAPRun
 
 if TYPE_CHECKING:
     import optuna

@@ -47,10 +47,11 @@ _OFF = {
     "MLFLOW_ENABLE_REMOTE_ASSISTANT": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
-# Database connections of each worker: those kept open, and more on demand. A worker handles 40
-# requests at once, and each takes up to four connections (log-batch nests sessions). With MLflow's
-# own 15, requests that have one connection each wait for a second one, and after 30 s all fail with
-# 400. With 40 * 3 + 1, at least one request always gets all that it needs.
+# Database connections of each worker: those kept open, and more on demand, which are closed after
+# use. A worker handles 40 requests at once, and each takes up to four connections, because MLflow
+# nests sessions (`log-batch` takes one: batch_store.py). With MLflow's own 15, requests that have
+# one connection each wait for a second one, and after 30 s all fail with 400. With 40 * 3 + 1, at
+# least one request always gets all that it needs.
 _POOL = {
     "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "40",
     "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": "81",

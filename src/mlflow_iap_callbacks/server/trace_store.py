@@ -22,6 +22,7 @@ from mlflow.tracing.constant import SpanAttributeKey, TraceMetadataKey
 from sqlalchemy import Connection, event, func, insert, select
 
 from ..tags import CLAIM_TAG, STARTER_TAG
+from .batch_store import BatchedMetrics
 from .gate import visitor
 from .locations import TAGS as LOCATION_TAGS
 from .ownership import OWNER_TAG, is_owner_key
@@ -129,11 +130,11 @@ class _OwnedTraces(_Store):
             trace.refuse()
 
 
-class TraceStore(_OwnedTraces, SqlAlchemyStore):
+class TraceStore(_OwnedTraces, BatchedMetrics, SqlAlchemyStore):
     """MLflow's store for a database."""
 
 
-class WorkspaceTraceStore(_OwnedTraces, WorkspaceAwareSqlAlchemyStore):
+class WorkspaceTraceStore(_OwnedTraces, BatchedMetrics, WorkspaceAwareSqlAlchemyStore):
     """MLflow's store for a database with workspaces."""
 
 

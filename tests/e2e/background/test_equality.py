@@ -160,6 +160,56 @@ with mlflow.start_run(run_name="asynchronous") as run:
     assert len(MlflowClient().get_metric_history(run.info.run_id, "loss")) == 50
 """
 
+CALLS = """
+client = MlflowClient()
+place = client.get_experiment_by_name(NAME).experiment_id
+for number, last in enumerate(("FAILED", "RUNNING")):
+    run_id = client.create_run(place, run_name=f"ended {number}").info.run_id
+    client.set_terminated(run_id, "FINISHED", end_time=5)
+    client.update_run(run_id, status=last)
+    client.log_metric(run_id, "after the end", 1)
+run_id = client.create_run(place, run_name="deleted").info.run_id
+for step in range(50):
+    client.log_metric(run_id, "m", step, step=step)
+client.delete_run(run_id)
+assert client.get_run(run_id).info.lifecycle_stage == "deleted"
+assert client.get_run(run_id).data.metrics == {"m": 49}
+client.restore_run(run_id)
+
+with mlflow.start_run(run_name="traced") as run:
+    with mlflow.start_span("span") as span:
+        mlflow.log_metric("in a trace", 1)
+        span.set_outputs({"a": 1})
+    mlflow.set_tag("mlflow.runName", "renamed")
+mlflow.flush_trace_async_logging()
+(trace,) = mlflow.search_traces(locations=[place], run_id=run.info.run_id, return_type="list")
+assert trace.data.spans[0].outputs == {"a": 1}
+
+with mlflow.start_run(run_name="evaluated") as run:
+    frame = pd.DataFrame({"x": [1.0, 2.0, 3.0, 4.0], "y": [0, 1, 0, 1], "p": [0, 1, 1, 1]})
+    data = mlflow.data.from_pandas(frame, predictions="p", targets="y")
+    result = mlflow.models.evaluate(data=data, model_type="classifier",
+                                    evaluator_config={"log_explainer": False})
+    assert result.metrics.keys() == mlflow.get_run(run.info.run_id).data.metrics.keys()
+
+with mlflow.start_run(run_name="modelled") as run:
+    info = mlflow.pyfunc.log_model(name="m", python_model=lambda model_input: model_input,
+                                   pip_requirements=["mlflow"])
+    mlflow.log_metric("of the model", 0.5, step=3, model_id=info.model_id)
+    mlflow.set_logged_model_tags(info.model_id, {"gone": "1", "kept": "1"})
+    mlflow.delete_logged_model_tag(info.model_id, "gone")
+    mlflow.log_model_params({"p": "1"}, model_id=info.model_id)
+    assert mlflow.last_logged_model().model_id == info.model_id
+    assert mlflow.pyfunc.load_model(info.model_uri).predict(["q"]) == ["q"]
+    assert mlflow.register_model(info.model_uri, f"registered-{NAME}").version == "1"
+    mlflow.finalize_logged_model(mlflow.initialize_logged_model(name="n").model_id, "READY")
+try:
+    with mlflow.start_run(run_name="failed"):
+        mlflow.log_artifact("/no/such/file")
+except FileNotFoundError:
+    pass
+"""
+
 LIGHTGBM = """
 import lightgbm as lgb
 params = {"objective": "binary", "verbosity": -1, "num_threads": 1, "seed": 1}
@@ -217,6 +267,13 @@ def test_they_store_the_same_on_a_server_without_iap(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", bare_server.url)
     _assert_equal(start, name, FLUENT)
+
+
+@pytest.mark.slow
+def test_calls_that_read_end_or_delete_what_was_logged_before_store_the_same(
+    cloud: LocalCloud, start: Start, name: str
+) -> None:
+    _assert_equal(start, name, CALLS, MLFLOW_TRACKING_AUTH="iap")
 
 
 @pytest.mark.slow

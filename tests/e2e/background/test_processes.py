@@ -125,6 +125,37 @@ def test_it_works_beside_both_callbacks(cloud: LocalCloud, start: Start, name: s
 
 
 @pytest.mark.slow
+def test_system_metrics_are_logged_with_each_step_once(
+    cloud: LocalCloud, start: Start, name: str
+) -> None:
+    pytest.importorskip("psutil")
+    script = start(
+        """
+        import time
+        mlflow.set_system_metrics_sampling_interval(0.05)
+        mlflow.set_system_metrics_samples_before_logging(2)
+        mlflow.enable_system_metrics_logging()
+        mlflow.set_experiment(sys.argv[1])
+        with mlflow.start_run(run_name="watched") as run:
+            read = mlflow.MlflowClient().get_metric_history
+            while len(read(run.info.run_id, "system/cpu_utilization_percentage")) < 3:
+                time.sleep(0.01)
+        """,
+        name,
+    )
+    assert script.end() == 0, script.err
+    (run,) = mlflow.search_runs(experiment_names=[name], output_format="list")
+    assert run.info.status == "FINISHED"
+    names = {each.partition("_")[0] for each in run.data.metrics}
+    assert names >= {"system/cpu", "system/system", "system/disk", "system/network"}
+    for metric in run.data.metrics:
+        history = mlflow.MlflowClient().get_metric_history(run.info.run_id, metric)
+        steps = sorted(point.step for point in history)
+        assert len(steps) >= 3
+        assert steps == list(range(len(steps)))
+
+
+@pytest.mark.slow
 def test_a_variable_alone_turns_it_on(cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch) -> None:
     """MLflow loads the entry points of the installed package."""
     monkeypatch.setenv("MLFLOW_IAP_BACKGROUND", "true")

@@ -164,6 +164,15 @@ def test_on_cloud_run_it_responds_to_both_host_names_of_the_service(
     assert f"responds to {names}\n" in found.stdout
 
 
+def test_a_database_that_allows_fewer_connections_than_the_server_opens_is_reported(
+    variables: dict[str, str],
+) -> None:
+    found = run("check", {**variables, "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": "10"})
+    assert "this server opens up to 100 under load\n" in found.stdout
+    found = run("check", {**variables, "MLFLOW_WORKERS": "100"})
+    assert "up to 12100 under load: requests that get none fail. Set the database" in found.stdout
+
+
 @pytest.mark.parametrize(("service", "seconds"), [({}, 25), ({"K_SERVICE": "mlflow"}, 8)])
 def test_after_sigterm_requests_have_most_of_the_time_before_the_kill(
     variables: dict[str, str], service: dict[str, str], seconds: int

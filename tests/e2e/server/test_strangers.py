@@ -13,7 +13,10 @@ from hypothesis import HealthCheck, given, seed, settings
 
 import api_requests
 from api_requests import Request
+from deployed_server import FORKED, DeployedServer, run, set_up
 from mlflow_iap_callbacks.local import LocalCloud, MlflowServer
+from ports import free_port
+from server_database import KINDS, variables
 from server_helpers import ASSERTION, gated, spans
 
 pytest.importorskip("flask_wtf", reason="the extra `server` is not installed")
@@ -27,7 +30,9 @@ _ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
 class Owner:
     """One user's records: one of each kind, and what is known of them."""
 
-    def __init__(self, cloud: LocalCloud, server: MlflowServer, email: str, mark: str) -> None:
+    def __init__(
+        self, cloud: LocalCloud, server: MlflowServer | DeployedServer, email: str, mark: str
+    ) -> None:
         self._cloud = cloud
         self._server = server
         self.email = email
@@ -132,7 +137,7 @@ class Owner:
 
 
 class Both:
-    def __init__(self, cloud: LocalCloud, server: MlflowServer) -> None:
+    def __init__(self, cloud: LocalCloud, server: MlflowServer | DeployedServer) -> None:
         self.ada = Owner(cloud, server, _ADA, _SECRET)
         self.eve = Owner(cloud, server, _EVE, "of-eve")
         self.before = self.ada.everything()
@@ -178,15 +183,34 @@ class Both:
             assert self.ada.everything() == self.before, f"eve changes something by {request}"
 
 
+_SETTINGS: Any = {
+    "MLFLOW_IAP_PERMISSIONS": "true",
+    "MLFLOW_IAP_ADMINS": _ROOT,
+    "MLFLOW_IAP_DEFAULT_PERMISSION": "NO_PERMISSIONS",
+}
+
+
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
     folder: Path = tmp_path_factory.mktemp("strangers")
-    settings: Any = {"MLFLOW_IAP_PERMISSIONS": "true", "MLFLOW_IAP_ADMINS": _ROOT}
-    with gated(folder, **settings, MLFLOW_IAP_DEFAULT_PERMISSION="NO_PERMISSIONS") as (
-        cloud,
-        server,
-    ):
+    with gated(folder, **_SETTINGS) as (cloud, server):
         yield Both(cloud, server)
+
+
+@pytest.fixture(scope="module")
+def both_in_postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
+    folder: Path = tmp_path_factory.mktemp("strangers")
+    with KINDS["postgresql"]()(folder) as backend:
+        set_up(backend)
+        name = backend.new_database_for("mlflow")
+        given = {**variables(backend, name), **_SETTINGS, "MLFLOW_WORKERS": "1"}
+        migrated = run("migrate", given)
+        assert migrated.exit_code == 0, migrated.output
+        port = free_port()
+        with LocalCloud(f"http://127.0.0.1:{port}") as cloud:
+            given |= {**cloud.server_environment(), "MLFLOW_SERVER_HOSTS": "127.0.0.1:*"}
+            with DeployedServer(folder, given, FORKED, gated_port=port) as server:
+                yield Both(cloud, server)
 
 
 def test_the_requests_are_for_every_route_of_the_table(both: Both) -> None:
@@ -225,3 +249,12 @@ def test_no_request_of_a_stranger_with_any_fields_reads_or_changes_anothers_reco
     both: Both,
 ) -> None:
     _check(both, api_requests.calls(), 60)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(7200)
+def test_no_request_of_a_stranger_reads_or_changes_anothers_records_in_postgresql(
+    both_in_postgresql: Both,
+) -> None:
+    assert all(status == 200 for status, _ in both_in_postgresql.before)
+    _check(both_in_postgresql, api_requests.calls(), 10)

@@ -445,3 +445,24 @@ def test_a_model_gets_the_params_that_its_run_had_when_it_was_logged(server: _Se
     assert server.requests == ["CreateRun"]
     store.flush_async_logging()
     assert _only_model(server).params == {"rate": "1", "own": "x"}
+
+
+def test_a_model_that_a_program_logs_while_the_server_is_away_gets_the_params_of_its_run_later(
+    server: _Server,
+) -> None:
+    store = server.store()
+    run_id = _new_run(store)
+    store.log_param(run_id, Param("rate", "1"))
+    server.delivery.server.is_away = True
+    log = _of_mlflow(
+        "mlflow.models.model",
+        "def log(store, id):\n"
+        "    params = store.get_run(id).data.params\n"
+        "    return store.create_logged_model('0', 'model', id, [], list(params))",
+    )["log"]
+    model = log(store, run_id)
+    assert server.requests == ["CreateRun"]
+    assert model.params == {}
+    server.delivery.server.is_away = False
+    store.flush_async_logging()
+    assert _only_model(server).params == {"rate": "1"}

@@ -22,7 +22,7 @@ from PIL import Image
 
 from fake_mlflow import FakeMlflow
 from mlflow_iap_callbacks import IAPFlushResult, IAPRun
-from mlflow_iap_callbacks.delivery import run_writer
+from mlflow_iap_callbacks.delivery import run as run_module
 from mlflow_iap_callbacks.delivery.run_writer import RunWriter
 from virtual_process import VirtualProcess
 
@@ -278,7 +278,7 @@ def test_a_callbacks_run_stays_open_after_a_with_block(
 def test_a_step_in_place_of_the_timestamp_causes_one_warning(
     process: VirtualProcess, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run_writer._warn_of_timestamps_like_steps.cache_clear()
+    run_module._warn_of_timestamps_like_steps.cache_clear()
     run = _run(process)
     run.log_metric("loss", 1.0, 1_700_000_000_000)
     run.log_metric("loss", 1.0, 1000, step=1)

@@ -295,9 +295,10 @@ def test_the_end_of_training_is_logged_at_once_while_anything_else_is_running(
     assert watch.ended == 1
 
 
-def test_the_modules_that_must_not_be_interrupted_are_those_of_the_run_writer_and_its_journal(
+def test_the_modules_that_must_not_be_interrupted_are_those_of_the_run_handle_and_its_journal(
     failed: tuple[_Watch, list[Any]],
 ) -> None:
+    from mlflow_iap_callbacks.delivery.run import IAPRun
     from mlflow_iap_callbacks.delivery.run_writer import RunWriter
     from mlflow_iap_callbacks.outbox import Outbox
     from mlflow_iap_callbacks.outbox.intake import Intake
@@ -318,7 +319,7 @@ def test_the_modules_that_must_not_be_interrupted_are_those_of_the_run_writer_an
     whole, outbox.intake._pack = outbox.intake._pack, pack
     run.log_metrics({"loss": 1.0})
     found = {frame.f_globals["__name__"] for frame in _stack(frames[0])}
-    assert {RunWriter.__module__, Intake.__module__} <= found
+    assert {IAPRun.__module__, Intake.__module__} <= found
     assert watch.ended == 0
 
 
