@@ -26,11 +26,11 @@ with the binary log on and each commit on disk, as on Cloud SQL. A client keeps 
 and sends `runs/log-batch` with 10 points to its own run. All clients are in one process on \
 plain sockets, which takes processor time from the server. *Chosen* is `python -m \
 mlflow_iap_callbacks.server serve`, with a valid assertion on each request and no proxy in \
-front. *MLflow's defaults* is `mlflow server` after `pip install mlflow pymysql`: 4 workers, \
-asyncio's loop and h11, access log, job execution, no gate. *CPU ms* is the processor time of \
-all of a server's processes per request, *MiB* their memory afterwards (shared memory is counted \
-once), *errors* the number of responses other than 200. At the end, the database had exactly the \
-points that were acknowledged."""
+front; *MLflow's store* is the same with MLflow's own store of metrics. *MLflow's defaults* is \
+`mlflow server` after `pip install mlflow pymysql`: 4 workers, asyncio's loop and h11, access log, \
+job execution, no gate. *CPU ms* is the processor time of all of a server's processes per request, \
+*MiB* their memory afterwards (shared memory is counted once), *errors* the number of responses \
+other than 200. At the end, the database had exactly the points that were acknowledged."""
 _TRAINERS = """\
 A trainer is a sweep of LightGBM training runs that take 10 s. Every {period:.0f} s, the \
 shortest interval at which the sender combines records, it sends a batch of {points} points (4 \

@@ -62,7 +62,7 @@ variable "hosts" {
 }
 
 variable "max_instances" {
-  description = "Most instances of the server. App Engine always runs one."
+  description = "Most instances of the server, each with up to 242 connections to the database: with PostgreSQL, 2 GB of the tier's memory for each. App Engine always runs one."
   type        = number
   default     = 4
 }

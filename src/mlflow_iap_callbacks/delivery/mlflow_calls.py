@@ -34,6 +34,7 @@ from .provisional_models import ProvisionalModels, has_provisional_id
 from .refusals import NotYet, first_line, refusal
 from .run_creation import RunCreation
 
+_WITH_PARTS = (*JOINABLE, "input")  # kinds of records of which a part can be sent
 _MAX_INPUTS = 10  # each with a schema of up to 100 kB
 _LOCKED = "database is locked"  # SQLite's message after it waited a few seconds
 
@@ -141,6 +142,16 @@ class MlflowCalls:
                     raise
                 return (*self.send(run, records), ())  # MLflow rejects the run as a whole
             return records[:1], (), failing
+        if records[0].kind not in _WITH_PARTS:
+            failing = Failing(most)
+            try:
+                done, refused = self.send(run, records)
+            except NotYet:
+                raise
+            except Exception as error:  # noqa: BLE001 - it is tried again later
+                failing.add(records[0], error)
+                return records[:1], (), failing
+            return done, refused, failing
         while True:
             failing = Failing(most)
             try:

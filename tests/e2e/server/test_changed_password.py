@@ -7,25 +7,40 @@ from pathlib import Path
 import pytest
 import requests
 
-from database_server import MariaDB
-from deployed_server import HOST, PASSWORD, DeployedServer, run, set_up, settings
+from database_server import DatabaseServer
+from deployed_server import HOST, PASSWORD, DeployedServer, run, settings
 from mlflow_iap_callbacks.local import LocalCloud
 from ports import free_port
-from server_database import needs_mariadb
+from server_database import backend, mariadb, needs_mariadb
 from server_helpers import ASSERTION
 
 pytestmark = [needs_mariadb, pytest.mark.slow]
+__all__ = ["backend", "mariadb"]
+
+# What changes the password to `changed`, and ends the connections that were made before.
+_CHANGE = {
+    "mysql": (
+        "ALTER USER mlflow@localhost IDENTIFIED BY 'changed'",
+        "KILL USER mlflow@localhost",
+    ),
+    "postgresql": (
+        "ALTER USER mlflow PASSWORD 'changed'",
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'mlflow'",
+    ),
+}
 
 
-def test_requests_succeed_after_the_password_was_changed_without_a_restart(tmp_path: Path) -> None:
+def test_requests_succeed_after_the_password_was_changed_without_a_restart(
+    backend: DatabaseServer, tmp_path: Path
+) -> None:
     file = tmp_path / "password"
     file.write_text(PASSWORD)
-    with MariaDB(tmp_path) as mariadb, LocalCloud() as cloud:
-        set_up(mariadb)
-        database = mariadb.new_database_for("mlflow")
+    with LocalCloud() as cloud:
+        database = backend.new_database_for("mlflow")
         given = {
-            **settings(mariadb, database, str(tmp_path / "artifacts")),
+            **settings(backend, database, str(tmp_path / "artifacts")),
             **cloud.server_environment(),
+            "MLFLOW_WORKERS": "1",
             "MLFLOW_SERVER_DATABASE_PASSWORD": "",
             "MLFLOW_SERVER_DATABASE_PASSWORD_FILE": str(file),
         }
@@ -41,6 +56,6 @@ def test_requests_succeed_after_the_password_was_changed_without_a_restart(tmp_p
             # In the order of the README: first the secret, then the database.
             file.write_text("changed")
             assert status() == 200
-            mariadb.query("ALTER USER mlflow@localhost IDENTIFIED BY 'changed'")
-            mariadb.query("KILL USER mlflow@localhost")
+            for statement in _CHANGE[backend.engine]:
+                backend.query(statement)
             assert [status() for _ in range(4)] == [200] * 4

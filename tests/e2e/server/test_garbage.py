@@ -11,26 +11,26 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from bucket_emulator import BucketEmulator
-from database_server import MariaDB
+from database_server import DatabaseServer
 from deployed_server import run, settings
 from mlflow_iap_callbacks.server.__main__ import main
-from server_database import mariadb, needs_mariadb, text_of
+from server_database import backend, mariadb, needs_mariadb, text_of
 from variables import set_all
 
 pytestmark = [needs_mariadb, pytest.mark.slow]
-__all__ = ["mariadb"]
+__all__ = ["backend", "mariadb"]
 
 
 def test_gc_deletes_old_garbage_with_its_artifacts_and_keeps_everything_else(
-    mariadb: MariaDB, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    backend: DatabaseServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    database = mariadb.new_database_for("mlflow")
+    database = backend.new_database_for("mlflow")
     with BucketEmulator(tmp_path) as bucket:
         set_all(monkeypatch, bucket.environment)
         artifacts = f"gs://{bucket.bucket}/artifacts"
-        given = {**settings(mariadb, database, artifacts), **bucket.environment}
+        given = {**settings(backend, database, artifacts), **bucket.environment}
         assert run("migrate", given).exit_code == 0
-        store = SqlAlchemyStore(text_of(mariadb, database), "mlflow-artifacts:/")
+        store = SqlAlchemyStore(text_of(backend, database), "mlflow-artifacts:/")
         experiment, gone = store.create_experiment("kept"), store.create_experiment("gone")
         runs = [store.create_run(each, "ada", 1, [], "r") for each in (experiment,) * 3 + (gone,)]
         kept, old, young, of_experiment = runs
@@ -45,15 +45,17 @@ def test_gc_deletes_old_garbage_with_its_artifacts_and_keeps_everything_else(
             store.delete_run(each.info.run_id)
         store.delete_logged_model(models[1].model_id)
         store.delete_experiment(gone)
-        age(mariadb, database, f"runs SET deleted_time = 1 WHERE run_uuid = '{old.info.run_id}'")
-        age(mariadb, database, "logged_models SET last_updated_timestamp_ms = 1")
-        age(mariadb, database, f"experiments SET last_update_time = 1 WHERE experiment_id = {gone}")
-        age(mariadb, database, f"runs SET deleted_time = 1 WHERE experiment_id = {gone}")
+        age(backend, database, f"runs SET deleted_time = 1 WHERE run_uuid = '{old.info.run_id}'")
+        age(backend, database, "logged_models SET last_updated_timestamp_ms = 1")
+        age(backend, database, f"experiments SET last_update_time = 1 WHERE experiment_id = {gone}")
+        age(backend, database, f"runs SET deleted_time = 1 WHERE experiment_id = {gone}")
 
         done = gc(given)
         assert done.exit_code == 0, done.output
         assert len(bucket.names()) == 3, "of the kept run and model, and of the young run"
-        assert {row[0] for row in mariadb.query(f"SELECT run_uuid FROM {database}.runs")} == {
+        assert {
+            row[0] for row in backend.query("SELECT run_uuid FROM runs", database=database)
+        } == {
             kept.info.run_id,
             young.info.run_id,
         }
@@ -69,10 +71,10 @@ def test_gc_deletes_old_garbage_with_its_artifacts_and_keeps_everything_else(
 
 
 def test_gc_of_a_database_with_an_older_schema_is_reported_in_one_line(
-    mariadb: MariaDB, tmp_path: Path
+    backend: DatabaseServer, tmp_path: Path
 ) -> None:
-    database = mariadb.new_database_for("mlflow")
-    failed = gc(settings(mariadb, database, str(tmp_path)))
+    database = backend.new_database_for("mlflow")
+    failed = gc(settings(backend, database, str(tmp_path)))
     assert (failed.exit_code, len(failed.output.splitlines())) == (1, 1)
     assert "has no tables yet" in failed.output
 
@@ -86,5 +88,5 @@ def upload(uri: str, folder: Path) -> None:
     get_artifact_repository(uri).log_artifact(str(folder / "model.txt"))
 
 
-def age(server: MariaDB, database: str, change: str) -> None:
-    server.query(f"UPDATE {database}.{change}")
+def age(server: DatabaseServer, database: str, change: str) -> None:
+    server.query(f"UPDATE {change}", database=database)

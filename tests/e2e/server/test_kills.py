@@ -13,7 +13,7 @@ import requests
 from deployed_server import DeployedServer
 from deployment import Deployment
 from ledger import Ledger
-from server_database import needs_mariadb
+from server_database import KINDS, needs_mariadb
 from server_helpers import ASSERTION
 from variables import set_all
 from waiting import wait_until
@@ -23,9 +23,12 @@ pytestmark = [needs_mariadb, pytest.mark.slow]  # a deployment with a durable da
 _PIECE = bytes(1_000_000)  # size of an artifact
 
 
-@pytest.fixture(scope="module")
-def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    with Deployment(tmp_path_factory.mktemp("deployed"), is_durable=True) as deployment:
+@pytest.fixture(scope="module", params=["mariadb"])
+def started(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Deployment]:
+    folder, kind = tmp_path_factory.mktemp("deployed"), KINDS[request.param]()
+    with Deployment(folder, is_durable=True, backend=kind) as deployment:
         yield deployment
 
 
@@ -37,6 +40,9 @@ def deployment(started: Deployment, monkeypatch: pytest.MonkeyPatch) -> Deployme
     return started
 
 
+@pytest.mark.parametrize(
+    "started", ["mariadb", pytest.param("postgresql", marks=pytest.mark.soak)], indirect=True
+)
 def test_a_kill_of_the_server_and_its_database_loses_nothing_and_stops_no_client(
     deployment: Deployment,
 ) -> None:

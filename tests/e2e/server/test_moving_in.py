@@ -11,20 +11,21 @@ from click.testing import CliRunner
 from mlflow.server.auth.sqlalchemy_store import SqlAlchemyStore as AuthStore
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.store.db import utils as mlflow_db
+from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore as RegistryStore
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from bucket_emulator import BucketEmulator
-from database_server import MariaDB
+from database_server import DatabaseServer, MariaDB
 from deployed_server import HOST, DeployedServer, run, settings
 from mlflow_iap_callbacks.local import LocalCloud
 from mlflow_iap_callbacks.server.__main__ import main
 from ports import free_port
-from server_database import mariadb, needs_mariadb, text_of
+from server_database import backend, mariadb, needs_mariadb, text_of
 from server_helpers import ASSERTION
 from variables import set_all
 
 pytestmark = [needs_mariadb, pytest.mark.slow]
-__all__ = ["mariadb"]
+__all__ = ["backend", "mariadb"]
 
 _SQL = Path(__file__).parents[3] / "appengine" / "move_artifacts.sql"
 
@@ -64,11 +65,10 @@ def test_runs_artifacts_and_permissions_of_another_server_are_there_after_the_mo
             "MLFLOW_IAP_PERMISSIONS": "true",
             "MLFLOW_IAP_ADMINS": "root@example.com",
             "MLFLOW_IAP_DEFAULT_PERMISSION": "NO_PERMISSIONS",
+            "MLFLOW_WORKERS": "1",
         }
         assert run("migrate", given).stdout == "The schema has been migrated.\n"
-        for statement in _SQL.read_text().replace("{OLD_ROOT}", root).split(";\n"):
-            if statement.strip():
-                execute(mariadb, database, statement)
+        name_artifacts(mariadb, database, root)
         moved = CliRunner(env=given).invoke(
             main, ["move-users", old_users, "--domain", "example.com"]
         )
@@ -77,11 +77,6 @@ def test_runs_artifacts_and_permissions_of_another_server_are_there_after_the_mo
             "ada@example.com",
             "eve@example.org",
         ]
-        again = CliRunner(env=given).invoke(
-            main, ["move-users", old_users, "--domain", "example.com"]
-        )
-        assert (again.exit_code, len(again.output.splitlines())) == (1, 1)
-        assert "has users already" in again.output
 
         with DeployedServer(tmp_path, given, gated_port=free_port()) as server:
 
@@ -99,12 +94,66 @@ def test_runs_artifacts_and_permissions_of_another_server_are_there_after_the_mo
             assert get("root@example.com", path).status_code == 200
 
 
-def test_users_who_would_have_the_same_e_mail_are_reported(
-    mariadb: MariaDB, tmp_path: Path
+def test_artifacts_of_all_kinds_are_named_as_this_server_does_and_no_others(
+    backend: DatabaseServer,
 ) -> None:
-    database = mariadb.new_database_for("mlflow")
+    database = backend.new_database_for("mlflow")
+    assert run("migrate", settings(backend, database, "artifacts")).exit_code == 0
+    root = "gs://old_bucket/mlflow"
+    store = SqlAlchemyStore(text_of(backend, database), root)
+    experiment = store.create_experiment("moved")
+    logged = store.create_run(experiment, "ada", 1, [], "r").info
+    model = store.create_logged_model(experiment, "m")
+    registry = RegistryStore(text_of(backend, database))
+    registry.create_registered_model("churn")
+    for source in (f"{model.artifact_location}", "gs://old_bucket/mlflow-2/m"):
+        registry.create_model_version("churn", source)
+    store.create_experiment("elsewhere", artifact_location="gs://oldxbucket/mlflow/9")
+    name_artifacts(backend, database, root)
+
+    place = f"mlflow-artifacts:/{experiment}"
+    assert store.get_experiment(experiment).artifact_location == place
+    assert store.get_run(logged.run_id).info.artifact_uri == f"{place}/{logged.run_id}/artifacts"
+    moved = store.get_logged_model(model.model_id).artifact_location
+    assert moved == f"{place}/models/{model.model_id}/artifacts"
+    assert registry.get_model_version("churn", "1").source == moved
+    assert registry.get_model_version("churn", "2").source == "gs://old_bucket/mlflow-2/m"
+    elsewhere = store.get_experiment_by_name("elsewhere")
+    assert elsewhere is not None
+    assert elsewhere.artifact_location == "gs://oldxbucket/mlflow/9"
+
+
+def test_users_move_once_and_new_ones_can_follow(backend: DatabaseServer, tmp_path: Path) -> None:
+    database = backend.new_database_for("mlflow")
     given = {
-        **settings(mariadb, database, str(tmp_path)),
+        **settings(backend, database, str(tmp_path)),
+        "MLFLOW_IAP_PERMISSIONS": "true",
+        "MLFLOW_IAP_ADMINS": "root@example.com",
+    }
+    assert run("migrate", given).exit_code == 0
+    old = f"sqlite:///{tmp_path / 'basic_auth.db'}"
+    users = AuthStore()
+    users.init_db(old)
+    users.create_user("ada", "a password of 12", is_admin=True)
+    users.grant_user_permission("ada", "experiment", "7", "EDIT")
+    arguments = ["move-users", old, "--domain", "example.com"]
+    assert CliRunner(env=given).invoke(main, arguments).output == "ada@example.com\n"
+    again = CliRunner(env=given).invoke(main, arguments)
+    assert (again.exit_code, len(again.output.splitlines())) == (1, 1)
+    assert "has users already" in again.output
+    here = AuthStore()
+    here.init_db(text_of(backend, database))
+    assert not here.get_user("ada@example.com").is_admin
+    assert here.get_experiment_permission("7", "ada@example.com").permission == "EDIT"
+    assert here.create_user("eve@example.com", "a password of 12").id > 1
+
+
+def test_users_who_would_have_the_same_e_mail_are_reported(
+    backend: DatabaseServer, tmp_path: Path
+) -> None:
+    database = backend.new_database_for("mlflow")
+    given = {
+        **settings(backend, database, str(tmp_path)),
         "MLFLOW_IAP_PERMISSIONS": "true",
         "MLFLOW_IAP_ADMINS": "root@example.com",
     }
@@ -117,10 +166,11 @@ def test_users_who_would_have_the_same_e_mail_are_reported(
     done = CliRunner(env=given).invoke(main, ["move-users", old, "--domain", "example.com"])
     assert (done.exit_code, len(done.output.splitlines())) == (1, 1)
     assert "Several users would be ada@example.com." in done.output
-    assert mariadb.query(f"SELECT COUNT(*) FROM {database}.users") == [(0,)]
+    assert backend.query("SELECT COUNT(*) FROM users", database=database) == [(0,)]
 
 
-def execute(server: MariaDB, database: str, statement: str) -> None:
-    with server.connect() as connection, connection.cursor() as cursor:
-        cursor.execute(f"USE {database}")
-        cursor.execute(statement)
+def name_artifacts(server: DatabaseServer, database: str, root: str) -> None:
+    """Execute appengine/move_artifacts.sql."""
+    for statement in _SQL.read_text().replace("{OLD_ROOT}", root).split(";\n"):
+        if statement.strip():
+            server.query(statement, database=database)

@@ -54,7 +54,8 @@ _SECONDS_TO_DELIVER = 900.0  # once there are no more faults
 _FAULTY = (
     *("create_run", "create_run", "create_run", "log_batch", "log_batch", "search_runs"),
     *("set_tag", "update_run_info", "get_run"),
-    *("create_logged_model", "search_logged_models", "_call_endpoint"),
+    *("create_logged_model", "create_logged_model", "create_logged_model"),
+    *("search_logged_models", "_call_endpoint", "_call_endpoint", "_call_endpoint"),
     *("log_artifact", "log_inputs", "delete_run", "get_experiment_by_name", "create_experiment"),
 )
 _MOST_FORKS = 3  # in a history, because each copies a large process

@@ -405,6 +405,38 @@ def test_a_run_whose_tags_make_the_server_fail_is_created_without_them(
     assert found.tags["p"] == _POISON
 
 
+@pytest.mark.parametrize(
+    ("method", "kind", "content"),
+    [
+        (
+            "_call_endpoint",
+            "request",
+            {"api": "LogOutputs", "body": '{"run_id": "%s", "models": []}', "endpoint": None},
+        ),
+        ("get_metric_history", "model_metrics", {"model_id": "m-1", "step": 0}),
+    ],
+)
+def test_a_request_that_makes_the_server_fail_is_set_aside_and_the_rest_of_the_run_is_sent(
+    method: str, kind: str, content: dict[str, Any], server: FakeMlflow, process: VirtualProcess
+) -> None:
+    run = process.begin()
+    _log(run, range(1))
+    process.deliver_for(6.0)
+    server.drop(method, times=float("inf"))
+    if "body" in content:
+        content = {**content, "body": content["body"] % server.run(run.key).run_id}
+    run._append(kind, content)
+    _log(run, range(1, 3))
+    run.finish()
+    process.deliver_for(6.0)
+    found = server.run(run.key)
+    assert (found.curve("m"), found.status) == (_line(range(3)), "FINISHED")
+    assert process.sender.waiting == 1
+    server.clear_faults()
+    process.deliver_for(100.0)
+    assert (process.sender.waiting, process.sender.outbox.refused()) == (0, [])
+
+
 @pytest.mark.parametrize("is_killed", [False, True])
 @pytest.mark.parametrize("between", ["nothing", "a delivery", "more than a request takes"])
 def test_a_tag_that_was_set_aside_does_not_replace_a_newer_value(
