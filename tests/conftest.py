@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import cache, partial
-from itertools import cycle
+from itertools import count, cycle
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,6 +39,7 @@ _OURS = (
 
 
 _KEYS = 24  # more than any test needs
+_numbers = count()
 
 settings.register_profile("everyday", max_examples=20)
 settings.register_profile("thorough", max_examples=250)
@@ -116,6 +117,12 @@ def _no_sender_and_no_token_outlives_its_test(_clean_environment: None) -> Itera
     if plugin._writes.cache_info().currsize:
         plugin._writes.cache_clear()
         utils._tracking_store_registry._get_store_with_resolved_uri.cache_clear()
+
+
+@pytest.fixture
+def tmp_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new folder. pytest's own fixture looks through the folders of all tests each time."""
+    return tmp_path_factory.mktemp(f"test-{next(_numbers)}", numbered=False)
 
 
 @pytest.fixture(autouse=True)
