@@ -678,13 +678,44 @@ def _let_points_overtake_a_model(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(asides, "_KEPT_IN_ORDER", kinds)
 
 
+def _deliver_a_model(method: str, kind: str) -> None:
+    history = DeliveryMachine()
+    history.begin_run(0, Mode.NEW, is_new=True, has_parent=False)
+    history.deliver(0, 3, 0.0)
+    for _ in range(2):
+        history.let_a_request_fail(method, kind)
+    history.log_model(0)
+    history.deliver(0, 6, 6.0)
+    history.deliver(0, 6, 40.0)
+    history.teardown()
+
+
+@pytest.mark.parametrize(
+    ("plant", "method", "kind"),
+    [
+        (_create_a_model_again_without_a_look, "create_logged_model", "lose_answer"),
+        (_drop_a_request_that_fails, "_call_endpoint", "drop"),
+        (_let_points_overtake_a_model, "create_logged_model", "drop"),
+    ],
+)
+def test_one_history_is_enough_to_find_a_planted_bug_in_the_delivery_of_a_model(
+    plant: Callable[[pytest.MonkeyPatch], None],
+    method: str,
+    kind: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _deliver_a_model(method, kind)
+    plant(monkeypatch)
+    with pytest.raises(AssertionError):
+        _deliver_a_model(method, kind)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "plant",
     [
         *(_settle_before_sending, _create_again_without_a_look, _let_a_rejection_stop_its_run),
-        *(_create_a_model_again_without_a_look, _drop_a_request_that_fails),
-        _let_points_overtake_a_model,
+        _create_a_model_again_without_a_look,
     ],
 )
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
