@@ -40,7 +40,7 @@ class BackgroundArtifacts(ArtifactRepository):
     Args:
         writes: what this process logs to the server.
         artifact_uri: where MLflow stores the artifacts.
-        run_id: the run; uploads are delivered in the order of what else is logged to it.
+        run_id: the run; uploads are delivered in order with everything else logged to it.
         model_id: the model, if they are artifacts of a model.
     """
 

@@ -9,7 +9,7 @@ class Way(Enum):
     """What happens to a request."""
 
     BEHIND = "behind"  # nobody needs the response, so it is sent in the background
-    WAITS = "waits"  # it reads or changes what was logged, so it waits for its delivery
+    WAITS = "waits"  # it reads or changes what was logged, which is delivered first
     THROUGH = "through"  # it is sent at once
 
 
@@ -80,5 +80,5 @@ WAYS = {name: way for way, names in _TABLE.items() for name in names.split()}
 
 
 def way_of(name: str) -> Way:
-    """Return what happens to a request; one that a later version of MLflow added waits."""
+    """Return what happens to a request; one that is not in the table waits."""
     return WAYS.get(name, Way.WAITS)

@@ -1,4 +1,4 @@
-"""Chooses background logging for MLflow's API: one environment variable, or one call.
+"""Turns on background logging for MLflow's API, by an environment variable or a call.
 
 MLflow loads this module while MLflow itself is being imported. So heavy modules are imported inside
 the functions.
@@ -25,11 +25,11 @@ _OFF = ("false", "0", "")
 def log_in_background(*, strict: bool = False) -> None:
     """Let all of MLflow's API log in the background from now on.
 
-    MLFLOW_IAP_BACKGROUND=true does the same. It is for a tracking server, with or without IAP.
+    MLFLOW_IAP_BACKGROUND=true does the same. It works with a tracking server, with or without IAP.
     Writes to runs (metrics, params, tags, data sets, artifacts, ends of runs) are stored in a
-    journal on disk, and sent like those of this package's callbacks. Whatever reads them waits for
-    their delivery first. Requests that create something with an id are sent at once. Child
-    processes log in the background, too.
+    journal on disk, and sent like those of this package's callbacks. Reads wait until they are
+    delivered. Requests that create something with an id are sent at once. Child processes log in
+    the background, too.
 
     What MLflow permanently rejects is reported in a warning, and listed by ``mlflow-iap status``.
 
@@ -104,7 +104,7 @@ def _writes(uri: str) -> Writes:
 
     from .writes import Writes  # registers the delivery at exit
 
-    # What is registered last is called first: MLflow ends the active run, which is delivered then.
+    # Handlers run in reverse order: MLflow ends the active run before the delivery at exit.
     end_run = getattr(fluent, "_safe_end_run", None)
     if end_run is not None:
         atexit.unregister(end_run)

@@ -52,7 +52,7 @@ from .writes import Writes
 _logger = logging.getLogger("mlflow_iap_callbacks")
 
 _MOST_KNOWN = 1000
-# Functions of MLflow that read what this process knows. All others get the response of the server.
+# Functions of MLflow that read what this process knows. All others get the server's response.
 _SHOWS_LINK = ("mlflow.tracking._tracking_service.client", "_log_url")
 _MONITORS = ("mlflow.system_metrics.system_metrics_monitor", "monitor")  # reads its status only
 _LOGS_MODEL = ("mlflow.models.model", "log")
@@ -195,7 +195,7 @@ class BackgroundStore(RestStore):
         if is_delivering():
             return self._create_now(*given)
         later = self._provisional_model(*given)
-        if later is not None and _is_autologging():  # nobody gets the id of such a model
+        if later is not None and _is_autologging():  # the user never sees its id
             self._create_later(later)
             return later
         try:
@@ -324,7 +324,7 @@ class BackgroundStore(RestStore):
 
 
 class BackgroundModelRegistryStore(ModelRegistryRestStore):
-    """MLflow's model registry store for a server, which waits for what a new version refers to.
+    """MLflow's model registry store for a server, which delivers a model before its version.
 
     Args:
         writes: what this process logs to the server.
@@ -343,7 +343,7 @@ class BackgroundModelRegistryStore(ModelRegistryRestStore):
 
 
 def _caller(function: tuple[str, str], through: tuple[str, ...] = _CLIENTS) -> Any:
-    """Return the local variables of a function of MLflow if it asks; None if another one does."""
+    """Return the local variables of a function of MLflow if it is the caller; else None."""
     for module, frame in _frames(through):
         if (module, frame.f_code.co_name) == function:
             return frame.f_locals
@@ -351,7 +351,7 @@ def _caller(function: tuple[str, str], through: tuple[str, ...] = _CLIENTS) -> A
 
 
 def _is_autologging() -> bool:
-    """Return whether autologging of MLflow asks, and not a program, not even during a training."""
+    """Return whether MLflow's autologging is the caller, and not the user's own program."""
     return any(module == _AUTOLOGGING for module, _ in _frames(_MLFLOW))
 
 
@@ -383,7 +383,7 @@ def _check(
 ) -> None:
     """Raise the error that the server would return for names and numbers.
 
-    It also decides whether long values are cut or rejected, so their length is not checked.
+    The server decides whether long values are cut or rejected, so their length is not checked.
     """
     for param in params:
         param.to_proto()

@@ -28,7 +28,7 @@ _MOST_MODELS = 1000
 
 
 class BackgroundRun(RunWriter):
-    """The run handle of a run that MLflow's API writes to, and also creates and ends."""
+    """The run handle of a run that MLflow's API creates, writes to and ends."""
 
     def append(self, kind: str, content: Any) -> None:
         """Append a record."""
@@ -66,7 +66,7 @@ class Writes:
         self._new_client = new_client
         self._is_strict = is_strict
         self._made_client: MlflowClient | None = None
-        self._runs: OrderedDict[str, BackgroundRun] = OrderedDict()  # by id, the last used ones
+        self._runs: OrderedDict[str, BackgroundRun] = OrderedDict()  # by id, the last used
         self._reported: dict[Sender, int] = {}  # number of refusals that were raised
         self.models: OrderedDict[str, LoggedModel] = OrderedDict()
         self._model_ids: dict[str, str] = {}  # MLflow's, by provisional id
@@ -88,7 +88,7 @@ class Writes:
             self.models.popitem(last=False)
 
     def with_model_ids(self, text: Any) -> Any:
-        """Return a text with MLflow's ids of models instead of provisional ones.
+        """Return a text with provisional ids of models replaced by MLflow's.
 
         It waits for the models' delivery. A model that MLflow has not created yet keeps its
         provisional id.
@@ -120,8 +120,8 @@ class Writes:
         waiting = sender.outbox.waiting
         if waiting and not deliver_own(sender, Deadline(sender.clock.monotonic, _SECONDS_TO_WAIT)):
             _logger.warning(
-                "MLflow is asked for what was logged, although %d records for %s were not delivered"
-                " in time. Its response may lack them.",
+                "%d records for %s were not delivered before they were read. The result may lack "
+                "them; they are sent later.",
                 sender.outbox.waiting,
                 sender.server,
             )
