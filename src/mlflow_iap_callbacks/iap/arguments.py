@@ -132,7 +132,11 @@ _RULES = {
     "run_name": _Rule(_TEXT, "a string"),
     "study": _Rule(_has("get_trials", "directions"), "an Optuna study"),
     "tags": _TAGS,
-    "timeout": _Rule(_is_seconds, "a number of seconds, or None for no limit", (Real,)),
+    "timeout": _Rule(
+        lambda value: value is None or _is_seconds(value),
+        "a number of seconds, or None for no limit",
+        (Real,),
+    ),
     "tracking_uri": _Rule(_PATH, "the URI of the server, such as 'https://mlflow.example.com'"),
     "trial": _Rule(
         _has("suggest_float", "number"), "the trial that Optuna passes to the objective"

@@ -15,6 +15,7 @@ import pytest
 
 import mlflow_iap_callbacks as public
 from fake_mlflow import FakeClient, FakeMlflow
+from mlflow_iap_callbacks.iap.arguments import check
 
 # A type checker would find these calls wrong, too.
 IAPCredentials: Any = public.IAPCredentials
@@ -385,10 +386,28 @@ def test_a_wrong_call_says_what_was_found_and_what_to_pass_before_anything_is_lo
         lambda its: IAPMLflowCallback(client=its.client, mlflow_kwargs={"experiment_id": 7}),
         lambda its: IAPRun(experiment_name="x" * 500, client=its.client, tags=None),
         lambda its: its.optuna.flush(np.float32(0.0)),
+        lambda its: its.optuna.flush(None),
+        lambda its: its.lightgbm.flush(timeout=None),
     ],
 )
 def test_a_right_call_is_accepted(its: SimpleNamespace, call: Callable[[Any], Any]) -> None:
     call(its)
+
+
+def test_each_argument_takes_none_if_its_type_says_so() -> None:
+    classes = (IAPLightGBMCallback, IAPMLflowCallback, IAPRun, public.IAPCredentials)
+    found = {
+        parameter.name
+        for each in classes
+        for _, function in inspect.getmembers(each, inspect.isroutine)
+        if hasattr(function, "__wrapped__")
+        for parameter in inspect.signature(function).parameters.values()
+        # As a default, None is not checked.
+        if "None" in str(parameter.annotation) and parameter.default is not None
+    }
+    assert "timeout" in found
+    for name in found:
+        assert check(name, None) is None
 
 
 def test_a_class_still_shows_its_attributes() -> None:
