@@ -864,7 +864,7 @@ _PLOTS = {"optimization_history", "param_importances", "slice", "parallel_coordi
 @pytest.fixture
 def time_to_draw(monkeypatch: pytest.MonkeyPatch) -> None:
     """As long as a busy machine may take for all plots."""
-    monkeypatch.setattr(optuna_callback, "_SECONDS_TO_CLOSE", 240.0)
+    monkeypatch.setattr(optuna_callback, "SECONDS_TO_CLOSE", 240.0)
 
 
 def _pictures(study: optuna.Study) -> set[str]:

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 from mlflow.entities import LoggedModelStatus
+from mlflow.store.artifact import artifact_repository_registry
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+from mlflow.tracking._tracking_service import utils
 
 from bucket_emulator import BucketEmulator
 from database_server import DatabaseServer
@@ -19,6 +21,15 @@ from variables import set_all
 
 pytestmark = [needs_mariadb, pytest.mark.slow]
 __all__ = ["backend", "mariadb"]
+
+
+@pytest.fixture(autouse=True)
+def _settings_of_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Restores what `gc` changes in its process: where MLflow finds runs and artifacts."""
+    registry = artifact_repository_registry._artifact_repository_registry
+    monkeypatch.setattr(registry, "_registry", {**registry._registry})
+    monkeypatch.setattr(utils, "_tracking_uri", utils._tracking_uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
 
 
 def test_gc_deletes_old_garbage_with_its_artifacts_and_keeps_everything_else(
