@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 import types
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ FOR_PROGRAMS = (
     *("mlflow.store.model_registry.sqlalchemy_store", "mlflow.pyfunc.scoring_server"),
     *("mlflow.genai.scorers.online", "mlflow.cli"),
 )
+# What it imports turns on warnings that programs without it do not show.
+_CHANGES_WARNINGS = ("mlflow.cli",)
 # Enough for programs that use the outbox alone.
 FOR_OUTBOXES = ("msgpack", "platformdirs", "sqlite3")
 LARGEST = 200_000  # bytes of a request
@@ -45,7 +48,10 @@ def _import_modules(names: list[str]) -> None:
     # 3.10, wait at exit for a thread of theirs, which a forked process lacks.
     sys.modules["polars"] = None  # type: ignore[assignment]
     for name in names:
-        with contextlib.suppress(ImportError):  # of another Python version
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(contextlib.suppress(ImportError))  # of another Python version
+            if name in _CHANGES_WARNINGS:
+                stack.enter_context(warnings.catch_warnings())
             importlib.import_module(name)
     del sys.modules["polars"]
     gc.collect()

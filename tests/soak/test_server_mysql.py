@@ -12,11 +12,14 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from batch_checks import check_any_batches, check_several_writers
 from deployed_server import behind_iap, run, settings
 from mlflow_iap_callbacks import IAPMlflowClient
-from mlflow_iap_callbacks.server.trace_store import _new_store
 from mysql_server import MySQL, mysql, needs_mysql
 from schema_checks import check_binary_logging_without_its_flag, check_three_migrations_at_once
 from server_database import OLDEST_REVISION, text_of, variables
 from variables import set_all
+
+pytest.importorskip("flask_wtf", reason="the extra `server` is not installed")
+
+from mlflow_iap_callbacks.server.trace_store import _new_store
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(900), needs_mysql]
 __all__ = ["mysql"]

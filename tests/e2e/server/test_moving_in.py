@@ -8,7 +8,6 @@ import pytest
 import requests
 import sqlalchemy
 from click.testing import CliRunner
-from mlflow.server.auth.sqlalchemy_store import SqlAlchemyStore as AuthStore
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.store.db import utils as mlflow_db
 from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore as RegistryStore
@@ -23,6 +22,10 @@ from ports import free_port
 from server_database import backend, mariadb, needs_mariadb, text_of
 from server_helpers import ASSERTION
 from variables import set_all
+
+pytest.importorskip("flask_wtf", reason="the extra `server` is not installed")
+
+from mlflow.server.auth.sqlalchemy_store import SqlAlchemyStore as AuthStore
 
 pytestmark = [needs_mariadb, pytest.mark.slow]
 __all__ = ["backend", "mariadb"]
