@@ -18,7 +18,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -549,16 +549,8 @@ class Outbox:
                 values = content[2] if kind in ("metrics", "curve") else content
                 entities[run] = entities.get(run, 0) + len(values)
         self._stored += len(records)
-        is_changed = bool(starts or changed)
-        if is_changed and self._write(
-            (_INSERT_START, starts), (_PUT_RUN, [_row(run) for run in changed])
-        ):
-            for run in changed:
-                run.is_stored = True
-        elif is_changed:
-            for _, number, kind, content, _ in messages:
-                if kind == "start":
-                    self._unstored_starts[number] = content
+        if starts or changed:
+            self._store_states(messages, starts, changed)
         for number, seq, payload in records:
             self._memory.setdefault(number, deque()).append((seq, payload))
             self._memory_bytes += len(payload)
@@ -567,6 +559,17 @@ class Outbox:
         if is_volatile or self._memory_bytes > _MOST_UNSTORED_BYTES:
             self._move_to_database()
         self._start_new_file()
+
+    def _store_states(
+        self, messages: Sequence[Message], starts: Sequence[Row], changed: Collection[QueuedRun]
+    ) -> None:
+        if self._write((_INSERT_START, starts), (_PUT_RUN, [_row(run) for run in changed])):
+            for run in changed:
+                run.is_stored = True
+            return
+        for message in messages:
+            if message.kind == "start":
+                self._unstored_starts[message.number] = message.content
 
     def _move_to_database(self) -> bool:
         """Store all records that are only in the intake and in memory; return whether it succeeded.

@@ -7,10 +7,9 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pymysql.constants import ER
 from sqlalchemy import Dialect, Engine, event
 
-from .database import database_url
+from .database import database_url, is_login_rejected
 from .start_error import StartError
 
 _VARIABLES = ("MLFLOW_SERVER_DATABASE_PASSWORD_SECRET", "MLFLOW_SERVER_DATABASE_PASSWORD_FILE")
@@ -43,7 +42,7 @@ def reconnecting(
         try:
             return dialect.connect(*args, **options)
         except Exception as error:
-            if not _is_rejected(error):
+            if not is_login_rejected(error):
                 raise
             # All connections of an engine have the same options: one of its threads reads.
             with lock:
@@ -62,10 +61,3 @@ def _read(read: Callable[[], str]) -> str | None:
     except StartError as error:
         _logger.warning("mlflow-iap: The database rejected the password. %s", error.message)
         return None
-
-
-def _is_rejected(error: Exception) -> bool:
-    return error.args[:1] == (ER.ACCESS_DENIED_ERROR,) or (
-        # PostgreSQL's message; its drivers give no code when a connection fails.
-        "password authentication failed" in str(error)
-    )

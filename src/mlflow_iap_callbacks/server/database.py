@@ -59,6 +59,11 @@ def kind_of(url: URL) -> DatabaseKind:
     return _KINDS[url.get_backend_name()]
 
 
+def is_login_rejected(error: Exception) -> bool:
+    """Return whether a driver's error says that the user or its password is wrong."""
+    return any(kind.is_login_rejected(error) for kind in _KINDS.values())
+
+
 def _engine(environment: Mapping[str, str]) -> str:
     name = "MLFLOW_SERVER_DATABASE_ENGINE"
     engine = environment.get(name) or "mysql"

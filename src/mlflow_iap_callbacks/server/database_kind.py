@@ -46,6 +46,10 @@ class DatabaseKind(ABC):
         """Return why waiting does not help, and what does; None if waiting may."""
 
     @abstractmethod
+    def is_login_rejected(self, error: Exception) -> bool:
+        """Return whether the driver's error says that the user or its password is wrong."""
+
+    @abstractmethod
     def reason(self, error: DBAPIError) -> str:
         """Return one line of what the server or the driver said."""
 

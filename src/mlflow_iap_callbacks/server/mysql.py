@@ -55,6 +55,9 @@ class MySQL(DatabaseKind):
             return "it is PostgreSQL. Set MLFLOW_SERVER_DATABASE_ENGINE=postgresql."
         return _PERMANENT.get(_code_and_text(error)[0])
 
+    def is_login_rejected(self, error: Exception) -> bool:
+        return error.args[:1] == (ER.ACCESS_DENIED_ERROR,)
+
     def reason(self, error: DBAPIError) -> str:
         return _code_and_text(error)[1]
 

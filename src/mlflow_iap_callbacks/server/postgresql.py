@@ -88,6 +88,10 @@ class PostgreSQL(DatabaseKind):
         said = str(error.orig)
         return next((problem for kind, problem in _PERMANENT if kind.search(said)), None)
 
+    def is_login_rejected(self, error: Exception) -> bool:
+        # The drivers give no code when a connection fails.
+        return "password authentication failed" in str(error)
+
     def reason(self, error: DBAPIError) -> str:
         return first_line(error.orig or error)
 
