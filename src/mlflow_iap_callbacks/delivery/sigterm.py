@@ -16,6 +16,7 @@ import re
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +24,8 @@ from types import FrameType
 
 # Kubernetes and preemptible machines kill a process 30 s after SIGTERM.
 SECONDS_TO_DELIVER = 10.0
+# For the main thread to call the handler, which restores the default.
+_SECONDS_FOR_HANDLER = 1.0
 
 _pipe: tuple[int, int] | None = None
 _blocked_before: set[int] = set()
@@ -67,6 +70,9 @@ def is_received() -> bool:
 
 def die() -> None:
     """End the process as an unhandled SIGTERM does."""
+    deadline = time.monotonic() + _SECONDS_FOR_HANDLER
+    while signal.getsignal(signal.SIGTERM) is _on_sigterm and time.monotonic() < deadline:
+        time.sleep(0.01)
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         os.kill(os.getpid(), signal.SIGTERM)
     os._exit(128 + signal.SIGTERM)  # a shell's status for SIGTERM; the main thread is still in C

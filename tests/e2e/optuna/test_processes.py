@@ -227,7 +227,7 @@ def test_a_run_that_is_created_late_for_a_study_is_deleted(
         + """
 def quick():
     take(looked)
-    assert work_on_all(None).flush()
+    assert work_on_all(None).flush(None)
     may_create.set()
 
 run_all([fork.Process(target=work_on_all, args=(SlowToCreate(),)), fork.Process(target=quick)])
@@ -250,13 +250,14 @@ def test_two_processes_that_choose_the_run_of_a_study_at_once_choose_the_same(
         + """
 def first():
     take(looked)
-    work_on_all(SlowToTag())
+    callback = work_on_all(SlowToTag())
     take(tags)  # it has decided, and the other has not made its own
     may_create.set()
+    assert callback.flush(None)  # an exit would give up before the other allows it to tag
 
 def second():
     callback = work_on_all(SlowToCreate())
-    assert callback.flush()
+    assert callback.flush(None)
     may_tag.set()
 
 run_all([fork.Process(target=first), fork.Process(target=second)])

@@ -54,6 +54,20 @@ def test_a_process_delivers_and_then_ends_by_the_signal() -> None:
     assert (status, printed) == (-signal.SIGTERM, _CLOSED)
 
 
+def test_a_process_whose_main_thread_notices_the_signal_late_still_ends_by_it() -> None:
+    status, printed = _run(
+        """
+        import hashlib
+        sigterm.listen(close, deliver)
+        kill = ["-c", f"import os; os.kill({os.getpid()}, {signal.SIGTERM})"]
+        os.spawnv(os.P_NOWAIT, sys.executable, [sys.executable, *kill])
+        while True:
+            hashlib.pbkdf2_hmac("sha256", b"", b"", 100_000)  # stays in C for a while
+        """
+    )
+    assert (status, printed) == (-signal.SIGTERM, _CLOSED)
+
+
 _HANDLERS = {
     "exits": "lambda *_: sys.exit(7)",
     "exits after it has saved": "lambda *_: (is_delivered.wait(20), sys.exit(7))",
