@@ -1,4 +1,4 @@
-"""What background logging does with each request of MLflow's REST API."""
+"""A table of what background logging does with each request of MLflow's REST API."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ class Way(Enum):
     """What happens to a request."""
 
     BEHIND = "behind"  # nobody needs the response, so it is sent in the background
-    WAITS = "waits"  # it reads or changes what was logged, which is delivered first
+    WAITS = "waits"  # it reads or changes what was logged, so that is delivered first
     THROUGH = "through"  # it is sent at once
 
 
-# The requests, as MLflow's protobuf names them.
+# The requests, by their names in MLflow's protobuf.
 _TABLE = {
     Way.BEHIND: """
         LogBatch LogInputs LogMetric LogModel LogOutputs LogParam SetTag UpdateRun

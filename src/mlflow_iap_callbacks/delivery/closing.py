@@ -19,7 +19,7 @@ from .sender import Marks, Sender
 
 _logger = logging.getLogger("mlflow_iap_callbacks")
 
-# Seconds to wait for a server that is unreachable.
+# Seconds to wait for an unreachable server, unless the caller is patient.
 _IF_AWAY = 5.0
 _SECONDS_BETWEEN_LOOKS = 0.2
 
