@@ -9,7 +9,7 @@ class Way(Enum):
     """What happens to a request."""
 
     BEHIND = "behind"  # nobody needs the response, so it is sent in the background
-    WAITS = "waits"  # it reads or changes what was logged, so that is delivered first
+    WAITS = "waits"  # it reads or changes what was logged, which is delivered first
     THROUGH = "through"  # it is sent at once
 
 

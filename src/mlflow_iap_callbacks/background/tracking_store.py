@@ -212,7 +212,8 @@ class BackgroundStore(RestStore):
             self._create_later(later)
             _logger.warning(
                 "MLflow will create the logged model %r later, and choose its id then. Use the id "
-                "%s in this process; elsewhere, find the model by this value of its tag `%s`. %s",
+                "%s in this process; elsewhere, find the model by its tag `%s`, which has this "
+                "value. %s",
                 *(name, later.model_id, MODEL_KEY_TAG, first_line(error)),
             )
             return later
@@ -253,7 +254,7 @@ class BackgroundStore(RestStore):
             "tags": model.tags,
             "params": model.params,
             "model_type": model.model_type,
-            # Then `get_run` has returned the run without its params.
+            # `Model.log` gives the model its run's params, but `get_run` may have left them out.
             "has_run_params": _caller(_LOGS_MODEL, _MLFLOW) is not None,
         }
         self._writes.run(str(model.source_run_id)).append("model_start", content)
@@ -325,7 +326,7 @@ class BackgroundStore(RestStore):
 
 
 class BackgroundModelRegistryStore(ModelRegistryRestStore):
-    """MLflow's model registry store, which waits for what was logged before it registers a version.
+    """MLflow's model registry store, which registers a version once what was logged is delivered.
 
     Args:
         writes: what this process logs to the server.
@@ -384,7 +385,7 @@ def _check(
 ) -> None:
     """Raise the error that the server would return for an invalid name or number.
 
-    The server decides whether long values are cut or rejected, so lengths are not checked.
+    The server decides whether long values are cut or rejected, so their length is not checked.
     """
     for param in params:
         param.to_proto()

@@ -1,4 +1,4 @@
-"""Ends a process or closes a callback, within a time limit.
+"""What is done when a process ends or a callback is closed, within a time limit.
 
 Open runs are ended, and everything is delivered. Plots are drawn if there is time left. Finally, a
 warning says what stays on disk.

@@ -1,4 +1,4 @@
-"""Sends requests of MLflow's REST API as they were made, so that each takes effect only once."""
+"""Sends requests of MLflow's REST API unchanged; one that is repeated takes effect only once."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ class ProvisionalModels:
         return record._replace(content=content)
 
     def write_ids(self, client: MlflowClient, run_id: str, folder: str) -> None:
-        """Write MLflow's id of a saved model into its files."""
+        """Write MLflow's id of a saved model into its file ``MLmodel``."""
         path = Path(folder, "MLmodel")
         text = path.read_text("utf-8") if path.is_file() else ""
         if has_provisional_id(text):

@@ -388,7 +388,7 @@ class IAPRun:
             self._append("input", {"dataset": fields, "tags": texts})
 
     def finish(self, status: str = "FINISHED", *, end_time: int | None = None) -> None:
-        """End the run, once everything that was logged so far is delivered. This does not wait.
+        """End the run when everything logged so far has been delivered. The call does not wait.
 
         Args:
             status: FINISHED, FAILED or KILLED.

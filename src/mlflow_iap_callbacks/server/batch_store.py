@@ -1,7 +1,7 @@
 """Makes MLflow's store insert a batch of metrics with one statement per table.
 
 MLflow's own method creates an object for each point, reads the latest metrics before it writes
-them, and nests sessions. With 8 or 16 batches of 10 points at once, a batch took 18 to 22 ms of
+them, and nests sessions. With 8 or 16 batches of 10 points at once, a batch took 18 to 35 ms of
 processor time. With 32 at once, a batch took 28 ms, and one in 8 opened a connection to MariaDB and
 closed it afterwards. With this method, a batch took 3 to 6 ms in all cases, and opened none.
 """
@@ -110,14 +110,14 @@ def _latest(rows: Iterable[dict[str, Any]]) -> Iterable[dict[str, Any]]:
     latest: dict[str, dict[str, Any]] = {}
     for row in rows:
         known = latest.setdefault(row["key"], row)
-        if _age(row) > _age(known):
+        if _lateness(row) > _lateness(known):
             latest[row["key"]] = row
     return latest.values()
 
 
-def _age(row: dict[str, Any]) -> tuple[Any, ...]:
+def _lateness(row: dict[str, Any]) -> tuple[Any, ...]:
     return row["step"], row["timestamp"], row["value"]
 
 
 def _order(row: dict[str, Any]) -> tuple[Any, ...]:
-    return row["key"], *_age(row), row["is_nan"]
+    return row["key"], *_lateness(row), row["is_nan"]

@@ -31,7 +31,7 @@ def follow_changes(environment: Mapping[str, str]) -> None:
 def reconnecting(
     read: Callable[[], str],
 ) -> Callable[[Dialect, object, list[Any], dict[str, Any]], Any]:
-    """Return a function that connects; if its password is rejected, it tries once with a new one.
+    """Return a function that connects, and that retries once if the password has been changed.
 
     Args:
         read: returns the current password; may raise a StartError.
@@ -45,7 +45,7 @@ def reconnecting(
         except Exception as error:
             if not is_login_rejected(error):
                 raise
-            # All connections of an engine share these options, so only one thread reads it again.
+            # An engine's connections share these options: only one thread reads the password again.
             with lock:
                 if options.get("password") == rejected:
                     options["password"] = _read(read) or rejected

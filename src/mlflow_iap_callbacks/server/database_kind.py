@@ -35,10 +35,11 @@ class DatabaseKind(ABC):
 
     @abstractmethod
     def at_address(self, url: URL, ca: str) -> URL:
-        """Return the URL for its host, to be verified with the CA certificates in a file, if any.
+        """Return the URL for its host.
 
-        The host name is not verified, because the certificate of a Cloud SQL instance does not
-        name its private address.
+        If `ca` names a file of CA certificates, the server's certificate is verified with them. The
+        host name is not, because the certificate of a Cloud SQL instance does not name its private
+        address.
         """
 
     @abstractmethod

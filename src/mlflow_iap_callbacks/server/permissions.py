@@ -74,7 +74,7 @@ def may_use(email: str, location: str, path: str) -> bool:
     Args:
         email: the user's e-mail.
         location: a URI that `locations.require_allowed` accepts.
-        path: the path of the request. A model version's source must be readable for the user. Any
+        path: the path of the request. A model version's source must be readable by the user. Any
             other location must be writable, because MLflow later writes to it.
     """
     from mlflow.server import auth

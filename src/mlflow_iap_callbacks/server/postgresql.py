@@ -33,7 +33,7 @@ _PERMANENT = (
     ),
     (
         re.compile(r"no pg_hba\.conf entry|server does not support SSL"),
-        "it does not accept this kind of connection. Compare its settings of encryption and of "
+        "it does not accept this kind of connection. Compare its encryption settings and its "
         "pg_hba.conf with MLFLOW_SERVER_DATABASE_CA.",
     ),
     (
@@ -144,7 +144,7 @@ class PostgreSQL(DatabaseKind):
         )
 
     def make_exact(self, engine: Engine) -> None:
-        """Change nothing: MLflow's migrations create exact columns, and others are refused."""
+        """Change nothing: MLflow's migrations create exact columns, and others are rejected."""
 
     def max_connections(self, engine: Engine) -> int:
         reserved = "SHOW superuser_reserved_connections"

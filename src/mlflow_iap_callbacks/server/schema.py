@@ -158,7 +158,7 @@ def _problem(engine: Engine, found: SchemaState) -> str:
         )
     revision = mlflow_db._get_schema_version(engine)
     if revision == mlflow_db._get_latest_schema_revision():
-        revision = f"{users_schema.revision_of(engine) or 'none'} for users"
+        revision = f"for users, revision {users_schema.revision_of(engine) or 'none'}"
     if found is SchemaState.OLDER:
         return f"has the older schema {revision}. Back it up, then run {command}."
     return (

@@ -193,7 +193,7 @@ def test_the_migration_creates_the_tables_of_users_if_permissions_are_on(
         "MLFLOW_SERVER_DATABASE_WAIT": "5",
     }
     failed = run("check", given)
-    assert "has the older schema none for users. Back it up, then run" in failed.stderr
+    assert "has the older schema for users, revision none. Back it up, then run" in failed.stderr
     three = [begin("migrate", given, program=FORKED) for _ in range(3)]
     assert [process.wait(120) for process in three] == [0, 0, 0]
     assert run("migrate", given).stdout == "The schema is up to date.\n"
