@@ -9,6 +9,7 @@ permission.
 from __future__ import annotations
 
 import configparser
+import hashlib
 import os
 import secrets
 import tempfile
@@ -20,6 +21,7 @@ import mlflow
 from mlflow import environment_variables as mlflow_variables
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import UNAUTHENTICATED
+from sqlalchemy import make_url
 from starlette.types import ASGIApp
 from werkzeug.datastructures import Authorization
 
@@ -54,6 +56,8 @@ def app_with_permissions(settings: GateSettings) -> ASGIApp:
 
     The users are stored in the same database as the runs.
     """
+    from mlflow.server.constants import BACKEND_STORE_URI_ENV_VAR
+
     # This key is needed only by a page that is not served, so it may differ between processes.
     os.environ.setdefault(mlflow_variables.MLFLOW_FLASK_SERVER_SECRET_KEY.name, secrets.token_hex())
     # MLflow requires an initial admin.
@@ -63,7 +67,7 @@ def app_with_permissions(settings: GateSettings) -> ASGIApp:
     mlflow_variables._MLFLOW_SGI_NAME.set("uvicorn")  # otherwise MLflow returns only the Flask app
     with _config_file(settings.default_permission):
         from mlflow.server import auth
-    with _one_process_at_a_time():
+    with _one_process_at_a_time(os.environ[BACKEND_STORE_URI_ENV_VAR]):
         app: ASGIApp = auth.create_app()
     return app
 
@@ -109,13 +113,24 @@ def _may_use_artifacts(email: str, place: str, action: str) -> bool:
 
 
 @contextmanager
-def _one_process_at_a_time() -> Iterator[None]:
-    """Let the server's processes, which start together, create the tables one after another."""
+def _one_process_at_a_time(database_uri: str) -> Iterator[None]:
+    """Let a server's processes, which start together, create the tables one after another.
+
+    Servers of other databases do not wait: this one's may not respond.
+    """
     import fcntl  # does not exist on Windows, where the other modules can be imported
 
-    with open(__file__) as file:
+    url = make_url(database_uri).set(password=None)
+    if url.get_backend_name() == "sqlite":
+        url = url.set(database=str(Path(url.database or "").absolute()))
+    name = hashlib.sha256(str(url).encode()).hexdigest()
+    path = Path(tempfile.gettempdir(), f"mlflow-iap-{os.getuid()}-{name}.lock")
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(file)
 
 
 @contextmanager
