@@ -274,7 +274,6 @@ def test_no_sqlite_statement_is_open_when_a_fork_can_happen(outbox: Outbox) -> N
     assert not outbox.holds(1)
     assert outbox.runs(most=1) == [run]
     outbox.requeue_refused()
-    gc.unfreeze()
     assert is_open == []
 
 
