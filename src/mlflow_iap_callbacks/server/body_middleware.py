@@ -14,7 +14,7 @@ from .error_response import send_error
 from .gate import visitor
 from .locations import LocationNotAllowedError, require_allowed
 from .mlflow_body import MalformedError, parse
-from .ownership import OwnerIsFixedError, require_kept
+from .ownership import OwnerIsFixedError, TagOfServerError, require_kept
 from .request_body import (
     BodyTooLargeError,
     BodyTooSlowError,
@@ -36,6 +36,7 @@ _LARGE_AT_ONCE = 2
 # Seconds for the body of a request that has to be read here, and for that of an upload.
 _READ_SECONDS, _UPLOAD_SECONDS = 120.0, 900.0
 
+_SHOWN = 200  # characters of a location or URL in a message
 _RUN_HEADER = b"x-mlflow-run-id"  # to which spans are linked
 
 MayUse = Callable[[str, str, str], bool]
@@ -97,17 +98,22 @@ class BodyMiddleware:
         except OwnerIsFixedError:
             message = "The owner of a record is the user who created it, and cannot be removed."
             await send_error(scope, send, 403, "PERMISSION_DENIED", message)
-        except LocationNotAllowedError:
+        except TagOfServerError as key:
             message = (
-                "This request names a location of artifacts that is not allowed: omit it, or use "
-                "one that you may use and that begins with mlflow-artifacts:/, runs:/ or models:/. "
-                "An administrator can allow others with MLFLOW_IAP_LOCATIONS."
+                f"The tag {key} of a trace is set by the server and cannot be changed: omit it."
             )
             await send_error(scope, send, 403, "PERMISSION_DENIED", message)
-        except HostNotAllowedError:
+        except LocationNotAllowedError as error:
             message = (
-                "Webhooks of this server may only have https URLs of the hosts that an "
-                "administrator has listed in MLFLOW_IAP_WEBHOOK_HOSTS."
+                f"The location {_shown(error.args[0])} of artifacts is not allowed: omit it, or "
+                "use one that you may use and that begins with mlflow-artifacts:/, runs:/ or "
+                "models:/. An administrator can allow others with MLFLOW_IAP_LOCATIONS."
+            )
+            await send_error(scope, send, 403, "PERMISSION_DENIED", message)
+        except HostNotAllowedError as error:
+            message = (
+                f"The URL {_shown(error.args[0])} of a webhook is not allowed: use an https URL of "
+                "a host that an administrator has listed in MLFLOW_IAP_WEBHOOK_HOSTS."
             )
             await send_error(scope, send, 403, "PERMISSION_DENIED", message)
         except BodyTooLargeError as error:
@@ -169,4 +175,10 @@ class BodyMiddleware:
     def _require_allowed(self, location: Any, email: str, path: str) -> None:
         require_allowed(location, self._locations)
         if location and self._may_use and not self._may_use(email, location, path):
-            raise LocationNotAllowedError
+            raise LocationNotAllowedError(location)
+
+
+def _shown(value: Any) -> str:
+    """Return what a request names, for a message."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

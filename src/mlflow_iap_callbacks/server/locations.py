@@ -23,7 +23,7 @@ Named = Callable[[Body], Iterator[Any]]
 
 
 class LocationNotAllowedError(Exception):
-    """A request names a location where the server must not read or write."""
+    """A request names a location, given as argument, where the server must not read or write."""
 
 
 def require_allowed(location: Any, also: Sequence[str]) -> None:
@@ -39,9 +39,9 @@ def require_allowed(location: Any, also: Sequence[str]) -> None:
     if location is None or location == "":
         return
     if not isinstance(location, str) or not _is_plain(location):
-        raise LocationNotAllowedError
+        raise LocationNotAllowedError(location)
     if not _OWN.match(location) and not any(_is_under(location, uri) for uri in also):
-        raise LocationNotAllowedError
+        raise LocationNotAllowedError(location)
 
 
 def _is_plain(location: str) -> bool:

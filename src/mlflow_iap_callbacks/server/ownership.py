@@ -6,13 +6,17 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from ..tags import CLAIM_TAG
+from ..tags import CLAIM_TAG, STARTER_TAG
+from . import locations
 from .mlflow_body import Body, MalformedError, list_in, name_in, object_in
 from .tag_keys import is_one_of
 
 OWNER_TAG = "mlflow.user"
 # Without `mlflow.trace.user`, which is the user of the traced application.
 _OWNER_TAGS = (OWNER_TAG, "mlflow.auth.username", "mlflow.auth.userId")
+# Tags and metadata that only the server sets, once and for all: whoever may edit an experiment sets
+# all other tags of its traces, also of other users' ones.
+_OF_SERVER = (*locations.TAGS, "mlflow.trace.spansLocation", STARTER_TAG)
 
 Rule = Callable[[Body, str], None]
 
@@ -21,9 +25,18 @@ class OwnerIsFixedError(Exception):
     """The request would remove the owner of a record."""
 
 
+class TagOfServerError(Exception):
+    """The request would change a tag of a trace, given as argument, that only the server sets."""
+
+
 def is_owner_key(key: object) -> bool:
     """Whether a tag with this key names the owner of a record, for MLflow or for its database."""
     return is_one_of(key, _OWNER_TAGS)
+
+
+def is_of_server(key: object) -> bool:
+    """Whether only the server sets a tag of a trace with this key."""
+    return is_one_of(key, _OF_SERVER)
 
 
 def require_kept(method: str, path: str) -> None:
@@ -73,12 +86,31 @@ def deleted_tag(body: Body, email: str) -> None:
         raise OwnerIsFixedError
 
 
+def tag_of_trace(body: Body, email: str) -> None:
+    _require_not_of_server(body)
+    one_tag(body, email)
+
+
+def deleted_tag_of_trace(body: Body, email: str) -> None:
+    _require_not_of_server(body)
+    deleted_tag(body, email)
+
+
+def _require_not_of_server(tag: Body) -> None:
+    if is_of_server(_key(tag)):
+        raise TagOfServerError(_key(tag))
+
+
 def new_trace(body: Body, email: str) -> None:
     if name_in(body, "trace") not in body:  # MLflow 2
         new(body, email, "request_metadata")
         tags(body, email)
+        _remove_tags_of_server(body)
         return
     info = object_in(object_in(body, "trace"), "trace_info")
+    for given in (object_in(info, "trace_metadata"), object_in(info, "tags")):
+        for key in [*filter(is_of_server, given)]:
+            del given[key]
     _new_map(object_in(info, "trace_metadata"), email)
     _map_of_tags(object_in(info, "tags"))
     for assessment in list_in(info, "assessments"):
@@ -88,6 +120,13 @@ def new_trace(body: Body, email: str) -> None:
 def ended_trace(body: Body, email: str) -> None:
     tags(body, email, "request_metadata")
     tags(body, email)
+    _remove_tags_of_server(body)
+
+
+def _remove_tags_of_server(body: Body) -> None:
+    for name in ("request_metadata", "tags"):
+        for tag in [tag for tag in list_in(body, name) if is_of_server(_key(tag))]:
+            list_in(body, name).remove(tag)
 
 
 def assessment(body: Body, email: str) -> None:

@@ -1,13 +1,15 @@
 """MLflow's permissions per experiment and registered model, for visitors whom the gate admits.
 
 A visitor's first request creates an MLflow user with the visitor's e-mail and a random password.
-The password is never used, because only the gate authenticates. Users in MLFLOW_IAP_ADMINS become
-admins with each request; all others start with the default permission.
+The password is never used, because only the gate authenticates. Each request of a user in
+MLFLOW_IAP_ADMINS makes sure that the user is an admin. All others start with the default
+permission.
 """
 
 from __future__ import annotations
 
 import configparser
+import hashlib
 import os
 import secrets
 import tempfile
@@ -19,6 +21,7 @@ import mlflow
 from mlflow import environment_variables as mlflow_variables
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import UNAUTHENTICATED
+from sqlalchemy import make_url
 from starlette.types import ASGIApp
 from werkzeug.datastructures import Authorization
 
@@ -51,9 +54,11 @@ def user_of_request() -> Authorization:
 def app_with_permissions(settings: GateSettings) -> ASGIApp:
     """Return MLflow's app with its own permissions, for the users of `user_of_request`.
 
-    The users are stored in the backend store.
+    The users are stored in the same database as the runs.
     """
-    # It is needed only by a page that is not served, so it may differ between processes.
+    from mlflow.server.constants import BACKEND_STORE_URI_ENV_VAR
+
+    # This key is needed only by a page that is not served, so it may differ between processes.
     os.environ.setdefault(mlflow_variables.MLFLOW_FLASK_SERVER_SECRET_KEY.name, secrets.token_hex())
     # MLflow requires an initial admin.
     os.environ[mlflow_variables.MLFLOW_AUTH_ADMIN_USERNAME.name] = settings.admins[0]
@@ -62,19 +67,19 @@ def app_with_permissions(settings: GateSettings) -> ASGIApp:
     mlflow_variables._MLFLOW_SGI_NAME.set("uvicorn")  # otherwise MLflow returns only the Flask app
     with _config_file(settings.default_permission):
         from mlflow.server import auth
-    with _one_process_at_a_time():
+    with _one_process_at_a_time(os.environ[BACKEND_STORE_URI_ENV_VAR]):
         app: ASGIApp = auth.create_app()
     return app
 
 
 def may_use(email: str, location: str, path: str) -> bool:
-    """Whether a user may use a location of this server's artifacts in a request.
+    """Return whether a user may name a location of artifacts in a request.
 
     Args:
         email: the user's e-mail.
         location: a URI that `locations.require_allowed` accepts.
-        path: the path of the request. A model's source is read; in any other location, MLflow
-            later writes.
+        path: the path of the request. A model version's source must be readable by the user. Any
+            other location must be writable, because MLflow later writes to it.
     """
     from mlflow.server import auth
 
@@ -89,7 +94,7 @@ def may_use(email: str, location: str, path: str) -> bool:
         if scheme == "models":
             return action == "read"  # MLflow checks the model
         return scheme != "mlflow-artifacts" or _may_use_artifacts(email, place, action)
-    except MlflowException:  # there is no such experiment
+    except MlflowException:  # there is no such run or experiment
         return False
 
 
@@ -108,18 +113,29 @@ def _may_use_artifacts(email: str, place: str, action: str) -> bool:
 
 
 @contextmanager
-def _one_process_at_a_time() -> Iterator[None]:
-    """Let only one of the server's processes, which start together, create the tables."""
+def _one_process_at_a_time(database_uri: str) -> Iterator[None]:
+    """Let a server's processes, which start together, create the tables one after another.
+
+    Servers of other databases do not wait: this one's may not respond.
+    """
     import fcntl  # does not exist on Windows, where the other modules can be imported
 
-    with open(__file__) as file:
+    url = make_url(database_uri).set(password=None)
+    if url.get_backend_name() == "sqlite":
+        url = url.set(database=str(Path(url.database or "").absolute()))
+    name = hashlib.sha256(str(url).encode()).hexdigest()
+    path = Path(tempfile.gettempdir(), f"mlflow-iap-{os.getuid()}-{name}.lock")
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(file)
 
 
 @contextmanager
 def _config_file(default_permission: str) -> Iterator[None]:
-    """Write the file that MLflow reads once, then delete it: it has the database's password."""
+    """Write the file that MLflow reads once; then delete it, as it has the database's password."""
     from mlflow.server.constants import BACKEND_STORE_URI_ENV_VAR
 
     config = configparser.ConfigParser(interpolation=None)

@@ -24,9 +24,7 @@ from sqlalchemy import Connection, event, func, insert, select
 from ..tags import CLAIM_TAG, STARTER_TAG
 from .batch_store import BatchedMetrics
 from .gate import visitor
-from .locations import TAGS as LOCATION_TAGS
-from .ownership import OWNER_TAG, is_owner_key
-from .tag_keys import is_one_of
+from .ownership import OWNER_TAG, is_of_server, is_owner_key
 
 _TAG = SpanAttributeKey.TRACE_TAG_PREFIX
 
@@ -181,5 +179,5 @@ def _rename_tags(span: Span) -> None:
         key = name.removeprefix(_TAG)
         if is_owner_key(key):
             attributes[f"{_TAG}{CLAIM_TAG}"] = attributes.pop(name)
-        elif is_one_of(key, LOCATION_TAGS):
+        elif is_of_server(key):
             attributes.pop(name)

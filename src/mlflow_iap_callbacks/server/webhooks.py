@@ -10,7 +10,7 @@ from .mlflow_body import Body
 
 
 class HostNotAllowedError(Exception):
-    """A webhook's URL is on a host that no administrator has allowed."""
+    """A webhook's URL, given as argument, is on a host that no administrator has allowed."""
 
 
 def urls(body: Body) -> Iterator[Any]:
@@ -26,11 +26,11 @@ def require_host(url: Any, hosts: Sequence[str]) -> None:
         HostNotAllowedError: unless it is an https URL of one of the hosts.
     """
     if not isinstance(url, str) or not url.isprintable() or "\\" in url:
-        raise HostNotAllowedError
+        raise HostNotAllowedError(url)
     try:
         parts = urlsplit(url)
         is_usual = parts.scheme == "https" and parts.port in (None, 443) and "@" not in parts.netloc
     except ValueError:
-        raise HostNotAllowedError from None
+        raise HostNotAllowedError(url) from None
     if not is_usual or parts.hostname not in hosts:
-        raise HostNotAllowedError
+        raise HostNotAllowedError(url)

@@ -172,6 +172,45 @@ def test_no_record_of_a_user_is_stored_at_a_location_of_another_user(team: Team)
     assert made.status_code == 200
 
 
+def test_edit_permission_is_for_tags_of_anothers_trace_but_not_for_its_owner_and_place(
+    team: Team,
+) -> None:
+    hers, own = team.experiment(ADA, "tags-of-ada"), team.experiment(EVE, "tags-of-eve")
+    assert team.grant(EVE, hers, "EDIT", by=ADA) == 200
+    trace = f"/api/3.0/mlflow/traces/tr-{'c' * 32}"
+    place = {"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": {"experiment_id": hers}}
+    info = {"trace_id": f"tr-{'c' * 32}", "request_time": "2026-01-01T00:00:00Z", "state": "OK"}
+    body = {"trace": {"trace_info": {**info, "trace_location": place}}}
+    assert team.send(ADA, "POST", "/api/3.0/mlflow/traces", json=body).status_code == 200
+
+    def kept() -> dict[str, Any]:
+        found = team.send(ADA, "GET", trace).json()["trace"]["trace_info"]
+        return {name: found.get(name, {}) for name in ("tags", "trace_metadata")}
+
+    before = kept()
+    elsewhere = {
+        "mlflow.artifactLocation": f"mlflow-artifacts:/{own}/traces",
+        "mlflow.trace.archiveLocation": f"mlflow-artifacts:/{own}/traces",
+        "mlflow.trace.spansLocation": "ARCHIVE_REPO",
+        "mlflow_iap.started_by": EVE,
+    }
+    for key, value in elsewhere.items():
+        tag = {"key": key, "value": value}
+        assert team.send(EVE, "PATCH", f"{trace}/tags", json=tag).status_code == 403
+        assert team.send(EVE, "DELETE", f"{trace}/tags", json=tag).status_code == 403
+    tags = [{"key": key, "value": value} for key, value in elsewhere.items()]
+    end = {"timestamp_ms": 1767225600001, "status": "OK", "tags": tags, "request_metadata": tags}
+    path = trace.replace("3.0", "2.0")
+    assert team.send(EVE, "PATCH", path, json=end).status_code == 200
+    assert kept() == before
+    assert team.send(EVE, "POST", "/api/3.0/mlflow/traces", json=body).status_code == 403
+    note = {"key": "note", "value": "seen"}
+    assert team.send(EVE, "PATCH", f"{trace}/tags", json=note).status_code == 200
+    assert kept() == {**before, "tags": {**before["tags"], "note": "seen"}}
+    assert team.send(EVE, "DELETE", f"{trace}/tags", json=note).status_code == 200
+    assert kept() == before
+
+
 def test_registered_models_have_permissions_too(team: Team) -> None:
     assert team.post(ADA, "registered-models/create", name="model").status_code == 200
     path = f"{API}/registered-models/get?name=model"

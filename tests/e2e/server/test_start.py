@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -248,6 +249,20 @@ def test_it_responds_only_to_its_own_host_names_and_origins(
     assert response.status_code == status
     health = requests.get(f"{server.url}/health", headers={"Host": "10.0.0.1"}, timeout=30)
     assert health.status_code == 200, "App Engine's health checks use the IP address"
+
+
+def test_headers_without_an_end_are_refused_before_they_fill_the_memory(
+    server: DeployedServer,
+) -> None:
+    begin, piece, sent = b"GET / HTTP/1.1\r\nHost: a\r\n", b"X: %s\r\n" % (b"a" * 10_000), 0
+    address = "127.0.0.1", int(server.url.rpartition(":")[2])
+    with socket.create_connection(address, 30) as connection:
+        connection.sendall(begin)
+        with contextlib.suppress(ConnectionError):
+            while sent < 100_000_000:
+                connection.sendall(piece)
+                sent += len(piece)
+    assert sent < 20_000_000  # what the buffers of both ends can hold
 
 
 def test_more_concurrent_requests_than_mlflow_has_connections_all_succeed(

@@ -22,7 +22,9 @@ _MLFLOW = "/api/2.0/mlflow"
 _SECRET = "gs://team-bucket/artifacts/1"
 
 
-def _status(path: str, body: Any, method: str = "POST", *, locations: tuple[str, ...] = ()) -> int:
+def _answer(
+    path: str, body: Any, method: str = "POST", *, locations: tuple[str, ...] = ()
+) -> Answer:
     app = Recorder()
     middleware = BodyMiddleware(app, locations=locations)
 
@@ -32,7 +34,11 @@ def _status(path: str, body: Any, method: str = "POST", *, locations: tuple[str,
 
     answer = asyncio.run(ask())
     assert app.calls == (answer.status == 200)
-    return answer.status
+    return answer
+
+
+def _status(path: str, body: Any, method: str = "POST", *, locations: tuple[str, ...] = ()) -> int:
+    return _answer(path, body, method, locations=locations).status
 
 
 def _source(location: Any, **settings: Any) -> int:
@@ -70,6 +76,25 @@ def test_artifacts_of_this_server_are_allowed(location: str | None) -> None:
 )
 def test_everything_else_is_rejected(location: Any) -> None:
     assert _source(location) == 403
+
+
+@pytest.mark.parametrize(
+    ("location", "shown"),
+    [
+        ("gs://other/a", "'gs://other/a'"),
+        ("runs:/a\n\0", r"'runs:/a\n\x00'"),
+        (5, "5"),
+        ("gs://" + "a" * 100_000, "'gs://" + "a" * 194 + "..."),
+    ],
+)
+def test_the_error_names_the_location_and_what_to_use(location: Any, shown: str) -> None:
+    path = f"{_MLFLOW}/experiments/create"
+    message = json.loads(_answer(path, {"artifact_location": location}).body)["message"]
+    assert message == (
+        f"The location {shown} of artifacts is not allowed: omit it, or use one that you may use "
+        "and that begins with mlflow-artifacts:/, runs:/ or models:/. An administrator can allow "
+        "others with MLFLOW_IAP_LOCATIONS."
+    )
 
 
 @pytest.mark.parametrize(

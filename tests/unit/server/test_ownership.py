@@ -210,6 +210,50 @@ def test_a_trace_of_mlflow_2_belongs_to_its_sender() -> None:
     assert ended == {"request_metadata": [CLAIM]}
 
 
+_OF_SERVER = (
+    *("mlflow.artifactLocation", "mlflow.trace.archiveLocation", "mlflow.trace.spansLocation"),
+    *("mlflow_iap.started_by", "MLflow.ArtifactLocation ", "mlflow_iap.Started_By"),
+)
+_PLACE = "mlflow-artifacts:/1/a"
+
+
+@pytest.mark.parametrize("key", _OF_SERVER)
+@pytest.mark.parametrize("method", ["PATCH", "DELETE"])
+def test_nobody_sets_or_deletes_where_a_trace_is_stored_and_who_started_it(
+    key: str, method: str
+) -> None:
+    answer, app = ask(f"{MLFLOW_3}/traces/tr-1/tags", {"key": key, "value": _PLACE}, method)
+    assert (answer.status, app.calls) == (403, 0)
+    assert json.loads(answer.body) == {
+        "error_code": "PERMISSION_DENIED",
+        "message": f"The tag {key} of a trace is set by the server and cannot be changed: omit it.",
+    }
+
+
+@pytest.mark.parametrize("key", ["mlflow.traceName", "mlflow.source.name", "note", "loss"])
+@pytest.mark.parametrize("method", ["PATCH", "DELETE"])
+def test_any_other_tag_of_a_trace_is_left_to_mlflows_permissions(key: str, method: str) -> None:
+    body = {"key": key, "value": "a"}
+    assert arrived(f"{MLFLOW_3}/traces/tr-1/tags", body, method) == body
+
+
+@pytest.mark.parametrize("key", _OF_SERVER)
+def test_a_request_that_starts_or_ends_a_trace_leaves_them_to_the_server(key: str) -> None:
+    tag, tags = {"key": key, "value": _PLACE}, {key: _PLACE, "note": "a"}
+    info = {"tags": dict(tags), "trace_metadata": dict(tags)}
+    started = arrived(f"{MLFLOW_3}/traces", {"trace": {"trace_info": info}})
+    assert started["trace"]["trace_info"] == {
+        "tags": {"note": "a"},
+        "trace_metadata": {"note": "a", "mlflow.user": ADA},
+    }
+    lists = {"tags": [tag, OTHER, tag], "request_metadata": [OTHER, tag]}
+    started = arrived(f"{MLFLOW}/traces", lists)
+    assert started == {"tags": [OTHER], "request_metadata": [OTHER, OWNER]}
+    lists = {"tags": [tag], "requestMetadata": [OTHER, tag]}
+    ended = arrived(f"{MLFLOW}/traces/tr-1", lists, "PATCH")
+    assert ended == {"tags": [], "requestMetadata": [OTHER]}
+
+
 @pytest.mark.parametrize("spelling", [("source_type", "source_id"), ("sourceType", "sourceId")])
 def test_a_persons_assessment_gets_the_senders_name_and_a_judges_keeps_its_own(
     spelling: tuple[str, str],

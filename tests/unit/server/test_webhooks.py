@@ -17,14 +17,18 @@ from mlflow_iap_callbacks.server.start_error import StartError
 pytest.importorskip("flask_wtf", reason="the extra `server` is not installed")
 
 
-def _status(url: Any, method: str = "POST", path: str = "/api/2.0/mlflow/webhooks") -> int:
+def _answer(url: Any, method: str = "POST", path: str = "/api/2.0/mlflow/webhooks") -> Answer:
     middleware = BodyMiddleware(Recorder(), webhook_hosts=["hooks.example.com"])
 
     async def ask() -> Answer:
         visitor.set("ada@example.com")
         return await call(middleware, path, method, {}, json.dumps({"url": url}).encode())
 
-    return asyncio.run(ask()).status
+    return asyncio.run(ask())
+
+
+def _status(url: Any, *where: str) -> int:
+    return _answer(url, *where).status
 
 
 @pytest.mark.parametrize(
@@ -56,8 +60,11 @@ def test_a_url_of_a_listed_host_is_allowed(url: str) -> None:
         ),
     ],
 )
-def test_any_other_url_is_rejected(url: Any) -> None:
-    assert _status(url) == 403
+def test_any_other_url_is_rejected_by_name(url: Any) -> None:
+    answer = _answer(url)
+    assert answer.status == 403
+    message = json.loads(answer.body)["message"]
+    assert message.startswith(f"The URL {url!r} of a webhook is not allowed: ")
     assert _status(url, "PATCH", "/api/2.0/mlflow/webhooks/w-1") == 403
 
 
