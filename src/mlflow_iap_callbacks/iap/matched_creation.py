@@ -75,7 +75,11 @@ def _attached(url: str, body: _Body) -> tuple[str, None]:
     return f"{url.removesuffix('models/attach')}get?{query}", None
 
 
-def _endpoints_of_mcp(url: str, _: _Body) -> tuple[str, None]:
+def _mcp_server(url: str, body: _Body) -> tuple[str, None]:
+    return f"{url}?{urlencode({'filter_string': 'name = ' + repr(body['name'])})}", None
+
+
+def _all(url: str, _: _Body) -> tuple[str, None]:
     return f"{url}?max_results=1000", None
 
 
@@ -113,8 +117,18 @@ _KINDS = (
     ),
     _Kind(r"/\d\.0/jobs/?", None, _jobs, "jobs", "creation_time"),
     _Kind(
-        *("/mlflow/mcp-servers/.+/endpoints", None, _endpoints_of_mcp),
+        *("/mlflow/mcp-servers/.+/endpoints", None, _all),
         *("mcp_access_endpoints", "creation_timestamp"),
+    ),
+    _Kind(
+        *("/mlflow/mcp-servers", None, _mcp_server, "mcp_servers", "creation_timestamp"),
+        is_unique=True,
+    ),
+    _Kind(
+        *("/mlflow/mcp-servers/.+/versions", None, _all),
+        *("mcp_server_versions", "creation_timestamp"),
+        is_unique=True,
+        asked="server_json",
     ),
     _Kind(f"{_GATEWAY}budgets/create", "budget_policy", _list, "budget_policies", "created_at"),
     _Kind(f"{_GATEWAY}guardrails/create", "guardrail", _list, "guardrails", "created_at"),
@@ -183,12 +197,14 @@ class MatchedCreation:
         for each in _entities(response.json(), self._kind.many):
             entity = {names.get(name, name): value for name, value in each.items()}
             if self._is_like(entity, response):
-                return with_content(response, entity if one is None else {one: entity})
+                # Ids may be numbers in a search, and are in the response as they were given.
+                given = {name: self._wanted.get(name, value) for name, value in entity.items()}
+                return with_content(response, given if one is None else {one: entity})
         return None
 
     def _is_like(self, entity: _Body, response: requests.Response) -> bool:
         for name, value in self._wanted.items():
-            if str(entity.get(name, value)) != str(value):  # ids may be numbers
+            if str(entity.get(name, value)) != str(value):
                 return False
         created = self._kind.created
         return created is None or was_created_since(self._began, entity[created], response)

@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 import requests
 from mlflow.exceptions import MlflowException
 
-from .lookup_request import request_instead, was_created_since, with_content
+from .lookup_request import error_code, request_instead, was_created_since, with_content
 from .matched_creation import matched_creation_in
 from .retried_request import Send
 
@@ -51,7 +51,7 @@ def despite_own_effect(
         began: when its first attempt began, by ``time.monotonic``.
         send: sends another request, until its outcome is known.
     """
-    code = _error_code(response)
+    code = error_code(response)
     path = (request.url or "").partition("?")[0]
     if code == "RESOURCE_DOES_NOT_EXIST" and (request.method == "DELETE" or _REMOVAL.search(path)):
         return with_content(response, {})
@@ -64,10 +64,11 @@ def despite_own_effect(
                 found = _own_creation(request, path.removesuffix(end), named, began, send)
         if path.endswith(_RENAMES_EXPERIMENT):
             found = _own_new_name_of_experiment(request, path, send)
-        unique = matched_creation_in(request, is_unique=True, began=began)
-        if unique is not None:
-            with suppress(MlflowException):  # the search failed
-                found = unique.found(send)
+    # MLflow has several codes for what exists already.
+    unique = matched_creation_in(request, is_unique=True, began=began) if code else None
+    if unique is not None:
+        with suppress(MlflowException):  # the search failed
+            found = unique.found(send)
     return found or response
 
 
@@ -126,12 +127,3 @@ def _description(entity: dict[str, Any]) -> Any:
     tags = {tag["key"]: tag.get("value") for tag in entity.get("tags", [])}
     own = {key: value for key, value in tags.items() if not key.startswith("mlflow.")}
     return entity.get("description") or "", own
-
-
-def _error_code(response: requests.Response) -> Any:
-    if response.status_code not in (400, 404):
-        return None
-    try:
-        return response.json().get("error_code")
-    except (ValueError, AttributeError):
-        return None

@@ -194,6 +194,8 @@ class IAPLightGBMCallback(Callback):
             TypeError: ``booster`` is none of these. No run was created.
         """
         model, estimator = fitted(booster)
+        if X is None and y is not None:
+            _logger.warning("finish was called with y and without X, so y is not used. Pass both.")
         if model in self._finished:
             if X is not None:
                 _logger.warning(

@@ -48,6 +48,8 @@ def test_every_post_endpoint_of_mlflow_s_protobuf_is_in_one_table() -> None:
         "/api/2.0/mlflow-artifacts/mpu/create/0/run/artifacts/model",
         "/api/3.0/mlflow/traces",
         "/v1/traces",
+        "/api/3.0/mlflow/mcp-servers/io.example/a/versions",
+        "/api/3.0/mlflow/mcp-servers/io.example%2Fa/versions/1.0/tags",
     ],
 )
 def test_a_path_may_have_a_prefix_and_ids(path: str) -> None:

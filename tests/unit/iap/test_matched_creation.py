@@ -135,6 +135,7 @@ class _Case(NamedTuple):
     many: str  # name of the list that the search finds
     created: str  # field with the time
     one: str | None  # name in the response
+    exists: str = "RESOURCE_ALREADY_EXISTS"  # code of the error if it exists already
 
 
 _MCP = "mcp-servers/a%2Fb/endpoints"
@@ -192,6 +193,22 @@ _REPEATED_ONCE = [
 ]
 _UNIQUE = [
     _Case(
+        "mcp-servers",
+        {"name": "a.example/b"},
+        "mcp-servers?filter_string=name+%3D+%27a.example%2Fb%27",
+        "mcp_servers",
+        "creation_timestamp",
+        None,
+    ),
+    _Case(
+        "mcp-servers/a.example%2Fb/versions",
+        {"server_json": {"name": "a.example/b", "version": "1.0"}},
+        "mcp-servers/a.example%2Fb/versions?max_results=1000",
+        "mcp_server_versions",
+        "creation_timestamp",
+        None,
+    ),
+    _Case(
         "gateway/secrets/create",
         _SECRET,
         "gateway/secrets/list",
@@ -206,6 +223,7 @@ _UNIQUE = [
         "endpoints",
         "created_at",
         "endpoint",
+        "BAD_REQUEST",
     ),
     _Case(
         f"{_DEFINITIONS}/create",
@@ -253,7 +271,7 @@ _EACH_CASE = pytest.mark.parametrize(
 )
 
 
-def _created(case: _Case, *found: dict[str, Any]) -> tuple[int, Any, int]:
+def _created(case: _Case, *found: dict[str, Any], status: int = 200) -> tuple[int, Any, int]:
     """Status, content and number of creations, the first of which is lost; and a search finds."""
     create, look = (f"{_API}/{each}".replace("/mlflow/..", "") for each in (case.path, case.search))
     exists = case in _UNIQUE
@@ -267,10 +285,11 @@ def _created(case: _Case, *found: dict[str, Any]) -> tuple[int, Any, int]:
         if request.url == create and request.method == "POST":
             created += 1
             response.status_code = 503 if created == 1 else 400 if exists else 200
-            content = {"error_code": "RESOURCE_ALREADY_EXISTS"} if exists else {"is": "second"}
+            content = {"error_code": case.exists} if exists else {"is": "second"}
         else:
             assert request.url == look
-            response.status_code = 200
+            response.status_code = status
+            content = content if status == 200 else {"error_code": "RESOURCE_DOES_NOT_EXIST"}
         response._content = json.dumps(content).encode()
         return response
 
@@ -280,7 +299,8 @@ def _created(case: _Case, *found: dict[str, Any]) -> tuple[int, Any, int]:
 
 
 def _entity(case: _Case, age: float = 0.0) -> dict[str, Any]:
-    fields = {**case.body, **case.body.get("model_config", {})}
+    nested = [value for value in case.body.values() if isinstance(value, dict)]
+    fields = {name: value for part in (case.body, *nested) for name, value in part.items()}
     entity = {name: value for name, value in fields.items() if isinstance(value, (str, float, int))}
     if case.path.startswith("scorers"):
         entity |= {"scorer_name": entity.pop("name"), "scorer_version": 3, "experiment_id": 7}
@@ -294,7 +314,7 @@ def test_an_entity_of_another_endpoint_is_found_after_a_lost_response(case: _Cas
     found = content if case.one is None else content[case.one]
     assert found["is"] == "first"
     if case.path.startswith("scorers"):
-        assert (found["name"], found["version"]) == ("n", 3)
+        assert (found["name"], found["version"], found["experiment_id"]) == ("n", 3, "7")
 
 
 @_EACH_CASE
@@ -303,6 +323,11 @@ def test_an_older_or_different_entity_of_another_endpoint_is_not_taken_for_it(ca
     status, content, count = _created(case, _entity(case, age=3600.0), other)
     assert count == 2
     assert (status == 400) if case in _UNIQUE else content == {"is": "second"}
+
+
+def test_what_is_in_nothing_that_exists_is_requested_again() -> None:
+    case = next(case for case in _REPEATED_ONCE if case.one is None)  # as the first of its name
+    assert _created(case, status=404) == (200, {"is": "second"}, 2)
 
 
 def test_an_endpoint_whose_entities_cannot_be_found_is_requested_once() -> None:
