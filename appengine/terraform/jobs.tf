@@ -38,7 +38,7 @@ resource "google_cloud_run_v2_job" "jobs" {
 
         volume_mounts {
           name       = "database"
-          mount_path = local.is_private ? dirname(local.ca_file) : "/cloudsql"
+          mount_path = local.database_volume.mount_path
         }
       }
 
@@ -46,7 +46,7 @@ resource "google_cloud_run_v2_job" "jobs" {
         name = "database"
 
         dynamic "cloud_sql_instance" {
-          for_each = local.is_private ? [] : [google_sql_database_instance.mlflow.connection_name]
+          for_each = local.database_volume.instances
 
           content {
             instances = [cloud_sql_instance.value]
@@ -54,7 +54,7 @@ resource "google_cloud_run_v2_job" "jobs" {
         }
 
         dynamic "secret" {
-          for_each = google_secret_manager_secret_version.ca
+          for_each = local.database_volume.certificates
 
           content {
             secret = secret.value.secret
@@ -68,7 +68,7 @@ resource "google_cloud_run_v2_job" "jobs" {
       }
 
       dynamic "vpc_access" {
-        for_each = local.is_private ? [var.private_network] : []
+        for_each = local.database_volume.networks
 
         content {
           egress = "PRIVATE_RANGES_ONLY"

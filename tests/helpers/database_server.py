@@ -99,6 +99,14 @@ class DatabaseServer(Restartable):
     def changes(self) -> int:
         """Number of tables that migrations have created or altered, for comparisons."""
 
+    @abstractmethod
+    def dump(self, database: str) -> str:
+        """Back up a database with the server's own tools."""
+
+    @abstractmethod
+    def restore(self, database: str, dump: str) -> None:
+        """Restore a database of the user mlflow from a backup."""
+
     def kill(self) -> None:
         """Kill it, like a crash."""
         self._process.kill()
@@ -200,9 +208,21 @@ class MySQLServer(DatabaseServer):
         self.query(f"GRANT ALL ON {name}.* TO {user}@localhost")
         return name
 
+    def dump(self, database: str) -> str:
+        return self._client("mariadb-dump", "--routines", "--triggers", database)
+
+    def restore(self, database: str, dump: str) -> None:
+        self.query(f"DROP DATABASE {database}")
+        self.query(f"CREATE DATABASE {database} COLLATE {self.collation}")
+        self._client("mariadb", database, given=dump)
+
     def changes(self) -> int:
         rows = self.query("SHOW GLOBAL STATUS WHERE variable_name IN (%s, %s)", *_CHANGES)
         return sum(int(value) for _, value in rows)
+
+    def _client(self, name: str, *arguments: str, given: str = "") -> str:
+        options = ["--no-defaults", "--user=root", f"--socket={self.socket}"]
+        return output_of([name, *options, *arguments], given)
 
 
 class MariaDB(MySQLServer):
@@ -238,34 +258,26 @@ class MariaDB(MySQLServer):
             f"--innodb-flush-log-at-trx-commit={int(self._is_durable)}",
         ]
 
-    def dump(self, database: str) -> str:
-        """Back up a database with the server's own tools."""
-        return self._tool("mariadb-dump", "--routines", "--triggers", database)
-
-    def restore(self, database: str, dump: str) -> None:
-        """Restore a database from a backup."""
-        self.query(f"DROP DATABASE {database}")
-        self.query(f"CREATE DATABASE {database} COLLATE {self.collation}")
-        self._tool("mariadb", database, given=dump)
-
     def _options(self) -> list[str]:
         return [f"--datadir={self.folder / 'data'}", *as_root()]
-
-    def _tool(self, name: str, *arguments: str, given: str = "") -> str:
-        done = subprocess.run(
-            [name, "--no-defaults", "--user=root", f"--socket={self.socket}", *arguments],
-            input=given,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=DEADLINE,
-            env={**os.environ, "PATH": path()},
-        )
-        return done.stdout
 
 
 # As Cloud SQL with point-in-time recovery.
 LOGGED_MARIADB = partial(MariaDB, is_logged=True)
+
+
+def output_of(command: list[str], given: str = "") -> str:
+    """What one of a server's own tools prints."""
+    done = subprocess.run(
+        command,
+        input=given,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=DEADLINE,
+        env={**os.environ, "PATH": path()},
+    )
+    return done.stdout
 
 
 def as_root() -> list[str]:

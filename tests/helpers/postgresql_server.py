@@ -14,7 +14,7 @@ import psycopg
 import sqlalchemy
 from psycopg import sql
 
-from database_server import DEADLINE, DatabaseServer
+from database_server import DEADLINE, DatabaseServer, output_of
 
 _USER = "postgres"
 # The administrator needs no password, as the socket is in a folder that others cannot enter.
@@ -109,10 +109,22 @@ class PostgreSQL(DatabaseServer):
         self.query(f"CREATE DATABASE {name} OWNER {user} {options}")
         return name
 
+    def dump(self, database: str) -> str:
+        return self._client("pg_dump", "--no-owner", database)
+
+    def restore(self, database: str, dump: str) -> None:
+        self.query(f"DROP DATABASE {database}")
+        self.query(f"CREATE DATABASE {database} OWNER mlflow TEMPLATE template0 LC_COLLATE 'C'")
+        self._client("psql", "-v", "ON_ERROR_STOP=1", database, given=f"SET ROLE mlflow;\n{dump}")
+
     def changes(self) -> int:
         """Number of tables that are locked by a migration, which shows none before its end."""
         locks = "SELECT COUNT(DISTINCT relation) FROM pg_locks WHERE mode = 'AccessExclusiveLock'"
         return int(self.query(locks)[0][0])
+
+    def _client(self, name: str, *arguments: str, given: str = "") -> str:
+        command = [name, f"--host={self.socket}", f"--username={_USER}"]
+        return output_of([*command, *arguments], given)
 
 
 def _account() -> pwd.struct_passwd | None:

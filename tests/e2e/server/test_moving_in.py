@@ -14,7 +14,7 @@ from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore as Regi
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from bucket_emulator import BucketEmulator
-from database_server import DatabaseServer, MariaDB
+from database_server import DatabaseServer
 from deployed_server import HOST, DeployedServer, run, settings
 from mlflow_iap_callbacks.local import LocalCloud
 from mlflow_iap_callbacks.server.__main__ import main
@@ -34,22 +34,25 @@ _SQL = Path(__file__).parents[3] / "appengine" / "move_artifacts.sql"
 
 
 def test_runs_artifacts_and_permissions_of_another_server_are_there_after_the_move(
-    mariadb: MariaDB, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    backend: DatabaseServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with BucketEmulator(tmp_path) as bucket, LocalCloud() as cloud:
         set_all(monkeypatch, bucket.environment)
-        # The other server has a collation that ignores case, and does not serve artifacts itself.
-        other = mariadb.new_database_for("mlflow", "utf8mb4_general_ci")
-        engine = sqlalchemy.create_engine(text_of(mariadb, other))
+        # The other server does not serve artifacts itself. MariaDB's collation ignores case.
+        collation = ["utf8mb4_general_ci"] * (backend.engine == "mysql")
+        other = backend.new_database_for("mlflow", *collation)
+        engine = sqlalchemy.create_engine(text_of(backend, other))
         mlflow_db._initialize_tables(engine)
         engine.dispose()
         root = f"gs://{bucket.bucket}/old"
-        store = SqlAlchemyStore(text_of(mariadb, other), root)
+        store = SqlAlchemyStore(text_of(backend, other), root)
         experiment = store.create_experiment("churn")
         logged = store.create_run(experiment, "ada", 1, [], "first").info
         (tmp_path / "model.txt").write_text("content")
         get_artifact_repository(logged.artifact_uri).log_artifact(str(tmp_path / "model.txt"))
         old_users = f"sqlite:///{tmp_path / 'basic_auth.db'}"
+        if backend.engine == "postgresql":  # MLflow itself cannot create these tables in MySQL
+            old_users = text_of(backend, backend.new_database_for("mlflow"))
         users = AuthStore()
         users.init_db(old_users)
         for name, is_admin in (("admin", True), ("Ada", False), ("eve@example.org", False)):
@@ -57,12 +60,12 @@ def test_runs_artifacts_and_permissions_of_another_server_are_there_after_the_mo
         users.grant_user_permission("Ada", "experiment", experiment, "EDIT")
 
         # The steps: the database, the files, their names in the database, the users.
-        database = mariadb.new_database_for("mlflow")
-        mariadb.restore(database, mariadb.dump(other))
+        database = backend.new_database_for("mlflow")
+        backend.restore(database, backend.dump(other))
         copied = f"gs://{bucket.bucket}/artifacts/{experiment}/{logged.run_id}/artifacts"
         get_artifact_repository(copied).log_artifact(str(tmp_path / "model.txt"))
         given = {
-            **settings(mariadb, database, f"gs://{bucket.bucket}/artifacts"),
+            **settings(backend, database, f"gs://{bucket.bucket}/artifacts"),
             **bucket.environment,
             **cloud.server_environment(),
             "MLFLOW_IAP_PERMISSIONS": "true",
@@ -71,7 +74,7 @@ def test_runs_artifacts_and_permissions_of_another_server_are_there_after_the_mo
             "MLFLOW_WORKERS": "1",
         }
         assert run("migrate", given).stdout == "The schema has been migrated.\n"
-        name_artifacts(mariadb, database, root)
+        name_artifacts(backend, database, root)
         moved = CliRunner(env=given).invoke(
             main, ["move-users", old_users, "--domain", "example.com"]
         )

@@ -531,7 +531,7 @@ def test_a_run_that_is_still_open_keeps_its_journal(outbox: Outbox) -> None:
 
 
 def test_a_journal_can_be_closed_while_another_thread_collects(tmp_path: Path) -> None:
-    for n in range(50):
+    for n in range(20):
         outbox = Outbox(tmp_path / f"{n}.sqlite", _SERVER)
         _log(_begin(outbox), range(300))
         with ThreadPoolExecutor(1) as threads:
