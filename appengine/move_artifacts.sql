@@ -1,5 +1,5 @@
--- Lets a database name its artifacts as this server does, after they were copied from {OLD_ROOT} to
--- MLFLOW_ARTIFACTS_DESTINATION. For MySQL and PostgreSQL.
+-- Makes a database name its artifacts as this server does, after they were copied from {OLD_ROOT} to
+-- MLFLOW_ARTIFACTS_DESTINATION. Works in MySQL and PostgreSQL.
 UPDATE experiments SET artifact_location =
   CONCAT('mlflow-artifacts:', SUBSTR(artifact_location, CHAR_LENGTH('{OLD_ROOT}') + 1))
   WHERE LEFT(artifact_location, CHAR_LENGTH('{OLD_ROOT}/')) = '{OLD_ROOT}/';

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from functools import cache, partial
 from itertools import count, cycle
 from pathlib import Path
+from ssl import SSLContext
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,7 +20,9 @@ from hypothesis import settings
 
 import python_process
 from forked_test import in_forked_child
-from mlflow_iap_callbacks.local import LocalCloud, MlflowServer, keys
+from mlflow_iap_callbacks.local import LocalCloud, MlflowServer, certificates, keys
+from mlflow_iap_callbacks.local import cloud as cloud_servers
+from mlflow_iap_callbacks.local.private_files import write_private
 from tracking_server import TrackingServer
 from variables import set_all
 
@@ -96,6 +99,20 @@ def _few_rsa_keys() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_certificate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let all clouds use one certificate: a new one takes 5 ms of CPU."""
+    made = cache(partial(certificates.tls_context, tmp_path_factory.mktemp("certificate")))
+
+    def copied(folder: Path, host_names: tuple[str, ...]) -> tuple[SSLContext, Path]:
+        context, trusted = made(host_names)
+        return context, write_private(folder / trusted.name, trusted.read_bytes())
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(cloud_servers, "tls_context", copied)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _no_sender_and_no_token_outlives_its_test(_clean_environment: None) -> Iterator[None]:
     yield
@@ -122,7 +139,9 @@ def _no_sender_and_no_token_outlives_its_test(_clean_environment: None) -> Itera
 @pytest.fixture
 def tmp_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A new folder. pytest's own fixture looks through the folders of all tests each time."""
-    return tmp_path_factory.mktemp(f"test-{next(_numbers)}", numbered=False)
+    folder = tmp_path_factory.getbasetemp() / f"test-{next(_numbers)}"
+    folder.mkdir(0o700)
+    return folder
 
 
 @pytest.fixture(autouse=True)

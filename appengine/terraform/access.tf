@@ -1,13 +1,13 @@
 locals {
   accessor = "roles/iap.httpsResourceAccessor"
-  # Keys that are known before the account exists.
+  # The keys must be known before the account exists.
   accessors = merge(
     { for member in var.members : member => member },
     { trainer = google_service_account.trainer.member },
   )
 }
 
-# Calls the service for IAP, which is the only caller.
+# The account with which IAP calls the service. Nobody else may call it.
 resource "google_project_service_identity" "iap" {
   provider = google-beta
   count    = length(google_cloud_run_v2_service.mlflow)

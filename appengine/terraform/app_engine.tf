@@ -22,7 +22,7 @@ resource "google_app_engine_application" "this" {
   depends_on = [google_project_service.apis]
 }
 
-# The settings of app.yaml, which the tests compare.
+# The same settings as in app.yaml; a test compares them.
 resource "google_app_engine_flexible_app_version" "mlflow" {
   count = !local.is_on_cloud_run && var.served_image != "" ? 1 : 0
 
@@ -30,7 +30,7 @@ resource "google_app_engine_flexible_app_version" "mlflow" {
   version_id      = var.app_engine_version
   runtime         = "custom"
   service_account = google_service_account.server.email
-  # An older version keeps running, so that traffic can return to it.
+  # The older version keeps running, so that traffic can return to it.
   noop_on_destroy = true
 
   deployment {

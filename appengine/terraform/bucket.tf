@@ -9,7 +9,7 @@ resource "google_storage_bucket" "artifacts" {
   uniform_bucket_level_access = true
   public_access_prevention    = "enforced"
 
-  # Deleted and overwritten objects can be restored for as long as the database can go back.
+  # Deleted and overwritten objects can be restored for as long as the database can be.
   soft_delete_policy {
     retention_duration_seconds = 7 * 24 * 3600
   }

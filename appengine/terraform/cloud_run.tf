@@ -16,7 +16,7 @@ resource "google_cloud_run_v2_service" "mlflow" {
 
   template {
     service_account = google_service_account.server.email
-    # A worker handles 40 at once, and all of an instance's requests may reach the same one.
+    # A worker handles 40 requests at once, and all of an instance's requests may reach the same worker.
     max_instance_request_concurrency = 40
     timeout                          = "3600s"
 
@@ -30,7 +30,7 @@ resource "google_cloud_run_v2_service" "mlflow" {
       args  = ["serve"]
 
       ports {
-        # Cloud Run sets PORT to it. HTTP/1, with at most 32 MB per request.
+        # Cloud Run sets PORT to this. It is for HTTP/1, with at most 32 MB per request.
         container_port = 8080
       }
 
@@ -56,7 +56,7 @@ resource "google_cloud_run_v2_service" "mlflow" {
       startup_probe {
         period_seconds    = 5
         timeout_seconds   = 4
-        failure_threshold = 36 # three minutes: two to wait for the database, and a start
+        failure_threshold = 36 # three minutes: two to wait for the database, and one to start
 
         http_get {
           path = "/health"

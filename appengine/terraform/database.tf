@@ -1,7 +1,7 @@
 locals {
   is_mysql = var.database == "mysql"
 
-  # Each of an instance's two workers may have 121; the rest is for jobs and administrators.
+  # Each of an instance's two workers opens up to 121; the rest is for jobs and administrators.
   connections = (local.is_on_cloud_run ? var.max_instances : 1) * 2 * 121 + 32
 
   database_flags = merge(
@@ -28,16 +28,16 @@ resource "google_sql_database_instance" "mlflow" {
     ip_configuration {
       ipv4_enabled    = !local.is_private
       private_network = local.is_private ? data.google_compute_network.private[0].id : null
-      # App Engine's flexible environment accepts only a server CA per instance.
+      # App Engine's flexible environment accepts no other kind of server CA.
       server_ca_mode = "GOOGLE_MANAGED_INTERNAL_CA"
-      # The server encrypts connections to an address only if it has the certificate (settings.tf).
+      # The server encrypts connections to an address only if it has the CA certificate (settings.tf).
       ssl_mode = local.is_private && !local.is_on_cloud_run ? "ALLOW_UNENCRYPTED_AND_ENCRYPTED" : "ENCRYPTED_ONLY"
     }
 
     backup_configuration {
       enabled    = true
       start_time = "03:00"
-      # Both are point-in-time recovery.
+      # Either one turns on point-in-time recovery.
       binary_log_enabled             = local.is_mysql ? true : null
       point_in_time_recovery_enabled = local.is_mysql ? null : true
       transaction_log_retention_days = 7
@@ -84,8 +84,8 @@ resource "google_secret_manager_secret" "password" {
   depends_on = [google_project_service.apis]
 }
 
-# First the secret, then the database: running servers read it when the database rejects the old
-# password.
+# The secret is changed before the database, because running servers read it when the database
+# rejects the old password.
 resource "google_secret_manager_secret_version" "password" {
   secret                 = google_secret_manager_secret.password.id
   secret_data_wo         = var.password

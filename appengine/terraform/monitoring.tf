@@ -1,6 +1,6 @@
 locals {
   host = local.is_on_cloud_run ? local.cloud_run_host : local.app_engine_host
-  # The lines of JSON that the gate writes.
+  # The service's log. The gate's lines in it are JSON.
   gate_log = join(" AND ", [
     "resource.type = \"${local.is_on_cloud_run ? "cloud_run_revision" : "gae_app"}\"",
     "resource.labels.${local.is_on_cloud_run ? "service_name" : "module_id"} = \"${local.service}\"",
@@ -8,7 +8,7 @@ locals {
   channels    = [for channel in google_monitoring_notification_channel.emails : channel.id]
   database_id = "resource.labels.database_id = \"${var.project}:${google_sql_database_instance.mlflow.name}\""
 
-  # Each is a problem for as long as the value of the metric is above the threshold.
+  # Each alert is open for as long as the metric is above the threshold.
   alerts = {
     responses = {
       title = "MLflow responds with 5xx"
@@ -26,10 +26,10 @@ locals {
       aligner   = "ALIGN_DELTA"
       reducer   = "REDUCE_SUM"
       threshold = 10
-      advice    = "Read the server's log. 503 means that the database or the bucket is unavailable."
+      advice    = "Read the server's log. 503 means that the database, the bucket or Google's public keys are unavailable."
     }
     refusals = {
-      title = "MLflow refuses many requests"
+      title = "The gate refuses many requests"
       filter = join(" AND ", [
         "metric.type = \"logging.googleapis.com/user/${google_logging_metric.refusals.name}\"",
         "resource.type = \"${local.is_on_cloud_run ? "cloud_run_revision" : "gae_app"}\"",
@@ -45,7 +45,7 @@ locals {
       aligner   = "ALIGN_MEAN"
       reducer   = "REDUCE_MAX"
       threshold = 0.9
-      advice    = "It grows by itself, so something keeps it from growing: look for a limit or a quota."
+      advice    = "The disk should grow by itself. Look for the limit or quota that keeps it from growing."
     }
     connections = {
       title     = "MLflow's database has almost no connections left"
@@ -60,7 +60,7 @@ locals {
 
 resource "google_logging_metric" "refusals" {
   name        = "mlflow_refusals"
-  description = "Requests that the gate refused. It logs at most 60 a minute."
+  description = "Requests that the gate refused. It logs at most 60 of them a minute."
   filter      = "${local.gate_log} AND jsonPayload.reason:*"
 
   metric_descriptor {
@@ -80,7 +80,7 @@ resource "google_logging_metric" "refusals" {
 
 resource "google_logging_metric" "sign_ins" {
   name        = "mlflow_sign_ins"
-  description = "Accounts that used the server, once an hour each."
+  description = "Sign-ins. Each account that uses the server is counted once an hour."
   filter      = "${local.gate_log} AND jsonPayload.account:* AND NOT jsonPayload.reason:*"
 
   metric_descriptor {
@@ -131,8 +131,8 @@ resource "google_monitoring_alert_policy" "alerts" {
   }
 }
 
-# IAP lets no check of Google's through to the server: that it asks for a token shows that the name,
-# the certificate and IAP work. The server has its own checks, and the alert on 5xx.
+# IAP lets no uptime check of Google's through to the server. That IAP asks for a token shows that the
+# host name, the certificate and IAP work. For the server, there are its probes and the alert on 5xx.
 resource "google_monitoring_uptime_check_config" "iap" {
   display_name = "MLflow is behind IAP"
   period       = "300s"
@@ -143,7 +143,7 @@ resource "google_monitoring_uptime_check_config" "iap" {
     port         = 443
     use_ssl      = true
     validate_ssl = true
-    # For which IAP responds with 401, and not with a redirect.
+    # With this header, IAP responds with 401 and not with a redirect.
     headers = { "X-Requested-With" = "XMLHttpRequest" }
 
     accepted_response_status_codes {

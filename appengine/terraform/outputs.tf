@@ -1,5 +1,5 @@
 output "tracking_uri" {
-  description = "MLFLOW_TRACKING_URI of clients."
+  description = "MLFLOW_TRACKING_URI for clients."
   value       = "https://${local.host}"
 }
 
@@ -14,6 +14,6 @@ output "image_repository" {
 }
 
 output "trainer" {
-  description = "Account for training."
+  description = "Service account for training."
   value       = google_service_account.trainer.email
 }

@@ -27,7 +27,7 @@ resource "google_project_service" "apis" {
   disable_on_destroy = false
 }
 
-# Of the server, of its jobs, and with only the roles that they need.
+# For the server and its jobs, with only the roles that they need.
 resource "google_service_account" "server" {
   account_id   = "mlflow-server"
   display_name = "MLflow server"

@@ -3,7 +3,7 @@ locals {
   socket  = "/cloudsql/${google_sql_database_instance.mlflow.connection_name}"
   ca_file = "/secrets/database/ca.pem"
 
-  # What migrating and deleting need, and what the server needs too.
+  # What the jobs and the server need.
   job_settings = merge(
     {
       MLFLOW_SERVER_DATABASE_ENGINE          = var.database

@@ -21,13 +21,13 @@ variable "platform" {
 }
 
 variable "image" {
-  description = "Image of the jobs that migrate the tables and delete garbage. Without one, there are none."
+  description = "Image of the jobs that migrate the tables and delete garbage. Without an image, there are no jobs."
   type        = string
   default     = ""
 }
 
 variable "served_image" {
-  description = "Image of the server, once its tables are migrated. Without one, there is no server."
+  description = "Image of the server. Set it once the tables are migrated. Without an image, there is no server."
   type        = string
   default     = ""
 }
@@ -56,19 +56,19 @@ variable "admins" {
 }
 
 variable "hosts" {
-  description = "More host names of the server: Cloud Run's second one (output hosts), and custom domains."
+  description = "Additional host names of the server: Cloud Run's second one (output hosts), and custom domains."
   type        = list(string)
   default     = []
 }
 
 variable "max_instances" {
-  description = "Most instances of the server, each with up to 242 connections to the database: with PostgreSQL, 2 GB of the tier's memory for each. App Engine always runs one."
+  description = "Largest number of instances of the server. Each opens up to 242 connections to the database, and with PostgreSQL needs 2 GB of the tier's memory. App Engine always runs one instance."
   type        = number
   default     = 4
 }
 
 variable "min_instances" {
-  description = "Instances that Cloud Run keeps running. With 0, the first request after a pause waits for a start."
+  description = "Instances that Cloud Run keeps running. With 0, the first request after a pause waits until one has started."
   type        = number
   default     = 0
 }
@@ -85,7 +85,7 @@ variable "database" {
 }
 
 variable "tier" {
-  description = "Machine of the database. The default has a shared processor and no service level agreement."
+  description = "Machine type of the database. The default has a shared processor and no service level agreement."
   type        = string
   default     = "db-g1-small"
 }
@@ -97,7 +97,7 @@ variable "is_regional" {
 }
 
 variable "private_network" {
-  description = "Name of a VPC network in which the database gets a private address, and no public one. Without one, the server uses Cloud SQL's socket."
+  description = "Name of a VPC network in which the database gets a private address, and no public one. Without a network, the server uses Cloud SQL's socket."
   type        = string
   default     = ""
 }
@@ -111,7 +111,7 @@ variable "password" {
 }
 
 variable "password_version" {
-  description = "Raise it to change the password."
+  description = "Raise this number to change the password."
   type        = number
   default     = 1
 }
@@ -135,7 +135,7 @@ variable "app_engine_service" {
 }
 
 variable "app_engine_version" {
-  description = "App Engine version of the server. Change it with served_image."
+  description = "App Engine version of the server. Change it together with served_image."
   type        = string
   default     = "v1"
 }
@@ -147,7 +147,7 @@ variable "oauth_client" {
 }
 
 variable "alert_emails" {
-  description = "E-mails that get alerts."
+  description = "E-mail addresses that alerts are sent to."
   type        = set(string)
   default     = []
 }

@@ -38,8 +38,15 @@ FOR_PROGRAMS = (
 )
 # What it imports turns on warnings that programs without it do not show.
 _CHANGES_WARNINGS = ("mlflow.cli",)
-# Enough for programs that use the outbox alone.
-FOR_OUTBOXES = ("msgpack", "platformdirs", "sqlite3")
+# Enough for programs that use the outbox alone, and for those of google-auth.
+FOR_OUTBOXES = (
+    *("msgpack", "platformdirs", "sqlite3", "dataclasses", "hashlib", "importlib.resources"),
+    *("inspect", "logging", "platform", "uuid"),
+)
+FOR_GOOGLE_AUTH = (
+    *("requests", "asyncio", "cryptography.x509", "cryptography.hazmat.backends"),
+    *("cryptography.hazmat.primitives.serialization", "pyasn1_modules.rfc5208"),
+)
 LARGEST = 200_000  # bytes of a request
 
 

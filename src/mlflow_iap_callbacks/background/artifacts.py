@@ -19,7 +19,7 @@ _MOST_KNOWN = 1000
 
 
 def use(writes: Writes, artifact_uri: str, run_id: str, model_id: str | None = None) -> None:
-    """Let MLflow log the artifacts of a run, or of a model of that run, in the background.
+    """Make MLflow log the artifacts of a run, or of a model of that run, in the background.
 
     Args:
         writes: what this process logs to the server.
@@ -28,7 +28,7 @@ def use(writes: Writes, artifact_uri: str, run_id: str, model_id: str | None = N
         model_id: the model, if they are artifacts of a model.
     """
     repository = BackgroundArtifacts(writes, artifact_uri, run_id, model_id)
-    # MLflow looks here first, and asks the server for the URI only if it finds nothing.
+    # MLflow looks here first, and asks the server for the URI only if it finds no repository.
     utils._artifact_repos_cache[model_id or run_id] = repository
     if len(utils._artifact_repos_cache) > _MOST_KNOWN:
         utils._artifact_repos_cache.popitem(last=False)

@@ -1,4 +1,4 @@
-"""What background logging does with each request of MLflow's REST API."""
+"""A table of what background logging does with each request of MLflow's REST API."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Way(Enum):
     THROUGH = "through"  # it is sent at once
 
 
-# The requests, as MLflow's protobuf names them.
+# The requests, by their names in MLflow's protobuf.
 _TABLE = {
     Way.BEHIND: """
         LogBatch LogInputs LogMetric LogModel LogOutputs LogParam SetTag UpdateRun

@@ -1,7 +1,7 @@
 """Turns on background logging for MLflow's API, by an environment variable or a call.
 
-MLflow loads this module while MLflow itself is being imported. So heavy modules are imported inside
-the functions.
+Heavy modules are imported inside the functions, because MLflow loads this module while it is
+itself being imported.
 """
 
 from __future__ import annotations
@@ -23,19 +23,20 @@ _OFF = ("false", "0", "")
 
 
 def log_in_background(*, strict: bool = False) -> None:
-    """Let all of MLflow's API log in the background from now on.
+    """Make all of MLflow's API log in the background from now on.
 
-    MLFLOW_IAP_BACKGROUND=true does the same. It works with a tracking server, with or without IAP.
-    Writes to runs (metrics, params, tags, data sets, artifacts, ends of runs) are stored in a
-    journal on disk, and sent like those of this package's callbacks. Reads wait until they are
-    delivered. Requests that create something with an id are sent at once. Child processes log in
-    the background, too.
+    MLFLOW_IAP_BACKGROUND=true does the same. Both work with any tracking server, with or without
+    IAP. Writes to runs (metrics, params, tags, data sets, artifacts, ends of runs) are stored in a
+    journal on disk, and sent like those of this package's callbacks. Reads wait until these writes
+    are delivered. A request whose response is needed, such as the creation of a run, is sent at
+    once. Child processes log in the background, too.
 
     What MLflow permanently rejects is reported in a warning, and listed by ``mlflow-iap status``.
 
     Args:
-        strict: whether ``mlflow.flush_async_logging()`` raises an error for what was rejected, as
-            with MLFLOW_IAP_BACKGROUND=strict.
+        strict: whether ``mlflow.flush_async_logging()`` raises an ``IAPError`` if MLflow rejected
+            something, or if not everything was delivered within a minute.
+            MLFLOW_IAP_BACKGROUND=strict does the same.
 
     Examples:
         ```python
@@ -49,7 +50,7 @@ def log_in_background(*, strict: bool = False) -> None:
 
     os.environ[VARIABLE] = _STRICT if strict else "true"
     _writes.cache_clear()
-    # MLflow gets new stores, even if it has some already or did not load this entry point.
+    # MLflow gets new stores, even if it already has some, or has not loaded this entry point.
     for registry, store in (
         (utils._tracking_store_registry, tracking_store),
         (registry_utils._get_store_registry(), model_registry_store),
@@ -102,9 +103,9 @@ def _is_chosen() -> bool:
 def _writes(uri: str) -> Writes:
     from mlflow.tracking import fluent
 
-    from .writes import Writes  # registers the delivery at exit
+    from .writes import Writes  # registers the function that delivers at exit
 
-    # Handlers run in reverse order: MLflow ends the active run before the delivery at exit.
+    # Registered last, so called first: MLflow ends the active run before the delivery at exit.
     end_run = getattr(fluent, "_safe_end_run", None)
     if end_run is not None:
         atexit.unregister(end_run)

@@ -52,13 +52,13 @@ from .writes import Writes
 _logger = logging.getLogger("mlflow_iap_callbacks")
 
 _MOST_KNOWN = 1000
-# Functions of MLflow that read what this process knows. All others get the server's response.
+# Functions of MLflow that get a run as this process knows it. All others get the server's.
 _SHOWS_LINK = ("mlflow.tracking._tracking_service.client", "_log_url")
-_MONITORS = ("mlflow.system_metrics.system_metrics_monitor", "monitor")  # reads its status only
+_MONITORS = ("mlflow.system_metrics.system_metrics_monitor", "monitor")  # reads only its status
 _LOGS_MODEL = ("mlflow.models.model", "log")
 _AUTOLOGGING = "mlflow.utils.autologging_utils.safety"
 _LOGS_MODEL_METRICS = ("mlflow.models.model", "log_model_metrics_for_step")
-# What may be between such a function and the store.
+# Modules whose functions may be called between such a function and the store.
 _CLIENTS = (
     *("mlflow.tracking.client", "mlflow.tracking._tracking_service.", "mlflow.telemetry."),
     __name__,
@@ -76,9 +76,9 @@ class BackgroundStore(RestStore):
     def __init__(self, writes: Writes) -> None:
         super().__init__(partial(get_default_host_creds, writes.tracking_uri))
         self._writes = writes
-        # Runs as the server returned them last, with their state as this process changed it.
+        # Runs as the server last returned them, with the name, status and end set by this process.
         self._known: OrderedDict[str, Run] = OrderedDict()
-        # Whether the server did not respond when a model that is about to be logged needed it.
+        # The run whose params could not be read in time for a model that is about to be logged.
         self._unanswered = threading.local()
 
     def create_run(self, *args: Any, **kwargs: Any) -> Run:
@@ -96,7 +96,8 @@ class BackgroundStore(RestStore):
                 return Run(known.info, RunData())
         frame = None if known is None else _caller(_LOGS_MODEL_METRICS)
         if known is not None and frame is not None and {"model_id", "step"} <= set(frame):
-            # It logs the run's points of this step again, as those of the model. Now it finds none.
+            # It logs the run's points of this step again for the model. The delivery does this
+            # instead, so here it finds none.
             content = {"model_id": frame["model_id"], "step": frame["step"]}
             self._writes.run(run_id).append("model_metrics", content)
             return Run(known.info, RunData())
@@ -210,8 +211,9 @@ class BackgroundStore(RestStore):
                 raise
             self._create_later(later)
             _logger.warning(
-                "MLflow creates the logged model %r later, with another id. Until then, it has the "
-                "id %s in this process. Find it by this value of its tag `%s`. %s",
+                "MLflow will create the logged model %r later, and choose its id then. Use the id "
+                "%s in this process; elsewhere, find the model by its tag `%s`, which has this "
+                "value. %s",
                 *(name, later.model_id, MODEL_KEY_TAG, first_line(error)),
             )
             return later
@@ -229,7 +231,7 @@ class BackgroundStore(RestStore):
         params: list[LoggedModelParameter] | None,
         model_type: str | None,
     ) -> LoggedModel | None:
-        """Return a model that MLflow can create later; None if only MLflow can choose its name."""
+        """Return a model that MLflow can create later; None if its name or location is unknown."""
         run = self._known.get(str(run_id))
         folder, end, _ = str(run and run.info.artifact_uri).partition(f"/{run_id}/artifacts")
         if not name or not end:
@@ -252,7 +254,7 @@ class BackgroundStore(RestStore):
             "tags": model.tags,
             "params": model.params,
             "model_type": model.model_type,
-            # `get_run` has returned the run without its params.
+            # `Model.log` gives the model its run's params, but `get_run` may have left them out.
             "has_run_params": _caller(_LOGS_MODEL, _MLFLOW) is not None,
         }
         self._writes.run(str(model.source_run_id)).append("model_start", content)
@@ -315,7 +317,7 @@ class BackgroundStore(RestStore):
         return True
 
     def _remember(self, run: Run) -> Run:
-        if not is_delivering():  # what is being delivered may be older than what is known
+        if not is_delivering():  # a run that is being delivered may be older than the known one
             self._known[run.info.run_id] = Run(run.info, run.data, run.inputs, run.outputs)
             if len(self._known) > _MOST_KNOWN:
                 self._known.popitem(last=False)
@@ -324,7 +326,7 @@ class BackgroundStore(RestStore):
 
 
 class BackgroundModelRegistryStore(ModelRegistryRestStore):
-    """MLflow's model registry store for a server, which delivers a model before its version.
+    """MLflow's model registry store, which registers a version once what was logged is delivered.
 
     Args:
         writes: what this process logs to the server.
@@ -343,7 +345,7 @@ class BackgroundModelRegistryStore(ModelRegistryRestStore):
 
 
 def _caller(function: tuple[str, str], through: tuple[str, ...] = _CLIENTS) -> Any:
-    """Return the local variables of a function of MLflow if it is the caller; else None."""
+    """Return the local variables of a function of MLflow if it is a caller; None if it is not."""
     for module, frame in _frames(through):
         if (module, frame.f_code.co_name) == function:
             return frame.f_locals
@@ -351,12 +353,12 @@ def _caller(function: tuple[str, str], through: tuple[str, ...] = _CLIENTS) -> A
 
 
 def _is_autologging() -> bool:
-    """Return whether MLflow's autologging is the caller, and not the user's own program."""
+    """Return whether MLflow's autologging is a caller, and not only the user's own program."""
     return any(module == _AUTOLOGGING for module, _ in _frames(_MLFLOW))
 
 
 def _frames(through: tuple[str, ...]) -> Iterator[tuple[str, FrameType]]:
-    """Yield the modules and frames of the callers, up to the first that is in another module."""
+    """Yield the callers' modules and frames, up to and including the first one not in `through`."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         module = frame.f_globals.get("__name__", "")
@@ -365,12 +367,12 @@ def _frames(through: tuple[str, ...]) -> Iterator[tuple[str, FrameType]]:
 
 
 def _point(metric: Metric) -> list[Any]:
-    """Return what MLflow stores of a point.
+    """Return the fields of a point that MLflow stores.
 
     Raises:
         TypeError, ValueError: a value has the wrong type or size.
     """
-    proto = metric.to_proto()  # as MLflow converts and checks it
+    proto = metric.to_proto()  # converts and checks the value as MLflow does
     point = [proto.key, proto.value, proto.timestamp, proto.step]
     if proto.model_id or proto.dataset_name or proto.dataset_digest:
         others = (proto.model_id, proto.dataset_name, proto.dataset_digest)
@@ -381,7 +383,7 @@ def _point(metric: Metric) -> list[Any]:
 def _check(
     run_id: str, metrics: Sequence[Metric], params: Sequence[Param], tags: Sequence[RunTag]
 ) -> None:
-    """Raise the error that the server would return for names and numbers.
+    """Raise the error that the server would return for an invalid name or number.
 
     The server decides whether long values are cut or rejected, so their length is not checked.
     """

@@ -1,4 +1,4 @@
-"""Appends what is logged with MLflow's API to the outbox, and waits for its delivery."""
+"""Appends what is logged with MLflow's API to the outbox, and waits until it is delivered."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ..errors import IAPError
 
 _logger = logging.getLogger("mlflow_iap_callbacks")
 
-# Seconds that a read waits for what was logged before it, as for ``IAPRun.flush``.
+# Seconds that a read waits for what was logged before it; the same as for ``IAPRun.flush``.
 _SECONDS_TO_WAIT = 60.0
 _MOST_RUNS = 1000
 _MOST_MODELS = 1000
@@ -38,12 +38,12 @@ class BackgroundRun(RunWriter):
         """Append a record with a copy of a file or folder.
 
         Raises:
-            OSError: it cannot be copied.
+            OSError: the file or folder cannot be copied.
         """
         self._append(kind, {"path": self._keep(path), "is_copied": True, **content})
 
     def forget_refusal(self) -> None:
-        """Send further records, although MLflow rejected the run while it was deleted."""
+        """Send new records of a restored run, although MLflow rejected it while it was deleted."""
         self._queued().refused = None
 
 
@@ -52,7 +52,7 @@ class Writes:
 
     Args:
         tracking_uri: tracking URI of the server.
-        new_client: makes the client that delivers.
+        new_client: returns the client that delivers.
         is_strict: whether ``flush`` raises an error for what MLflow rejected.
 
     Attributes:
@@ -66,8 +66,8 @@ class Writes:
         self._new_client = new_client
         self._is_strict = is_strict
         self._made_client: MlflowClient | None = None
-        self._runs: OrderedDict[str, BackgroundRun] = OrderedDict()  # by id, the last used
-        self._reported: dict[Sender, int] = {}  # number of refusals that were raised
+        self._runs: OrderedDict[str, BackgroundRun] = OrderedDict()  # by id, oldest first
+        self._reported: dict[Sender, int] = {}  # number of refusals already raised
         self.models: OrderedDict[str, LoggedModel] = OrderedDict()
         self._model_ids: dict[str, str] = {}  # MLflow's, by provisional id
 
@@ -88,10 +88,10 @@ class Writes:
             self.models.popitem(last=False)
 
     def with_model_ids(self, text: Any) -> Any:
-        """Return a text with provisional ids of models replaced by MLflow's.
+        """Return a text with MLflow's ids of models in place of provisional ones.
 
-        It waits for the models' delivery. A model that MLflow has not created yet keeps its
-        provisional id.
+        This waits until the models are delivered. The id of a model that MLflow has not created by
+        then is not replaced. Anything but a text with a provisional id is returned as it is.
         """
         if not has_provisional_id(text):
             return text
@@ -120,8 +120,8 @@ class Writes:
         waiting = sender.outbox.waiting
         if waiting and not deliver_own(sender, Deadline(sender.clock.monotonic, _SECONDS_TO_WAIT)):
             _logger.warning(
-                "%d records for %s were not delivered before they were read. The result may lack "
-                "them; they are sent later.",
+                "%d records for %s are not delivered yet, so what is read now may lack them. They "
+                "are sent later.",
                 sender.outbox.waiting,
                 sender.server,
             )
@@ -129,7 +129,7 @@ class Writes:
         return True
 
     def flush(self) -> None:
-        """Wait as ``wait`` does.
+        """Wait as ``wait`` does, but for the whole time limit if the server is unreachable.
 
         Raises:
             IAPError: in strict mode, MLflow rejected a record, or not all were delivered in time.
@@ -145,7 +145,9 @@ class Writes:
         if new:
             refused = sender.outbox.refused()[-new:]
             texts = [f"{kind} {content!r:.200}: {reason}" for kind, content, reason in refused]
-            raise IAPError(f"MLflow rejects {'; '.join(texts)}")
+            raise IAPError(
+                f"MLflow rejects {'; '.join(texts)}. `mlflow-iap status` lists what was rejected."
+            )
         if result.waiting:
             raise IAPError(
                 f"{result.waiting} records for {sender.server} were not delivered within "

@@ -1,4 +1,4 @@
-"""Ends a process or closes a callback, within a time limit.
+"""What is done when a process ends or a callback is closed, within a time limit.
 
 Open runs are ended, and everything is delivered. Plots are drawn if there is time left. Finally, a
 warning says what stays on disk.
@@ -19,7 +19,7 @@ from .sender import Marks, Sender
 
 _logger = logging.getLogger("mlflow_iap_callbacks")
 
-# Seconds to wait for a server that is unreachable.
+# Seconds to wait for an unreachable server, unless the caller is patient.
 _IF_AWAY = 5.0
 _SECONDS_BETWEEN_LOOKS = 0.2
 

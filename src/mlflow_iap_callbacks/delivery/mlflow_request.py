@@ -1,4 +1,4 @@
-"""Requests of MLflow's REST API that are sent as they were made, each with one effect."""
+"""Sends requests of MLflow's REST API unchanged; one that is repeated takes effect only once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..iap.unwrapping import unwrapped_errors
 
 
 def send_request(client: MlflowClient, api: str, body: str, endpoint: str | None) -> None:
-    """Send a request, unless an earlier try whose response was lost has had its effect.
+    """Send a request. Ignore its error if an earlier attempt, whose response was lost, succeeded.
 
     Args:
         client: any MlflowClient.
@@ -26,7 +26,7 @@ def send_request(client: MlflowClient, api: str, body: str, endpoint: str | None
             message = getattr(service_pb2, api)
             client._tracking_client.store._call_endpoint(message, body, endpoint=endpoint)
     except MlflowException as error:
-        # MLflow's database takes such an entity once.
+        # MLflow's database rejects an entity that it already has.
         if "IntegrityError" not in str(error) or not _was_carried_out(client, api, body):
             raise
 

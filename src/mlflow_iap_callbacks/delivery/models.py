@@ -1,4 +1,4 @@
-"""Saved models, logged and registered once, no matter how often their delivery is retried."""
+"""Logs and registers saved models once, no matter how often their delivery is retried."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def log_model(client: MlflowClient, run_id: str, folder: str, content: Mapping[s
             model to which it is added as a new version, or None.
 
     Raises:
-        MlflowException, requests.RequestException: the model was not logged, or only in
-            part. Calling this again creates no duplicates.
+        MlflowException, requests.RequestException: the model was not logged, or only partly.
+            Calling this again creates no duplicates.
     """
     run = client.get_run(run_id)
     experiment_id = run.info.experiment_id
@@ -59,13 +59,13 @@ def log_model(client: MlflowClient, run_id: str, folder: str, content: Mapping[s
 
 
 def log_step_metrics(client: MlflowClient, run_id: str, *, model_id: str, step: int) -> None:
-    """Log the run's points of a step again for a model, as ``mlflow.FLAVOR.log_model`` does.
+    """Log a run's points of one step again, for a model, as ``mlflow.FLAVOR.log_model`` does.
 
     Args:
         client: any MlflowClient.
         run_id: run of the model.
         model_id: MLflow's id of the model.
-        step: step at which it was logged.
+        step: step at which the model was logged.
     """
     points = [
         _of_model(point, model_id, point.dataset_name, point.dataset_digest)
@@ -77,7 +77,7 @@ def log_step_metrics(client: MlflowClient, run_id: str, *, model_id: str, step: 
 
 
 def _log_metrics(client: MlflowClient, run: Run, model_id: str) -> None:
-    """Log the run's last metrics again, as those of the model. The run gets no new points.
+    """Log the run's last metrics again, as the model's. The run gets no new points.
 
     MLflow finds a model by its metrics, and by the data set that a metric belongs to.
     """
@@ -108,7 +108,7 @@ def _log_points(client: MlflowClient, run_id: str, points: Sequence[Metric]) -> 
 
 
 def _dataset_of(metric: str, datasets: Sequence[Dataset]) -> Dataset | None:
-    """The data set that a metric is named after, as in ``valid-auc``, or else the first one."""
+    """Return the data set in a metric's name, as in ``valid-auc``; the first one if it has none."""
     named = [each for each in datasets if f"-{each.name}-" in f"-{metric}-"]
     return max(named, key=lambda each: len(each.name), default=datasets[0] if datasets else None)
 

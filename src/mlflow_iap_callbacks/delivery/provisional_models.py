@@ -16,10 +16,10 @@ from ..outbox import Record
 from ..tags import MODEL_KEY_TAG
 from .models import find_model
 
-# Like MLflow's ids. Records that contain a provisional id are found by the digits after `m-`.
+# A provisional id has the form of MLflow's ids, and is recognised by these first characters.
 _PREFIX = "m-10ca1000"
 _PROVISIONAL_ID = re.compile(_PREFIX + "[0-9a-f]{24}")
-_WITHOUT_MODELS = ("metrics", "curve")  # kinds of records
+_WITHOUT_MODELS = ("metrics", "curve")  # kinds of records that contain no ids of models
 
 
 def new_provisional_id() -> str:
@@ -44,19 +44,19 @@ def with_ids(value: Any, id_of: Callable[[str], str]) -> Any:
 
 
 class ProvisionalModels:
-    """MLflow's ids of the models that were logged with a provisional one, which is their key."""
+    """MLflow's ids of the models that were logged with a provisional id, which is their key."""
 
     def __init__(self) -> None:
         self._ids: dict[str, str] = {}
 
     def create(self, client: MlflowClient, run_id: str, content: Mapping[str, Any]) -> None:
-        """Create a model, unless that was done before its response was lost.
+        """Create a model, unless an earlier attempt did so and its response was lost.
 
         Args:
             client: any MlflowClient.
             run_id: run that the model comes from.
-            content: what MLflow's API takes, the provisional ``key``, and ``has_run_params``:
-                whether the model also gets the run's params.
+            content: the arguments of MLflow's API; ``key``, the provisional id; and
+                ``has_run_params``, whether the model also gets the run's params.
         """
         key, experiment_id, params = content["key"], content["experiment_id"], content["params"]
         if content["has_run_params"]:
@@ -81,7 +81,7 @@ class ProvisionalModels:
         Args:
             client: any MlflowClient.
             run_id: run that the record belongs to, and that its models come from.
-            record: the record. A model's files contain the id, too.
+            record: the record. For the files of a model, see ``write_ids``.
         """
         content = record.content
         if record.kind in _WITHOUT_MODELS:
@@ -99,7 +99,7 @@ class ProvisionalModels:
         return record._replace(content=content)
 
     def write_ids(self, client: MlflowClient, run_id: str, folder: str) -> None:
-        """Write MLflow's id of a saved model into its files."""
+        """Write MLflow's id of a saved model into its file ``MLmodel``."""
         path = Path(folder, "MLmodel")
         text = path.read_text("utf-8") if path.is_file() else ""
         if has_provisional_id(text):
@@ -115,7 +115,7 @@ class ProvisionalModels:
 
 
 def _point(point: list[Any], id_of: Callable[[str], str]) -> list[Any]:
-    """Return a point with MLflow's id of its model; without one if there is no such model."""
+    """Return a point with MLflow's id of its model, or without an id if there is no such model."""
     found = with_ids(point, id_of)
     if len(found) > 4 and has_provisional_id(found[4]):
         found[4] = None

@@ -58,16 +58,16 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger("mlflow_iap_callbacks")
 
-# What a journal returns as it was given to it.
+# Types of names and of values that a journal returns unchanged.
 _NAME_TYPES, _NUMBER_TYPES = {str}, {float, int, bool}
 
 # In place of the experiment, for a run whose key is MLflow's own id.
 EXISTING = "id:"
 
-# The part of a link that opens MLflow's page in *Model training* instead of *GenAI*.
+# The part of a URL that opens a page of MLflow in *Model training* instead of *GenAI*.
 TRAINING = "workflowType=machine_learning"
-# Seconds that the end of a ``with`` block waits for the delivery, as for ``flush``: longer than the
-# restart of an App Engine instance.
+# Seconds that the end of a ``with`` block waits for the delivery, as does ``flush``: longer than an
+# App Engine instance takes to restart.
 SECONDS_TO_CLOSE = 60.0
 # A timestamp below this is probably a step.
 _JANUARY_1970_MS = 31 * 86_400_000
@@ -113,7 +113,7 @@ class IAPRun:
 
     _run: QueuedRun | None
     _written: MlflowFiles | None = None  # what this process wrote
-    # What to call the run when its URL is shown; None if it is not, or was already.
+    # What to call the run when its URL is shown; None if it is not to be shown, or has been.
     _link_name: str | None = None
     # Whether a ``with`` block ends the run.
     _is_ended_by_with = True
@@ -254,8 +254,8 @@ class IAPRun:
         Args:
             local_path: path of the file or folder.
             artifact_path: folder in the run's artifacts. Default: their root.
-            copy: whether to copy it at once, so that it may be changed or deleted. Use False for
-                large files that do not change.
+            copy: whether to copy it at once, so that you may then change or delete it. Use False
+                for large files that do not change.
         """
         with never_raising(f"artifact {str(local_path)!r:.200}"):
             to = artifact_folder(artifact_path)
@@ -301,8 +301,8 @@ class IAPRun:
         """Upload a figure, as ``MlflowClient.log_figure`` does.
 
         Args:
-            figure: a figure of Matplotlib or Plotly.
-            artifact_file: path of the file in the run's artifacts; its extension is the format.
+            figure: a Matplotlib or Plotly figure.
+            artifact_file: path of the file in the run's artifacts; its extension sets the format.
             save_kwargs: arguments of the function that writes the file.
         """
         with never_raising(f"artifact {artifact_file!r:.200}"):
@@ -388,7 +388,7 @@ class IAPRun:
             self._append("input", {"dataset": fields, "tags": texts})
 
     def finish(self, status: str = "FINISHED", *, end_time: int | None = None) -> None:
-        """End the run, after everything that was logged so far is delivered.
+        """End the run when everything logged so far has been delivered. The call does not wait.
 
         Args:
             status: FINISHED, FAILED or KILLED.
@@ -404,12 +404,12 @@ class IAPRun:
         """Wait until everything that this process logged to the server is delivered.
 
         Args:
-            timeout: seconds to wait, None for no limit. The default is longer than the restart of
-                an App Engine instance.
+            timeout: seconds to wait; None for no limit. The default is longer than an App Engine
+                instance takes to restart.
 
         Returns:
-            How many records were delivered, are waiting, and were refused. It is true if all were
-            delivered. Those that are waiting are sent later.
+            How many records were delivered, are waiting, and were refused. The result is true if
+            all were delivered. Those that are waiting are sent later.
         """
         result = flush(self._client, timeout)
         self.show_link()
@@ -420,7 +420,7 @@ class IAPRun:
         """Wait for MLflow's id of the run, and return it.
 
         Args:
-            timeout: seconds to wait, None for no limit.
+            timeout: seconds to wait; None for no limit.
 
         Raises:
             IAPError: MLflow has not created the run in time, or has rejected it.
@@ -434,7 +434,7 @@ class IAPRun:
 
     @property
     def url(self) -> str | None:
-        """URL of the run's page in MLflow; None if it is not known yet, or there is none."""
+        """URL of the run's page in MLflow; None if it is not known yet, or there is no server."""
         uri, run = self._client.tracking_uri, self._run
         if run is None or None in (run.run_id, run.experiment_id) or not uri.startswith("http"):
             return None
@@ -570,7 +570,7 @@ class IAPRun:
 
 
 def status_of(error: BaseException) -> str:
-    """The status of a run that ends with an exception."""
+    """Return the status of a run that ends with an exception."""
     optuna = sys.modules.get("optuna")
     is_pruned = optuna is not None and isinstance(error, optuna.TrialPruned)
     return "KILLED" if is_pruned else "FAILED"
@@ -587,8 +587,8 @@ def _warn_of_timestamps_like_steps() -> None:
 def experiment_of(name: str | None) -> str:
     """Return an experiment in the form that ``RunWriter`` takes.
 
-    Without a name, it is MLflow's active one: the one set by ``mlflow.set_experiment``, then the
-    environment's, then *Default*.
+    Without a name, it is MLflow's active one: the one set by ``mlflow.set_experiment``, else the
+    one in the environment variables, else *Default*.
     """
     if name is not None:
         return f"name:{name}"

@@ -1,4 +1,4 @@
-"""The run handle of a callback, which ends the run itself."""
+"""A run handle whose run is ended by a callback or MLflow's API, not by a ``with`` block."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class RunWriter(IAPRun):
-    """The handle for a run of a callback, which ends the run itself.
+    """A run handle whose run is ended by a callback or MLflow's API, not by a ``with`` block.
 
     Args:
         client: delivers the run.
@@ -72,7 +72,7 @@ class RunWriter(IAPRun):
 
     @classmethod
     def existing(cls, client: MlflowClient, run_id: str) -> Self:
-        """Return a handle for an existing run, which others may also log to and finish.
+        """Return a handle for an existing run, which others may also log to and end.
 
         Args:
             client: delivers what is logged.
@@ -103,8 +103,8 @@ class RunWriter(IAPRun):
         """Set the status that the run gets if it is still open when the process exits.
 
         Args:
-            status: FINISHED, FAILED or KILLED. None: FAILED, with a tag that says why; this is also
-                how a run ends if its process is killed.
+            status: FINISHED, FAILED or KILLED. None: FAILED, with a tag that says why. A run
+                also ends like that if its process is killed.
         """
         self._queued().at_exit = None if status is None else end_status(status)
 

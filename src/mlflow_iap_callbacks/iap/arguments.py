@@ -73,6 +73,18 @@ def _is_name_of_experiment(value: Any) -> bool:
     )
 
 
+def _is_name_of_model(value: Any) -> bool:
+    return isinstance(value, str) and len(value.strip()) > 0 and not {*value} & {"/", ":"}
+
+
+def _is_url(value: Any) -> bool:
+    return isinstance(value, str) and "://" in value
+
+
+def _is_method(name: str) -> Callable[[Any], bool]:
+    return lambda value: inspect.isroutine(value) and value.__name__ == name
+
+
 def _is_metric_name(value: Any) -> bool:
     names = [value] if isinstance(value, str) else value
     is_sequence = isinstance(names, Sequence) and not isinstance(names, bytes)
@@ -108,7 +120,9 @@ _RULES = {
     "key_file": _Rule(_PATH, "the path of a credentials file"),
     "kind": _Rule(_TEXT, "'id_token', 'signed_jwt' or 'access_token'"),
     "local_path": _Rule(_PATH, _PATH_OF_FILE),
-    "log_trees": _Rule(_NUMBER, "a number of trees"),
+    "log_trees": _Rule(
+        lambda value: _NUMBER(value) and value >= 0, "a number of trees", (Integral,)
+    ),
     "max_attempts": _Rule(_NUMBER, "a whole number of at least 1"),
     "max_points": _Rule(_NUMBER, "a whole number of at least 3"),
     "metric_name": _Rule(_is_metric_name, "one name, or a sequence of names"),
@@ -117,10 +131,15 @@ _RULES = {
     "model_path": _Rule(
         _PATH, "the path of a folder that mlflow.FLAVOR.save_model(model, path) wrote"
     ),
+    "objective": _Rule(callable, "the objective, which is a function of a trial"),
+    "origin": _Rule(_TEXT, "the URL of the server, such as 'https://mlflow.example.com'"),
     "params": _Rule(_is(Mapping), "a dict, such as {'depth': 3}"),
     "parent_run_id": _Rule(_is_run_id, _EXAMPLE_RUN_ID, (str,)),
-    "registered_model_name": _Rule(_TEXT, "the name of a registered model"),
+    "registered_model_name": _Rule(
+        _is_name_of_model, "the name of a registered model, without / and :", (str,)
+    ),
     "registry_uri": _Rule(_PATH, "the URI of the model registry"),
+    "retry": _Rule(_has("max_attempts", "deadline"), "a RetryPolicy"),
     "run": _Rule(
         _is_run,
         f"IAPMLflowCallback.run(trial), mlflow.active_run(), or {_EXAMPLE_RUN_ID}",
@@ -152,8 +171,11 @@ _MISTAKES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("run", _has("predict"), "Pass a model to finish(model) after its training"),
     ("run", _has("suggest_float"), "Pass the handle of its run: run=callback.run(trial)"),
     ("run", _has("log_if_best"), "Pass the handle of a trial's run: run=callback.run(trial)"),
+    ("run", _is_method("run_id"), "Pass the handle that it belongs to: run=run"),
     ("run", inspect.isroutine, "Call it: run=callback.run(trial)"),
+    ("run", _is_url, "Pass it by name: tracking_uri=URI"),
     ("run", _has("log_batch"), "Pass it by name: client=client"),
+    ("run_id", _is_url, "Pass it by name: tracking_uri=URI"),
     ("run_id", _has("log_batch"), "Pass it by name: client=client"),
     ("run_id", _has("run_id", "log_metrics"), "Use the handle itself; it needs no other"),
     ("run_id", _has("info", "data"), "Pass its id: run.info.run_id"),
@@ -275,7 +297,10 @@ def _title(function: Callable[..., Any], args: Sequence[Any]) -> str:
 
 
 def _check_use(function: Callable[..., Any], args: Sequence[Any], title: str) -> None:
-    """Raise an error if a library calls a class, or the other library's callback."""
+    """Raise an error if a class is called in place of an object, or the wrong callback is."""
+    *_, owner, method = ("", *function.__qualname__.split("."))
+    if owner and owner not in [each.__name__ for each in type(args[0] if args else None).__mro__]:
+        raise TypeError(f"{title} is called on the class. Call {owner}().{method}() on an object.")
     given = args[1:]
     if function.__name__ == "__init__" and any(map(_is_env, given)):
         raise TypeError(_class_given(title, "IAPLightGBMCallback"))

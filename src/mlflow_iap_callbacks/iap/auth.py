@@ -13,6 +13,7 @@ from requests.auth import AuthBase
 from requests.utils import get_environ_proxies
 
 from ..errors import IAPConfigurationError, IAPCredentialsError, IAPError
+from .arguments import checked
 from .create_once import create_once
 from .credentials import IAPCredentials
 from .keyed_creation import creation_in
@@ -66,6 +67,7 @@ class IAPAuth(AuthBase):
         ```
     """
 
+    @checked
     def __init__(
         self,
         origin: str,

@@ -26,7 +26,6 @@ _REPEATABLE = {
     "review-queues": "create delete get-or-create-user items/add items/remove items/set-status "
     "update",
     "prompt-optimization/jobs": "search {}/cancel",
-    "mcp-servers": "{}/aliases {}/tags {}/versions {}/versions/{}/tags",
     "gateway": "budgets/update endpoints/create endpoints/models/attach endpoints/models/detach "
     "endpoints/set-tag endpoints/update guardrails/add-to-endpoint model-definitions/create "
     "model-definitions/update secrets/create secrets/update",
@@ -42,6 +41,8 @@ _PATTERN = re.compile(
             # A trace of version 3 has an id; a span has one as well.
             r"/api/3\.0/mlflow/traces$|/v1/traces$",
             r"/mlflow/(?:workspaces|mcp-servers)$|/jobs/search$",
+            # Their names contain a slash.
+            r"/mlflow/mcp-servers/.+/(?:aliases|tags|versions)$",
             r"/mlflow-artifacts/mpu/(?:abort|complete|create)(?:/|$)",
         )
     )

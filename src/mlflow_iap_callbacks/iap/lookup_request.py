@@ -32,13 +32,25 @@ def request_instead(
     return other
 
 
+def error_code(response: requests.Response) -> Any:
+    """MLflow's code of an error that a repeated request does not change; None if there is none."""
+    if response.status_code not in (400, 404):
+        return None
+    try:
+        return response.json().get("error_code")
+    except (ValueError, AttributeError):
+        return None
+
+
 def search(send: Send, request: requests.PreparedRequest) -> requests.Response:
-    """Send a search.
+    """Send a search. Where that which contains the results does not exist, nothing is found.
 
     Raises:
         MlflowException: it failed.
     """
     response = send(request)
+    if error_code(response) == "RESOURCE_DOES_NOT_EXIST":
+        return with_content(response, {})
     if response.status_code != 200:
         raise MlflowException(f"The search returned status {response.status_code}.")
     return response

@@ -194,6 +194,8 @@ class IAPLightGBMCallback(Callback):
             TypeError: ``booster`` is none of these. No run was created.
         """
         model, estimator = fitted(booster)
+        if X is None and y is not None:
+            _logger.warning("finish was called with y and without X, so y is not used. Pass both.")
         if model in self._finished:
             if X is not None:
                 _logger.warning(
@@ -240,12 +242,12 @@ class IAPLightGBMCallback(Callback):
         """Wait until all records are delivered.
 
         Args:
-            timeout: seconds to wait, None for no limit. The default is longer than the restart of
-                an App Engine instance.
+            timeout: seconds to wait; None for no limit. The default is longer than an App Engine
+                instance takes to restart.
 
         Returns:
-            How many records were delivered, are waiting, and were refused. It is true if all were
-            delivered. Those that are waiting are sent later.
+            How many records were delivered, are waiting, and were refused. The result is true if
+            all were delivered. Those that are waiting are sent later.
         """
         training = self._trainings.get(threading.get_ident())
         # This thread ran the training, so it has ended, unless one of its callbacks calls this.

@@ -322,12 +322,12 @@ class IAPMLflowCallback(Callback):
         """Wait until all records are delivered.
 
         Args:
-            timeout: seconds to wait, None for no limit. The default is longer than the restart of
-                an App Engine instance.
+            timeout: seconds to wait; None for no limit. The default is longer than an App Engine
+                instance takes to restart.
 
         Returns:
-            How many records were delivered, are waiting, and were refused. It is true if all were
-            delivered. Those that are waiting are sent later.
+            How many records were delivered, are waiting, and were refused. The result is true if
+            all were delivered. Those that are waiting are sent later.
         """
         self._release_unheld()
         return flush(self._client, timeout)

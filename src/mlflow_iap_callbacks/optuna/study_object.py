@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ..delivery.plain_values import as_texts
@@ -31,7 +35,8 @@ def without_objects(study: optuna.Study) -> optuna.Study:
     import optuna
 
     storage = optuna.storages.InMemoryStorage()
-    study_id = storage.create_new_study(study.directions, study.study_name)
+    with _without_log(type(storage).__module__):  # Optuna announces each new study
+        study_id = storage.create_new_study(study.directions, study.study_name)
     for name, value in _plain(study.user_attrs).items():
         storage.set_study_user_attr(study_id, name, value)
     system_attrs = getattr(study, "_storage").get_study_system_attrs(study._study_id)  # noqa: B009
@@ -40,6 +45,22 @@ def without_objects(study: optuna.Study) -> optuna.Study:
     for trial in study.get_trials(deepcopy=False):
         storage.create_new_trial(study_id, template_trial=_plain_trial(trial))
     return optuna.Study(study.study_name, storage, study.sampler, study.pruner)
+
+
+@contextmanager
+def _without_log(name: str) -> Iterator[None]:
+    """Discard what this thread logs to a logger."""
+    thread = threading.get_ident()
+
+    def is_of_another(record: logging.LogRecord) -> bool:
+        return record.thread != thread
+
+    logger = logging.getLogger(name)
+    logger.addFilter(is_of_another)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_of_another)
 
 
 def _plain_trial(trial: FrozenTrial) -> FrozenTrial:

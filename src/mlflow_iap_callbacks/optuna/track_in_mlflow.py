@@ -16,6 +16,7 @@ from mlflow.tracking import fluent
 
 from ..delivery.never_raising import never_raising
 from ..delivery.run import IAPRun
+from ..iap.arguments import check
 
 if TYPE_CHECKING:
     import optuna
@@ -35,6 +36,8 @@ def tracked(
     If it returns None, only the runs that the objective leaves open are ended. ``when_failed`` is
     called with an exception of the objective, unless it prunes the trial.
     """
+
+    check("objective", objective)
 
     @functools.wraps(objective)
     def call(trial: optuna.Trial) -> _T:

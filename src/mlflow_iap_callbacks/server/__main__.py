@@ -41,12 +41,12 @@ def migrate() -> None:
     metavar="TIME",
     default="30d",
     show_default=True,
-    help="For how long they must have been deleted, such as 30d or 12h30m.",
+    help="How long ago they must have been deleted, such as 30d or 12h30m.",
 )
 def gc(older_than: str) -> None:
     """Delete for good, with their artifacts, what users have deleted: runs, experiments, models.
 
-    Until then, MLflow can restore them. The age of an experiment is counted from its last change.
+    Before that, MLflow can restore them. The age of an experiment is counted from its last change.
     """
     from . import start
 
@@ -58,7 +58,7 @@ def gc(older_than: str) -> None:
 @click.option(
     "--domain",
     required=True,
-    help="What comes behind the @ of users whose names are no e-mails.",
+    help="What follows the @ for users whose names are not e-mail addresses.",
 )
 def move_users(old: str, domain: str) -> None:
     """Copy the users and permissions of a server with `--app-name basic-auth`.

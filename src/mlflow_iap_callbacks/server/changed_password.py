@@ -1,4 +1,4 @@
-"""Lets a running server go on after its database's password was changed."""
+"""Keeps a server running after its database's password was changed."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ _logger = logging.getLogger(__name__)
 
 
 def follow_changes(environment: Mapping[str, str]) -> None:
-    """Read the password again when the database rejects it, in this process's new connections.
+    """Whenever the database rejects the password of a new connection, read the password again.
 
-    Has no effect if the password comes from neither a secret nor a file.
+    This affects all engines of this process. It has no effect if the password comes from neither a
+    secret nor a file.
     """
     if any(environment.get(name) for name in _VARIABLES):
         connect = reconnecting(lambda: str(database_url(environment).password))
@@ -30,7 +31,7 @@ def follow_changes(environment: Mapping[str, str]) -> None:
 def reconnecting(
     read: Callable[[], str],
 ) -> Callable[[Dialect, object, list[Any], dict[str, Any]], Any]:
-    """Return a function that connects, and does so again with the password it reads if need be.
+    """Return a function that connects, and that retries once if the password has been changed.
 
     Args:
         read: returns the current password; may raise a StartError.
@@ -44,7 +45,7 @@ def reconnecting(
         except Exception as error:
             if not is_login_rejected(error):
                 raise
-            # All connections of an engine have the same options: one of its threads reads.
+            # An engine's connections share these options: only one thread reads the password again.
             with lock:
                 if options.get("password") == rejected:
                     options["password"] = _read(read) or rejected

@@ -31,15 +31,15 @@ def database_url(environment: Mapping[str, str]) -> URL:
 
     Raises:
         StartError: unless exactly one of socket and host is set, and exactly one password, which
-            can be read.
+            must be readable.
     """
     socket = environment.get("MLFLOW_SERVER_DATABASE_SOCKET", "")
     host, port = _host_and_port(environment.get("MLFLOW_SERVER_DATABASE_HOST", "").strip())
     if bool(socket) == bool(host):
         raise StartError(
             f"{'Both' if socket else 'Neither'} of MLFLOW_SERVER_DATABASE_SOCKET and "
-            "MLFLOW_SERVER_DATABASE_HOST are set. Set the first to "
-            "/cloudsql/PROJECT:REGION:INSTANCE, or the second to HOST or HOST:PORT."
+            f"MLFLOW_SERVER_DATABASE_HOST {'are' if socket else 'is'} set. Set only the first, to "
+            "/cloudsql/PROJECT:REGION:INSTANCE, or only the second, to HOST or HOST:PORT."
         )
     kind = _KINDS[_engine(environment)]
     url = URL.create(
@@ -50,7 +50,7 @@ def database_url(environment: Mapping[str, str]) -> URL:
         port=port,
         database=environment.get("MLFLOW_SERVER_DATABASE_NAME") or "mlflow",
     )
-    # Cloud SQL's socket encrypts connections itself.
+    # Cloud SQL encrypts connections to its socket itself.
     return kind.at_socket(url, socket) if socket else kind.at_address(url, _ca(environment))
 
 
@@ -119,7 +119,7 @@ def connect(url: URL, seconds: float) -> Engine:
         seconds: how long to wait for a database that is not available yet.
 
     Raises:
-        StartError: if it is not available in time, or rejects this user.
+        StartError: if it is not available in time, or if waiting does not help.
     """
     kind = kind_of(url)
     probe = sqlalchemy.create_engine(url, poolclass=NullPool, connect_args=dict(kind.timeouts))
@@ -142,11 +142,11 @@ def connect(url: URL, seconds: float) -> Engine:
                 raise StartError(
                     f"The database {name_of(url)} did not respond within {seconds:g} s: "
                     f"{kind.reason(error)}. Check that it runs, that it is {kind.name} (see "
-                    "MLFLOW_SERVER_DATABASE_ENGINE), that app.yaml names its instance, and that "
-                    "the service account has roles/cloudsql.client."
+                    "MLFLOW_SERVER_DATABASE_ENGINE), that the Cloud Run service or app.yaml names "
+                    "its instance, and that the service account has roles/cloudsql.client."
                 ) from None
-        # Cloud SQL's socket appears soon after the container starts; a restart of the database
-        # takes about a minute.
+        # Cloud SQL's socket appears soon after the container starts. The database takes about a
+        # minute to restart.
         time.sleep(_RETRY_INTERVAL)
 
 

@@ -1,4 +1,4 @@
-"""What a kind of database must offer so that MLflow's tables can be kept in it."""
+"""What must be known of a kind of database so that MLflow's tables can be kept in it."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class DatabaseKind(ABC):
     Attributes:
         name: its name in messages.
         driver: SQLAlchemy's name of the driver.
-        timeouts: what the driver needs to stop waiting for a server that says nothing.
-        show_processes: the statement that lists what all connections do.
-        is_transactional: whether a migration that fails or is killed changes nothing.
+        timeouts: driver options with which it stops waiting for a server that does not respond.
+        show_processes: the statement that lists what all connections are doing.
+        is_transactional: whether the changes of a migration that fails or is killed are undone.
     """
 
     name: str
@@ -31,19 +31,20 @@ class DatabaseKind(ABC):
 
     @abstractmethod
     def at_socket(self, url: URL, socket: str) -> URL:
-        """Return a URL for the Unix socket that Cloud SQL offers in a container."""
+        """Return the URL for the Unix socket that Cloud SQL offers in a container."""
 
     @abstractmethod
     def at_address(self, url: URL, ca: str) -> URL:
-        """Return a URL for its host and port, verified with the certificates in a file, if any.
+        """Return the URL for its host.
 
-        The host name is not verified, because the certificate of a Cloud SQL instance does not
-        name its private address.
+        If `ca` names a file of CA certificates, the server's certificate is verified with them. The
+        host name is not, because the certificate of a Cloud SQL instance does not name its private
+        address.
         """
 
     @abstractmethod
     def permanent_problem(self, url: URL, error: DBAPIError) -> str | None:
-        """Return why waiting does not help, and what does; None if waiting may."""
+        """Return why waiting does not help, and what to do; None if waiting may help."""
 
     @abstractmethod
     def is_login_rejected(self, error: Exception) -> bool:
@@ -51,35 +52,35 @@ class DatabaseKind(ABC):
 
     @abstractmethod
     def reason(self, error: DBAPIError) -> str:
-        """Return one line of what the server or the driver said."""
+        """Return the error message of the server or the driver, in one line."""
 
     @abstractmethod
     def lock(self, engine: Engine, seconds: int) -> bool:
-        """Take the lock on migrations for the engine's connection, or return False in the end."""
+        """Acquire the lock on migrations for the engine's connection; return False on a timeout."""
 
     @abstractmethod
     def unlock(self, engine: Engine) -> None:
-        """Release it."""
+        """Release the lock on migrations."""
 
     @abstractmethod
     def drop(self, engine: Engine, tables: list[str]) -> None:
-        """Drop tables, in this order, whatever refers to them."""
+        """Drop tables, in this order, even if other tables refer to them."""
 
     @abstractmethod
     def migration_problem(self, engine: Engine) -> str | None:
-        """Return what would make MLflow's migrations fail, after the words "The database X"."""
+        """Return what would make a migration fail, as the rest of "The database X ...", or None."""
 
     @abstractmethod
     def text_problem(self, engine: Engine) -> str | None:
-        """Return what would let it store text wrongly, after the words "The database X"."""
+        """Return why it would store text wrongly, as the rest of "The database X ...", or None."""
 
     @abstractmethod
     def make_exact(self, engine: Engine) -> None:
-        """Let it tell apart all names, as far as it can, before a migration."""
+        """Make the database distinguish all names, as far as possible, before a migration."""
 
     @abstractmethod
     def max_connections(self, engine: Engine) -> int:
-        """Return how many connections it allows to this user."""
+        """Return how many connections it allows to ordinary users, together."""
 
 
 def execute(engine: Engine, statement: str, **values: Any) -> Any:

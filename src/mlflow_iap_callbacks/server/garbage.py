@@ -1,7 +1,7 @@
 """Deletes for good what users have deleted: `mlflow gc`, with direct access to the artifacts.
 
-MLflow's own command deletes the artifacts through a tracking server, which would be the one behind
-Identity-Aware Proxy. Users may not delete others' artifacts there.
+MLflow's own command would delete the artifacts through the server behind Identity-Aware Proxy,
+where users may not delete each other's artifacts.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sqlalchemy import URL
 
 from .start_error import StartError, first_line
 
-# MLflow's command would delete everything if the text is empty.
+# Not empty, because MLflow's command would then delete garbage of any age.
 _AGE = re.compile(r"(?=.)(\d+d)?(\d+h)?(\d+m)?(\d+s)?")
 
 
@@ -25,16 +25,16 @@ def delete_garbage(url: URL, artifacts: str, older_than: str) -> None:
     """Delete runs, experiments and logged models with their artifacts, and print their ids.
 
     Args:
-        url: of the database.
+        url: URL of the database.
         artifacts: URI of the folder that the server's `mlflow-artifacts:/` stands for.
-        older_than: for how long they must have been deleted, such as 30d or 12h30m.
+        older_than: how long ago they must have been deleted, such as 30d or 12h30m.
 
     Raises:
-        StartError: if `older_than` is malformed, or something cannot be deleted. What has been
-            deleted until then stays deleted.
+        StartError: if `older_than` is malformed, or something cannot be deleted. What was
+            deleted before that stays deleted.
     """
     if not _AGE.fullmatch(older_than):
-        raise StartError(f"{older_than!r} is not a time. Use a form such as 30d or 12h30m.")
+        raise StartError(f"{older_than!r} is not a length of time. Write it like 30d or 12h30m.")
     from mlflow.cli import gc  # with all of MLflow's commands
 
     def repository(artifact_uri: str, **_: Any) -> ArtifactRepository:

@@ -19,7 +19,7 @@ def move_users(old: Engine, new: Engine, domain: str) -> list[str]:
     Args:
         old: the database of the server with passwords. Its tables are migrated.
         new: this server's database, migrated with permissions on, without users.
-        domain: what comes behind the @ of users whose names are no e-mails.
+        domain: what follows the @ for users whose names are not e-mail addresses.
 
     Raises:
         StartError: if there are users already, or two would have the same e-mail.

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from . import collations
 from .database_kind import CONNECT_TIMEOUT, DatabaseKind, execute
 
-# Errors that waiting does not solve, by code.
+# Errors that do not go away by waiting, by code.
 _PERMANENT = {
     ER.ACCESS_DENIED_ERROR: (
         "the user or its password is wrong. Set the user's password to the secret's text "
@@ -24,12 +24,12 @@ _PERMANENT = {
     ER.BAD_DB_ERROR: "no database has this name. Create it: `gcloud sql databases create`.",
 }
 _OTHER_SOCKET = ".s.PGSQL."  # how the name of PostgreSQL's socket begins
-# MySQL's plain "utf8" has no characters of more than three bytes.
+# MySQL's plain "utf8" lacks all characters of more than three bytes.
 _CHARSET = {"charset": "utf8mb4"}
 
 
 class MySQL(DatabaseKind):
-    """MySQL and MariaDB, which commit each change of a table immediately."""
+    """MySQL and MariaDB, which commit each change of a table's definition immediately."""
 
     name = "MySQL"
     # Pure Python, so there is nothing to compile and no system library to keep patched. With

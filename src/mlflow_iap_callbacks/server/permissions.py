@@ -1,8 +1,9 @@
 """MLflow's permissions per experiment and registered model, for visitors whom the gate admits.
 
 A visitor's first request creates an MLflow user with the visitor's e-mail and a random password.
-The password is never used, because only the gate authenticates. Users in MLFLOW_IAP_ADMINS become
-admins with each request; all others start with the default permission.
+The password is never used, because only the gate authenticates. Each request of a user in
+MLFLOW_IAP_ADMINS makes sure that the user is an admin. All others start with the default
+permission.
 """
 
 from __future__ import annotations
@@ -53,11 +54,11 @@ def user_of_request() -> Authorization:
 def app_with_permissions(settings: GateSettings) -> ASGIApp:
     """Return MLflow's app with its own permissions, for the users of `user_of_request`.
 
-    The users are stored in the backend store.
+    The users are stored in the same database as the runs.
     """
     from mlflow.server.constants import BACKEND_STORE_URI_ENV_VAR
 
-    # It is needed only by a page that is not served, so it may differ between processes.
+    # This key is needed only by a page that is not served, so it may differ between processes.
     os.environ.setdefault(mlflow_variables.MLFLOW_FLASK_SERVER_SECRET_KEY.name, secrets.token_hex())
     # MLflow requires an initial admin.
     os.environ[mlflow_variables.MLFLOW_AUTH_ADMIN_USERNAME.name] = settings.admins[0]
@@ -72,13 +73,13 @@ def app_with_permissions(settings: GateSettings) -> ASGIApp:
 
 
 def may_use(email: str, location: str, path: str) -> bool:
-    """Whether a user may use a location of this server's artifacts in a request.
+    """Return whether a user may name a location of artifacts in a request.
 
     Args:
         email: the user's e-mail.
         location: a URI that `locations.require_allowed` accepts.
-        path: the path of the request. A model's source is read; in any other location, MLflow
-            later writes.
+        path: the path of the request. A model version's source must be readable by the user. Any
+            other location must be writable, because MLflow later writes to it.
     """
     from mlflow.server import auth
 
@@ -93,7 +94,7 @@ def may_use(email: str, location: str, path: str) -> bool:
         if scheme == "models":
             return action == "read"  # MLflow checks the model
         return scheme != "mlflow-artifacts" or _may_use_artifacts(email, place, action)
-    except MlflowException:  # there is no such experiment
+    except MlflowException:  # there is no such run or experiment
         return False
 
 
@@ -113,7 +114,7 @@ def _may_use_artifacts(email: str, place: str, action: str) -> bool:
 
 @contextmanager
 def _one_process_at_a_time(database_uri: str) -> Iterator[None]:
-    """Let only one process of a server create a database's tables; all of them start together.
+    """Let a server's processes, which start together, create the tables one after another.
 
     Servers of other databases do not wait: this one's may not respond.
     """
@@ -123,14 +124,18 @@ def _one_process_at_a_time(database_uri: str) -> Iterator[None]:
     if url.get_backend_name() == "sqlite":
         url = url.set(database=str(Path(url.database or "").absolute()))
     name = hashlib.sha256(str(url).encode()).hexdigest()
-    with Path(tempfile.gettempdir(), f"mlflow-iap-{os.getuid()}-{name}.lock").open("a") as file:
+    path = Path(tempfile.gettempdir(), f"mlflow-iap-{os.getuid()}-{name}.lock")
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(file)
 
 
 @contextmanager
 def _config_file(default_permission: str) -> Iterator[None]:
-    """Write the file that MLflow reads once, then delete it: it has the database's password."""
+    """Write the file that MLflow reads once; then delete it, as it has the database's password."""
     from mlflow.server.constants import BACKEND_STORE_URI_ENV_VAR
 
     config = configparser.ConfigParser(interpolation=None)

@@ -12,11 +12,11 @@ from sqlalchemy.exc import DBAPIError
 from .database_kind import CONNECT_TIMEOUT, DatabaseKind, execute
 from .start_error import first_line
 
-_OLDEST = 12  # major version; the first that says whether a collation is deterministic
+_OLDEST = 12  # major version; the first one with nondeterministic collations
 _LOCK = 0x6D6C_666C_6F77  # "mlflow"; PostgreSQL's advisory locks are numbers
 _LOCK_NOT_AVAILABLE = "55P03"
 _SOCKET = re.compile(r"(?P<folder>.+)/\.s\.PGSQL\.(?P<port>\d+)")
-# Errors that waiting does not solve. They have no code, because the login is not complete.
+# Errors that do not go away by waiting. They have no code, because the login has not succeeded.
 _PERMANENT = (
     (
         re.compile(r"password authentication failed|role .* (does not exist|is not permitted)"),
@@ -33,7 +33,7 @@ _PERMANENT = (
     ),
     (
         re.compile(r"no pg_hba\.conf entry|server does not support SSL"),
-        "it does not accept this kind of connection. Compare its settings of encryption and of "
+        "it does not accept this kind of connection. Compare its encryption settings and its "
         "pg_hba.conf with MLFLOW_SERVER_DATABASE_CA.",
     ),
     (
@@ -63,7 +63,7 @@ ORDER BY 1 LIMIT 1
 
 
 class PostgreSQL(DatabaseKind):
-    """PostgreSQL, in which a change of tables is part of a transaction."""
+    """PostgreSQL, in which changes of a table's definition are part of a transaction."""
 
     name = "PostgreSQL"
     driver = "postgresql+psycopg"
@@ -81,7 +81,7 @@ class PostgreSQL(DatabaseKind):
 
     def at_address(self, url: URL, ca: str) -> URL:
         verified = {"sslmode": "verify-ca", "sslrootcert": ca} if ca else {}
-        # In seconds. The driver's own, for an address that drops packets, is two minutes.
+        # Seconds; by default, an address that drops packets takes two minutes.
         return url.set(query={"connect_timeout": "10", **verified})
 
     def permanent_problem(self, url: URL, error: DBAPIError) -> str | None:
@@ -89,14 +89,14 @@ class PostgreSQL(DatabaseKind):
         return next((problem for kind, problem in _PERMANENT if kind.search(said)), None)
 
     def is_login_rejected(self, error: Exception) -> bool:
-        # The drivers give no code when a connection fails.
+        # The driver gives no code when a connection fails.
         return "password authentication failed" in str(error)
 
     def reason(self, error: DBAPIError) -> str:
         return first_line(error.orig or error)
 
     def lock(self, engine: Engine, seconds: int) -> bool:
-        # For the rest of the session, whatever the database's flags are: a migration takes long.
+        # Both are for the session, whatever the database's flags are, as a migration may take long.
         execute(engine, "SET statement_timeout = 0")
         execute(engine, f"SET lock_timeout = '{seconds}s'")
         try:
@@ -127,11 +127,11 @@ class PostgreSQL(DatabaseKind):
     def text_problem(self, engine: Engine) -> str | None:
         version = int(execute(engine, "SHOW server_version_num")) // 10_000
         if version < _OLDEST:
-            return f"is of PostgreSQL {version}. Use {_OLDEST} or later."
+            return f"is in PostgreSQL {version}. Use PostgreSQL {_OLDEST} or later."
         encoding = execute(engine, "SHOW server_encoding")
         if encoding != "UTF8":
             return (
-                f"has the encoding {encoding}, which has not all characters. Create a database "
+                f"has the encoding {encoding}, which lacks many characters. Create a database "
                 "with ENCODING 'UTF8' TEMPLATE template0, and move the tables there."
             )
         column = execute(engine, _INEXACT)
@@ -144,7 +144,7 @@ class PostgreSQL(DatabaseKind):
         )
 
     def make_exact(self, engine: Engine) -> None:
-        """Change nothing: MLflow's migrations create exact columns, and others are refused."""
+        """Change nothing: MLflow's migrations create exact columns, and others are rejected."""
 
     def max_connections(self, engine: Engine) -> int:
         reserved = "SHOW superuser_reserved_connections"

@@ -16,11 +16,12 @@ from .database import kind_of, name_of
 from .database_kind import execute
 from .start_error import StartError, first_line
 
-# A table that exists during a migration that can be left half done; its comment is the revision
-# before. PostgreSQL undoes an interrupted migration, except of an empty database.
+# A table that exists during a migration that could be left half done. Its comment is the revision
+# before the migration. PostgreSQL undoes an interrupted migration, except that of an empty
+# database.
 _MARKER = "mlflow_iap_migration"
 _FROM_EMPTY = "empty"
-# Seconds to wait for a migration by another process: rewriting 100 million metrics takes minutes.
+# Seconds to wait for another process to migrate: rewriting 100 million metrics takes minutes.
 _LOCK_SECONDS = 600
 _RESTORE = (
     "Restore the backup that was taken before it (appengine/README.md, Backup and restore), then "
@@ -32,7 +33,7 @@ class SchemaState(Enum):
     """How a database's tables compare to this version of MLflow."""
 
     EMPTY = auto()  # no tables
-    FOREIGN = auto()  # tables without an MLflow revision
+    FOREIGN = auto()  # tables without a revision of MLflow's
     OLDER = auto()
     CURRENT = auto()
     NEWER = auto()  # a revision that this MLflow does not know
@@ -40,7 +41,7 @@ class SchemaState(Enum):
 
 
 def state_of(engine: Engine, *, has_users: bool) -> SchemaState:
-    """Return the state of a database; with `has_users`, include users and permissions."""
+    """Return the state of a database; `has_users` includes the tables of users and permissions."""
     tables = inspect(engine).get_table_names()
     if _MARKER in tables:
         return SchemaState.INTERRUPTED
@@ -71,12 +72,12 @@ def require_current(engine: Engine, *, has_users: bool) -> None:
 def migrate(engine: Engine, *, has_users: bool) -> bool:
     """Migrate the tables to this version of MLflow, and return whether that changed anything.
 
-    Their collation is migrated too. A lock in the database server lets one process at a time do
-    this; the others wait for it.
+    In MySQL, their collation is converted too. A lock in the database server lets only one process
+    at a time do this; the others wait for it.
 
     Args:
-        engine: an engine with one connection, which holds the lock and makes the changes. If it
-            breaks, the lock is released only after its last change.
+        engine: an engine with one connection, which holds the lock and makes the changes. If the
+            connection breaks, the lock is released only after its last change.
         has_users: whether to include the tables of users and permissions.
 
     Raises:
@@ -86,7 +87,7 @@ def migrate(engine: Engine, *, has_users: bool) -> bool:
     if not kind.lock(engine, _LOCK_SECONDS):
         raise StartError(
             f"Another process has been migrating the database {name_of(engine.url)} for "
-            f"{_LOCK_SECONDS} s. Wait for it to end ({kind.show_processes} shows what it does)."
+            f"{_LOCK_SECONDS} s. Wait until it ends ({kind.show_processes} shows what it is doing)."
         )
     try:
         return _migrate(engine, has_users)
@@ -98,7 +99,7 @@ def _migrate(engine: Engine, has_users: bool) -> bool:
     kind = kind_of(engine.url)
     found = state_of(engine, has_users=has_users)
     if found is SchemaState.INTERRUPTED and _is_empty(engine):
-        # The marker last, because it says that this may be repeated.
+        # The marker is dropped last: as long as it exists, the tables may be dropped again.
         names = [name for name in inspect(engine).get_table_names() if name != _MARKER]
         kind.drop(engine, [*names, _MARKER])
         found = SchemaState.EMPTY
@@ -126,9 +127,9 @@ def _migrate(engine: Engine, has_users: bool) -> bool:
         reason = first_line(getattr(error, "orig", None) or error)
         advice = _RESTORE
         if found is SchemaState.EMPTY:
-            advice = "Migrate again: it starts over, because the database was empty."
+            advice = "Solve this, then migrate again: that starts over with the empty database."
         elif kind.is_transactional:
-            advice = "Nothing is left half done: once this is solved, migrate again."
+            advice = "Nothing is left half done: solve this, then migrate again."
         raise StartError(
             f"The migration of {name_of(engine.url)} from {begins} failed: {reason}. {advice}"
         ) from None
@@ -148,11 +149,17 @@ def _problem(engine: Engine, found: SchemaState) -> str:
         )
     if found is SchemaState.INTERRUPTED:
         if _is_empty(engine):
-            return f"is in the middle of its first migration. Wait for it, or run {command}."
-        return f"is in the middle of a migration. Wait for it if it still runs. If not: {_RESTORE}"
+            return (
+                "is in the middle of its first migration. Wait for it if it is still running. If "
+                f"not, run {command}."
+            )
+        return (
+            "is in the middle of a migration. Wait for it if it is still running. If not: "
+            f"{_RESTORE}"
+        )
     revision = mlflow_db._get_schema_version(engine)
     if revision == mlflow_db._get_latest_schema_revision():
-        revision = f"{users_schema.revision_of(engine) or 'none'} for users"
+        revision = f"for users, revision {users_schema.revision_of(engine) or 'none'}"
     if found is SchemaState.OLDER:
         return f"has the older schema {revision}. Back it up, then run {command}."
     return (
@@ -162,11 +169,11 @@ def _problem(engine: Engine, found: SchemaState) -> str:
 
 
 def _is_empty(engine: Engine) -> bool:
-    """Whether an interrupted migration was the first one, and nothing has been stored since."""
+    """Return whether the interrupted migration was the first one, with nothing stored since."""
     inspector = inspect(engine)
     if inspector.get_table_comment(_MARKER)["text"] != _FROM_EMPTY:
         return False
-    # Somebody may since have migrated the tables with MLflow's own command.
+    # Somebody may have completed the migration since, with MLflow's own command.
     kept = {"runs", "registered_models"} & set(inspector.get_table_names())
     return not any(execute(engine, f"SELECT EXISTS (SELECT 1 FROM {name})") for name in kept)  # noqa: S608
 

@@ -42,7 +42,7 @@ def _waiting() -> int:
 
 
 @pytest.mark.slow
-def test_a_training_goes_on_while_the_server_is_away_and_sync_delivers_it(
+def test_training_goes_on_while_the_server_is_away_and_sync_delivers_it(
     cloud: LocalCloud, start: Start, name: str, tmp_path: Path
 ) -> None:
     outage = tmp_path / "outage"
@@ -75,7 +75,7 @@ def test_a_training_goes_on_while_the_server_is_away_and_sync_delivers_it(
 
 
 @pytest.mark.slow
-def test_what_a_killed_training_had_logged_is_in_mlflow_once(
+def test_what_a_killed_process_had_logged_is_in_mlflow_once(
     cloud: LocalCloud, name: str, tmp_path: Path
 ) -> None:
     notes = tmp_path / "notes"

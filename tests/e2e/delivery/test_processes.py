@@ -652,7 +652,7 @@ def test_a_second_sigterm_kills_at_once_and_everything_stays_on_disk(
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("forks", [9, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("forks", [5, pytest.param(30, marks=pytest.mark.slow)])
 def test_forks_under_load_neither_lose_nor_duplicate_records_and_never_deadlock(
     forks: int, cloud: LocalCloud, start: Start, name: str
 ) -> None:
@@ -972,7 +972,9 @@ print(*kept["training"]["binary_logloss"])
 """
 
 
-@pytest.mark.parametrize("kilobytes", [0, 16, 64])
+@pytest.mark.parametrize(
+    "kilobytes", [16, *(pytest.param(size, marks=pytest.mark.slow) for size in (0, 64))]
+)
 def test_training_on_a_full_disk_succeeds_with_a_warning_and_is_delivered(
     kilobytes: int, cloud: LocalCloud, start: Start, name: str, tmp_path: Path
 ) -> None:

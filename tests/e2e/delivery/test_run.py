@@ -123,9 +123,13 @@ def _is_complete(name: str) -> bool:
     ("end", "code", "status"),
     [
         ("run.finish()", 0, "FINISHED"),
-        ("", 0, "FAILED"),
+        pytest.param("", 0, "FAILED", marks=pytest.mark.slow),
         pytest.param("raise ZeroDivisionError", 1, "FAILED", marks=pytest.mark.slow),
-        ("os.kill(os.getpid(), signal.SIGTERM)\nthreading.Event().wait()", -15, "FAILED"),
+        pytest.param(
+            "os.kill(os.getpid(), signal.SIGTERM)\nthreading.Event().wait()",
+            *(-15, "FAILED"),
+            marks=pytest.mark.slow,
+        ),
         ("os.kill(os.getpid(), signal.SIGKILL)", -9, "FAILED"),
     ],
     ids=["finish", "open", "exception", "SIGTERM", "SIGKILL"],

@@ -121,7 +121,13 @@ def test_traces_work_through_iap(cloud: LocalCloud) -> None:
     assert _only_the_trainer(cloud)
 
 
-@pytest.mark.parametrize("fault", ["reject_midway", "reset_before", "answer"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "reject_midway",
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("reset_before", "answer")),
+    ],
+)
 def test_an_artifact_of_30_mb_arrives_complete_after_an_interrupted_upload(
     cloud: LocalCloud, tmp_path: Path, fault: str
 ) -> None:

@@ -84,11 +84,15 @@ def _objective(predicted: np.ndarray, data: lgb.Dataset) -> tuple[np.ndarray, np
         pytest.param({"params": {"metric": ["auc", "binary_logloss", "l2"]}}, id="three metrics"),
         pytest.param({"feval": [_same, _other]}, id="metrics of one's own"),
         pytest.param(
-            {"params": {"objective": _objective, "metric": "auc"}}, id="an objective of one's own"
+            {"params": {"objective": _objective, "metric": "auc"}},
+            id="an objective of one's own",
+            marks=pytest.mark.slow,
         ),
-        pytest.param({"params": {"boosting": "dart"}}, id="dart"),
+        pytest.param({"params": {"boosting": "dart"}}, id="dart", marks=pytest.mark.slow),
         pytest.param(
-            {"params": {"boosting": "rf", "bagging_freq": 1, "bagging_fraction": 0.5}}, id="rf"
+            {"params": {"boosting": "rf", "bagging_freq": 1, "bagging_fraction": 0.5}},
+            id="rf",
+            marks=pytest.mark.slow,
         ),
         pytest.param({"keep_training_booster": True}, id="a booster to go on with"),
     ],
@@ -121,7 +125,7 @@ def test_training_without_valid_sets_has_its_params_and_its_end(
 
 
 @pytest.mark.parametrize("is_first_only", [True, False])
-@pytest.mark.parametrize("is_ours_first", [True, False])
+@pytest.mark.parametrize("is_ours_first", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_early_stopping_is_finished_with_its_last_and_best_iteration(
     cloud: LocalCloud, name: str, is_first_only: bool, is_ours_first: bool
 ) -> None:
@@ -305,8 +309,20 @@ def test_cv_that_stops_early_keeps_its_last_iterations_too(cloud: LocalCloud, na
     assert run.info.status == "FINISHED"
 
 
-@pytest.mark.parametrize("kind", ["LGBMClassifier", "LGBMRegressor", "LGBMRanker"])
-@pytest.mark.parametrize("way", ["as it is", "clone", "deepcopy", "pickle"])
+@pytest.mark.parametrize(
+    ("kind", "way"),
+    [
+        *(("LGBMClassifier", "as it is"), ("LGBMRegressor", "clone"), ("LGBMRanker", "pickle")),
+        *(
+            pytest.param(kind, way, marks=pytest.mark.slow)
+            for kind, way in [
+                *(("LGBMClassifier", way) for way in ("clone", "deepcopy", "pickle")),
+                *(("LGBMRegressor", way) for way in ("as it is", "deepcopy", "pickle")),
+                *(("LGBMRanker", way) for way in ("as it is", "clone", "deepcopy")),
+            ]
+        ),
+    ],
+)
 def test_the_estimators_of_scikit_learn_are_logged_as_they_recorded(
     cloud: LocalCloud, name: str, kind: str, way: str
 ) -> None:
@@ -451,7 +467,7 @@ def test_the_tuner_of_optuna_creates_a_run_for_each_step(cloud: LocalCloud, name
         assert len(points(run, "valid_0-binary_logloss")) == 5
 
 
-@pytest.mark.parametrize("is_shared", [True, False])
+@pytest.mark.parametrize("is_shared", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_twelve_training_runs_in_threads_have_all_their_points(
     cloud: LocalCloud, name: str, is_shared: bool
 ) -> None:

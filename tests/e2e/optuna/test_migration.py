@@ -87,7 +87,7 @@ def test_without_a_metric_name_several_objectives_are_numbered_values() -> None:
     assert _metrics(IAPMLflowCallback(), "minimize", "maximize").keys() == {"value_0", "value_1"}
 
 
-@pytest.mark.parametrize("kind", [list, tuple])
+@pytest.mark.parametrize("kind", [list, pytest.param(tuple, marks=pytest.mark.slow)])
 def test_a_sequence_of_metric_names_names_several_objectives(
     kind: Callable[[Sequence[str]], Sequence[str]],
 ) -> None:
@@ -101,7 +101,10 @@ def test_a_sequence_of_one_metric_name_names_one_objective() -> None:
     assert _metrics(IAPMLflowCallback(metric_name=["loss"])).keys() == {"loss"}
 
 
-@pytest.mark.parametrize("names", [["loss"], ["a", "b", "c"], []])
+@pytest.mark.parametrize(
+    "names",
+    [["loss"], *(pytest.param(names, marks=pytest.mark.slow) for names in (["a", "b", "c"], []))],
+)
 def test_too_few_or_too_many_metric_names_do_not_end_the_study(names: list[str]) -> None:
     study = new_study("minimize", "maximize")
     study.optimize(_two, 2, callbacks=[IAPMLflowCallback(metric_name=names)])
@@ -151,7 +154,7 @@ def test_an_existing_experiment_is_used() -> None:
     assert trial_run(study).info.experiment_id == experiment
 
 
-@pytest.mark.parametrize("create", [False, True])
+@pytest.mark.parametrize("create", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_runs_are_in_the_experiment_whose_id_is_given(create: bool) -> None:
     name = uuid.uuid4().hex
     given = {"experiment_id": mlflow.create_experiment(name)}
@@ -454,7 +457,9 @@ def test_a_pruned_trial_has_its_last_report_as_value() -> None:
     assert trial_run(study).data.metrics["value"] == 4.0
 
 
-@pytest.mark.parametrize("state", [TrialState.PRUNED, TrialState.FAIL])
+@pytest.mark.parametrize(
+    "state", [TrialState.PRUNED, pytest.param(TrialState.FAIL, marks=pytest.mark.slow)]
+)
 def test_the_callback_may_be_called_by_hand_with_a_trial_that_has_no_value(
     state: TrialState,
 ) -> None:

@@ -75,6 +75,14 @@ def storage(mariadb: MariaDB) -> str:
     return url
 
 
+@pytest.fixture
+def file_storage(tmp_path: Path) -> str:
+    """URL of a file of SQLite with Optuna's tables: enough for two processes, and no server."""
+    url = f"sqlite:///{tmp_path / 'study.db'}?timeout=60"
+    optuna.storages.RDBStorage(url)
+    return url
+
+
 def _load(name: str, storage: str) -> optuna.Study:
     return optuna.load_study(study_name=name, storage=storage)
 
@@ -159,14 +167,25 @@ run_all([fork.Process(target=join_in) for _ in range(count)])
 _NO_EXPERIMENT = '{"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "none"}'
 
 
-def test_six_processes_that_start_a_study_at_once_share_one_experiment_and_one_parent_run(
-    cloud: LocalCloud, start: Start, name: str, storage: str
+@pytest.mark.parametrize(
+    ("kind", "count"),
+    [("file_storage", 2), pytest.param("storage", 6, marks=pytest.mark.slow)],
+    ids=["two", "six"],
+)
+def test_processes_that_start_a_study_at_once_share_one_experiment_and_one_parent_run(
+    cloud: LocalCloud,
+    start: Start,
+    name: str,
+    request: pytest.FixtureRequest,
+    kind: str,
+    count: int,
 ) -> None:
+    storage = request.getfixturevalue(kind)
     cloud.fault("answer", path="experiments/get-by-name", status=404, body=_NO_EXPERIMENT, times=2)
-    script = start(_AT_ONCE, name, storage, "6")
-    assert (script.end(), script.out.split()) == (0, ["0"] * 6), script.err
+    script = start(_AT_ONCE, name, storage, str(count))
+    assert (script.end(), script.out.split()) == (0, ["0"] * count), script.err
     study = _load(name, storage)
-    assert len(study.trials) == 12
+    assert len(study.trials) == 2 * count
     assert_mlflow_equals_storage(study)
 
 
@@ -419,8 +438,9 @@ def test_mlflow_has_the_same_trials_as_the_storage_of_killed_workers_after_both_
 
 
 def test_a_retried_trial_has_its_own_run_that_names_the_first_one(
-    cloud: LocalCloud, start: Start, name: str, storage: str
+    cloud: LocalCloud, start: Start, name: str, file_storage: str
 ) -> None:
+    storage = file_storage
     script = start(
         """
         import inspect, warnings

@@ -260,7 +260,7 @@ def test_a_run_begins_and_ends_when_its_trial_does() -> None:
 # failures
 
 
-@pytest.mark.parametrize("is_tracked", [False, True])
+@pytest.mark.parametrize("is_tracked", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_failed_trial_has_its_traceback_once_and_its_last_line_as_a_tag(
     cloud: LocalCloud, tmp_path: Path, is_tracked: bool
 ) -> None:
@@ -287,7 +287,7 @@ def test_a_failed_trial_has_its_traceback_once_and_its_last_line_as_a_tag(
     assert len(sent) == 1
 
 
-@pytest.mark.parametrize("is_tracked", [False, True])
+@pytest.mark.parametrize("is_tracked", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_trials_that_fail_in_several_threads_each_have_their_own_traceback(
     tmp_path: Path, is_tracked: bool
 ) -> None:
@@ -438,7 +438,9 @@ def test_a_retried_trial_says_which_one_it_repeats() -> None:
 # sync
 
 
-@pytest.mark.parametrize("error", [KeyError, KeyboardInterrupt])
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt, pytest.param(KeyError, marks=pytest.mark.slow)]
+)
 def test_sync_logs_trials_after_an_uncaught_exception(error: type[BaseException]) -> None:
     study = new_study()
     callback = IAPMLflowCallback()

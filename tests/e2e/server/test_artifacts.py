@@ -164,7 +164,7 @@ def test_the_parts_of_an_upload_become_no_other_artifact(
 
 
 @pytest.mark.parametrize("prefix", ["", "./", "x/../", "/", ".//"])
-def test_the_parts_of_uploads_do_not_exist_for_clients(
+def test_clients_do_not_see_the_parts_of_uploads(
     repository: SessionArtifactRepository, bucket: BucketEmulator, tmp_path: Path, prefix: str
 ) -> None:
     upload_id, parts = send(repository, [b"a"], "secret.txt", "4/r")

@@ -245,7 +245,7 @@ def test_another_user_adds_spans_to_a_trace_but_replaces_none(traces: Traces) ->
     assert traces.owner(trace) == ADA
 
 
-def test_a_service_starts_the_trace_of_which_another_service_sent_the_first_spans(
+def test_a_service_starts_a_trace_whose_first_spans_another_service_sent(
     traces: Traces,
 ) -> None:
     trace = "4" * 32

@@ -154,7 +154,7 @@ def test_users_move_once_and_new_ones_can_follow(backend: DatabaseServer, tmp_pa
     assert here.create_user("eve@example.com", "a password of 12").id > 1
 
 
-def test_users_who_would_have_the_same_e_mail_are_reported(
+def test_users_who_would_have_the_same_email_are_reported(
     backend: DatabaseServer, tmp_path: Path
 ) -> None:
     database = backend.new_database_for("mlflow")

@@ -49,7 +49,7 @@ def test_a_killed_first_migration_starts_over(backend: DatabaseServer) -> None:
 
 
 @pytest.mark.soak
-def test_a_killed_later_migration_is_undone_with_the_backup(mariadb: MariaDB) -> None:
+def test_a_killed_later_migration_is_undone_by_restoring_the_backup(mariadb: MariaDB) -> None:
     database = mariadb.new_database_for("mlflow")
     fill(mariadb, database, OLDEST_REVISION)
     log_a_run(mariadb, database)
@@ -78,7 +78,9 @@ def test_a_killed_later_migration_of_postgresql_is_repeated_without_a_backup(
     assert is_the_run_there(backend, database)
 
 
-def test_a_killed_first_migration_is_not_dropped_once_it_has_runs(mariadb: MariaDB) -> None:
+def test_the_tables_of_a_killed_first_migration_are_not_dropped_once_they_contain_runs(
+    mariadb: MariaDB,
+) -> None:
     database = mariadb.new_database_for("mlflow")
     kill_in_the_middle(mariadb, database, changes=60)
     log_a_run(mariadb, database)
@@ -96,7 +98,7 @@ def test_binary_logging_without_its_flag_is_reported_before_anything_is_changed(
 @pytest.mark.parametrize(
     "collation", ["utf8mb4_general_ci", "utf8mb4_bin", "latin1_swedish_ci", "utf8mb3_bin"]
 )
-def test_names_that_the_database_held_equal_are_distinct_after_the_migration(
+def test_names_that_the_database_considered_equal_are_distinct_after_the_migration(
     mariadb: MariaDB, collation: str
 ) -> None:
     database = mariadb.new_database_for("mlflow", collation)
@@ -141,7 +143,7 @@ def test_a_column_that_a_migration_gives_a_collation_of_its_own_is_converted_too
 @pytest.mark.parametrize(
     "kind", ["varchar(250) COLLATE inexact", "citext", "char(250)", "inexact_text", "spaced_text"]
 )
-def test_postgresql_whose_columns_may_hold_different_names_equal_is_refused(
+def test_postgresql_whose_columns_may_consider_different_names_equal_is_rejected(
     tables_of_postgresql: str, backend: DatabaseServer, kind: str
 ) -> None:
     database = tables_of_postgresql
@@ -173,7 +175,7 @@ def tables_of_postgresql(backend: DatabaseServer) -> str:
 
 
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
-def test_postgresql_without_a_schema_or_all_characters_is_reported_before_anything_is_changed(
+def test_postgresql_without_a_schema_or_with_few_characters_is_reported_before_anything_is_changed(
     backend: DatabaseServer,
 ) -> None:
     database = backend.new_database_for("mlflow")
@@ -186,7 +188,7 @@ def test_postgresql_without_a_schema_or_all_characters_is_reported_before_anythi
     options = "OWNER mlflow TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C' ENCODING 'LATIN1'"
     backend.query(f"CREATE DATABASE latin {options}")
     failed = run("migrate", variables(backend, "latin"))
-    assert "has the encoding LATIN1, which has not all characters" in failed.stderr
+    assert "has the encoding LATIN1, which lacks many characters" in failed.stderr
     assert (
         backend.query(
             "SELECT tablename FROM pg_tables WHERE schemaname = 'public'", database="latin"
@@ -209,7 +211,7 @@ def test_the_migration_creates_the_tables_of_users_if_permissions_are_on(
         "MLFLOW_SERVER_DATABASE_WAIT": "5",
     }
     failed = run("check", given)
-    assert "has the older schema none for users. Back it up, then run" in failed.stderr
+    assert "has the older schema for users, revision none. Back it up, then run" in failed.stderr
     three = [begin("migrate", given, program=FORKED) for _ in range(3)]
     assert [process.wait(120) for process in three] == [0, 0, 0]
     assert run("migrate", given).stdout == "The schema is up to date.\n"

@@ -19,7 +19,7 @@ def _requests_of_mlflow() -> set[str]:
     }
 
 
-def test_every_request_of_mlflow_s_stores_is_in_the_table() -> None:
+def test_every_request_of_mlflows_stores_is_in_the_table() -> None:
     requests = _requests_of_mlflow()
     assert len(requests) > 90
     assert not requests - WAYS.keys()

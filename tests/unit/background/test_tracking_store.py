@@ -144,7 +144,7 @@ def test_a_read_without_writes_does_not_begin_a_journal(server: _Server) -> None
     assert server.delivery.sender.outboxes == []
 
 
-def test_the_end_of_a_run_is_returned_as_the_server_would(server: _Server) -> None:
+def test_ending_a_run_returns_what_the_server_would_return(server: _Server) -> None:
     store = server.store()
     run_id = _new_run(store)
     info = store.update_run_info(run_id, RunStatus.FINISHED, 99, "other")
@@ -168,7 +168,7 @@ def test_the_state_of_a_run_changes_in_the_order_of_the_calls(server: _Server) -
     assert len(server.run(run_id).points) == 3
 
 
-def test_only_the_end_of_a_run_that_this_process_did_not_make_is_looked_up(
+def test_a_run_that_this_process_did_not_create_is_looked_up_only_when_it_ends(
     server: _Server,
 ) -> None:
     run_id = _new_run(server.store())
@@ -229,7 +229,7 @@ def test_other_writes_are_sent_as_they_are(server: _Server) -> None:
     assert json.loads(body) == {"run_id": run_id, "models": [{"model_id": "m-1", "step": 3}]}
 
 
-def test_asynchronous_logging_is_on_disk_when_the_call_returns(server: _Server) -> None:
+def test_what_is_logged_asynchronously_is_on_disk_when_the_call_returns(server: _Server) -> None:
     store = server.store()
     run_id = _new_run(store)
     store.log_batch_async(run_id, [Metric("loss", 0.5, 7, 3)], [], []).wait()
@@ -262,7 +262,7 @@ def test_strict_mode_raises_each_rejection_once_at_flush(server: _Server) -> Non
     store.flush_async_logging()
 
 
-def test_a_run_that_was_deleted_for_a_while_takes_writes_again(server: _Server) -> None:
+def test_a_run_that_was_deleted_and_restored_accepts_writes_again(server: _Server) -> None:
     store = server.store()
     run_id = _new_run(store)
     server.run(run_id).is_deleted = True
@@ -275,7 +275,7 @@ def test_a_run_that_was_deleted_for_a_while_takes_writes_again(server: _Server) 
     assert list(server.run(run_id).points) == [("loss", 3, 7, 0.5)]
 
 
-def test_a_read_goes_on_with_a_warning_if_the_server_is_away(
+def test_a_read_is_sent_with_a_warning_if_the_server_is_away(
     server: _Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = server.store()
@@ -316,7 +316,7 @@ def test_mlflow_shows_the_link_of_a_run_without_a_request(server: _Server) -> No
     assert (shown.info.run_name, server.requests) == ("name", ["CreateRun"])
 
 
-def test_the_metrics_of_a_model_are_logged_again_behind_those_of_its_run(server: _Server) -> None:
+def test_the_metrics_of_a_model_are_logged_again_after_those_of_its_run(server: _Server) -> None:
     store = server.store()
     run_id = _new_run(store)
     for step in range(3):
@@ -364,7 +364,7 @@ def _only_model(server: _Server) -> LoggedModel:
     return model
 
 
-def test_an_autologged_model_is_created_behind_with_an_id_of_mlflow(
+def test_an_autologged_model_is_created_later_with_an_id_that_mlflow_chooses(
     server: _Server, tmp_path: Path
 ) -> None:
     store = server.store()
@@ -390,7 +390,7 @@ def test_an_autologged_model_is_created_behind_with_an_id_of_mlflow(
     assert named["endpoint"].endswith(f"/{made.model_id}")
 
 
-def test_a_request_about_an_autologged_model_is_sent_with_the_id_of_mlflow(
+def test_a_request_about_an_autologged_model_is_sent_with_the_id_that_mlflow_chose(
     server: _Server,
 ) -> None:
     store = server.store()
@@ -420,7 +420,7 @@ def test_a_model_that_a_program_logs_is_created_later_if_the_server_is_away(
     assert _only_model(server).tags == {"mlflow_iap.model_key": model.model_id}
 
 
-def test_what_mlflow_rejects_of_a_model_raises_at_once(server: _Server) -> None:
+def test_a_model_that_mlflow_rejects_raises_at_once(server: _Server) -> None:
     store = server.store()
     run_id = _new_run(store)
     server.fails = MlflowException("The name is invalid.", INVALID_PARAMETER_VALUE)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
 import pytest
 
+import python_process
+from fork_server import FOR_OUTBOXES
 from mlflow_iap_callbacks.delivery import sigterm
+from python_process import PIPE
 
 _LOAD = f"""
 import importlib.util, os, signal, sys, threading
@@ -39,14 +41,11 @@ _CLOSED = ["closed mlflow-iap-sigterm"]
 
 
 def _run(program: str) -> tuple[int, list[str]]:
-    done = subprocess.run(
-        [sys.executable, "-c", _LOAD + textwrap.dedent(program)],
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    return done.returncode, done.stdout.splitlines()
+    code = _LOAD + textwrap.dedent(program)
+    with python_process.start("-c", code, stdout=PIPE, modules=FOR_OUTBOXES) as process:
+        assert process.stdout is not None
+        printed = process.stdout.read().splitlines()
+        return process.wait(30), printed
 
 
 def test_a_process_delivers_and_then_ends_by_the_signal() -> None:

@@ -18,6 +18,7 @@ from fake_mlflow import FakeClient, FakeMlflow
 from mlflow_iap_callbacks.iap.arguments import check
 
 # A type checker would find these calls wrong, too.
+IAPAuth: Any = public.IAPAuth
 IAPCredentials: Any = public.IAPCredentials
 IAPLightGBMCallback: Any = public.IAPLightGBMCallback
 IAPMLflowCallback: Any = public.IAPMLflowCallback
@@ -110,6 +111,62 @@ _WRONG: list[tuple[str, Callable[[Any], Any], tuple[str, ...]]] = [
         ("not a callback for LightGBM", "callbacks=[IAPLightGBMCallback()]"),
     ),
     ("no list in train", lambda its: _train(its.lightgbm), ("callbacks=[callback]",)),
+    (
+        "a server's URL as run",
+        lambda its: IAPLightGBMCallback("https://mlflow.example"),
+        ("run is 'https://mlflow.example'", "tracking_uri=URI"),
+    ),
+    (
+        "a server's URL as run id",
+        lambda its: IAPRun("https://mlflow.example"),
+        ("run_id is 'https://mlflow.example'", "tracking_uri=URI"),
+    ),
+    (
+        "the method run_id as run",
+        lambda its: IAPLightGBMCallback(its.run.run_id),
+        ("run is the method run_id", "run=run"),
+    ),
+    (
+        "a negative number of trees",
+        lambda its: IAPLightGBMCallback(log_trees=-1),
+        ("log_trees is -1", "a number of trees"),
+    ),
+    *[
+        (
+            f"{name!r} as registered model",
+            lambda its, name=name: IAPLightGBMCallback(registered_model_name=name),
+            (f"registered_model_name is {name!r}", "without / and :"),
+        )
+        for name in ("", " ", "team/model", "models:/m")
+    ],
+    (
+        "a method of the class",
+        lambda its: IAPMLflowCallback.track_in_mlflow(),
+        ("IAPMLflowCallback.track_in_mlflow is called on the class", "IAPMLflowCallback()."),
+    ),
+    (
+        "a method of the class with an argument",
+        lambda its: IAPLightGBMCallback.finish(its.trial),
+        ("IAPLightGBMCallback.finish is called on the class", "IAPLightGBMCallback()."),
+    ),
+    (
+        "a number as tracked objective",
+        lambda its: its.optuna.track_in_mlflow()(1.0),
+        ("objective is 1.0", "a function of a trial"),
+    ),
+    ("no origin", lambda its: IAPAuth(), ("'origin'", "the URL of the server")),
+    ("a number as origin", lambda its: IAPAuth(5), ("origin is 5", "the URL of the server")),
+    ("None as origin", lambda its: IAPAuth(None), ("origin is None", "the URL of the server")),
+    (
+        "a path as credentials of a session",
+        lambda its: IAPAuth("https://mlflow.example", "key.json"),
+        ("credentials is 'key.json'", "IAPCredentials(key_file=PATH)"),
+    ),
+    (
+        "a number as retries",
+        lambda its: IAPAuth("https://mlflow.example", retry=3),
+        ("retry is 3", "a RetryPolicy"),
+    ),
     ("a URL as run", lambda its: IAPLightGBMCallback(_URL), (_URL[:40], f"run='{_ID}'")),
     ("a name as run", lambda its: IAPLightGBMCallback("first"), ("run is 'first'", "run id")),
     ("a number as run", lambda its: IAPLightGBMCallback(3), ("run is 3", "run id")),

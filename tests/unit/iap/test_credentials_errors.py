@@ -19,6 +19,7 @@ from mlflow_iap_callbacks.iap.credentials import IAPCredentials
 from mlflow_iap_callbacks.iap.google_tokens import Kind
 from mlflow_iap_callbacks.iap.retry_policy import RetryPolicy
 from mlflow_iap_callbacks.local import LocalCloud
+from mlflow_iap_callbacks.local.certificates import tls_context
 
 CLIENT = "123456789012-mlflow.apps.googleusercontent.com"
 TRAINER = LocalCloud.trainer
@@ -352,13 +353,11 @@ def test_an_endpoint_that_refuses_connections_is_a_transient_error(cloud: LocalC
 
 
 def test_an_untrusted_certificate_is_not_a_transient_error(
-    cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch
+    cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    file = cloud.impersonated_file()
-    with LocalCloud() as other:
-        bundle = other.google_environment()["REQUESTS_CA_BUNDLE"]
-        monkeypatch.setenv("REQUESTS_CA_BUNDLE", bundle)
-        error = refusal(IAPCredentials(CLIENT, key_file=file))
+    _, another = tls_context(tmp_path, ("*.googleapis.com",))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(another))
+    error = refusal(IAPCredentials(CLIENT, key_file=cloud.impersonated_file()))
     assert not error.transient
     assert "REQUESTS_CA_BUNDLE" in error.message
 

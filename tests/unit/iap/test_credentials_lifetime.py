@@ -84,7 +84,8 @@ def test_many_threads_with_a_rejected_token_get_the_same_new_one(
     credentials = IAPCredentials(CLIENT, kind=kind, key_file=cloud.impersonated_file()).for_origin(
         cloud.url
     )
-    first_of_a_second()
+    if is_young:
+        first_of_a_second()
     rejected = credentials.token()
     if not is_young:
         # JWTs that are signed within the same second are identical; in the next second they differ.

@@ -8,10 +8,13 @@ from collections.abc import Iterator
 
 import mlflow.protos
 import pytest
+import requests
 from mlflow.protos import databricks_pb2
 
-from endpoint_table import is_classified
+from endpoint_table import LOOKED_UP, UNKNOWN, is_classified
 from mlflow_iap_callbacks.iap.endpoints import is_repeatable
+from mlflow_iap_callbacks.iap.keyed_creation import creation_in
+from mlflow_iap_callbacks.iap.matched_creation import matched_creation_in
 
 # Endpoints that MLflow's own server does not have.
 _OF_OTHER_SERVERS = ("databricks_", "unity_catalog_")
@@ -45,6 +48,8 @@ def test_every_post_endpoint_of_mlflow_s_protobuf_is_in_one_table() -> None:
         "/api/2.0/mlflow-artifacts/mpu/create/0/run/artifacts/model",
         "/api/3.0/mlflow/traces",
         "/v1/traces",
+        "/api/3.0/mlflow/mcp-servers/io.example/a/versions",
+        "/api/3.0/mlflow/mcp-servers/io.example%2Fa/versions/1.0/tags",
     ],
 )
 def test_a_path_may_have_a_prefix_and_ids(path: str) -> None:
@@ -66,3 +71,27 @@ def test_a_path_may_have_a_prefix_and_ids(path: str) -> None:
 )
 def test_an_unknown_path_is_not_repeatable(path: str) -> None:
     assert not is_repeatable(path)
+
+
+# Fields without which there is nothing to look for.
+_FIELDS = dict.fromkeys(["name", "endpoint_id", "experiment_id", "job_name", "params"], "1")
+
+
+def _is_looked_up(path: str, *, is_unique: bool = False) -> bool:
+    url = f"https://mlflow.example{path.replace('{}', 'a')}"
+    request = requests.Request("POST", url, json=_FIELDS).prepare()
+    found = creation_in(request) or matched_creation_in(request, is_unique=is_unique)
+    return found is not None
+
+
+def test_what_cannot_be_repeated_is_looked_up_or_is_unknown_for_a_reason() -> None:
+    assert [path for path in LOOKED_UP if not _is_looked_up(path)] == []
+    assert [path for path in UNKNOWN if _is_looked_up(path)] == []
+    assert all(UNKNOWN.values())
+
+
+def test_what_can_exist_only_once_is_repeatable() -> None:
+    unique = [path for path in set(_in_protobuf()) if _is_looked_up(path, is_unique=True)]
+    unique = [path for path in unique if not _is_looked_up(path)]
+    assert len(unique) == 7
+    assert [path for path in unique if not is_repeatable(path)] == []

@@ -51,6 +51,7 @@ def _send(method: str, path: str, body: Any, *answers: tuple[int, Any]) -> reque
         ("POST", "experiments/restore"),
         ("POST", "runs/delete-tag"),
         ("POST", "experiments/delete-experiment-tag"),
+        ("POST", "gateway/endpoints/models/detach"),
     ],
 )
 def test_what_an_earlier_attempt_has_deleted_is_deleted(method: str, path: str) -> None:
@@ -89,3 +90,23 @@ def test_what_an_earlier_attempt_has_created_is_returned_and_what_existed_before
     assert _send("POST", path, body, _LOST, _EXISTS, old).status_code == 400
     assert _send("POST", path, body, _LOST, _EXISTS, _GONE).status_code == 400
     assert _send("POST", path, body, _EXISTS).status_code == 400
+
+
+def test_a_model_that_an_earlier_attempt_has_renamed_is_returned() -> None:
+    body = {"name": "old", "new_name": "new"}
+    path = "registered-models/rename"
+    new, old = (_found("registered_model", "last_updated_timestamp", age) for age in (0.0, 3600.0))
+    assert _send("POST", path, body, _LOST, _GONE, new).json() == new[1]
+    assert _send("POST", path, body, _LOST, _GONE, old).status_code == 404
+    assert _send("POST", path, body, _LOST, _GONE, _GONE).status_code == 404
+    assert _send("POST", path, body, _LOST, _EXISTS).status_code == 400
+    assert _send("POST", path, body, _GONE).status_code == 404
+
+
+def test_an_experiment_that_an_earlier_attempt_has_renamed_is_renamed() -> None:
+    body = {"experiment_id": "7", "new_name": "n"}  # MLflow's file store rejects the repetition
+    found = _found("experiment", "creation_time", 3600.0)
+    assert _send("POST", "experiments/update", body, _LOST, _EXISTS, found).json() == {}
+    other = {**body, "new_name": "other"}
+    assert _send("POST", "experiments/update", other, _LOST, _EXISTS, found).status_code == 400
+    assert _send("POST", "experiments/update", body, _EXISTS).status_code == 400

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
 
 import pytest
 
@@ -11,11 +10,12 @@ from inline_delivery import InlineDelivery
 
 
 @pytest.fixture(autouse=True)
-def _quick_garbage_collection() -> Iterator[None]:
-    """Exclude what exists before the test, such as MLflow's modules, from garbage collection."""
+def _quick_garbage_collection() -> None:
+    """Exclude what exists before the test, such as MLflow's modules, from garbage collection.
+
+    It stays excluded, because the tests after these collect garbage too.
+    """
     gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture

@@ -335,6 +335,15 @@ def test_finish_of_a_model_that_was_trained_elsewhere_creates_a_run() -> None:
     assert run.status == "FINISHED"
 
 
+def test_finish_says_that_y_is_not_used_without_X(caplog: pytest.LogCaptureFixture) -> None:
+    delivery = InlineDelivery(has_files=True)
+    booster = lgb.train(PARAMS, sets()[0], 3)
+    with caplog.at_level(logging.WARNING, "mlflow_iap_callbacks"):
+        _callback(delivery).finish(booster, y=arrays()[1])
+    assert "y is not used" in caplog.text
+    assert "lightgbm/feature_importance.csv" in delivery.run().artifacts
+
+
 def test_finish_called_again_logs_nothing_more(caplog: pytest.LogCaptureFixture) -> None:
     delivery = InlineDelivery(has_files=True)
     callback = _callback(delivery)

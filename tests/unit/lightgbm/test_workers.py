@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -88,3 +89,82 @@ def test_a_worker_logs_rather_than_nobody_if_the_first_one_cannot_be_known(
     params: dict[str, Any],
 ) -> None:
     assert is_first_worker(params)
+
+
+_LAUNCHERS = {
+    "Open MPI": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    "MPICH": ("PMI_RANK", "PMI_SIZE"),
+    "torchrun": ("RANK", "WORLD_SIZE"),
+    "Slurm": ("SLURM_PROCID", "SLURM_NTASKS"),
+}
+
+
+@pytest.fixture
+def launch(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str, str], None]:
+    def launched(launcher: str, rank: str, size: str) -> None:
+        monkeypatch.setenv(_LAUNCHERS[launcher][0], rank)
+        monkeypatch.setenv(_LAUNCHERS[launcher][1], size)
+
+    for name in [each for names in _LAUNCHERS.values() for each in names]:
+        monkeypatch.delenv(name, raising=False)
+    return launched
+
+
+_WITHOUT_RANK: list[dict[str, Any]] = [
+    {"num_machines": 2, "tree_learner": "data"},  # LightGBM built for MPI
+    {"machines": f"{_ELSEWHERE}:12400,203.0.113.9:12400"},
+    {"machines": f"{_HERE}:12401,{_HERE}:12402"},
+    {"machines": "one:12400,other:12400"},
+]
+
+
+@pytest.mark.parametrize("launcher", _LAUNCHERS)
+@pytest.mark.parametrize("params", _WITHOUT_RANK)
+def test_the_launcher_s_rank_decides_if_the_list_of_machines_does_not(
+    launch: Callable[[str, str, str], None], launcher: str, params: dict[str, Any]
+) -> None:
+    launch(launcher, "0", "2")
+    assert is_first_worker(params)
+    launch(launcher, "1", "2")
+    assert not is_first_worker(params)
+
+
+@pytest.mark.parametrize("params", _WITHOUT_RANK)
+def test_a_launcher_of_another_number_of_processes_does_not_decide(
+    launch: Callable[[str, str, str], None], params: dict[str, Any]
+) -> None:
+    launch("Slurm", "1", "3")
+    assert is_first_worker(params)
+    launch("Slurm", "one", "2")
+    assert is_first_worker(params)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {},
+        {"num_machines": 1, "tree_learner": "data"},
+        {"num_machines": 2},  # LightGBM's default tree learner is serial
+        {"machines": f"{_HERE}:12400"},
+    ],
+)
+def test_processes_of_a_launcher_that_train_separately_all_log(
+    launch: Callable[[str, str, str], None], params: dict[str, Any]
+) -> None:
+    launch("Slurm", "1", "2")
+    assert is_first_worker(params)
+
+
+def test_the_list_of_machines_comes_before_the_launcher(
+    launch: Callable[[str, str, str], None],
+) -> None:
+    launch("Slurm", "1", "2")
+    assert is_first_worker({"machines": f"{_HERE}:12400,{_ELSEWHERE}:12400"})
+
+
+def test_one_worker_logs_on_a_system_that_binds_every_address(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mlflow_iap_callbacks.lightgbm.workers._is_bindable", lambda host: True)
+    assert not is_first_worker({"machines": f"{_ELSEWHERE}:12400,{_HERE}:12400"})
+    assert is_first_worker({"machines": f"{_HERE}:12400,{_ELSEWHERE}:12400"})

@@ -20,6 +20,7 @@ from google.auth.transport.requests import Request
 from google.oauth2 import id_token, service_account
 
 import python_process
+from fork_server import FOR_GOOGLE_AUTH
 from mlflow_iap_callbacks.local import LocalCloud
 
 CLOUD_PLATFORM = "https://www.googleapis.com/auth/cloud-platform"
@@ -41,7 +42,7 @@ def run(script: str, *variables: Mapping[str, str]) -> dict[str, str]:
     }
     for more in variables:
         own.update(more)
-    done = python_process.run("-c", script, environment=own, modules=("requests",))
+    done = python_process.run("-c", script, environment=own, modules=FOR_GOOGLE_AUTH)
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout))
 

@@ -101,7 +101,7 @@ def of(*metrics: Metric, run: int = 0, params: tuple[Param, ...] = ()) -> Batch:
         ),
     ],
 )
-def test_a_batch_leaves_the_same_tables_and_the_same_error_as_in_mlflows_store(
+def test_a_batch_leaves_the_same_tables_and_the_same_error_as_with_mlflows_store(
     both: Both, calls: list[Batch]
 ) -> None:
     require_equal(*both, calls)

@@ -49,7 +49,7 @@ def test_a_host_is_a_name_or_an_address_with_or_without_a_port(
         *("[fd00::5", "[db]:1", "[]:1", "fd00::5]:1", "fd00::x"),
     ],
 )
-def test_another_form_of_a_host_is_an_error(given: str) -> None:
+def test_a_malformed_host_is_an_error(given: str) -> None:
     with pytest.raises(StartError, match=r"Set it to HOST or HOST:PORT"):
         database_url({**_PASSWORD, "MLFLOW_SERVER_DATABASE_HOST": given})
 
@@ -121,7 +121,7 @@ def test_an_unknown_engine_is_an_error() -> None:
         ("Connection refused", None),
     ],
 )
-def test_waiting_for_postgresql_ends_at_an_error_that_waiting_does_not_solve(
+def test_waiting_for_postgresql_ends_at_an_error_that_does_not_go_away(
     said: str, problem: str | None
 ) -> None:
     url = database_url({**_PASSWORD, **_POSTGRESQL, "MLFLOW_SERVER_DATABASE_HOST": "db"})

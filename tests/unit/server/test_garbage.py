@@ -10,6 +10,6 @@ from mlflow_iap_callbacks.server.start_error import StartError
 
 
 @pytest.mark.parametrize("time", ["", " ", "30", "d", "1.5d", "-1d", "1h2d", "30 days", "1d\n"])
-def test_another_form_of_a_time_is_an_error_before_anything_is_deleted(time: str) -> None:
-    with pytest.raises(StartError, match="is not a time"):
+def test_a_malformed_time_is_an_error_before_anything_is_deleted(time: str) -> None:
+    with pytest.raises(StartError, match="is not a length of time"):
         delete_garbage(URL.create("sqlite"), "gs-sessions://bucket/artifacts", time)

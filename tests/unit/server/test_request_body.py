@@ -64,7 +64,7 @@ def test_a_small_body_that_unpacks_to_more_than_the_limit_is_rejected(encoding: 
     assert (answer.status, app.calls) == (413, 0)
 
 
-def test_spans_are_bounded_under_each_spelling_of_their_route() -> None:
+def test_spans_are_limited_under_each_spelling_of_their_route() -> None:
     bomb = gzip.compress(bytes(33 * _MIB), mtime=0)
     answer, app = _ask("//v1//traces", bomb, **{"Content-Encoding": "gzip"})
     assert (answer.status, app.calls) == (413, 0)
