@@ -122,6 +122,7 @@ def _migrate(engine: Engine, has_users: bool) -> bool:
             mlflow_db._upgrade_db(engine)
         if has_users:
             users_schema.upgrade(engine)
+        kind.make_exact(engine)  # MLflow's migrations give some columns a collation of their own
     except (SQLAlchemyError, MlflowException, CommandError) as error:
         reason = first_line(getattr(error, "orig", None) or error)
         advice = _RESTORE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -119,6 +120,23 @@ def test_names_that_the_database_considered_equal_are_distinct_after_the_migrati
         mariadb.query(f"INSERT INTO {database}.tags (run_uuid, `key`) VALUES ('r1', %s)", key)
     assert len(mariadb.query(f"SELECT * FROM {database}.tags WHERE `key` = 'mlflow.user'")) == 1
     assert len(mariadb.query(f"SELECT * FROM {database}.tags")) == len(keys)
+
+
+def test_a_column_that_a_migration_gives_a_collation_of_its_own_is_converted_too(
+    mariadb: MariaDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of MLflow 3.18 do."""
+    upgrade: Any = mlflow_db._initialize_tables
+
+    def initialize(engine: sqlalchemy.Engine) -> None:
+        upgrade(engine)
+        change = "ALTER TABLE tags MODIFY `key` VARCHAR(250) COLLATE utf8mb4_bin NOT NULL"
+        mariadb.query(change, database=str(engine.url.database))
+
+    monkeypatch.setattr(mlflow_db, "_initialize_tables", initialize)
+    given = variables(mariadb, mariadb.new_database_for("mlflow"))
+    assert run("migrate", given).stdout == "The schema has been migrated.\n"
+    assert run("migrate", given).stdout == "The schema is up to date.\n"
 
 
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
