@@ -76,9 +76,8 @@ def test_artifacts_of_trials_that_were_best_when_they_ended_are_kept(
     assert [number for number, names in found.items() if names == {"model.txt"}] == expected
     assert [number for number, names in found.items() if names] == expected
     assert not list(held_in.iterdir())
-    assert not [
-        each for each in recwarn if each.category is ResourceWarning
-    ]  # left by a callback that forgot them
+    # A callback that forgot some would leave their folder to the garbage collection, which warns.
+    assert not [each for each in recwarn if str(held_in) in str(each.message)]
 
 
 def test_artifacts_of_trials_that_do_not_complete_are_not_kept(
