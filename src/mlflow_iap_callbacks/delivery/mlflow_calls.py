@@ -110,6 +110,8 @@ class MlflowCalls:
                     raise NotYet(
                         "The server no longer has the run, so it is created again.", 0.0
                     ) from None
+                if stage == LifecycleStage.DELETED and self._creation.take_agreed(run):
+                    raise NotYet("Other processes agreed on another run.", 0.0) from None
             run.refused = reason
             self._creation.refuse(run)
             run.outbox.save(run)

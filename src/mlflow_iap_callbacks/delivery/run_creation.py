@@ -149,9 +149,28 @@ class RunCreation:
             run.outbox.save(run)
         return True
 
+    def take_agreed(self, run: QueuedRun) -> bool:
+        """Use the run that other processes agreed on, after they deleted the one of this process.
+
+        Returns:
+            Whether there is another run that all processes share.
+        """
+        if run.start is None or run.start["mode"] != Mode.SHARED:
+            return False
+        found = find_runs(self.client, self._experiment_id(run.experiment), run.key)
+        agreed = next(filter(_is_agreed, found), None)
+        if agreed is None or agreed.info.run_id == run.run_id:
+            return False
+        self.names.forget(run)
+        self._set_id(run, agreed)
+        self._parents[run.place] = run.run_id
+        return True
+
     def refuse(self, run: QueuedRun) -> None:
         """Note that the run will never be created, so that its child runs get no parent."""
-        self._parents[run.place] = None
+        # Another journal may have another run with the same key.
+        if self._parents.get(run.place) in (None, run.run_id):
+            self._parents[run.place] = None
         self._awaited.discard(run.place)
 
     def reopen(self, run: QueuedRun, found: Run) -> None:

@@ -307,6 +307,41 @@ def test_creators_of_two_runs_agree_on_the_one_with_the_lowest_id(
     assert {run.run_id for run in runs} == {lowest} == {server.run(_KEY).run_id}
 
 
+def test_a_process_whose_run_another_one_deleted_uses_the_agreed_run(
+    server: FakeMlflow, process: _Process, clock: VirtualClock
+) -> None:
+    run = process.run()
+    process.begin(run, Mode.SHARED)
+    _agree(process, run, clock)
+    server.run(_KEY).is_deleted = True
+    assert not process.creation.take_agreed(run)
+    agreed = _made(server, **{"_mlflow_iap.agreed": "true"})
+    assert process.creation.take_agreed(run)
+    assert run.run_id == agreed.run_id
+    child = process.start(Mode.NEW, process.outbox.begin("child", "id:0"), parent=_KEY)
+    assert _parent_of(server, child) == agreed.run_id
+
+
+def test_a_run_that_is_not_shared_stays_deleted(server: FakeMlflow, process: _Process) -> None:
+    run = process.started(Mode.RESUMED)
+    server.run(_KEY).is_deleted = True
+    _made(server, **{"_mlflow_iap.agreed": "true"})
+    assert not process.creation.take_agreed(run)
+
+
+def test_a_rejected_run_of_another_journal_takes_no_parent_away(
+    server: FakeMlflow, new_process: NewProcess, clock: VirtualClock
+) -> None:
+    process, dead = new_process(), new_process()
+    run = process.run()
+    _agree(process, run, clock)
+    others = dead.run()
+    others.run_id = "deleted"
+    process.creation.refuse(others)
+    child = process.start(Mode.NEW, process.outbox.begin("child", "id:0"), parent=_KEY)
+    assert _parent_of(server, child) == run.run_id
+
+
 def test_a_later_process_uses_the_agreed_run(
     server: FakeMlflow, new_process: NewProcess, clock: VirtualClock
 ) -> None:

@@ -21,11 +21,12 @@ from fake_mlflow import FakeClient, FakeMlflow
 from mlflow_iap_callbacks.delivery import closing
 from mlflow_iap_callbacks.delivery.mlflow_calls import MlflowCalls
 from mlflow_iap_callbacks.delivery.refusals import refusal
+from mlflow_iap_callbacks.delivery.run_creation import Mode
 from mlflow_iap_callbacks.delivery.run_writer import RunWriter
 from mlflow_iap_callbacks.delivery.schedule import Schedule
 from mlflow_iap_callbacks.delivery.sender import Sender
 from mlflow_iap_callbacks.outbox import Outbox, QueuedRun, journal_folder
-from mlflow_iap_callbacks.tags import AGAIN_TAG
+from mlflow_iap_callbacks.tags import AGAIN_TAG, AGREED_TAG, RUN_KEY_TAG
 from own_log import said_by_us
 from virtual_process import VirtualClock, VirtualProcess
 from waiting import wait_until
@@ -623,6 +624,25 @@ def test_a_run_that_was_deleted_in_mlflow_is_refused_in_few_requests(
     assert len(server.calls) < 6
     assert process.sender.outbox.refusals() == 1001
     assert server.run(other.key).status == "FINISHED"
+
+
+def test_a_shared_run_goes_on_as_the_one_that_other_processes_agreed_on(
+    server: FakeMlflow, process: VirtualProcess
+) -> None:
+    run = process.begin(key="study", mode=Mode.SHARED)
+    process.deliver_for(10.0)
+    deleted = server.run(run.key)
+    deleted.is_deleted = True
+    tags = {RUN_KEY_TAG: run.key, AGREED_TAG: "true"}
+    FakeClient(server).create_run(deleted.experiment_id, 1, tags)
+    _log(run, range(3))
+    process.deliver_for(10.0)
+    child = process.begin(parent=run)
+    process.deliver_for(10.0)
+    agreed = server.run(run.key)
+    assert agreed.curve("m") == _line(range(3))
+    assert server.run(child.key).tags["mlflow.parentRunId"] == agreed.run_id
+    assert process.sender.outbox.refusals() == 0
 
 
 def _log_one_of(kind: str, run: RunWriter, tmp_path: Path) -> None:
