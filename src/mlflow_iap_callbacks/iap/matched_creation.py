@@ -58,16 +58,12 @@ def _trace(url: str, _: _Body) -> tuple[str, None]:
     return url.rpartition("/")[0], None
 
 
-def _issues(url: str, body: _Body) -> tuple[str, _Body]:
+def _in_experiment(url: str, body: _Body) -> tuple[str, _Body]:
     return f"{url}/search", {"experiment_id": body["experiment_id"]}
 
 
 def _jobs(url: str, body: _Body) -> tuple[str, _Body]:
     return f"{url.rstrip('/')}/search", {name: body[name] for name in ("job_name", "params")}
-
-
-def _prompt_jobs(url: str, body: _Body) -> tuple[str, _Body]:
-    return f"{url}/search", {"experiment_id": body["experiment_id"]}
 
 
 def _attached(url: str, body: _Body) -> tuple[str, None]:
@@ -110,9 +106,9 @@ _KINDS = (
         *("scorers", "creation_time"),
         names={"scorer_name": "name", "scorer_version": "version"},
     ),
-    _Kind("/mlflow/issues", "issue", _issues, "issues", "created_timestamp"),
+    _Kind("/mlflow/issues", "issue", _in_experiment, "issues", "created_timestamp"),
     _Kind(
-        *("/mlflow/prompt-optimization/jobs", "job", _prompt_jobs, "jobs"),
+        *("/mlflow/prompt-optimization/jobs", "job", _in_experiment, "jobs"),
         "creation_timestamp_ms",
     ),
     _Kind(r"/\d\.0/jobs/?", None, _jobs, "jobs", "creation_time"),

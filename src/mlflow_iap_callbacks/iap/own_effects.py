@@ -78,8 +78,8 @@ def _own_new_name(
     """The response to the renaming of a model; None if another request gave it its name."""
     api = path.removesuffix(_RENAMES_MODEL)
     query = urlencode({"name": json.loads(request.body or b"")["new_name"]})
-    found = send(request_instead(request, "GET", f"{api}/mlflow/registered-models/get?{query}"))
-    model = found.json().get("registered_model") if found.status_code == 200 else None
+    url = f"{api}/mlflow/registered-models/get?{query}"
+    found, model = _get(request, url, "registered_model", send)
     if not model or not was_created_since(began, model["last_updated_timestamp"], found):
         return None
     return with_content(found, {"registered_model": model})
@@ -91,8 +91,8 @@ def _own_new_name_of_experiment(
     """The response to the renaming of an experiment; None if another one has the name."""
     api, body = path.removesuffix(_RENAMES_EXPERIMENT), json.loads(request.body or b"")
     query = urlencode({"experiment_id": body["experiment_id"]})
-    found = send(request_instead(request, "GET", f"{api}/mlflow/experiments/get?{query}"))
-    experiment = found.json().get("experiment") if found.status_code == 200 else None
+    url = f"{api}/mlflow/experiments/get?{query}"
+    found, experiment = _get(request, url, "experiment", send)
     if not experiment or experiment["name"] != body["new_name"]:
         return None
     return with_content(found, {})
@@ -109,8 +109,7 @@ def _own_creation(
     finds, parameter, one, created = named
     body = json.loads(request.body or b"")
     url = f"{api}/mlflow/{finds}?{urlencode({parameter: body['name']})}"
-    found = send(request_instead(request, "GET", url))
-    entity = found.json().get(one) if found.status_code == 200 else None
+    found, entity = _get(request, url, one, send)
     if (
         not entity
         or _description(entity) != _description(body)
@@ -121,6 +120,14 @@ def _own_creation(
     return with_content(
         found, {"experiment_id": entity["experiment_id"]} if is_experiment else {one: entity}
     )
+
+
+def _get(
+    request: requests.PreparedRequest, url: str, one: str, send: Send
+) -> tuple[requests.Response, Any]:
+    """The response to a GET, and what it has under a name; None if it failed."""
+    found = send(request_instead(request, "GET", url))
+    return found, found.json().get(one) if found.status_code == 200 else None
 
 
 def _description(entity: dict[str, Any]) -> Any:
