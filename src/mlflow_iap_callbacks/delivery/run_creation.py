@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
 from typing import Any
@@ -100,7 +100,10 @@ class RunCreation:
             self._awaited.add(run.place)  # before a child of it is started
         with self._alone(run):
             if run.run_id is None and content["mode"] in (Mode.NEW, Mode.CLAIMED):
-                run.run_id = self._made.get(run.place)
+                made = self._made.get(run.place)
+                if made is not None:
+                    self._add_tags(run, made, content["tags"])
+                    run.run_id = made
             if run.run_id is None:
                 self._start(run, content)
 
@@ -227,13 +230,16 @@ class RunCreation:
         if found is None:
             self._wait_for_earlier_try(run)
             found = self._create(run, experiment_id, content)
-        elif mode in (Mode.RESUMED, Mode.SHARED) and not run.is_adopted:
-            self.reopen(run, found)
         else:
-            self._forget_end(found)
+            if mode in (Mode.RESUMED, Mode.SHARED) and not run.is_adopted:
+                self.reopen(run, found)
+            else:
+                self._forget_end(found)
+            # The run was created by another process, which did not know all of its tags.
             if mode in (Mode.CLAIMED, Mode.LOGGED):
-                # The run was created by another process, which did not know all of its tags.
-                self._add_tags(run, found, content["tags"])
+                self._add_tags(run, found.info.run_id, content["tags"])
+            elif mode is Mode.SHARED:
+                self._add_tags(run, found.info.run_id, content["tags"], known=found.data.tags)
         self._set_id(run, found)
         if mode in (Mode.RESUMED, Mode.SHARED):
             self._parents[run.place] = run.run_id
@@ -242,10 +248,11 @@ class RunCreation:
             self._doubtful[run.place] = found
             self._delete_late_ones(found, run.key)
 
-    def _add_tags(self, run: QueuedRun, found: Run, given: Mapping[str, str]) -> None:
-        run_id = found.info.run_id
+    def _add_tags(
+        self, run: QueuedRun, run_id: str, given: Mapping[str, str], known: Container[str] = ()
+    ) -> None:
         names = self.names.of(run, lambda: self.client.get_run(run_id))
-        tags = [RunTag(*tag) for tag in names.tags(given).items()]
+        tags = [RunTag(*tag) for tag in names.tags(given).items() if tag[0] not in known]
         # Tags with the original names of renamed tags may exceed the limit of one request.
         for first in range(0, len(tags), MAX_TAGS):
             self.client.log_batch(run_id, tags=tags[first : first + MAX_TAGS])
@@ -280,7 +287,8 @@ class RunCreation:
         """Return the one run that all processes use.
 
         MLflow can create two runs at the same time. So each process waits until all are visible,
-        takes the one with the lowest id, marks it for later processes, and deletes the others.
+        takes the one with the lowest id, marks it for later processes, and deletes the others. The
+        run of the process that executed the trial is preferred, because that logs to it at once.
         """
         found = find_runs(self.client, experiment_id, run.key)
         if not any(map(_is_agreed, found)):
@@ -293,7 +301,8 @@ class RunCreation:
             if wait > 0:
                 raise NotYet("Other processes may be creating the run at the same time.", wait)
             with _unless_refused():
-                self.client.set_tag(found[0].info.run_id, AGREED_TAG, "true")
+                chosen = min(found, key=lambda each: JOURNAL_TAG in each.data.tags)
+                self.client.set_tag(chosen.info.run_id, AGREED_TAG, "true")
             found = find_runs(self.client, experiment_id, run.key)
         agreed = next(filter(_is_agreed, found), None)
         if agreed is None:

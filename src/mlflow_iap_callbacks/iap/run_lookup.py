@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from mlflow import MlflowClient
 from mlflow.entities import LifecycleStage, Run, ViewType
 
-from ..tags import RUN_KEY_TAG
+from ..tags import AGREED_TAG, RUN_KEY_TAG
 
 # Time zones differ by multiples of this.
 _QUARTER_OF_AN_HOUR = 900_000  # milliseconds
@@ -23,7 +23,8 @@ def find_run(
 ) -> Run | None:
     """Return the run whose tag ``mlflow_iap.run_key`` is ``key``; None if there is none.
 
-    A deleted run is returned only if all are deleted: of duplicate runs, one is kept.
+    A deleted run is returned only if all are deleted: of duplicate runs, one is kept. The run that
+    all processes agreed on takes precedence.
 
     Args:
         client: a client of the server.
@@ -36,7 +37,8 @@ def find_run(
     if began is not None:
         found = [run for run in found if has_begun_at(run, began)]
     active = [run for run in found if run.info.lifecycle_stage == LifecycleStage.ACTIVE]
-    return next(iter([*active, *found]), None)
+    agreed = [run for run in active if AGREED_TAG in run.data.tags]
+    return next(iter([*agreed, *active, *found]), None)
 
 
 def find_runs(client: MlflowClient, experiment_id: str, key: str) -> list[Run]:

@@ -162,6 +162,17 @@ def test_a_run_that_others_created_gets_the_missing_tags(
     assert all(found.tags[f"tag {n}"] == "1" for n in range(250))
 
 
+def test_a_shared_run_gets_only_the_tags_that_it_lacks(
+    server: FakeMlflow, process: _Process
+) -> None:
+    found = _made(server, **{"_mlflow_iap.agreed": "true", "edited": "by its user"})
+    process.start(Mode.SHARED, tags={"edited": "1", "more": "1"})
+    assert (found.tags["edited"], found.tags["more"]) == ("by its user", "1")
+    server.calls.clear()
+    process.start(Mode.SHARED, tags={"edited": "1", "more": "1"})
+    assert "log_batch" not in server.calls
+
+
 def test_a_run_waits_for_the_process_that_may_create_it(
     server: FakeMlflow, process: _Process, clock: VirtualClock
 ) -> None:
@@ -244,6 +255,15 @@ def test_a_run_that_this_process_created_is_known_when_it_is_logged_again(
     assert server.calls == ["create_run"]
 
 
+def test_a_run_that_is_logged_again_gets_the_tags_of_both(
+    server: FakeMlflow, process: _Process
+) -> None:
+    process.start(Mode.CLAIMED, tags={"first": "1"})
+    process.start(Mode.CLAIMED, tags={"second": "2"})
+    tags = server.run(_KEY).tags
+    assert (tags["first"], tags["second"]) == ("1", "2")
+
+
 def test_two_queued_runs_with_the_same_key_do_not_create_it_at_the_same_time(
     server: FakeMlflow, process: _Process
 ) -> None:
@@ -305,6 +325,29 @@ def test_creators_of_two_runs_agree_on_the_one_with_the_lowest_id(
     for maker, run in zip(makers, runs, strict=True):
         maker.start(Mode.SHARED, run)
     assert {run.run_id for run in runs} == {lowest} == {server.run(_KEY).run_id}
+
+
+def test_processes_agree_on_the_run_of_the_process_that_executed_the_trial(
+    server: FakeMlflow, new_process: NewProcess, clock: VirtualClock
+) -> None:
+    executor, other = new_process(), new_process()
+    claimed, shared = executor.run(), other.run()
+    with pytest.raises(NotYet, match="at the same time") as error:
+        other.start(Mode.SHARED, shared)
+    executor.start(Mode.CLAIMED, claimed, tags={"a": "b"})
+    assert len(server.runs_of(_KEY)) == 2
+    _wait(clock, error)
+    other.start(Mode.SHARED, shared)
+    assert shared.run_id == claimed.run_id == server.run(_KEY).run_id
+    assert server.run(_KEY).tags["a"] == "b"
+
+
+def test_the_agreed_run_takes_precedence_over_a_late_one(
+    server: FakeMlflow, process: _Process
+) -> None:
+    _made(server)
+    agreed = _made(server, **{"_mlflow_iap.agreed": "true"})
+    assert process.start(Mode.LOGGED).run_id == agreed.run_id
 
 
 def test_a_process_whose_run_another_one_deleted_uses_the_agreed_run(
