@@ -388,6 +388,10 @@ class _Requests(MlflowClient):
         self.server.known(run_id).is_deleted = True
 
     @_request
+    def restore_run(self, run_id: str) -> None:
+        self.server.known(run_id).is_deleted = False
+
+    @_request
     def update_run_info(
         self, run_id: str, run_status: int | None, end_time: int | None, run_name: str | None
     ) -> None:

@@ -62,11 +62,12 @@ def test_after_kills_one_ordinary_process_makes_mlflow_equal_to_the_storage(
         assert ordinary.end(120.0) == 0, f"seed {SEED}: {ordinary.err}"
     print(f"\n  seed: {SEED}\n  kills: {kills}\n  trials that had ended: {len(ended)}")
     print(f"  trials that MLflow lacked before the ordinary process: {len(ended - logged)}")
+    print(f"  said by killed processes: {victims.err.strip()}")
+    print(f"  said: {ordinary.err.strip()}")
     study = _load(name, storage)
     for what, count in assert_mlflow_equals_storage(study, has_killed=True).items():
         print(f"  {what} compared: {count}")
     print(f"  trials that run for ever: {sum(not t.state.is_finished() for t in study.trials)}")
-    print(f"  said: {ordinary.err.strip()}")
     assert not [journal for journal in journal_folder.survey() if journal.records()]
 
 

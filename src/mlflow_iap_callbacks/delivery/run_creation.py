@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import defaultdict
 from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Run, RunStatus, RunTag
+from mlflow.entities import LifecycleStage, Run, RunStatus, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
@@ -78,9 +79,11 @@ class RunCreation:
         self._clock = clock
         self.names = NamesByRun()
         self._experiments: dict[str, str] = {}
-        # Run ids by place; None for a run that MLflow refused.
+        # Run ids by place; None for a run that does not exist.
         self._parents: dict[_Place, str | None] = {}
-        self._awaited: set[_Place] = set()  # shared runs that are not agreed on yet
+        self._refused: set[_Place] = set()  # runs that MLflow rejected, in this journal or another
+        # Shared runs that are not agreed on yet.
+        self._awaited: defaultdict[_Place, set[QueuedRun]] = defaultdict(set)
         self._first_seen: dict[_Place, float] = {}
         self._missed: dict[_Place, float] = {}  # when each missing parent was first looked for
         self._again: set[str] = set()  # ids of runs that were created again
@@ -97,7 +100,7 @@ class RunCreation:
             NotYet: other threads or processes may be creating it, or it has to wait for its parent.
         """
         if run.run_id is None and content["mode"] == Mode.SHARED:
-            self._awaited.add(run.place)  # before a child of it is started
+            self._awaited[run.place].add(run)  # before a child of it is started
         with self._alone(run):
             if run.run_id is None and content["mode"] in (Mode.NEW, Mode.CLAIMED):
                 made = self._made.get(run.place)
@@ -153,28 +156,42 @@ class RunCreation:
         return True
 
     def take_agreed(self, run: QueuedRun) -> bool:
-        """Use the run that other processes agreed on, after they deleted the one of this process.
+        """Use the run that processes agreed on, after one of them deleted the run of this process.
 
         Returns:
             Whether there is another run that all processes share.
         """
         if run.start is None or run.start["mode"] != Mode.SHARED:
             return False
-        found = find_runs(self.client, self._experiment_id(run.experiment), run.key)
-        agreed = next(filter(_is_agreed, found), None)
-        if agreed is None or agreed.info.run_id == run.run_id:
+        experiment_id = self._experiment_id(run.experiment)
+        agreed = next(filter(_is_agreed, find_runs(self.client, experiment_id, run.key)), None)
+        agreed = agreed or self._restored(experiment_id, run.key)
+        if agreed is None:
             return False
         self.names.forget(run)
         self._set_id(run, agreed)
         self._parents[run.place] = run.run_id
         return True
 
+    def _restored(self, experiment_id: str, key: str) -> Run | None:
+        """Restore a run if processes of a slow server agreed on two, and each deleted the other's.
+
+        If only one run was agreed on, its user has deleted it.
+        """
+        deleted = find_runs(self.client, experiment_id, key, ViewType.DELETED_ONLY)
+        agreed = [run for run in deleted if _is_agreed(run)]
+        if len(agreed) < 2:
+            return None
+        with _unless_refused():
+            self.client.restore_run(agreed[0].info.run_id)
+        return agreed[0]
+
     def refuse(self, run: QueuedRun) -> None:
-        """Note that the run will never be created, so that its child runs get no parent."""
-        # Another journal may have another run with the same key.
-        if self._parents.get(run.place) in (None, run.run_id):
-            self._parents[run.place] = None
-        self._awaited.discard(run.place)
+        """Note that the run will never be created, so that its child runs do not wait for it."""
+        # Other processes may have another run with the same key.
+        self._parents.pop(run.place, None)
+        self._refused.add(run.place)
+        self._awaited[run.place].discard(run)
 
     def reopen(self, run: QueuedRun, found: Run) -> None:
         """Set an ended run to RUNNING again, and tag it as written by this journal."""
@@ -231,22 +248,42 @@ class RunCreation:
             self._wait_for_earlier_try(run)
             found = self._create(run, experiment_id, content)
         else:
-            if mode in (Mode.RESUMED, Mode.SHARED) and not run.is_adopted:
-                self.reopen(run, found)
-            else:
-                self._forget_end(found)
-            # The run was created by another process, which did not know all of its tags.
-            if mode in (Mode.CLAIMED, Mode.LOGGED):
-                self._add_tags(run, found.info.run_id, content["tags"])
-            elif mode is Mode.SHARED:
-                self._add_tags(run, found.info.run_id, content["tags"], known=found.data.tags)
+            with self._again_if_changed(mode, found.info.run_id):
+                self._take(run, found, mode, content["tags"])
         self._set_id(run, found)
         if mode in (Mode.RESUMED, Mode.SHARED):
             self._parents[run.place] = run.run_id
-            self._awaited.discard(run.place)
+            self._awaited[run.place].discard(run)
         if was_lost or ASKED_TWICE_TAG in found.data.tags:
             self._doubtful[run.place] = found
             self._delete_late_ones(found, run.key)
+
+    def _take(self, run: QueuedRun, found: Run, mode: Mode, tags: Mapping[str, str]) -> None:
+        """Go on with a run that another process created, which did not know all of its tags."""
+        run_id = found.info.run_id
+        if mode in (Mode.RESUMED, Mode.SHARED) and not run.is_adopted:
+            self.reopen(run, found)
+        else:
+            self._forget_end(found)
+        if mode in (Mode.CLAIMED, Mode.LOGGED):
+            self._add_tags(run, run_id, tags)
+        elif mode is Mode.SHARED:
+            self._add_tags(run, run_id, tags, known=found.data.tags)
+
+    @contextmanager
+    def _again_if_changed(self, mode: Mode, run_id: str) -> Iterator[None]:
+        """Look again for a run that another process changes or deletes at the same time."""
+        try:
+            yield
+        except Exception as error:
+            # Two processes may both try to insert a tag that the run does not have yet.
+            if "IntegrityError" in str(error) or (
+                mode is Mode.SHARED
+                and refusal(error) is not None
+                and self.stage(run_id) != LifecycleStage.ACTIVE
+            ):
+                raise NotYet("Another process changed the run at the same time.", 0.5) from None
+            raise
 
     def _add_tags(
         self, run: QueuedRun, run_id: str, given: Mapping[str, str], known: Container[str] = ()
@@ -372,12 +409,15 @@ class RunCreation:
         place = (run.experiment, key)
         if place in self._parents:
             return self._parents[place]
-        if place not in self._awaited:
+        if not self._awaited.get(place):
             found = find_runs(self.client, experiment_id, key)
             agreed = [*filter(_is_agreed, found), *found]
             if agreed:
                 self._parents[place] = str(agreed[0].info.run_id)
                 return self._parents[place]
+            if place in self._refused:
+                self._parents[place] = None
+                return None
             queued = next((each for each in run.outbox.runs() if each.place == place), None)
             if queued is None or queued.run_id is not None:
                 return self._missing_parent(place, queued)
@@ -405,7 +445,8 @@ class RunCreation:
 
     def _forget_end(self, found: Run) -> None:
         if ENDED_TAG in found.data.tags:
-            self.client.delete_tag(found.info.run_id, ENDED_TAG)
+            with _unless_refused():
+                self.client.delete_tag(found.info.run_id, ENDED_TAG)
 
     def _experiment_id(self, experiment: str) -> str:
         """Return the id of an experiment given by id or name; create a named one if missing."""
@@ -474,7 +515,7 @@ def _is_agreed(run: Run) -> bool:
 
 @contextmanager
 def _unless_refused() -> Iterator[None]:
-    """Ignore the error if another process has just deleted the run."""
+    """Ignore the error if another process has just done the same, or has deleted the run."""
     try:
         yield
     except Exception as error:

@@ -41,9 +41,11 @@ def find_run(
     return next(iter([*agreed, *active, *found]), None)
 
 
-def find_runs(client: MlflowClient, experiment_id: str, key: str) -> list[Run]:
-    """All runs with the key that are not deleted, sorted by their ids."""
-    runs = _search(client, experiment_id, key, ViewType.ACTIVE_ONLY, 100)
+def find_runs(
+    client: MlflowClient, experiment_id: str, key: str, view: int = ViewType.ACTIVE_ONLY
+) -> list[Run]:
+    """All runs with the key, by default those that are not deleted, sorted by their ids."""
+    runs = _search(client, experiment_id, key, view, 100)
     return sorted(runs, key=lambda run: str(run.info.run_id))
 
 

@@ -365,6 +365,30 @@ def test_a_process_whose_run_another_one_deleted_uses_the_agreed_run(
     assert _parent_of(server, child) == agreed.run_id
 
 
+def test_a_run_is_restored_if_processes_agreed_on_two_and_deleted_both(
+    server: FakeMlflow, process: _Process, clock: VirtualClock
+) -> None:
+    run = process.run()
+    process.begin(run, Mode.SHARED)
+    _agree(process, run, clock)
+    both = [server.run(_KEY), _made(server, **{"_mlflow_iap.agreed": "true"})]
+    for each in both:
+        each.is_deleted = True
+    assert process.creation.take_agreed(run)
+    assert run.run_id == server.run(_KEY).run_id == min(each.run_id for each in both)
+
+
+def test_a_run_that_its_user_deleted_stays_deleted(
+    server: FakeMlflow, process: _Process, clock: VirtualClock
+) -> None:
+    run = process.run()
+    process.begin(run, Mode.SHARED)
+    _agree(process, run, clock)
+    server.run(_KEY).is_deleted = True
+    _made(server).is_deleted = True
+    assert not process.creation.take_agreed(run)
+
+
 def test_a_run_that_is_not_shared_stays_deleted(server: FakeMlflow, process: _Process) -> None:
     run = process.started(Mode.RESUMED)
     server.run(_KEY).is_deleted = True
@@ -383,6 +407,64 @@ def test_a_rejected_run_of_another_journal_takes_no_parent_away(
     process.creation.refuse(others)
     child = process.start(Mode.NEW, process.outbox.begin("child", "id:0"), parent=_KEY)
     assert _parent_of(server, child) == run.run_id
+
+
+def test_the_child_of_a_rejected_run_gets_the_run_of_another_process_as_its_parent(
+    server: FakeMlflow, new_process: NewProcess, clock: VirtualClock
+) -> None:
+    process, dead = new_process(), new_process()
+    run = process.run()
+    with pytest.raises(NotYet, match="at the same time") as error:
+        process.start(Mode.SHARED, run)
+    process.creation.refuse(dead.run())
+    with pytest.raises(NotYet, match="parent"):
+        process.start(Mode.NEW, process.outbox.begin("child", "id:0"), parent=_KEY)
+    _wait(clock, error)
+    process.start(Mode.SHARED, run)
+    child = process.start(Mode.NEW, process.outbox.begin("child", "id:0"), parent=_KEY)
+    assert _parent_of(server, child) == run.run_id
+
+
+def test_a_process_that_another_one_forestalls_goes_on_with_the_agreed_run(
+    server: FakeMlflow, process: _Process
+) -> None:
+    ended = {"_mlflow_iap.agreed": "true", "mlflow_iap.ended": "why"}
+    found = _made(server, **ended)
+
+    def delete_the_tag_too(method: str) -> None:
+        if method == "delete_tag":
+            found.tags.pop("mlflow_iap.ended", None)
+
+    server.on_request = delete_the_tag_too
+    assert process.start(Mode.SHARED).run_id == found.run_id
+
+
+@pytest.mark.parametrize("mode", [Mode.SHARED, Mode.RESUMED])
+def test_a_tag_that_two_processes_insert_at_the_same_time_is_set_again(
+    server: FakeMlflow, process: _Process, mode: Mode
+) -> None:
+    found = _made(server, **{"_mlflow_iap.agreed": "true"})
+    server.refuse("set_tag", "(sqlite3.IntegrityError) UNIQUE constraint failed: tags.key")
+    with pytest.raises(NotYet, match="at the same time"):
+        process.start(mode)
+    assert process.start(mode).run_id == found.run_id
+
+
+def test_an_agreed_run_that_is_deleted_at_the_same_time_is_looked_up_again(
+    server: FakeMlflow, process: _Process
+) -> None:
+    found = _made(server, **{"_mlflow_iap.agreed": "true"})
+
+    def delete(method: str) -> None:
+        if method == "set_tag":
+            found.is_deleted = True
+
+    server.on_request = delete
+    with pytest.raises(NotYet, match="at the same time"):
+        process.start(Mode.SHARED)
+    other = _made(server, **{"_mlflow_iap.agreed": "true"})
+    server.on_request = lambda method: None
+    assert process.start(Mode.SHARED).run_id == other.run_id
 
 
 def test_a_later_process_uses_the_agreed_run(
