@@ -47,6 +47,12 @@ def stem(tmp_path: Path) -> Path:
     return tmp_path / "journal"
 
 
+@pytest.fixture
+def small_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An intake keeps no more than three messages of the file in memory."""
+    monkeypatch.setattr("mlflow_iap_callbacks.outbox.intake._MOST_FRESH_BYTES", 40)
+
+
 def _file(stem: Path, generation: int = 0) -> Path:
     return Path(f"{stem}.{generation}.intake")
 
@@ -85,7 +91,24 @@ def test_messages_are_taken_once_and_in_order(stem: Path, is_on_disk: bool) -> N
     assert intake.last_seq == 10
 
 
-def test_the_messages_of_each_thread_stay_in_order(stem: Path) -> None:
+@pytest.mark.parametrize("sizes", [(30,), (1, 30, 1), (30, 1, 1), (2, 2, 2)])
+def test_messages_for_which_memory_has_no_room_are_read_from_the_file(
+    stem: Path, small_memory: None, sizes: tuple[int, ...]
+) -> None:
+    intake = Intake(stem)
+    first = 0
+    for size in sizes:
+        _append(intake, range(first, first + size))
+        assert _numbers(intake) == [*range(first, first + size)]
+        first += size
+    assert [message.seq for message in read_messages(_file(stem), 0)] == [*range(1, first + 1)]
+
+
+@pytest.mark.parametrize("most_bytes", [40, 4_000, 4_000_000])
+def test_the_messages_of_each_thread_stay_in_order(
+    stem: Path, monkeypatch: pytest.MonkeyPatch, most_bytes: int
+) -> None:
+    monkeypatch.setattr("mlflow_iap_callbacks.outbox.intake._MOST_FRESH_BYTES", most_bytes)
     intake = Intake(stem)
     found: list[Message] = []
     is_over = threading.Event()
@@ -208,15 +231,29 @@ def test_garbage_does_not_affect_the_messages_before_and_after_it(stem: Path, ju
     assert _file(stem).read_bytes() == before
 
 
-def test_a_process_reads_the_undamaged_part_of_its_own_damaged_file(
-    stem: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    intake = Intake(stem)
-    _append(intake, range(5))
+def _damage_the_third_of_five(stem: Path) -> int:
+    """Change a bit of a file with five messages; return the size of each."""
     content = bytearray(_file(stem).read_bytes())
     size = len(content) // 5
     content[2 * size + 30] ^= 4
     _file(stem).write_bytes(content)
+    return size
+
+
+def test_damage_to_its_own_file_does_not_affect_a_living_process(stem: Path) -> None:
+    intake = Intake(stem)
+    _append(intake, range(5))
+    _damage_the_third_of_five(stem)
+    _append(intake, range(5, 7))
+    assert _numbers(intake) == [*range(7)]
+
+
+def test_a_process_reads_the_undamaged_part_of_its_own_damaged_file(
+    stem: Path, small_memory: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    intake = Intake(stem)
+    _append(intake, range(5))
+    size = _damage_the_third_of_five(stem)
     _append(intake, range(5, 7))
     assert _numbers(intake) == [0, 1, 3, 4, 5, 6]
     (text,) = said_by_us(caplog)
