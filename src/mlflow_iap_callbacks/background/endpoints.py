@@ -8,25 +8,25 @@ from enum import Enum
 class Way(Enum):
     """What happens to a request."""
 
-    BEHIND = "behind"  # nobody needs the response, so it is sent in the background
-    WAITS = "waits"  # it reads or changes what was logged, which is delivered first
-    THROUGH = "through"  # it is sent at once
+    IN_BACKGROUND = "in background"  # nobody needs the response, so it is sent in the background
+    AFTER_WRITES = "after writes"  # it reads or changes what was logged, which is delivered first
+    AT_ONCE = "at once"
 
 
 # The requests, by their names in MLflow's protobuf.
 _TABLE = {
-    Way.BEHIND: """
+    Way.IN_BACKGROUND: """
         LogBatch LogInputs LogMetric LogModel LogOutputs LogParam SetTag UpdateRun
         FinalizeLoggedModel LogLoggedModelParamsRequest SetLoggedModelTags
     """,
-    Way.WAITS: """
+    Way.AFTER_WRITES: """
         DeleteExperiment DeleteRun DeleteTag DeleteWorkspace RestoreExperiment RestoreRun
         GetMetricHistory GetMetricHistoryBulkInterval GetRun SearchDatasets SearchRuns
         CreatePresignedDownloadUrl ListArtifacts ListLoggedModelArtifacts
         DeleteLoggedModel DeleteLoggedModelTag GetLoggedModel SearchLoggedModels
         CreateModelVersion
     """,
-    Way.THROUGH: """
+    Way.AT_ONCE: """
         CreateExperiment DeleteExperimentTag GetExperiment GetExperimentByName SearchExperiments
         SetExperimentTag UpdateExperiment
         CreateLoggedModel CreatePresignedUploadUrl CreateRun
@@ -81,4 +81,4 @@ WAYS = {name: way for way, names in _TABLE.items() for name in names.split()}
 
 def way_of(name: str) -> Way:
     """Return what happens to a request; one that is not in the table waits."""
-    return WAYS.get(name, Way.WAITS)
+    return WAYS.get(name, Way.AFTER_WRITES)

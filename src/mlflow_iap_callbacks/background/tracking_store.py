@@ -294,9 +294,9 @@ class BackgroundStore(RestStore):
     ) -> Any:
         if not is_delivering():
             way = way_of(api.__name__)
-            if way is Way.BEHIND and self._is_appended(api, json_body, endpoint):
+            if way is Way.IN_BACKGROUND and self._is_appended(api, json_body, endpoint):
                 return api.Response()
-            if way is not Way.THROUGH:
+            if way is not Way.AT_ONCE:
                 self._writes.wait()
             json_body = self._writes.with_model_ids(json_body)
             endpoint = self._writes.with_model_ids(endpoint)
@@ -338,7 +338,7 @@ class BackgroundModelRegistryStore(ModelRegistryRestStore):
 
     def _call_endpoint(self, api: Any, json_body: Any, *args: Any, **kwargs: Any) -> Any:
         if not is_delivering():
-            if way_of(api.__name__) is Way.WAITS:
+            if way_of(api.__name__) is Way.AFTER_WRITES:
                 self._writes.wait()
             json_body = self._writes.with_model_ids(json_body)
         return super()._call_endpoint(api, json_body, *args, **kwargs)

@@ -30,4 +30,4 @@ def test_no_request_is_in_the_table_twice() -> None:
 
 
 def test_a_request_of_a_later_version_of_mlflow_waits() -> None:
-    assert way_of("GetSomethingNew") is Way.WAITS
+    assert way_of("GetSomethingNew") is Way.AFTER_WRITES
