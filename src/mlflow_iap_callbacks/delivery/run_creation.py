@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
-from collections import defaultdict
 from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
@@ -12,7 +10,6 @@ from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import LifecycleStage, Run, RunStatus, RunTag, ViewType
-from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from ..errors import IAPUnknownOutcomeError
@@ -26,15 +23,15 @@ from ..tags import (
     AGREED_TAG,
     ASKED_TWICE_TAG,
     ENDED_TAG,
-    EXPERIMENT_KIND_TAG,
     JOURNAL_TAG,
     RUN_KEY_TAG,
     STUDY_TAG,
-    TRAINING_KIND,
     TRIAL_TAG,
 )
 from .clock import Clock
+from .experiments import Experiments
 from .names import NamesByRun
+from .parents import Parents, Place, is_agreed
 from .refusals import NotYet, refusal
 from .server_uri import server_uri
 
@@ -45,15 +42,11 @@ _logger = logging.getLogger("mlflow_iap_callbacks")
 _PATIENCE = 30.0
 # Seconds after which processes that create a shared run at the same time see each other's runs.
 _TO_AGREE = 2.0
-# Seconds for which a run waits for a parent that does not exist.
-_SECONDS_FOR_A_PARENT = 60.0
 # Maximum seconds for which a run waits to be created by the process that executed its trial.
 _SECONDS_LEFT_TO_OTHERS = 20.0
 _MOST_REMEMBERED = 10_000  # runs
 # Seconds after logging during which a claimed run is created without looking for an existing one.
 CLAIM_SECONDS = 5.0
-
-_Place = tuple[str, str]  # as QueuedRun.place
 
 
 class Mode(str, Enum):
@@ -78,20 +71,14 @@ class RunCreation:
         self.client = client
         self._clock = clock
         self.names = NamesByRun()
-        self._experiments: dict[str, str] = {}
-        # Run ids by place; None for a run that does not exist.
-        self._parents: dict[_Place, str | None] = {}
-        self._refused: set[_Place] = set()  # runs that MLflow rejected, in this journal or another
-        # Shared runs that are not agreed on yet.
-        self._awaited: defaultdict[_Place, set[QueuedRun]] = defaultdict(set)
-        self._first_seen: dict[_Place, float] = {}
-        self._missed: dict[_Place, float] = {}  # when each missing parent was first looked for
+        self._experiments = Experiments(lambda: self.client)
+        self._parents = Parents(lambda: self.client, clock, self._recovered)
+        self._first_seen: dict[Place, float] = {}
         self._again: set[str] = set()  # ids of runs that were created again
-        self._made: dict[_Place, str] = {}  # ids of the last runs, in case one is logged again
+        self._made: dict[Place, str] = {}  # ids of the last runs, in case one is logged again
         # Runs that the server may still create a second time; forgotten when they end.
-        self._doubtful: dict[_Place, Run] = {}
-        self._starting: dict[_Place, QueuedRun] = {}
-        self._lock = threading.Lock()
+        self._doubtful: dict[Place, Run] = {}
+        self._starting: dict[Place, QueuedRun] = {}
 
     def start(self, run: QueuedRun, content: Mapping[str, Any]) -> None:
         """Find the run in MLflow or create it, and set its id.
@@ -100,7 +87,7 @@ class RunCreation:
             NotYet: other threads or processes may be creating it, or it has to wait for its parent.
         """
         if run.run_id is None and content["mode"] == Mode.SHARED:
-            self._awaited[run.place].add(run)  # before a child of it is started
+            self._parents.await_run(run)  # before a child of it is started
         with self._alone(run):
             if run.run_id is None and content["mode"] in (Mode.NEW, Mode.CLAIMED):
                 made = self._made.get(run.place)
@@ -119,7 +106,7 @@ class RunCreation:
         if run.run_id is None and (run.is_owned or run.start is not None):
             self.start(run, _start_again(run))
         if run.run_id is None:
-            found = find_run(self.client, self._experiment_id(run.experiment), run.key)
+            found = find_run(self.client, self._experiments.id_of(run.experiment), run.key)
             if found is None:
                 raise NotYet("Another process has not created the run yet.")
             self._set_id(run, found)
@@ -163,14 +150,14 @@ class RunCreation:
         """
         if run.start is None or run.start["mode"] != Mode.SHARED:
             return False
-        experiment_id = self._experiment_id(run.experiment)
-        agreed = next(filter(_is_agreed, find_runs(self.client, experiment_id, run.key)), None)
+        experiment_id = self._experiments.id_of(run.experiment)
+        agreed = next(filter(is_agreed, find_runs(self.client, experiment_id, run.key)), None)
         agreed = agreed or self._restored(experiment_id, run.key)
         if agreed is None:
             return False
         self.names.forget(run)
         self._set_id(run, agreed)
-        self._parents[run.place] = run.run_id
+        self._parents.found(run)
         return True
 
     def _restored(self, experiment_id: str, key: str) -> Run | None:
@@ -179,7 +166,7 @@ class RunCreation:
         If only one run was agreed on, its user has deleted it.
         """
         deleted = find_runs(self.client, experiment_id, key, ViewType.DELETED_ONLY)
-        agreed = [run for run in deleted if _is_agreed(run)]
+        agreed = [run for run in deleted if is_agreed(run)]
         if len(agreed) < 2:
             return None
         with _unless_refused():
@@ -188,10 +175,7 @@ class RunCreation:
 
     def refuse(self, run: QueuedRun) -> None:
         """Note that the run will never be created, so that its child runs do not wait for it."""
-        # Other processes may have another run with the same key.
-        self._parents.pop(run.place, None)
-        self._refused.add(run.place)
-        self._awaited[run.place].discard(run)
+        self._parents.refused(run)
 
     def reopen(self, run: QueuedRun, found: Run) -> None:
         """Set an ended run to RUNNING again, and tag it as written by this journal."""
@@ -236,7 +220,7 @@ class RunCreation:
         # A wall clock that was set back meanwhile must not delay the run.
         if logged_at <= now < not_before:
             raise NotYet("Another process may be about to log the run.", not_before - now)
-        experiment_id = self._experiment_id(run.experiment)
+        experiment_id = self._experiments.id_of(run.experiment)
         was_lost = run.tried is not None
         found: Run | None
         if mode is Mode.SHARED:
@@ -252,8 +236,7 @@ class RunCreation:
                 self._take(run, found, mode, content["tags"])
         self._set_id(run, found)
         if mode in (Mode.RESUMED, Mode.SHARED):
-            self._parents[run.place] = run.run_id
-            self._awaited[run.place].discard(run)
+            self._parents.found(run)
         if was_lost or ASKED_TWICE_TAG in found.data.tags:
             self._doubtful[run.place] = found
             self._delete_late_ones(found, run.key)
@@ -328,7 +311,7 @@ class RunCreation:
         run of the process that executed the trial is preferred, because that logs to it at once.
         """
         found = find_runs(self.client, experiment_id, run.key)
-        if not any(map(_is_agreed, found)):
+        if not any(map(is_agreed, found)):
             if not found:
                 self._wait_for_earlier_try(run)
                 self._create(run, experiment_id, content)
@@ -341,7 +324,7 @@ class RunCreation:
                 chosen = min(found, key=lambda each: JOURNAL_TAG in each.data.tags)
                 self.client.set_tag(chosen.info.run_id, AGREED_TAG, "true")
             found = find_runs(self.client, experiment_id, run.key)
-        agreed = next(filter(_is_agreed, found), None)
+        agreed = next(filter(is_agreed, found), None)
         if agreed is None:
             raise NotYet("The other processes agreed on another run at the same time.", 0.5)
         for other in found:
@@ -376,7 +359,9 @@ class RunCreation:
         tags = {RUN_KEY_TAG: run.key, **self.names.begin(run).tags(content["tags"])}
         if Mode(content["mode"]) in (Mode.RESUMED, Mode.SHARED):
             tags[JOURNAL_TAG] = run.outbox.name
-        parent = content.get("parent_id") or self._parent(run, content.get("parent"), experiment_id)
+        parent = content.get("parent_id") or None
+        if parent is None and content.get("parent") is not None:
+            parent = self._parents.id_of(run, content["parent"], experiment_id)
         if parent is not None:
             tags[MLFLOW_PARENT_RUN_ID] = parent
         if "is_again" in content:
@@ -395,7 +380,10 @@ class RunCreation:
             run.outbox.save(run)
             if self.names.learns_from(error, tags):
                 raise NotYet("The server does not accept colons in names.", 0.0) from None
-            if refusal(error) is not None and self._is_replaced(run.experiment, experiment_id):
+            if refusal(error) is not None and not self._experiments.is_current(
+                run.experiment, experiment_id
+            ):
+                self._forget(run.experiment)
                 raise NotYet("The run's experiment was created again.", 0.0) from None
             raise
         run.tried = None
@@ -403,37 +391,11 @@ class RunCreation:
             self._again.add(str(made.info.run_id))
         return made
 
-    def _parent(self, run: QueuedRun, key: str | None, experiment_id: str) -> str | None:
-        if key is None:
-            return None
-        place = (run.experiment, key)
-        if place in self._parents:
-            return self._parents[place]
-        if not self._awaited.get(place):
-            found = find_runs(self.client, experiment_id, key)
-            agreed = [*filter(_is_agreed, found), *found]
-            if agreed:
-                self._parents[place] = str(agreed[0].info.run_id)
-                return self._parents[place]
-            if place in self._refused:
-                self._parents[place] = None
-                return None
-            queued = next((each for each in run.outbox.runs() if each.place == place), None)
-            if queued is None or queued.run_id is not None:
-                return self._missing_parent(place, queued)
-        raise NotYet("The run's parent does not exist yet.", 0.5)
-
-    def _missing_parent(self, place: _Place, queued: QueuedRun | None) -> str | None:
-        """Return a lost parent's id once it exists again; None if it stays lost."""
-        if queued is not None:
-            run_id = str(queued.run_id)
-            if self.stage(run_id) is None and self.can_create_again(queued, run_id):
-                return self.known(queued)
-        now = self._clock.monotonic()
-        wait = self._missed.setdefault(place, now) + _SECONDS_FOR_A_PARENT - now
-        if wait > 0:
-            raise NotYet("The run's parent does not exist.", min(wait, 5.0))
-        self._parents[place] = None
+    def _recovered(self, run: QueuedRun) -> str | None:
+        """Return the id of a parent that the server lost; None if it stays lost."""
+        run_id = str(run.run_id)
+        if self.stage(run_id) is None and self.can_create_again(run, run_id):
+            return self.known(run)
         return None
 
     def _set_id(self, run: QueuedRun, found: Run) -> None:
@@ -448,47 +410,13 @@ class RunCreation:
             with _unless_refused():
                 self.client.delete_tag(found.info.run_id, ENDED_TAG)
 
-    def _experiment_id(self, experiment: str) -> str:
-        """Return the id of an experiment given by id or name; create a named one if missing."""
-        kind, _, text = experiment.partition(":")
-        if kind == "id":
-            return text
-        with self._lock:
-            if experiment not in self._experiments:
-                found = self._find_experiment(text) or self._create_experiment(text)
-                self._experiments[experiment] = found
-            return self._experiments[experiment]
-
-    def _is_replaced(self, experiment: str, experiment_id: str) -> bool:
-        """Return whether the name no longer has this experiment id; if so, forget the id."""
-        kind, _, name = experiment.partition(":")
-        if kind == "id" or self._find_experiment(name) == experiment_id:
-            return False
-        self._forget(experiment)
-        return True
-
     def _forget(self, experiment: str) -> None:
         """Forget an experiment and its runs, which the server may have lost."""
-        with self._lock:
-            self._experiments.pop(experiment, None)
-        for known in (self._parents, self._made):
-            for place in [*known]:
-                if place[0] == experiment and known[place] is not None:
-                    known.pop(place, None)
-
-    def _find_experiment(self, name: str) -> str | None:
-        found = self.client.get_experiment_by_name(name)
-        return None if found is None else str(found.experiment_id)
-
-    def _create_experiment(self, name: str) -> str:
-        try:
-            tags = {EXPERIMENT_KIND_TAG: TRAINING_KIND}
-            return str(self.client.create_experiment(name, tags=tags))
-        except MlflowException:  # another process was first, or the response was lost
-            found = self._find_experiment(name)
-            if found is None:
-                raise
-            return found
+        self._experiments.forget(experiment)
+        self._parents.forget(experiment)
+        for place in [*self._made]:
+            if place[0] == experiment:
+                self._made.pop(place, None)
 
 
 def _start_again(run: QueuedRun) -> dict[str, Any]:
@@ -507,10 +435,6 @@ def _what_is_missing(content: Mapping[str, Any], parent: str | None) -> str:
         return f"{text} So are its name, tags and parent."
     has_lost_parent = parent is None and content.get("parent") is not None
     return f"{text} So is its parent." if has_lost_parent else text
-
-
-def _is_agreed(run: Run) -> bool:
-    return AGREED_TAG in run.data.tags
 
 
 @contextmanager
