@@ -21,6 +21,7 @@ from .clock import Clock
 from .mlflow_calls import MlflowCalls
 from .refusals import NotYet, first_line
 from .schedule import Schedule, Turn, seconds_aside
+from .thread_signals import start_without_signals
 
 _logger = logging.getLogger("mlflow_iap_callbacks")
 
@@ -549,7 +550,7 @@ class Sender:
         elif self._threads < self._max_threads:
             thread = threading.Thread(target=self._work, name="mlflow-iap-sender", daemon=True)
             try:
-                thread.start()
+                start_without_signals(thread)
             except RuntimeError:  # the interpreter is exiting
                 return
             self._threads += 1

@@ -11,21 +11,21 @@ delivers its records, and is then killed by the signal, as it would be without t
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
+from .thread_signals import start_without_signals
+
 # Kubernetes and preemptible machines kill a process 30 s after SIGTERM.
 SECONDS_TO_DELIVER = 10.0
-# For the main thread to call the handler, which restores the default.
-_SECONDS_FOR_HANDLER = 1.0
 
 _pipe: tuple[int, int] | None = None
 _blocked_before: set[int] = set()
@@ -53,9 +53,14 @@ def listen(close: Callable[[], None], deliver: Callable[[], None]) -> None:
     if _pipe is None:
         _pipe = os.pipe()
         os.set_blocking(_pipe[1], False)
-        threading.Thread(
-            target=_wait, args=(_pipe[0], close, deliver), name="mlflow-iap-sigterm", daemon=True
-        ).start()
+        start_without_signals(
+            threading.Thread(
+                target=_wait,
+                args=(_pipe[0], close, deliver),
+                name="mlflow-iap-sigterm",
+                daemon=True,
+            )
+        )
     if handler is signal.SIG_DFL and not _is_handled_in_c():
         signal.signal(signal.SIGTERM, _on_sigterm)
     other = signal.set_wakeup_fd(_pipe[1], warn_on_full_buffer=False)
@@ -70,12 +75,12 @@ def is_received() -> bool:
 
 def die() -> None:
     """End the process as an unhandled SIGTERM does."""
-    deadline = time.monotonic() + _SECONDS_FOR_HANDLER
-    while signal.getsignal(signal.SIGTERM) is _on_sigterm and time.monotonic() < deadline:
-        time.sleep(0.01)
-    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+    if sys.platform != "win32":
+        # `signal.signal` restores the default only in the main thread, which may be in C for long.
+        ctypes.pythonapi.PyOS_setsig(signal.SIGTERM, None)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
         os.kill(os.getpid(), signal.SIGTERM)
-    os._exit(128 + signal.SIGTERM)  # a shell's status for SIGTERM; the main thread is still in C
+    os._exit(128 + signal.SIGTERM)  # a shell's status for SIGTERM
 
 
 def hold_for_fork() -> None:

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable
 
 from ..delivery.closing import Deadline
+from ..delivery.thread_signals import start_without_signals
 
 _TICK = 0.5  # seconds
 
@@ -61,7 +62,7 @@ class BackgroundThread:
 
     def _start(self) -> None:
         self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
-        self._thread.start()
+        start_without_signals(self._thread)
 
     def _work(self) -> None:
         while threading.current_thread() is self._thread:

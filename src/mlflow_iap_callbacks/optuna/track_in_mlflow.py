@@ -16,6 +16,7 @@ from mlflow.tracking import fluent
 
 from ..delivery.never_raising import never_raising
 from ..delivery.run import IAPRun
+from ..delivery.thread_signals import start_without_signals
 from ..iap.arguments import check
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ def _system_metrics(run: IAPRun) -> Iterator[None]:
             monitor.finish()
 
     thread = threading.Thread(target=log, name="mlflow-iap-system-metrics", daemon=True)
-    thread.start()
+    start_without_signals(thread)
     try:
         yield
     finally:
