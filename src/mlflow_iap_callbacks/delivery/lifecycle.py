@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import importlib
+import logging
 import multiprocessing
 import multiprocessing.util
 import netrc  # noqa: F401
@@ -23,6 +24,8 @@ from .flush_result import IAPFlushResult, result_of
 from .sender import Sender
 from .server_uri import server_uri
 
+_logger = logging.getLogger("mlflow_iap_callbacks")
+
 _SECONDS_AT_EXIT = 30.0
 _SECONDS_TO_ADOPT_AT_EXIT = 5.0
 
@@ -33,6 +36,7 @@ _exit_deadline: Deadline | None = None
 # A forked child keeps its parent's senders: it must not close their SQLite connections.
 _left_to_parent: list[Sender] = []
 _is_set_up = False
+_has_exited = False  # other functions that are called at exit, and daemon threads, may still log
 # What the callbacks do when the process exits. They end runs, and after all records are delivered,
 # they log what is missing in MLflow and draw plots.
 end_at_exit: list[Work] = []
@@ -52,6 +56,13 @@ def sender_for(client: MlflowClient) -> Sender:
         sender = _senders.get(server)
         if sender is None:
             sender = _senders[server] = Sender(client, server)
+            if _has_exited:
+                _logger.warning(
+                    "The process is exiting and delivers no more to %s, so what it logs from now "
+                    "on stays on disk. `mlflow-iap sync` sends it; so does the next process on "
+                    "this machine that logs to that server.",
+                    server,
+                )
         sender.use(client)
         return sender
 
@@ -84,6 +95,13 @@ def close(
     deadline = Deadline(sender.clock.monotonic, seconds)
     closing.close([sender], deadline, end=filter(None, [end]), draw=filter(None, [draw]))
     return result_of(sender)
+
+
+def exit_interpreter() -> None:
+    """Call ``exit_process``. Afterwards, a warning tells that nothing more is delivered."""
+    global _has_exited
+    exit_process()
+    _has_exited = True
 
 
 def exit_process(seconds: float = _SECONDS_AT_EXIT) -> None:
@@ -161,8 +179,9 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork_in_child() -> None:
-    global _exiting, _exit_deadline, _is_set_up
-    _exiting, _exit_deadline, _is_set_up = threading.Lock(), None, False
+    global _exiting, _exit_deadline, _is_set_up, _has_exited
+    _exiting, _exit_deadline = threading.Lock(), None
+    _is_set_up = _has_exited = False
     sigterm.forget_in_child()
     for sender in _senders.values():
         sender.leave_to_parent()
@@ -175,7 +194,7 @@ def _after_fork_in_child() -> None:
     LOCK.release()
 
 
-atexit.register(exit_process)
+atexit.register(exit_interpreter)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
         before=_before_fork,

@@ -89,6 +89,19 @@ def test_what_is_logged_after_the_exit_gets_a_new_sender(server: FakeMlflow) -> 
     assert server.run(run.key).curve("m") == [(0, 0.5)]
 
 
+def test_a_warning_says_once_that_what_is_logged_after_the_last_delivery_stays_on_disk(
+    server: FakeMlflow, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(lifecycle, "_has_exited", False)
+    run = RunWriter(FakeClient(server), "experiment")
+    lifecycle.exit_interpreter()
+    assert said_by_us(caplog) == []
+    for step in range(2):  # as in an atexit function that was registered earlier
+        run.log_metrics({"m": 0.5}, step)
+    (said,) = said_by_us(caplog)
+    assert "stays on disk. `mlflow-iap sync` sends it" in said
+
+
 def test_an_exit_without_time_leaves_everything_on_disk_and_says_so(
     server: FakeMlflow, caplog: pytest.LogCaptureFixture
 ) -> None:
