@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Collection, Iterator
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,14 +14,20 @@ from .database import (
     FORMAT,
     Damaged,
     artifacts_of,
-    connect_to_read,
     delete_journal,
     files_of,
     last_written,
 )
 from .file_lock import FileLock
 from .intake import files_by_generation, unreadable_bytes
-from .journal_content import Content, messages_of, read_damaged, read_whole
+from .journal_content import (
+    Content,
+    is_empty,
+    messages_of,
+    read_damaged,
+    read_whole,
+    version_of,
+)
 from .journal_folder import journals, new_outbox
 from .outbox import Outbox
 from .owner import beat, is_from_here, objection
@@ -94,7 +100,7 @@ def _taken(path: Path, lock: FileLock, server: str | None) -> Outbox | Untaken |
             return Untaken(path, why)
     version: int | None = 0
     try:
-        version = _version(path)
+        version = version_of(path)
         if version == FORMAT:
             content = read_whole(path)
             for _ in content.rows:
@@ -125,22 +131,11 @@ def _report_damage(path: Path) -> None:
             )
 
 
-def _version(path: Path) -> int | None:
-    """Return the format of a journal's database; None if it has no tables."""
-    if not path.exists():
-        return None
-    with closing(connect_to_read(path)) as db:
-        (version,) = db.execute("PRAGMA user_version").fetchone()
-        tables = db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()
-    return int(version) if tables else None
-
-
 def _rescued(path: Path, version: int | None, server: str | None) -> Outbox | Untaken | None:
     content = read_damaged(path)
     if content.server is None:
         content = format_1.read(path) or content
-    is_empty = content.last_seq == 0 and next(messages_of(path), None) is None
-    if content.server is None and version is None and is_empty:
+    if version is None and is_empty(path, content):
         delete_journal(path)  # its process died while creating it
         return None
     form = content.head.format if content.head else version

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
@@ -50,6 +50,22 @@ class Content:
     rows: Iterable[Batch]
     messages: Iterable[Message]
     last_seq: int = 0
+
+
+def version_of(journal: Path) -> int | None:
+    """Return the format of a journal's database; None if it has no tables."""
+    if not journal.exists():
+        return None
+    with closing(connect_to_read(journal)) as db:
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        tables = db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()
+    return int(version) if tables else None
+
+
+def is_empty(journal: Path, content: Content) -> bool:
+    """Return whether a journal without tables contains nothing: its process only began it."""
+    has_messages = next(messages_of(journal), None) is not None
+    return content.server is None and content.last_seq == 0 and not has_messages
 
 
 def read_whole(journal: Path) -> Content:

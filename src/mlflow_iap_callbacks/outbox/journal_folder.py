@@ -19,7 +19,7 @@ import platformdirs
 from . import format_1
 from .database import Damaged, artifacts_of, delete_journal, files_of, run_number
 from .file_lock import FileLock
-from .journal_content import Content, read_damaged, read_whole
+from .journal_content import Content, is_empty, read_damaged, read_whole, version_of
 from .outbox import Outbox
 from .owner import beat, host, host_of, is_from_here, last_beat, objection
 from .records import RunState, unpacked
@@ -156,7 +156,8 @@ def survey() -> list[JournalReport]:
     for path in journals():
         report = JournalReport(path, _is_live(path), is_from_here(path), last_beat(path))
         try:
-            _look_into(report)
+            if not _look_into(report):
+                continue
             files = [*files_of(path), *artifacts_of(path).rglob("*")]
             report.bytes = sum(file.stat().st_size for file in files if file.is_file())
         except Exception as error:  # noqa: BLE001 - it may be deleted meanwhile, or be any other file
@@ -166,14 +167,19 @@ def survey() -> list[JournalReport]:
     return found
 
 
-def _look_into(report: JournalReport) -> None:
+def _look_into(report: JournalReport) -> bool:
+    """Describe a journal's content. Return False if its process only began to create it."""
     try:
         _count(report, read_whole(report.path))
     except (sqlite3.Error, Damaged) as error:
         old = format_1.read(report.path)
         if old is None:
             report.error = str(error)
-        _count(report, old or read_damaged(report.path))
+        content = old or read_damaged(report.path)
+        if is_empty(report.path, content) and version_of(report.path) is None:
+            return False
+        _count(report, content)
+    return True
 
 
 def _count(report: JournalReport, content: Content) -> None:

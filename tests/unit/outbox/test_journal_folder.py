@@ -171,15 +171,21 @@ def test_a_journal_whose_database_was_deleted_is_found_by_its_intake() -> None:
     outbox.close()
 
 
+@pytest.mark.parametrize("statement", [None, "PRAGMA journal_mode = WAL"])
 def test_a_process_that_dies_while_creating_its_journal_leaves_nothing_to_report(
-    caplog: pytest.LogCaptureFixture,
+    statement: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = _killed(collected=0, appended=0)
     for file in folder().iterdir():
         file.unlink()
     path.touch()
+    if statement is not None:  # writes the file's first page
+        with closing(connect(path)) as db:
+            db.execute(statement)
+    assert survey() == []
     assert _adopted() == []
     assert said_by_us(caplog) == []
+    assert not path.exists()
 
 
 # --- survey ----------------------------------------------------------------------------------
