@@ -153,6 +153,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Itera
     monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path / "no-gcloud"))
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     monkeypatch.setenv("MLFLOW_IAP_OUTBOX", str(tmp_path / "outbox"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))  # if that cannot be used
     yield
     for name in _OURS:
         os.environ.pop(name, None)  # what the code under test has set

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 from rich import filesize
 
-from .console import console, print_rows
+from .console import console, print_line, print_rows
 
 if TYPE_CHECKING:
     from ..outbox.journal_folder import JournalReport
@@ -26,7 +26,7 @@ def status() -> None:
 
     found = journal_folder.survey()
     if not found:
-        console.print(f"No records are waiting in {journal_folder.folder()}.")
+        print_line(f"No records are waiting in {journal_folder.folder()}.")
     for journal in found:
         print_rows(_described(journal))
     if any(journal.waiting and not journal.is_live and journal.is_from_here for journal in found):

@@ -74,7 +74,7 @@ def sync(
     dead = [journal for journal in found if not journal.is_live]
     dead = [journal for journal in dead if journal not in there or journal.path in taken]
     if not dead:
-        console.print(f"No records are waiting in {journal_folder.folder()}.")
+        print_line(f"No records are waiting in {journal_folder.folder()}.")
     is_left = False
     for server in sorted({_server_of(journal) for journal in dead}):
         some = [journal for journal in dead if _server_of(journal) == server]

@@ -95,7 +95,8 @@ def credentials_file(key_file: Path | None) -> tuple[Path, str] | None:
     if named and not holds_contents(named):
         return _absolute(named), "GOOGLE_APPLICATION_CREDENTIALS"
     gcloud_file = _gcloud_file()
-    return (gcloud_file, "gcloud") if gcloud_file.is_file() else None
+    # `Path.is_file` would raise an error inside a folder that this user cannot look into.
+    return (gcloud_file, "gcloud") if os.path.isfile(gcloud_file) else None
 
 
 def _gcloud_file() -> Path:

@@ -23,7 +23,6 @@ from .intake import files_by_generation, unreadable_bytes
 from .journal_content import (
     Content,
     is_empty,
-    messages_of,
     read_damaged,
     read_whole,
     version_of,

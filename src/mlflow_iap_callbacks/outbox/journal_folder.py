@@ -75,32 +75,54 @@ class JournalReport:
 def folder() -> Path:
     """Return the journals' folder: MLFLOW_IAP_OUTBOX, or one in the user's state directory.
 
-    A folder that other users can write to is not used, and a warning is logged once: through it,
-    they could make this process upload any file that this user can read.
+    A folder that other users can write to is not used: through it, they could make this process
+    upload any file that this user can read. Nor is one that this user cannot look into or create,
+    as in a container that runs as another user than the owner of its home directory. A warning is
+    logged once.
     """
     given = os.environ.get(VARIABLE)
     candidates = [_absolute(given)] if given else []
     with suppress(RuntimeError):  # there may be no home directory
         candidates.append(platformdirs.user_state_path("mlflow-iap") / "outbox")
-    for candidate in candidates:
-        why = objection(candidate) if candidate.exists() else None
-        if why is None and candidate.is_absolute():
-            return candidate
-        if why is not None:
-            _warn_once(why)
     user = os.getuid() if hasattr(os, "getuid") else os.getpid()
-    return Path(tempfile.gettempdir(), f"mlflow-iap-{user}", "outbox")
+    objections = []
+    used = Path(tempfile.gettempdir(), f"mlflow-iap-{user}", "outbox")
+    for candidate in filter(Path.is_absolute, candidates):
+        why = _objection(candidate)
+        if why is None:
+            used = candidate
+            break
+        objections.append(why)
+    for why in objections:
+        _warn_once(why, used)
+    return used
+
+
+def _objection(path: Path) -> str | None:
+    """Return why a folder cannot be used, whether or not it exists; None if it can."""
+    # `Path.exists` would raise an error inside a folder that this user cannot look into.
+    nearest = next(each for each in (path, *path.parents) if os.path.lexists(each))
+    if not nearest.is_dir():
+        return f"{path} cannot be used, because {nearest} is not a folder"
+    if nearest == path:
+        return objection(path) if os.access(path, os.R_OK | os.X_OK) else f"{path} cannot be read"
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        return f"{path} cannot be created, because {nearest} is not writable"
+    return None
 
 
 @functools.cache
 def _absolute(given: str) -> Path:
     """Return the absolute path, which stays the same when ``os.chdir`` is called later."""
-    return Path(given).absolute()
+    try:
+        return Path(given).expanduser().absolute()
+    except RuntimeError:  # there may be no home directory
+        return Path(given).absolute()
 
 
 @functools.cache
-def _warn_once(why: str) -> None:
-    _logger.warning("%s. Journals are kept in another folder; set %s to choose one.", why, VARIABLE)
+def _warn_once(why: str, used: Path) -> None:
+    _logger.warning("%s. Journals are kept in %s; set %s to choose a folder.", why, used, VARIABLE)
 
 
 def new_outbox(server: str, *, name: str | None = None) -> Outbox:
@@ -145,6 +167,8 @@ def journals(server: str | None = None) -> list[Path]:
     """Return the paths of the journals, for one server or all; they may be deleted at any time."""
     mark = _mark(server) if server else "[0-9a-f]" * 8  # does not match damaged-*
     where = folder()
+    if not os.path.isdir(where):  # the path may be too long, for which `glob` raises an error
+        return []
     found = {*where.glob(f"{mark}-*.sqlite")}
     intakes = where.glob(f"{mark}-*.intake")
     return sorted(found | {path.with_suffix("").with_suffix(".sqlite") for path in intakes})

@@ -979,8 +979,8 @@ def test_training_on_a_full_disk_succeeds_with_a_warning_and_is_delivered(
     kilobytes: int, cloud: LocalCloud, start: Start, name: str, tmp_path: Path
 ) -> None:
     if kilobytes == 0:
-        (tmp_path / "no folder").touch()
-        script = start(_TRAINING, name, MLFLOW_IAP_OUTBOX=str(tmp_path / "no folder" / "outbox"))
+        too_long = str(tmp_path.joinpath(*["no folder"] * 500))
+        script = start(_TRAINING, name, MLFLOW_IAP_OUTBOX=too_long)
     else:
         size = kilobytes * 1024
         limit = f"""

@@ -57,11 +57,14 @@ def _run(*arguments: str) -> Result:
 
 
 def test_status_says_that_no_records_are_waiting_and_where_it_looked(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("MLFLOW_IAP_OUTBOX", "/nowhere")
+    monkeypatch.setenv("MLFLOW_IAP_OUTBOX", str(tmp_path / "nowhere"))
     shown = _run("status")
-    assert (shown.exit_code, shown.output) == (0, "No records are waiting in /nowhere.\n")
+    assert (shown.exit_code, shown.output) == (
+        0,
+        f"No records are waiting in {tmp_path}/nowhere.\n",
+    )
 
 
 def test_status_shows_what_a_dead_process_left_behind_and_why(leave: Callable[..., str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -260,8 +261,10 @@ def test_records_in_memory_are_reported_as_lost(
     clock: VirtualClock,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setenv("MLFLOW_IAP_OUTBOX", "/proc/no-journal-can-be-made-here")
+    too_long = tmp_path.joinpath(*["no journal can be made here"] * 200)
+    monkeypatch.setenv("MLFLOW_IAP_OUTBOX", str(too_long))
     process = VirtualProcess(server, clock)
     process.begin().finish()
     caplog.clear()

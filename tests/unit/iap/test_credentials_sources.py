@@ -11,6 +11,7 @@ import pytest
 from credentials_helpers import KINDS, SWEEPER, get, run
 from mlflow_iap_callbacks.errors import IAPConfigurationError, IAPCredentialsError
 from mlflow_iap_callbacks.iap.credentials import IAPCredentials
+from mlflow_iap_callbacks.iap.google_identity import credentials_file
 from mlflow_iap_callbacks.iap.google_tokens import Kind
 from mlflow_iap_callbacks.local import LocalCloud
 from mlflow_iap_callbacks.local.accounts import DESKTOP_CLIENT_ID, WORKLOAD
@@ -377,3 +378,12 @@ def test_the_error_names_a_missing_token_creator_role(
     ) as caught:
         IAPCredentials(CLIENT, kind=kind).for_origin(cloud.url).token()
     assert not caught.value.transient
+
+
+def test_a_folder_of_gcloud_that_cannot_be_looked_into_has_no_sign_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
+    # The same kind of error, for root too, as in a container whose user does not own its HOME.
+    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path.joinpath(*["d" * 200] * 25)))
+    assert credentials_file(None) is None

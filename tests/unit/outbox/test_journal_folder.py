@@ -473,9 +473,8 @@ def _append_to_what_is_left(points: int) -> None:
     outbox.close()
 
 
-def _below_a_file(tmp_path: Path) -> Path:
-    (tmp_path / "file").touch()
-    return tmp_path / "file" / "outbox"
+def _with_too_long_a_path(tmp_path: Path) -> Path:
+    return tmp_path.joinpath(*["d" * 200] * 25)
 
 
 def _in_a_folder_that_is_read_only(tmp_path: Path) -> Path:
@@ -489,7 +488,7 @@ def _in_a_folder_that_is_read_only(tmp_path: Path) -> Path:
     return tmp_path / "folder"
 
 
-@pytest.mark.parametrize("place", [_below_a_file, _in_a_folder_that_is_read_only])
+@pytest.mark.parametrize("place", [_with_too_long_a_path, _in_a_folder_that_is_read_only])
 def test_a_folder_without_room_for_a_journal_is_reported_once_and_memory_is_used(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -82,6 +82,60 @@ def test_a_folder_of_another_user_is_not_used(
     assert f"{tmp_path / 'theirs'} belongs to another user" in text
 
 
+def _file(path: Path) -> Path:
+    path.touch()
+    return path
+
+
+def _inaccessible(path: Path) -> Path:
+    path.mkdir(mode=0o000)
+    if os.access(path, os.W_OK):
+        pytest.skip("root can write anywhere")
+    return path / "outbox"
+
+
+def _dangling(path: Path) -> Path:
+    path.symlink_to(path.with_name("nowhere"))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (_file, "given is not a folder"),
+        (lambda path: _file(path) / "outbox", "given is not a folder"),
+        (_dangling, "given is not a folder"),
+        (_inaccessible, "given is not writable"),
+    ],
+)
+def test_a_folder_that_cannot_be_created_is_not_used(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    given: Callable[[Path], Path],
+    says: str,
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("MLFLOW_IAP_OUTBOX", str(given(tmp_path / "given")))
+    outbox = new_outbox(_SERVER)
+    assert outbox.path is not None
+    assert outbox.path.parent == folder() == tmp_path / "state" / "mlflow-iap" / "outbox"
+    (text,) = said_by_us(caplog)
+    assert says in text
+    assert f"Journals are kept in {folder()}" in text
+    outbox.close()
+
+
+def test_a_tilde_in_the_variable_is_the_home_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("MLFLOW_IAP_OUTBOX", "~/outbox-of-a-user")
+    assert folder() == tmp_path / "outbox-of-a-user"
+    monkeypatch.setenv("MLFLOW_IAP_OUTBOX", "~no-such-user/outbox")
+    assert folder().name == "outbox"
+
+
 def test_a_folder_that_others_can_only_read_is_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
