@@ -140,6 +140,7 @@ def _reported_if_interrupted(senders: Sequence[Sender]) -> Iterator[None]:
             sent = sender.delivered - before
             _logger.warning("Interrupted: %d records were sent to %s.", sent, sender.server)
             report_rest(sender)
+            sender.interrupted_at = sender.marks()
         raise
 
 

@@ -122,6 +122,10 @@ def _exit(seconds: float) -> None:
     # LOCK is not acquired, because a thread that waits for a study's storage may hold it.
     senders = list(_senders.values())
     clock = senders[0].clock if senders else Clock()
+    # The user has interrupted the delivery of the same records, and knows that they stay on disk.
+    interrupted = [sender for sender in senders if sender.interrupted_at == sender.marks()]
+    if senders and interrupted == senders:
+        seconds = 0.0
     deadline = _exit_deadline = Deadline(clock.monotonic, seconds)
     end: list[Work] = [*end_at_exit, partial(_end_runs, senders), partial(_adopt, senders)]
     draw: list[Work] = [*draw_at_exit, partial(_end_runs, senders)]
@@ -131,7 +135,7 @@ def _exit(seconds: float) -> None:
     except KeyboardInterrupt:
         is_reported = True
     for sender in senders:
-        if not is_reported:
+        if not is_reported and sender not in interrupted:
             report_rest(sender)
         _senders.pop(sender.server, None)
         sender.close()

@@ -83,6 +83,7 @@ class Sender:
         self.server = server
         self.clock = clock or Clock()
         self.delivered = self.refused = 0  # records
+        self.interrupted_at: Marks | None = None  # the user pressed Ctrl-C while it delivered these
         self._calls = MlflowCalls(client, self.clock)
         self._schedule = Schedule()
         self._own: Outbox | None = None

@@ -161,6 +161,35 @@ def test_an_interrupted_exit_raises_nothing_and_reports_the_interruption_once(
     assert not server.runs
 
 
+@pytest.mark.parametrize("is_more_logged", [False, True])
+def test_an_exit_tries_again_after_an_interruption_only_if_more_was_logged(
+    server: FakeMlflow,
+    clock: VirtualClock,
+    process: VirtualProcess,
+    caplog: pytest.LogCaptureFixture,
+    is_more_logged: bool,
+) -> None:
+    run = process.begin()
+    run.finish()
+
+    def interrupt() -> bool:
+        raise KeyboardInterrupt
+
+    meanwhile, clock.meanwhile = clock.meanwhile, interrupt
+    with pytest.raises(KeyboardInterrupt):
+        closing.close([process.sender], _limit(process), end=[], draw=[])
+    clock.meanwhile = meanwhile
+    caplog.clear()
+    server.is_away = not is_more_logged
+    if is_more_logged:
+        process.begin().finish()
+    began = clock.monotonic()
+    lifecycle.exit_process(30.0)
+    assert said_by_us(caplog) == []
+    assert len(server.runs) == (2 if is_more_logged else 0)
+    assert is_more_logged or clock.monotonic() == began
+
+
 def test_runs_end_before_they_are_delivered_and_plots_are_drawn_last(
     server: FakeMlflow, process: VirtualProcess
 ) -> None:
