@@ -10,6 +10,7 @@ import html
 import json
 import math
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -299,6 +300,8 @@ def _write_files(given: Path) -> None:
 def main() -> None:
     if hasattr(os, "nice"):
         os.nice(_NICE)
+    if hasattr(signal, "pthread_sigmask"):  # the thread that started this process blocks signals
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
     warnings.simplefilter("ignore")
     for line in sys.stdin:
         _write_files(Path(line.rstrip("\n")))

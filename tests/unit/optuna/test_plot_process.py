@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 from optuna.trial import create_trial
 
+from mlflow_iap_callbacks.optuna import plots
 from mlflow_iap_callbacks.optuna.packed_study import packed
 from mlflow_iap_callbacks.optuna.plot_process import OutOfTime, PlotProcess
 from optuna_helpers import new_study
@@ -110,3 +113,18 @@ def test_no_process_is_started_if_nothing_is_drawn(
     with PlotProcess():
         pass
     assert not (tmp_path / "begun").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Signals cannot be blocked.")
+def test_a_signal_ends_it_although_the_thread_that_starts_it_blocks_signals() -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    try:
+        process = subprocess.Popen([sys.executable, "-m", plots.__name__], stdin=subprocess.PIPE)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    with process:
+        process.terminate()
+        try:
+            assert process.wait(30) == -signal.SIGTERM
+        finally:
+            process.kill()
