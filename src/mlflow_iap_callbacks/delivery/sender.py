@@ -102,6 +102,7 @@ class Sender:
         self._max_threads = min(max_threads, 1) if server.startswith("sqlite:") else max_threads
         self._threads = 0
         self._idle = 0
+        self._is_alone = False  # whether no thread could be started
         self._is_closed = False
 
     def use(self, client: MlflowClient) -> None:
@@ -541,8 +542,17 @@ class Sender:
             left = ends - self.clock.monotonic()
             if left <= 0 or self._is_closed:
                 return False
-            self.clock.wait(self._changed, min(left, 1.0))
+            if not self._is_alone or not self._deliver_here():
+                self.clock.wait(self._changed, min(left, 1.0))
         return True
+
+    def _deliver_here(self) -> bool:
+        """Deliver the run that is due, in a thread that waits; return False if there is none."""
+        self._changed.release()
+        try:
+            return self.deliver_next()
+        finally:
+            self._changed.acquire()
 
     def _wake(self) -> None:
         """Let a thread check what is due: an idle one, or a new one if all are busy."""
@@ -553,6 +563,7 @@ class Sender:
             try:
                 start_without_signals(thread)
             except RuntimeError:  # the interpreter is exiting
+                self._is_alone = not self._threads
                 return
             self._threads += 1
 

@@ -51,16 +51,18 @@ def listen(close: Callable[[], None], deliver: Callable[[], None]) -> None:
     if sys.platform == "win32":  # no process receives it there
         return
     if _pipe is None:
-        _pipe = os.pipe()
-        os.set_blocking(_pipe[1], False)
-        start_without_signals(
-            threading.Thread(
-                target=_wait,
-                args=(_pipe[0], close, deliver),
-                name="mlflow-iap-sigterm",
-                daemon=True,
-            )
+        pipe = os.pipe()
+        os.set_blocking(pipe[1], False)
+        thread = threading.Thread(
+            target=_wait, args=(pipe[0], close, deliver), name="mlflow-iap-sigterm", daemon=True
         )
+        try:
+            start_without_signals(thread)
+        except RuntimeError:  # the interpreter is exiting
+            for end in pipe:
+                os.close(end)
+            return
+        _pipe = pipe
     if handler is signal.SIG_DFL and not _is_handled_in_c():
         signal.signal(signal.SIGTERM, _on_sigterm)
     other = signal.set_wakeup_fd(_pipe[1], warn_on_full_buffer=False)

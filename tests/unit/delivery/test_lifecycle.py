@@ -9,7 +9,7 @@ from contextlib import suppress
 import pytest
 
 from fake_mlflow import FakeClient, FakeMlflow
-from mlflow_iap_callbacks.delivery import lifecycle
+from mlflow_iap_callbacks.delivery import lifecycle, sigterm
 from mlflow_iap_callbacks.delivery.closing import Deadline
 from mlflow_iap_callbacks.delivery.run_writer import RunWriter
 from mlflow_iap_callbacks.delivery.server_uri import server_uri
@@ -75,6 +75,27 @@ def test_an_exit_delivers_everything_and_leaves_no_file(
     assert log_last == [20.0]
     assert (server.run(run.key).status, server.run(run.key).curve("m")) == ("FAILED", [(0, 0.5)])
     assert list(journal_folder.folder().iterdir()) == []
+    assert said_by_us(caplog) == []
+
+
+def test_what_is_first_logged_while_no_thread_can_be_started_is_delivered_by_the_exit(
+    server: FakeMlflow, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(
+        threading.Thread, "start", start
+    )  # as atexit functions of Python 3.12 see it
+    monkeypatch.setattr(sigterm, "_pipe", None)
+    run = RunWriter(FakeClient(server), "experiment")
+    run.log_metrics({"m": 0.5})
+    run.finish()
+    lifecycle.exit_process(20.0)
+    assert (server.run(run.key).status, server.run(run.key).curve("m")) == (
+        "FINISHED",
+        [(0, 0.5)],
+    )
     assert said_by_us(caplog) == []
 
 
