@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import sys
+
 import click
 
 from .doctor import doctor
@@ -16,6 +19,9 @@ from .token import token
 @click.version_option(package_name="mlflow-iap-callbacks")
 def main() -> None:
     """Work with MLflow behind Google's Identity-Aware Proxy (IAP)."""
+    # The encoding of a pipe or terminal may lack characters of a path or a message.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 for command in (token, doctor, status, sync, proxy, local):

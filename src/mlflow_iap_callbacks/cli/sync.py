@@ -133,6 +133,8 @@ def _is_sent(
         print_line(f"{sent.waiting} records are waiting for {server}: {why}")
     for untaken in sent.untaken:
         print_line(f"{untaken.path} cannot be sent: {untaken.why}.")
+    if sent.is_interrupted:
+        raise click.Abort
     return not (sent.waiting or sent.untaken)
 
 
@@ -145,6 +147,7 @@ class Sent(NamedTuple):
         waiting: number of records that are still waiting.
         trouble: why they are waiting, if known.
         untaken: the journals that could not be taken over.
+        is_interrupted: whether the user pressed Ctrl-C.
     """
 
     delivered: int
@@ -152,6 +155,7 @@ class Sent(NamedTuple):
     waiting: int
     trouble: str | None
     untaken: list[Untaken]
+    is_interrupted: bool
 
 
 def send(
@@ -163,11 +167,18 @@ def send(
 
     sender = Sender(client, server)
     untaken = sender.adopt(refused=refused, other_hosts=other_hosts)
+    is_interrupted = False
     try:
-        deliver(sender, console)
+        try:
+            deliver(sender, console)
+        except KeyboardInterrupt:
+            is_interrupted = True
         troubles = (run.trouble for outbox in sender.outboxes for run in outbox.runs())
         trouble = next(filter(None, troubles), None)
-        return Sent(sender.delivered, sender.refused, sender.waiting, trouble, untaken)
+        if is_interrupted:
+            trouble = "interrupted; `mlflow-iap sync` goes on"
+        counts = (sender.delivered, sender.refused, sender.waiting)
+        return Sent(*counts, trouble, untaken, is_interrupted)
     finally:
         sender.close()
 

@@ -15,8 +15,9 @@ from fake_mlflow import FakeClient, FakeMlflow
 from mlflow_iap_callbacks.cli import other_hosts
 from mlflow_iap_callbacks.cli.commands import main
 from mlflow_iap_callbacks.cli.sync import send
-from mlflow_iap_callbacks.delivery import lifecycle
+from mlflow_iap_callbacks.delivery import lifecycle, progress
 from mlflow_iap_callbacks.delivery.run_writer import RunWriter
+from mlflow_iap_callbacks.delivery.sender import Sender
 from mlflow_iap_callbacks.outbox import owner
 from mlflow_iap_callbacks.outbox.file_lock import FileLock
 from mlflow_iap_callbacks.outbox.journal_folder import new_outbox, survey
@@ -77,6 +78,16 @@ def test_status_shows_what_a_dead_process_left_behind_and_why(leave: Callable[..
     assert re.search(rf"on disk +{survey()[0].path}, [\d.]+ kB", shown)
     assert not re.search("refused|unreadable", shown)
     assert "`mlflow-iap sync` sends what dead processes left behind." in shown
+
+
+def test_status_shows_a_path_that_the_encoding_of_the_output_lacks(
+    leave: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_IAP_OUTBOX", str(tmp_path / "na\u00efve \u2603"))
+    leave()
+    done = CliRunner(charset="ascii").invoke(main, ["status"])
+    assert done.exit_code == 0
+    assert "na\\xefve \\u2603" in done.output
 
 
 def test_status_shows_what_mlflow_refused(leave: Callable[..., str]) -> None:
@@ -231,6 +242,26 @@ def test_sync_says_why_records_are_still_waiting_and_exits_with_1(
     assert done.exit_code == 1
     assert f"sent 0 records to {_URI}" in done.output
     assert f"4 records are waiting for {_URI}: The server is away." in done.output
+
+
+def test_an_interrupted_sync_says_what_was_sent_and_what_is_left(
+    leave: Callable[..., str], sync: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave()
+
+    def interrupt(sender: Sender, console: object) -> None:
+        assert sender.flush(20.0)
+        sender.begin("new", "experiment").outbox.intake.append(1, "start", {})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(progress, "deliver", interrupt)
+    done = sync()
+    assert done.exit_code == 1
+    assert done.output.splitlines() == [
+        f"sent 4 records to {_URI}",
+        f"1 records are waiting for {_URI}: interrupted; `mlflow-iap sync` goes on",
+        "Aborted!",
+    ]
 
 
 def test_a_journal_that_cannot_be_taken_over_is_listed_with_the_reason(
