@@ -59,9 +59,11 @@ def _mlflow_app(settings: GateSettings) -> ASGIApp:
             f"{_MLFLOW_SGI_NAME.get()} can serve neither this app nor all of MLflow. Start the "
             "server without --gunicorn-opts and --waitress-opts."
         )
+    from .partial_requests import refuse_partial_requests
     from .trace_store import use_owned_traces
 
     use_owned_traces()
+    refuse_partial_requests()
     if settings.has_permissions:
         from .permissions import app_with_permissions
 
