@@ -12,9 +12,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .error_response import send_error
 from .gate import visitor
-from .locations import LocationNotAllowedError, require_allowed
-from .mlflow_body import MalformedError, parse
-from .ownership import OwnerIsFixedError, TagOfServerError, require_kept
+from .locations import not_allowed, require_allowed
+from .mlflow_body import ForbiddenError, MalformedError, parse
+from .ownership import require_kept
 from .request_body import (
     BodyTooLargeError,
     BodyTooSlowError,
@@ -27,7 +27,7 @@ from .request_body import (
     with_deadline,
 )
 from .routes import MAX_RECORDS_BYTES, Route, route_of, routed_path
-from .webhooks import HostNotAllowedError, require_host
+from .webhooks import require_host
 
 # Larger bodies are parsed in a thread, to keep the event loop responsive, and few at once: one of
 # 32 MB takes 200 MB.
@@ -36,7 +36,6 @@ _LARGE_AT_ONCE = 2
 # Seconds for the body of a request that has to be read here, and for that of an upload.
 _READ_SECONDS, _UPLOAD_SECONDS = 120.0, 900.0
 
-_SHOWN = 200  # characters of a location or URL in a message
 _RUN_HEADER = b"x-mlflow-run-id"  # to which spans are linked
 
 MayUse = Callable[[str, str, str], bool]
@@ -95,27 +94,8 @@ class BodyMiddleware:
                 receive = with_deadline(receive, self._upload_seconds)
         except ClientDisconnectedError:
             return
-        except OwnerIsFixedError:
-            message = "The owner of a record is the user who created it, and cannot be removed."
-            await send_error(scope, send, 403, "PERMISSION_DENIED", message)
-        except TagOfServerError as key:
-            message = (
-                f"The tag {key} of a trace is set by the server and cannot be changed: omit it."
-            )
-            await send_error(scope, send, 403, "PERMISSION_DENIED", message)
-        except LocationNotAllowedError as error:
-            message = (
-                f"The location {_shown(error.args[0])} of artifacts is not allowed: omit it, or "
-                "use one that you may use and that begins with mlflow-artifacts:/, runs:/ or "
-                "models:/. An administrator can allow others with MLFLOW_IAP_LOCATIONS."
-            )
-            await send_error(scope, send, 403, "PERMISSION_DENIED", message)
-        except HostNotAllowedError as error:
-            message = (
-                f"The URL {_shown(error.args[0])} of a webhook is not allowed: use an https URL of "
-                "a host that an administrator has listed in MLFLOW_IAP_WEBHOOK_HOSTS."
-            )
-            await send_error(scope, send, 403, "PERMISSION_DENIED", message)
+        except ForbiddenError as reason:
+            await send_error(scope, send, 403, "PERMISSION_DENIED", str(reason))
         except BodyTooLargeError as error:
             message = f"The body of this request is larger than {error} bytes: send less."
             await send_error(scope, send, 413, "REQUEST_LIMIT_EXCEEDED", message)
@@ -175,10 +155,4 @@ class BodyMiddleware:
     def _require_allowed(self, location: Any, email: str, path: str) -> None:
         require_allowed(location, self._locations)
         if location and self._may_use and not self._may_use(email, location, path):
-            raise LocationNotAllowedError(location)
-
-
-def _shown(value: Any) -> str:
-    """Return what a request names, for a message."""
-    text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+            raise not_allowed(location)

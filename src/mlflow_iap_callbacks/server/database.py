@@ -140,7 +140,7 @@ def connect(url: URL, seconds: float) -> Engine:
                 ) from None
             if time.monotonic() + _RETRY_INTERVAL > ends:
                 raise StartError(
-                    f"The database {name_of(url)} did not respond within {seconds:g} s: "
+                    f"The database {name_of(url)} was not available within {seconds:g} s: "
                     f"{kind.reason(error)}. Check that it runs, that it is {kind.name} (see "
                     "MLFLOW_SERVER_DATABASE_ENGINE), that the Cloud Run service or app.yaml names "
                     "its instance, and that the service account has roles/cloudsql.client."

@@ -100,8 +100,9 @@ class Gate:
             return
         except KeysUnavailableError:
             message = (
-                "The public keys of Identity-Aware Proxy cannot be fetched at the moment, so no "
-                "request can be authenticated: try again in a few seconds."
+                "The assertion of this request cannot be verified at the moment, because this "
+                "server does not have its key among the public keys of Identity-Aware Proxy: try "
+                "again in a few seconds."
             )
             self._log.refused(scope, 503, message, "")
             await send_error(scope, send, 503, "TEMPORARILY_UNAVAILABLE", message)

@@ -10,20 +10,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from .mlflow_body import Body, list_in, spellings
-from .tag_keys import is_one_of
+from .mlflow_body import Body, ForbiddenError, shown, spellings
 
 # Artifacts of this server, whatever its storage: `mlflow-artifacts://HOST/` names another one.
 _OWN = re.compile(r"(mlflow-artifacts|runs|models):/(?!/)")
 # What MLflow's client, pages and server name as the source of a prompt, which has no artifacts.
 _OF_PROMPTS = ("dummy-source", "prompt-template")
-TAGS = ("mlflow.artifactLocation", "mlflow.trace.archiveLocation")  # of traces
 
 Named = Callable[[Body], Iterator[Any]]
-
-
-class LocationNotAllowedError(Exception):
-    """A request names a location, given as argument, where the server must not read or write."""
 
 
 def require_allowed(location: Any, also: Sequence[str]) -> None:
@@ -34,14 +28,22 @@ def require_allowed(location: Any, also: Sequence[str]) -> None:
         also: URIs under which an administrator allows locations, besides the server's own.
 
     Raises:
-        LocationNotAllowedError: the server must not use it.
+        ForbiddenError: the server must not use it.
     """
     if location is None or location == "":
         return
     if not isinstance(location, str) or not _is_plain(location):
-        raise LocationNotAllowedError(location)
+        raise not_allowed(location)
     if not _OWN.match(location) and not any(_is_under(location, uri) for uri in also):
-        raise LocationNotAllowedError(location)
+        raise not_allowed(location)
+
+
+def not_allowed(location: Any) -> ForbiddenError:
+    return ForbiddenError(
+        f"The location {shown(location)} of artifacts is not allowed: omit it, or use one that "
+        "you may use and that begins with mlflow-artifacts:/, runs:/ or models:/. An administrator "
+        "can allow others with MLFLOW_IAP_LOCATIONS."
+    )
 
 
 def _is_plain(location: str) -> bool:
@@ -50,7 +52,11 @@ def _is_plain(location: str) -> bool:
     while (once_more := unquote(decoded)) != decoded:
         decoded = once_more
     is_odd = not decoded.isprintable() or any(each in decoded for each in "\\?#")
-    return not (is_odd or "@" in urlsplit(location).netloc or ".." in decoded.split("/"))
+    try:
+        host = urlsplit(location).netloc
+    except ValueError:  # such as an unknown kind of address
+        return False
+    return not (is_odd or "@" in host or ".." in decoded.split("/"))
 
 
 def _is_under(location: str, uri: str) -> bool:
@@ -69,32 +75,6 @@ def workspace(body: Body) -> Iterator[Any]:
     yield from _values(body, "default_artifact_root")
     for config in _values(body, "trace_archival_config"):
         yield from _values(config, "location")
-
-
-def new_trace(body: Body) -> Iterator[Any]:
-    yield from tags_of_trace(body)  # MLflow 2
-    for trace in _values(body, "trace"):
-        for info in _values(trace, "trace_info"):
-            yield from tags_of_trace(info)
-
-
-def tags_of_trace(body: Body) -> Iterator[Any]:
-    for name in ("tags", "request_metadata", "trace_metadata"):
-        for tags in _values(body, name):
-            if isinstance(tags, dict):
-                yield from (value for key, value in tags.items() if _is_location(key))
-            else:
-                for each in list_in({"tags": tags}, "tags"):
-                    yield from tag(each)
-
-
-def tag(body: Body) -> Iterator[Any]:
-    if _is_location(str(body.get("key"))):
-        yield body.get("value")
-
-
-def _is_location(key: str) -> bool:
-    return is_one_of(key, TAGS)
 
 
 def _values(body: Any, name: str) -> Iterator[Any]:

@@ -8,9 +8,15 @@ from typing import Any
 
 Body = dict[str, Any]
 
+_SHOWN = 200  # characters of a value in a message
+
 
 class MalformedError(Exception):
     """MLflow could not read the body, for the reason in the message."""
+
+
+class ForbiddenError(Exception):
+    """The request asks for what nobody may do, or not this user, as the message says."""
 
 
 def parse(body: bytes) -> Body:
@@ -30,9 +36,22 @@ def parse(body: bytes) -> Body:
     return content
 
 
+def shown(value: Any) -> str:
+    """Return a value that a request names, for a message."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
 def name_in(body: Body, name: str) -> str:
-    """Return the spelling of a field in a body."""
-    return next((each for each in spellings(name) if each in body), name)
+    """Return the spelling of a field in a body.
+
+    Raises:
+        MalformedError: if there are two; protobuf would read the last one.
+    """
+    found = [each for each in spellings(name) if each in body]
+    if len(found) > 1:
+        raise MalformedError(f"it has both {' and '.join(found)}")
+    return found[0] if found else name
 
 
 def spellings(name: str) -> Iterable[str]:

@@ -7,8 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..tags import CLAIM_TAG, STARTER_TAG
-from . import locations
-from .mlflow_body import Body, MalformedError, list_in, name_in, object_in
+from .mlflow_body import Body, ForbiddenError, MalformedError, list_in, name_in, object_in
 from .tag_keys import is_one_of
 
 OWNER_TAG = "mlflow.user"
@@ -16,17 +15,12 @@ OWNER_TAG = "mlflow.user"
 _OWNER_TAGS = (OWNER_TAG, "mlflow.auth.username", "mlflow.auth.userId")
 # Tags and metadata that only the server sets, once and for all: whoever may edit an experiment sets
 # all other tags of its traces, also of other users' ones.
-_OF_SERVER = (*locations.TAGS, "mlflow.trace.spansLocation", STARTER_TAG)
+_OF_SERVER = (
+    *("mlflow.artifactLocation", "mlflow.trace.archiveLocation", "mlflow.trace.spansLocation"),
+    STARTER_TAG,
+)
 
 Rule = Callable[[Body, str], None]
-
-
-class OwnerIsFixedError(Exception):
-    """The request would remove the owner of a record."""
-
-
-class TagOfServerError(Exception):
-    """The request would change a tag of a trace, given as argument, that only the server sets."""
 
 
 def is_owner_key(key: object) -> bool:
@@ -43,11 +37,11 @@ def require_kept(method: str, path: str) -> None:
     """Check the path of a request.
 
     Raises:
-        OwnerIsFixedError: if it says that the request deletes the owner's tag.
+        ForbiddenError: if it says that the request deletes the owner's tag.
     """
     _, is_tag, key = path.rstrip("/").rpartition("/tags/")
-    if method.upper() == "DELETE" and is_tag and is_owner_key(key):
-        raise OwnerIsFixedError
+    if method.upper() == "DELETE" and is_tag:
+        _require_not_of_owner(key)
 
 
 def new_run(body: Body, email: str) -> None:
@@ -82,8 +76,13 @@ def one_tag(body: Body, email: str) -> None:
 
 
 def deleted_tag(body: Body, email: str) -> None:
-    if is_owner_key(_key(body)):
-        raise OwnerIsFixedError
+    _require_not_of_owner(_key(body))
+
+
+def _require_not_of_owner(key: str) -> None:
+    if is_owner_key(key):
+        message = "The owner of a record is the user who created it, and cannot be removed."
+        raise ForbiddenError(message)
 
 
 def tag_of_trace(body: Body, email: str) -> None:
@@ -98,15 +97,21 @@ def deleted_tag_of_trace(body: Body, email: str) -> None:
 
 def _require_not_of_server(tag: Body) -> None:
     if is_of_server(_key(tag)):
-        raise TagOfServerError(_key(tag))
+        raise ForbiddenError(
+            f"The tag {_key(tag)} of a trace is set by the server and cannot be changed: omit it."
+        )
 
 
 def new_trace(body: Body, email: str) -> None:
-    if name_in(body, "trace") not in body:  # MLflow 2
-        new(body, email, "request_metadata")
-        tags(body, email)
-        _remove_tags_of_server(body)
-        return
+    # A body may have the fields of both versions. Which ones MLflow reads depends on the route.
+    new(body, email, "request_metadata")
+    tags(body, email)
+    _remove_tags_of_server(body)
+    if "trace" in body:  # MLflow 3
+        _new_trace_of_mlflow_3(body, email)
+
+
+def _new_trace_of_mlflow_3(body: Body, email: str) -> None:
     info = object_in(object_in(body, "trace"), "trace_info")
     for given in (object_in(info, "trace_metadata"), object_in(info, "tags")):
         for key in [*filter(is_of_server, given)]:

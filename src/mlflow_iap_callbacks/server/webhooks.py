@@ -6,11 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from .mlflow_body import Body
-
-
-class HostNotAllowedError(Exception):
-    """A webhook's URL, given as argument, is on a host that no administrator has allowed."""
+from .mlflow_body import Body, ForbiddenError, shown
 
 
 def urls(body: Body) -> Iterator[Any]:
@@ -23,14 +19,21 @@ def require_host(url: Any, hosts: Sequence[str]) -> None:
     """Check a webhook's URL.
 
     Raises:
-        HostNotAllowedError: unless it is an https URL of one of the hosts.
+        ForbiddenError: unless it is an https URL of one of the hosts.
     """
+    if not _is_allowed(url, hosts):
+        raise ForbiddenError(
+            f"The URL {shown(url)} of a webhook is not allowed: use an https URL of a host that an "
+            "administrator has listed in MLFLOW_IAP_WEBHOOK_HOSTS."
+        )
+
+
+def _is_allowed(url: Any, hosts: Sequence[str]) -> bool:
     if not isinstance(url, str) or not url.isprintable() or "\\" in url:
-        raise HostNotAllowedError(url)
+        return False
     try:
         parts = urlsplit(url)
         is_usual = parts.scheme == "https" and parts.port in (None, 443) and "@" not in parts.netloc
     except ValueError:
-        raise HostNotAllowedError(url) from None
-    if not is_usual or parts.hostname not in hosts:
-        raise HostNotAllowedError(url)
+        return False
+    return is_usual and parts.hostname in hosts

@@ -145,7 +145,7 @@ def test_a_database_that_accepts_connections_and_says_nothing_is_an_error_in_tim
     with socket.create_server(("127.0.0.1", 0)) as silent:
         host = f"127.0.0.1:{silent.getsockname()[1]}"
         url = database_url({**_PASSWORD, "MLFLOW_SERVER_DATABASE_HOST": host})
-        with pytest.raises(StartError, match=r"did not respond within 0.1 s: .* \(timed out\)"):
+        with pytest.raises(StartError, match=r"was not available within 0.1 s: .* \(timed out\)"):
             database.connect(url, 0.1)
 
 

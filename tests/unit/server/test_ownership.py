@@ -14,7 +14,8 @@ from google.protobuf.descriptor import Descriptor
 from asgi import Answer, Recorder, call
 from mlflow_iap_callbacks.server.body_middleware import BodyMiddleware
 from mlflow_iap_callbacks.server.gate import visitor
-from mlflow_iap_callbacks.server.ownership import OwnerIsFixedError, require_kept
+from mlflow_iap_callbacks.server.mlflow_body import ForbiddenError
+from mlflow_iap_callbacks.server.ownership import require_kept
 from mlflow_iap_callbacks.server.routes import route_of
 
 pytest.importorskip("flask_wtf", reason="the extra `server` is not installed")
@@ -254,6 +255,48 @@ def test_a_request_that_starts_or_ends_a_trace_leaves_them_to_the_server(key: st
     assert ended == {"tags": [], "requestMetadata": [OTHER]}
 
 
+@pytest.mark.parametrize("path", [f"{MLFLOW}/traces", f"{MLFLOW_3}/traces"])
+def test_a_trace_has_no_other_owner_in_the_fields_of_another_version(path: str) -> None:
+    info = {"trace_metadata": {"mlflow.user": EVE}, "tags": {"mlflow.artifactLocation": _PLACE}}
+    lists = {"tags": [{"key": "mlflow.artifactLocation", "value": _PLACE}]}
+    for trace in ({"trace_info": info}, {}, None):
+        body = {"trace": trace, "request_metadata": [CLAIMED_OWNER], **lists}
+        got = arrived(path, body)
+        assert (got["request_metadata"], got["tags"]) == ([OWNER, CLAIM], [])
+        assert got["trace"]["trace_info"]["trace_metadata"]["mlflow.user"] == ADA
+        assert got["trace"]["trace_info"]["tags"] == {}
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (f"{MLFLOW_3}/issues", {"created_by": ADA, "createdBy": EVE}),
+        (f"{MLFLOW_3}/datasets/create", {"createdBy": EVE, "created_by": ADA}),
+        (f"{MLFLOW_3}/datasets/d-1/records", {"updated_by": ADA, "updatedBy": EVE}),
+        (f"{MLFLOW}/traces", {"request_metadata": [], "requestMetadata": [CLAIMED_OWNER]}),
+        (f"{MLFLOW_3}/traces", {"trace": {"trace_info": {}, "traceInfo": {}}}),
+        (
+            f"{MLFLOW_3}/traces",
+            {
+                "trace": {
+                    "trace_info": {"trace_metadata": {}, "traceMetadata": {"mlflow.user": EVE}}
+                }
+            },
+        ),
+        (
+            f"{MLFLOW_3}/traces/tr-1/assessments",
+            {"assessment": {"source": {"source_type": "CODE", "sourceType": "HUMAN"}}},
+        ),
+    ],
+)
+def test_a_field_with_two_spellings_is_rejected_because_protobuf_reads_the_last_one(
+    path: str, body: Any
+) -> None:
+    answer, app = ask(path, body)
+    assert (answer.status, app.calls) == (400, 0)
+    assert b"it has both" in answer.body
+
+
 @pytest.mark.parametrize("spelling", [("source_type", "source_id"), ("sourceType", "sourceId")])
 def test_a_persons_assessment_gets_the_senders_name_and_a_judges_keeps_its_own(
     spelling: tuple[str, str],
@@ -408,7 +451,7 @@ def test_every_request_that_can_name_an_owner_has_a_rule() -> None:
             checked.add(message.__name__)
             try:
                 require_kept(method, path)
-            except OwnerIsFixedError:
+            except ForbiddenError:
                 continue
             route = route_of(method, re.sub("<[^>]*>", "x", path))
             if route is not None and route.owner is None and _suspects(message.DESCRIPTOR):
