@@ -102,8 +102,12 @@ def _content(
         if value is not None:
             fields[field.name] = value
     # Mostly all, since MLflow rejects requests without what they need.
+    everything = st.fixed_dictionaries(fields)
     few = st.fixed_dictionaries({}, optional=fields)
-    return st.one_of(st.fixed_dictionaries(fields), few, few.map(_camel))
+    if depth or not fields:
+        return st.one_of(everything, few, few.map(_camel))
+    odd = st.builds(_unreadable_first, everything, st.sampled_from(list(fields)))
+    return st.one_of(everything, few, few.map(_camel), odd)
 
 
 def _field(
@@ -128,6 +132,12 @@ def _field(
 
 def _value(name: str, known: Mapping[str, Sequence[str]]) -> st.SearchStrategy[str]:
     return st.sampled_from(known.get(name) or known.get(name.removesuffix("s")) or known[""])
+
+
+def _unreadable_first(content: dict[str, Any], name: str) -> dict[str, Any]:
+    """Give a field another type, and put it before those that MLflow must not ignore then."""
+    value = [{"$": 0}] if isinstance(content[name], list) else {"$": 0}
+    return {name: value, **{each: content[each] for each in content if each != name}}
 
 
 def _camel(content: dict[str, Any]) -> dict[str, Any]:

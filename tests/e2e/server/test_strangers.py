@@ -243,6 +243,14 @@ def test_no_request_of_a_stranger_reads_or_changes_anothers_records(both: Both) 
     _check(both, calls, 1)
 
 
+def test_a_search_has_no_limit_that_mlflow_checks_but_does_not_read(both: Both) -> None:
+    body = {"order_by": [{}], "experiment_ids": [both.eve.experiment]}
+    request = Request("POST", f"{_API_3}/datasets/search", (), body)
+    answer = both.sends(request)
+    both.require_untouched(request, answer)
+    assert answer.status_code == 400
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(7200)
 def test_no_request_of_a_stranger_with_any_fields_reads_or_changes_anothers_records(
