@@ -22,8 +22,8 @@ from .start_error import StartError
 _KINDS: dict[str, DatabaseKind] = {"mysql": MySQL(), "postgresql": PostgreSQL()}
 _PASSWORD = "MLFLOW_SERVER_DATABASE_PASSWORD"  # noqa: S105 - a variable's name
 _RETRY_INTERVAL = 0.5  # seconds
-_ADDRESS = re.compile(r"(?P<host>[^\s:/@\[\]]*)(:(?P<port>\d+))?")
-_IPV6_ADDRESS = re.compile(r"\[(?P<host>.*)\](:(?P<port>\d+))?|(?P<bare>[^\[\]]*:[^\[\]]*:.*)")
+_ADDRESS = re.compile(r"(?P<host>[^\s:/@\[\]]*)(:(?P<port>[0-9]+))?")
+_IPV6_ADDRESS = re.compile(r"\[(?P<host>.*)\](:(?P<port>[0-9]+))?|(?P<bare>[^\[\]]*:[^\[\]]*:.*)")
 
 
 def database_url(environment: Mapping[str, str]) -> URL:
@@ -40,6 +40,12 @@ def database_url(environment: Mapping[str, str]) -> URL:
             f"{'Both' if socket else 'Neither'} of MLFLOW_SERVER_DATABASE_SOCKET and "
             f"MLFLOW_SERVER_DATABASE_HOST {'are' if socket else 'is'} set. Set only the first, to "
             "/cloudsql/PROJECT:REGION:INSTANCE, or only the second, to HOST or HOST:PORT."
+        )
+    if socket and not socket.startswith("/"):
+        # PostgreSQL's driver would take it for the name of a host.
+        raise StartError(
+            f"MLFLOW_SERVER_DATABASE_SOCKET is {socket!r}. Set it to the whole path, such as "
+            "/cloudsql/PROJECT:REGION:INSTANCE."
         )
     kind = _KINDS[_engine(environment)]
     url = URL.create(
@@ -92,6 +98,7 @@ def _host_and_port(text: str) -> tuple[str, int | None]:
             host = str(ipaddress.IPv6Address(found["host"] or found["bare"]))
         elif found := _ADDRESS.fullmatch(text):
             host = found["host"]
+            host.encode("idna")  # raises a ValueError if no name server could know it
         port = int(found["port"] or 0) if found else 65_536
         if port > 65_535:
             raise ValueError

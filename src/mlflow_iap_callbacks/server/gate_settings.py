@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from .locations import is_plain
 from .start_error import StartError
 
 GOOGLE_KEYS_URL = "https://www.gstatic.com/iap/verify/public_key"
 
 _AUDIENCE = re.compile(
-    r"/projects/\d+/(apps/[^/\s]+|locations/[^/\s]+/services/[^/\s]+|global/backendServices/\d+)"
+    r"/projects/[0-9]+/"
+    r"(apps/[^/\s]+|locations/[^/\s]+/services/[^/\s]+|global/backendServices/[0-9]+)"
 )
 _EMAIL = re.compile(r"[^@\s:;,]+@[^@\s:;,]+\.[^@\s:;,.]+")
 _BUCKET = re.compile(r"(gs|gs-sessions|s3|abfss|wasbs)://[^/\s]+(/\S*)?")
@@ -90,7 +92,10 @@ def _audience(text: str) -> str:
 
 
 def _keys_url(text: str) -> str:
-    url = urlsplit(text)
+    try:
+        url = urlsplit(text)
+    except ValueError:
+        url = urlsplit("")
     if (url.scheme == "https" and url.hostname) or (
         url.scheme == "http" and url.hostname in ("localhost", "127.0.0.1", "::1")
     ):
@@ -116,7 +121,7 @@ def _locations(text: str) -> tuple[str, ...]:
     locations = tuple(uri.strip() for uri in text.split(",") if uri.strip())
     for uri in locations:
         # A bucket or a folder in it: `file:` would be the files of the server's own image.
-        if not _BUCKET.fullmatch(uri):
+        if not _BUCKET.fullmatch(uri) or not is_plain(uri):
             raise StartError(
                 f"MLFLOW_IAP_LOCATIONS contains {uri!r}. Set it to buckets or folders in them, "
                 "such as gs://BUCKET/FOLDER, separated by commas."

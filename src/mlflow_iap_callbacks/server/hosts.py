@@ -9,11 +9,11 @@ from .start_error import StartError
 
 # A name in lower case or an IPv6 address; with a port, any port (*), or none.
 _LABEL = "[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?"
-_HOST = re.compile(rf"({_LABEL}(\.{_LABEL})*|\[[0-9a-f:.]+\])(:(\d{{1,5}}|\*))?")
+_HOST = re.compile(rf"({_LABEL}(\.{_LABEL})*|\[[0-9a-f:.]+\])(:([0-9]{{1,5}}|\*))?")
 _REGION_ID = re.compile("[a-z]{1,4}")
 # IAP's audience for a Cloud Run service, which contains all that its URL consists of.
 _CLOUD_RUN = re.compile(
-    r"/projects/(?P<number>\d+)/locations/(?P<region>[a-z0-9-]+)/services/(?P<name>[a-z0-9-]+)"
+    r"/projects/(?P<number>[0-9]+)/locations/(?P<region>[a-z0-9-]+)/services/(?P<name>[a-z0-9-]+)"
 )
 
 

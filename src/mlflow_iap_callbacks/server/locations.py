@@ -32,7 +32,7 @@ def require_allowed(location: Any, also: Sequence[str]) -> None:
     """
     if location is None or location == "":
         return
-    if not isinstance(location, str) or not _is_plain(location):
+    if not isinstance(location, str) or not is_plain(location):
         raise not_allowed(location)
     if not _OWN.match(location) and not any(_is_under(location, uri) for uri in also):
         raise not_allowed(location)
@@ -46,7 +46,7 @@ def not_allowed(location: Any) -> ForbiddenError:
     )
 
 
-def _is_plain(location: str) -> bool:
+def is_plain(location: str) -> bool:
     """Whether all programs read it in the same way, and it does not leave its folder by ``..``."""
     decoded = location
     while (once_more := unquote(decoded)) != decoded:

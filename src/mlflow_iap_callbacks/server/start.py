@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -44,6 +45,8 @@ _UVICORN: tuple[str, ...] = (
 )
 # Seconds from SIGTERM for requests to finish: App Engine kills after 30, Cloud Run after 10.
 _GRACE, _GRACE_ON_CLOUD_RUN = 25, 8
+# Neither a bucket nor a path. As a path, it would be a folder in the container.
+_OTHER_SCHEME = re.compile(r"(?!gs://[^/])[A-Za-z][A-Za-z0-9+.-]*:")
 # Features that a tracking server does not need, or that run code or call other services.
 _OFF = {
     # Eight more processes, which take 1.3 GiB.
@@ -61,6 +64,7 @@ _POOL = {
     "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "40",
     "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": "81",
 }
+_MAX_PORT, _MAX_NUMBER = 65_535, 10_000
 _MIN_WAIT, _MAX_WAIT = 1.0, 1800.0  # seconds; App Engine allows no longer start
 
 
@@ -219,8 +223,11 @@ def _command(environment: Mapping[str, str]) -> list[str]:
     workers = environment.get("MLFLOW_WORKERS") or str(_WORKERS)
     pool = [(name, environment.get(name) or default) for name, default in _POOL.items()]
     for name, text in (("PORT", port), ("MLFLOW_WORKERS", workers), *pool):
-        if not text.isdigit() or not int(text):
-            raise StartError(f"{name}={text!r} is not a number above 0. Correct it, or unset it.")
+        most = _MAX_PORT if name == "PORT" else _MAX_NUMBER
+        if not re.fullmatch("[0-9]{1,5}", text) or not 1 <= int(text) <= most:
+            raise StartError(
+                f"{name}={text!r} is not a number from 1 to {most}. Correct it, or unset it."
+            )
     grace = _GRACE_ON_CLOUD_RUN if environment.get("K_SERVICE") else _GRACE
     uvicorn = [*_UVICORN, "--timeout-graceful-shutdown", str(grace)]
     return [
@@ -244,6 +251,11 @@ def _destination(environment: Mapping[str, str]) -> str:
     destination = environment.get("MLFLOW_ARTIFACTS_DESTINATION", "")
     if not destination:
         raise StartError("MLFLOW_ARTIFACTS_DESTINATION is not set. Set it to gs://BUCKET/FOLDER.")
+    if _OTHER_SCHEME.match(destination):
+        raise StartError(
+            f"MLFLOW_ARTIFACTS_DESTINATION is {destination!r}. Set it to gs://BUCKET/FOLDER, or to "
+            "the path of a folder."
+        )
     return destination
 
 

@@ -60,7 +60,7 @@ def server(
         ({"MLFLOW_IAP_AUDIENCE": ""}, "MLFLOW_IAP_AUDIENCE is not set, so every request"),
         ({"MLFLOW_IAP_PERMISSIONS": "true"}, "Set MLFLOW_IAP_ADMINS to one or more e-mails"),
         ({"GAE_SERVICE": ""}, "The host names of this server are unknown"),
-        ({"PORT": "http"}, "PORT='http' is not a number above 0."),
+        ({"PORT": "http"}, "PORT='http' is not a number from 1 to 65535."),
     ],
 )
 def test_an_invalid_setting_is_reported_in_one_line(

@@ -47,6 +47,7 @@ def test_a_host_is_a_name_or_an_address_with_or_without_a_port(
     [
         *("db:99999", "db:x", "db:", "mysql://db", "user@db", "a b", "db:1:2"),
         *("[fd00::5", "[db]:1", "[]:1", "fd00::5]:1", "fd00::x"),
+        *("db..example", "d" * 64, "xn--\u00e4", "db:\u0663"),
     ],
 )
 def test_a_malformed_host_is_an_error(given: str) -> None:
@@ -90,6 +91,13 @@ def test_the_socket_of_postgresql_is_named_by_its_folder_or_its_path(
     url = database_url(variables)
     assert make_url(url.render_as_string(hide_password=False)) == url
     assert name_of(url) == f"mlflow at {folder}"
+
+
+@pytest.mark.parametrize("engine", ["mysql", "postgresql"])
+def test_a_socket_without_its_whole_path_is_an_error(engine: str) -> None:
+    given = {"MLFLOW_SERVER_DATABASE_ENGINE": engine, "MLFLOW_SERVER_DATABASE_SOCKET": "cloudsql/a"}
+    with pytest.raises(StartError, match=r"is 'cloudsql/a'\. Set it to the whole path"):
+        database_url({**_PASSWORD, **given})
 
 
 def test_an_address_of_postgresql_has_its_host_and_port() -> None:

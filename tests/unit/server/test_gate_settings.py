@@ -28,7 +28,10 @@ def test_accepts_the_audience_of_app_engine_cloud_run_and_a_load_balancer(audien
     assert GateSettings.from_environment({"MLFLOW_IAP_AUDIENCE": audience}).audience == audience
 
 
-@pytest.mark.parametrize("audience", ["", "my-project", "/projects/my-project/apps/my-project"])
+@pytest.mark.parametrize(
+    "audience",
+    ["", "my-project", "/projects/my-project/apps/my-project", "/projects/\uff11/apps/my-project"],
+)
 def test_rejects_an_audience_that_no_assertion_has(audience: str) -> None:
     with pytest.raises(StartError, match="MLFLOW_IAP_AUDIENCE is"):
         GateSettings.from_environment({"MLFLOW_IAP_AUDIENCE": audience})
@@ -51,6 +54,7 @@ def test_accepts_http_for_keys_on_this_machine(url: str) -> None:
         "file:///etc/passwd",
         "https:///keys",
         "keys",
+        "http://[::1",
     ],
 )
 def test_rejects_urls_where_others_could_replace_the_keys(url: str) -> None:

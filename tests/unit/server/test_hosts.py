@@ -23,7 +23,12 @@ def test_a_name_or_an_address_is_a_host(host: str) -> None:
         *("https://mlflow.example.com", "mlflow.example.com/", "mlflow.example.com/path"),
         *("MLflow.example.com", "*", "*.example.com", "mlflow.example.com:https"),
         *("a b", "user@mlflow.example.com", ".example.com", "mlflow.example.com.", "::1"),
-        *("mlflow\nexample.com", "mlflow..example.com", "-mlflow.example.com"),
+        *(
+            "mlflow.example.com:\u0663",
+            "mlflow\nexample.com",
+            "mlflow..example.com",
+            "-mlflow.example.com",
+        ),
     ],
 )
 def test_anything_but_a_host_name_is_an_error(host: str) -> None:

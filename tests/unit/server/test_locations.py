@@ -147,11 +147,14 @@ def test_an_administrator_can_allow_other_locations() -> None:
         assert _source(location, **allowed) == 403
 
 
+_NEVER = ("gs://a/b?c", "gs://a#b", "gs://a/../b", "gs://u@a", "gs://[")  # is_plain refuses them
+
+
 def test_only_buckets_can_be_allowed() -> None:
     given = {"MLFLOW_IAP_AUDIENCE": "/projects/1/apps/p"}
     settings = GateSettings.from_environment({**given, "MLFLOW_IAP_LOCATIONS": "gs://a, s3://b/c,"})
     assert settings.locations == ("gs://a", "s3://b/c")
-    for uri in ("file:///", "gs:", "gs://", "/etc", "bucket", "http://x/y", "gs://a b"):
+    for uri in ("file:///", "gs:", "gs://", "/etc", "bucket", "http://x/y", "gs://a b", *_NEVER):
         with pytest.raises(StartError, match="MLFLOW_IAP_LOCATIONS contains"):
             GateSettings.from_environment({**given, "MLFLOW_IAP_LOCATIONS": uri})
 
