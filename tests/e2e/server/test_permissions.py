@@ -161,10 +161,16 @@ def test_no_record_of_a_user_is_stored_at_a_location_of_another_user(team: Team)
         info = {
             **trace,
             "tags": tags,
-            "trace_location": {"mlflow_experiment": {"experiment_id": his}},
+            "trace_location": {
+                "type": "MLFLOW_EXPERIMENT",
+                "mlflow_experiment": {"experiment_id": his},
+            },
         }
         body = {"trace": {"trace_info": info}}
-        assert team.send(BOB, "POST", "/api/3.0/mlflow/traces", json=body).status_code == 403
+        started = team.send(BOB, "POST", "/api/3.0/mlflow/traces", json=body)
+        assert started.status_code == 200
+        kept = started.json()["trace"]["trace_info"]["tags"]
+        assert kept["mlflow.artifactLocation"].startswith(f"mlflow-artifacts:/{his}/traces/tr-1/")
     place = f"mlflow-artifacts:/{his}/shared"
     made = team.post(BOB, "experiments/create", name="own-place", artifact_location=place)
     assert made.status_code == 200

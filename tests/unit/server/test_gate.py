@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import re
+import runpy
 from collections.abc import Callable, Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -105,7 +107,9 @@ def mlflow_routes() -> dict[str, set[str]]:
 
     found: dict[str, set[str]] = {}
     for route, context in routing._iter_routes_with_context(fastapi_app.routes):
-        if not isinstance(route, Mount):
+        if isinstance(route, Mount):
+            assert route.path == "", f"{route} is not the Flask app"
+        else:
             assert isinstance(route, routing.APIRoute), f"{route} is a new kind of route"
             path = (context or route).path
             found.setdefault(re.sub(r"\{[^}]*\}", "x", path), set()).update(route.methods or ())
@@ -117,6 +121,11 @@ def mlflow_routes() -> dict[str, set[str]]:
 def call_of(path: str) -> str:
     """Return the part of a path that names a call, without the prefixes of MLflow's APIs."""
     return re.sub(r"^/(ajax-)?api/\d\.\d(/mlflow/|(?=/))", "", path.replace("ajax-api", "api"))
+
+
+def is_closed(path: str) -> bool:
+    families = "|".join(map(re.escape, CLOSED))
+    return re.fullmatch(f"/?({families})(/.*)?", call_of(path)) is not None
 
 
 # Other tests reject each of these as well; on all routes, each takes half a second.
@@ -147,7 +156,6 @@ def test_no_route_of_mlflow_is_reached_without_an_assertion(cloud: LocalCloud, k
 
 
 def test_each_route_of_mlflow_is_in_the_table_or_known_to_be_closed() -> None:
-    closed = re.compile(rf"({'|'.join(map(re.escape, CLOSED))})(/.*)?")
     routes = [
         (method, path)
         for path, methods in mlflow_routes().items()
@@ -156,10 +164,31 @@ def test_each_route_of_mlflow_is_in_the_table_or_known_to_be_closed() -> None:
     wrong = [
         (method, path)
         for method, path in routes
-        if (route_of(method, path) is None) != bool(closed.fullmatch(call_of(path)))
+        if (route_of(method, path) is None) != is_closed(path)
     ]
     assert len(routes) > 400
     assert wrong == []
+
+
+def test_each_route_for_permissions_is_in_the_table_or_known_to_be_closed() -> None:
+    """MLflow adds them to its app only with permissions on."""
+    paths = [re.sub("<[^>]*>", "x", path) for path in permission_paths()]
+    assert len(paths) > 50
+    methods = ("GET", "POST", "PATCH", "DELETE")
+    undecided = [
+        path
+        for path in paths
+        if not is_closed(path) and not any(route_of(method, path) for method in methods)
+    ]
+    assert undecided == []
+
+
+def permission_paths() -> list[str]:
+    """Return the paths of the module that names them, without MLflow's module that needs them."""
+    import mlflow.server
+
+    file = Path(mlflow.server.__file__).parent / "auth" / "routes.py"
+    return [value for name, value in runpy.run_path(str(file)).items() if name.isupper()]
 
 
 def test_each_row_of_the_table_is_for_a_route_of_mlflow() -> None:
