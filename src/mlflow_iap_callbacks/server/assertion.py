@@ -10,6 +10,7 @@ from typing import Any
 
 from google.auth import jwt
 
+from .gate_settings import lower
 from .public_keys import PublicKeys
 
 ISSUER = "https://cloud.google.com/iap"
@@ -63,7 +64,7 @@ class Verifier:
         email = claims.get("email")
         if not isinstance(email, str) or "@" not in email:
             raise InvalidAssertionError("it has no e-mail")
-        return email.lower()
+        return lower(email)
 
 
 def _key_id(assertion: str) -> str:

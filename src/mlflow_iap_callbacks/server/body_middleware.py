@@ -121,7 +121,7 @@ class BodyMiddleware:
                     body = await asyncio.to_thread(unpack, body, encoding, MAX_RECORDS_BYTES)
             except UnreadableEncodingError:
                 name = encoding.decode("latin-1")
-                raise MalformedError(f"its content encoding is not {name}") from None
+                raise MalformedError(f"it cannot be unpacked as {name}") from None
         return with_body(scope, receive, body)
 
     async def _with_rules(

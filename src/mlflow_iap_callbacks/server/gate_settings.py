@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import string
 from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -22,6 +23,7 @@ _BUCKET = re.compile(r"(gs|gs-sessions|s3|abfss|wasbs)://[^/\s]+(/\S*)?")
 _HOST_NAME = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)*\.[a-z][a-z0-9-]*")
 _DEFAULT_PERMISSION = "READ"  # MLflow's own
 _PERMISSIONS = {"READ", "USE", "EDIT", "MANAGE", "NO_PERMISSIONS"}
+_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 _TRUE = {"true", "1"}
 _FALSE = {"false", "0", ""}
 
@@ -80,6 +82,14 @@ class GateSettings:
         return settings
 
 
+def lower(email: str) -> str:
+    """Return an e-mail in lower case, as far as it is ASCII.
+
+    Otherwise, different letters become the same one: the Kelvin sign becomes a k.
+    """
+    return email.translate(_LOWER)
+
+
 def _audience(text: str) -> str:
     if not _AUDIENCE.fullmatch(text):
         found = f"is {text!r}" if text else "is not set"
@@ -107,7 +117,7 @@ def _keys_url(text: str) -> str:
 
 
 def _admins(text: str) -> tuple[str, ...]:
-    emails = tuple(email.strip() for email in text.lower().split(",") if email.strip())
+    emails = tuple(lower(email.strip()) for email in text.split(",") if email.strip())
     for email in emails:
         if not _EMAIL.fullmatch(email):
             raise StartError(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from sqlalchemy import URL, Engine, create_engine
+from sqlalchemy.exc import DBAPIError
 
 from . import schema
 from .artifacts import SCHEME
@@ -105,8 +107,10 @@ def migrate(environment: Mapping[str, str]) -> bool:
     Raises:
         StartError: if it cannot be migrated.
     """
-    engine = _database(environment, database_url(environment))
-    return schema.migrate(engine, has_users=wants_permissions(environment))
+    url = database_url(environment)
+    engine = _database(environment, url)
+    with _explained(url):
+        return schema.migrate(engine, has_users=wants_permissions(environment))
 
 
 def delete_garbage(environment: Mapping[str, str], older_than: str) -> None:
@@ -119,7 +123,8 @@ def delete_garbage(environment: Mapping[str, str], older_than: str) -> None:
 
     url = database_url(environment)
     engine = _database(environment, url)
-    schema.require_current(engine, has_users=wants_permissions(environment))
+    with _explained(url):
+        schema.require_current(engine, has_users=wants_permissions(environment))
     engine.dispose()
     require_artifacts(environment)
     delete_garbage(url, _artifacts(environment), older_than)
@@ -133,8 +138,10 @@ def move_users(environment: Mapping[str, str], old: str, domain: str) -> list[st
     """
     from .moved_users import move_users
 
-    engine = _database(environment, database_url(environment))
-    schema.require_current(engine, has_users=True)
+    url = database_url(environment)
+    engine = _database(environment, url)
+    with _explained(url):
+        schema.require_current(engine, has_users=True)
     return move_users(create_engine(old), engine, domain)
 
 
@@ -174,16 +181,29 @@ def _ready(environment: Mapping[str, str], *, must_migrate: bool) -> _Ready:
     hosts = hosts_of(environment)
     url = database_url(environment)
     engine = _database(environment, url)
-    if must_migrate:
-        schema.migrate(engine, has_users=gate.has_permissions)
-    schema.require_current(engine, has_users=gate.has_permissions)
-    max_connections = kind_of(url).max_connections(engine)
+    with _explained(url):
+        if must_migrate:
+            schema.migrate(engine, has_users=gate.has_permissions)
+        schema.require_current(engine, has_users=gate.has_permissions)
+        max_connections = kind_of(url).max_connections(engine)
     engine.dispose()
     require_artifacts(environment)
     most_connections = int(environment.get("MLFLOW_WORKERS") or _WORKERS) * sum(
         int(environment.get(name) or default) for name, default in _POOL.items()
     )
     return _Ready(command, gate, hosts, url, max_connections, most_connections)
+
+
+@contextmanager
+def _explained(url: URL) -> Iterator[None]:
+    """Raise a StartError if the database, once connected, rejects a statement."""
+    try:
+        yield
+    except DBAPIError as error:
+        raise StartError(
+            f"The database {name_of(url)} cannot be used: {kind_of(url).reason(error)}. Check that "
+            f"its user {url.username} has all privileges on the tables there."
+        ) from None
 
 
 def _connections(ready: _Ready) -> str:

@@ -117,6 +117,19 @@ def test_an_unsuitable_database_is_reported_in_one_line(backend: DatabaseServer)
     assert_rejected(given, "has the schema ffffffffffff, which is newer than this MLflow.")
 
 
+def test_a_statement_that_the_database_rejects_is_reported_in_one_line(
+    backend: DatabaseServer,
+) -> None:
+    name = backend.new_database_for("mlflow")
+    fill(backend, name, OLDEST_REVISION)
+    backend.query("ALTER TABLE alembic_version RENAME COLUMN version_num TO other", database=name)
+    given = settings(backend, name, "artifacts")
+    assert_rejected(given, "cannot be used: ")
+    migrated = run("migrate", given)
+    assert (migrated.exit_code, migrated.output.count("\n")) == (1, 1), migrated.output
+    assert "Check that its user mlflow has all privileges" in migrated.output
+
+
 def test_an_unusable_bucket_is_reported_in_one_line(
     variables: dict[str, str], tmp_path: Path
 ) -> None:

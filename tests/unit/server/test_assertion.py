@@ -136,6 +136,13 @@ FORGERIES: dict[str, Callable[[], str]] = {
 
 def test_returns_the_email_in_lower_case() -> None:
     assert email(sign()) == "ada@example.com"
+    assert email(sign(email="Ada@EXAMPLE.com")) == "ada@example.com"
+
+
+@pytest.mark.parametrize("address", ["\u212aate@example.com", "\u0130@example.com"])
+def test_different_emails_stay_different(address: str) -> None:
+    """Python's lower() makes a k of the Kelvin sign."""
+    assert email(sign(email=address)) == address
 
 
 @pytest.mark.parametrize("seconds", [-20, 20])
