@@ -17,6 +17,8 @@ _OWN = re.compile(r"(mlflow-artifacts|runs|models):/(?!/)")
 # What MLflow's client, pages and server name as the source of a prompt, which has no artifacts.
 _OF_PROMPTS = ("dummy-source", "prompt-template")
 
+_MAX_LENGTH = 2000  # characters; more than MLflow's tables have
+
 Named = Callable[[Body], Iterator[Any]]
 
 
@@ -48,6 +50,8 @@ def not_allowed(location: Any) -> ForbiddenError:
 
 def is_plain(location: str) -> bool:
     """Whether all programs read it in the same way, and it does not leave its folder by ``..``."""
+    if len(location) > _MAX_LENGTH:  # decoding again and again would take hours
+        return False
     decoded = location
     while (once_more := unquote(decoded)) != decoded:
         decoded = once_more

@@ -130,8 +130,8 @@ def ended_trace(body: Body, email: str) -> None:
 
 def _remove_tags_of_server(body: Body) -> None:
     for name in ("request_metadata", "tags"):
-        for tag in [tag for tag in list_in(body, name) if is_of_server(_key(tag))]:
-            list_in(body, name).remove(tag)
+        given = list_in(body, name)
+        given[:] = [tag for tag in given if not is_of_server(_key(tag))]
 
 
 def assessment(body: Body, email: str) -> None:

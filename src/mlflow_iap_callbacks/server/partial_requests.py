@@ -19,7 +19,7 @@ from mlflow.utils.proto_json_utils import parse_dict
 def refuse_partial_requests() -> None:
     from mlflow.server import handlers
 
-    handlers.parse_dict = _parse_whole
+    handlers.parse_dict = _parse_whole  # type: ignore[attr-defined] # it imports the name
 
 
 def _parse_whole(content: Any, message: Message) -> None:

@@ -73,6 +73,7 @@ def test_artifacts_of_this_server_are_allowed(location: str | None) -> None:
         ),
         *("mlflow-artifacts:/1/..", "runs:/a\\..\\b", "mlflow-artifacts:/1?x=gs://b", "runs:/a#b"),
         *("mlflow-artifacts:/1\n", "runs:/a\0", 5, ["runs:/a"], {"a": "b"}),
+        *("runs:/" + "a" * 2000, f"runs:/%{'25' * 1_000_000}41"),
         *("gs://[", "gs://team-bucket]/a", "gs://team-\u2100"),
     ],
 )

@@ -255,6 +255,13 @@ def test_a_request_that_starts_or_ends_a_trace_leaves_them_to_the_server(key: st
     assert ended == {"tags": [], "requestMetadata": [OTHER]}
 
 
+def test_a_long_list_of_tags_that_only_the_server_sets_is_removed_in_one_pass() -> None:
+    others = [{"key": str(number)} for number in range(60_000)]
+    tag = {"key": "mlflow.artifactLocation"}
+    got = arrived(f"{MLFLOW}/traces/tr-1", {"tags": [*others, *[tag] * 60_000]}, "PATCH")
+    assert got == {"tags": others}
+
+
 @pytest.mark.parametrize("path", [f"{MLFLOW}/traces", f"{MLFLOW_3}/traces"])
 def test_a_trace_has_no_other_owner_in_the_fields_of_another_version(path: str) -> None:
     info = {"trace_metadata": {"mlflow.user": EVE}, "tags": {"mlflow.artifactLocation": _PLACE}}

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from mlflow.exceptions import MlflowException
+from mlflow.utils.proto_json_utils import parse_dict
 
 from mlflow_iap_callbacks.server.partial_requests import refuse_partial_requests
 
@@ -18,7 +19,7 @@ _TAG = {"key": "a", "value": {"b": 1}}  # not a text
 def refuse(monkeypatch: pytest.MonkeyPatch) -> None:
     from mlflow.server import handlers
 
-    monkeypatch.setattr(handlers, "parse_dict", handlers.parse_dict)
+    monkeypatch.setattr(handlers, "parse_dict", parse_dict)
     refuse_partial_requests()
 
 
