@@ -112,12 +112,19 @@ class MlflowCalls:
                     ) from None
                 if stage == LifecycleStage.DELETED and self._creation.take_agreed(run):
                     raise NotYet("Other processes agreed on another run.", 0.0) from None
-            run.refused = reason
-            self._creation.refuse(run)
-            run.outbox.save(run)
+            return self._refuse(run, records, reason)
         if records[0].kind == "start":
             self._creation.refuse(run)  # ``run.refused`` may come from an earlier process
         return records, [_refused(record, str(run.refused)) for record in records]
+
+    def _refuse(
+        self, run: QueuedRun, records: Sequence[Record], reason: str
+    ) -> tuple[Sequence[Record], Sequence[Refusal]]:
+        """Note that MLflow rejects the run, and all that is logged to it."""
+        run.refused = reason
+        self._creation.refuse(run)
+        run.outbox.save(run)
+        return records, [_refused(record, reason) for record in records]
 
     def send_in_parts(
         self, run: QueuedRun, records: Sequence[Record], most: int
@@ -140,9 +147,10 @@ class MlflowCalls:
             try:
                 self._start_in_parts(run, records[0].content, failing)
             except Exception as error:
-                if refusal(error) is None:
+                reason = refusal(error)
+                if reason is None or run.run_id is not None:
                     raise
-                return (*self.send(run, records), ())  # MLflow rejects the run as a whole
+                return (*self._refuse(run, records, reason), ())
             return records[:1], (), failing
         if records[0].kind not in _WITH_PARTS:
             failing = Failing(most)

@@ -17,7 +17,7 @@ import pytest
 from mlflow.exceptions import MlflowException, RestException
 from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 
-from fake_mlflow import FakeClient, FakeMlflow
+from fake_mlflow import FakeClient, FakeMlflow, FakePlainClient
 from mlflow_iap_callbacks.delivery import closing
 from mlflow_iap_callbacks.delivery.mlflow_calls import MlflowCalls
 from mlflow_iap_callbacks.delivery.refusals import refusal
@@ -953,6 +953,22 @@ def test_flush_counts_rejected_records_as_done(process: VirtualProcess) -> None:
     _log(process.begin("id:404"), range(10))
     assert process.sender.flush(60.0)
     assert process.sender.delivered == 0
+
+
+@pytest.mark.parametrize("client_type", [FakeClient, FakePlainClient])
+def test_a_run_of_a_dead_process_that_mlflow_rejects_after_an_outage_does_not_wait_for_ever(
+    server: FakeMlflow, new_process: Callable[[], VirtualProcess], client_type: type[FakeClient]
+) -> None:
+    dead, process = new_process(), new_process()
+    _log(dead.begin("id:404"), range(10))
+    dead.die()
+    process.sender.use(client_type(server))
+    server.is_away = True
+    process.deliver_for(120.0)
+    server.is_away = False
+    process.deliver_for(120.0)
+    assert process.sender.waiting == 0
+    assert (process.sender.delivered, process.sender.refused) == (0, 12)  # the last ends the run
 
 
 def test_the_run_id_is_waited_for(
