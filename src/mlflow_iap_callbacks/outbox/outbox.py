@@ -204,7 +204,10 @@ class Outbox:
 
     def _journals_in(self, folder: str, names: list[str]) -> list[str]:
         own = None if self.path is None else self.path.resolve().parent
-        return [name for name in names if Path(folder, name).resolve() == own]
+        here = Path(folder).resolve()
+        if own in (here, *here.parents):
+            return names  # the copy is in it too, and would be copied into itself without end
+        return [name for name in names if here / name == own]
 
     def artifact(self, path: str, *, is_copied: bool) -> str:
         """Return the path of an artifact's file or folder."""

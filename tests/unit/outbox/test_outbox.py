@@ -592,6 +592,17 @@ def test_a_folder_is_copied_with_its_contents(outbox: Outbox, file: Path) -> Non
     assert (copied / "deep" / file.name).read_text() == "model"
 
 
+@pytest.mark.parametrize("logged", ["of the journals", "above it", "of copies"])
+def test_a_folder_is_copied_without_the_journals(outbox: Outbox, file: Path, logged: str) -> None:
+    _artifact(_begin(outbox), file, is_copied=True)
+    assert outbox.path is not None
+    journals = outbox.path.parent
+    copies = outbox.path.with_suffix(".artifacts")
+    folder = {"of the journals": journals, "above it": file.parent, "of copies": copies}[logged]
+    copied = _artifact(_begin(outbox), folder, is_copied=True)
+    assert [*copied.rglob("*")] == ([copied / file.name] if logged == "above it" else [])
+
+
 def test_a_copy_that_was_refused_is_kept_and_can_be_sent_later(outbox: Outbox, file: Path) -> None:
     run = _begin(outbox)
     copied = _artifact(run, file, is_copied=True)
