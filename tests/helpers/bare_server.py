@@ -40,7 +40,7 @@ class BareServer:
         self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self._server.server_port}"
         if tls:
             self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
 
     def __enter__(self) -> BareServer:
         self._thread.start()

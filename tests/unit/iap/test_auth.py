@@ -16,6 +16,7 @@ import requests
 
 import mlflow_iap_callbacks
 from bare_server import BareServer
+from credentials_helpers import revoke_issued
 from mlflow_iap_callbacks import (
     IAPConfigurationError,
     IAPCredentials,
@@ -84,7 +85,7 @@ def test_a_plain_session_sends_the_token_at_once_if_iap_has_asked_for_one_before
     auth = IAPAuth(echo.url)
     for _ in range(2):
         requests.get(echo.url + "/a", auth=auth)
-    echo.revoke_tokens()
+    revoke_issued(echo)
     requests.put(echo.url + "/a", data=io.BytesIO(b"body"), auth=auth)
     assert _statuses(echo) == [302, 200, 200, 401, 200]
     assert echo.requests[-1].body_bytes == 4
@@ -132,7 +133,7 @@ def test_a_rejected_token_is_replaced_and_the_request_is_retried(
 ) -> None:
     http_session = session(IAPAuth(echo.url))
     http_session.get(echo.url + "/a")
-    echo.revoke_tokens()
+    revoke_issued(echo)
     assert http_session.post(echo.url + "/b", data=b"body").json()["body_bytes"] == 4
     assert _statuses(echo)[-2:] == [401, 200]
     assert len(echo.tokens) == 2
@@ -143,7 +144,7 @@ def test_32_threads_with_a_rejected_token_fetch_only_one_new_token(
 ) -> None:
     auth = IAPAuth(echo.url)
     session(auth).get(echo.url + "/a")
-    echo.revoke_tokens()
+    revoke_issued(echo)
     together = threading.Barrier(32)
 
     def call(number: int) -> int:
@@ -164,7 +165,7 @@ def test_a_stream_is_rewound_to_its_initial_position(
 ) -> None:
     http_session = session(IAPAuth(echo.url))
     http_session.get(echo.url + "/a")
-    echo.revoke_tokens()
+    revoke_issued(echo)
     stream = io.BytesIO(bytes(100_000))
     stream.seek(skip)
     answer = http_session.put(echo.url + "/b", data=stream)
@@ -186,7 +187,7 @@ def test_a_request_for_a_token_or_a_new_token_does_not_count_as_an_attempt(
 ) -> None:
     http_session = session(IAPAuth(echo.url, retry=RetryPolicy(max_attempts=1)))
     assert http_session.get(echo.url + "/a").status_code == 200
-    echo.revoke_tokens()
+    revoke_issued(echo)
     assert http_session.get(echo.url + "/b").status_code == 200
     echo.fault("answer", status=500)
     assert http_session.get(echo.url + "/c").status_code == 500

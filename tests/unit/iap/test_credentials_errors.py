@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from credentials_helpers import KINDS, get, run
+from credentials_helpers import KINDS, get, revoke_issued, run
 from mlflow_iap_callbacks.errors import IAPConfigurationError, IAPCredentialsError
 from mlflow_iap_callbacks.iap.credentials import IAPCredentials
 from mlflow_iap_callbacks.iap.google_tokens import Kind
@@ -425,7 +425,7 @@ def test_no_token_and_no_key_is_in_any_log_description_or_pickle(
     bound = credentials.for_origin(cloud.url)
     token = bound.token()
     get(cloud.url, bound).raise_for_status()
-    cloud.revoke_tokens()
+    cloud.revoke_tokens() if kind == "signed_jwt" else revoke_issued(cloud)
     assert get(cloud.url, bound).status_code == 200
     assert SECRET.search(token)
 

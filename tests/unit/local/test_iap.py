@@ -20,6 +20,8 @@ from google.auth.transport.requests import Request
 from google.oauth2 import id_token, service_account
 
 from mlflow_iap_callbacks.local import LocalCloud
+from mlflow_iap_callbacks.local.accounts import Accounts
+from mlflow_iap_callbacks.local.tokens import Mint
 
 EMAIL_SCOPES = ["openid", "https://www.googleapis.com/auth/userinfo.email"]
 ASSERTION_AUDIENCE = "/projects/123456789012/apps/local-project"
@@ -249,6 +251,19 @@ def test_revoked_tokens_are_rejected_as_expired_and_new_ones_are_valid(
     assert get(cloud, make_token(cloud)).status_code == 200
 
 
+def test_an_id_token_that_replaces_a_revoked_one_of_the_same_second_has_another_text() -> None:
+    accounts = Accounts()
+    trainer = accounts.service_account(LocalCloud.trainer)
+    mint = Mint(accounts, now=lambda: 1000.25, lifetime=lambda: 60.0)
+    tokens = []
+    for _ in range(3):
+        tokens.append(mint.id_token(trainer, "audience", source="token_uri", azp="me"))
+        assert not mint.is_revoked(tokens[-1])
+        mint.revoke(tokens[-1])
+    assert len(set(tokens)) == 3
+    assert all(map(mint.is_revoked, tokens))
+
+
 def test_with_the_google_managed_client_no_id_token_passes() -> None:
     """An ID token for the client in the redirect is rejected; a signed JWT passes."""
     with LocalCloud(client_id=None) as cloud:
@@ -441,7 +456,7 @@ class _Application(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def application_cloud() -> Iterator[LocalCloud]:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Application) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         with LocalCloud(f"http://127.0.0.1:{server.server_address[1]}") as running:
             yield running
