@@ -78,11 +78,14 @@ def batches() -> st.SearchStrategy[list[Batch]]:
     return st.lists(one, min_size=1, max_size=6)
 
 
-def runs_of(store: SqlAlchemyStore) -> list[str]:
-    """Create two runs and a deleted one; return their ids, and one of no run."""
-    created = [store.create_run("0", "ada", 1, [], f"run {n}").info.run_id for n in range(3)]
-    store.delete_run(created[2])
-    return [*created, "f" * 32]
+def runs_of(store: SqlAlchemyStore, calls: list[Batch]) -> list[str]:
+    """Return the ids of two runs, a deleted one, and none. Only those that are used are created."""
+    ids = [f"{number:032x}" for number in range(4)]
+    for number in {batch.run for batch in calls} - {3}:
+        ids[number] = store.create_run("0", "ada", 1, [], f"run {number}").info.run_id
+        if number == 2:
+            store.delete_run(ids[number])
+    return ids
 
 
 def outcome_of(store: SqlAlchemyStore, runs: list[str], batch: Batch) -> tuple[str, str] | None:
@@ -131,7 +134,7 @@ def new_tables(path: Path) -> str:
 
 def require_equal(mlflow: SqlAlchemyStore, own: SqlAlchemyStore, calls: list[Batch]) -> None:
     """Log batches to both stores, and require the same errors and the same tables."""
-    there, here = runs_of(mlflow), runs_of(own)
+    there, here = runs_of(mlflow, calls), runs_of(own, calls)
     for batch in calls:
         expected = outcome_of(mlflow, there, batch)
         assert outcome_of(own, here, batch) == expected, batch
