@@ -125,9 +125,16 @@ def _no_sender_and_no_token_outlives_its_test(_clean_environment: None) -> Itera
     from mlflow_iap_callbacks.delivery import lifecycle
     from mlflow_iap_callbacks.iap import mlflow_plugin
     from mlflow_iap_callbacks.optuna.comparison import comparer
+    from mlflow_iap_callbacks.optuna.reporter import reporter
 
+    threads = [(each._thread, each._wake) for each in (comparer, reporter)]
     lifecycle.exit_process(0.0)
     comparer._reset()
+    reporter._reset()
+    for thread, wake in threads:
+        if thread is not None:
+            wake.set()
+            thread.join(5.0)  # or it could report this test's study to the next test's server
     # A later cloud may be on a port that is free again, with other accounts.
     mlflow_plugin._auths.clear()
     mlflow_plugin._prefixes.clear()

@@ -49,7 +49,6 @@ def _logged(delivery: InlineDelivery, **options: Any) -> optuna.Study:
     study = _study()
     callback = IAPMLflowCallback(client=delivery.client, **options)
     study.optimize(lambda trial: trial.suggest_float("x", 0, 1), 1, callbacks=[callback])
-    # A thread may still report a study of an earlier test, whose runs this server does not have.
     assert not callback.flush().waiting
     _add_unseen(study, TrialState.COMPLETE)
     return study
