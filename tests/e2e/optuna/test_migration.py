@@ -1,4 +1,7 @@
-"""Everything that users of optuna_integration's MLflowCallback had still works."""
+"""Everything that users of optuna_integration's MLflowCallback had still works.
+
+Most of what is marked slow is asserted in tests/unit/optuna/test_callback.py too, without a server.
+"""
 
 from __future__ import annotations
 
@@ -77,12 +80,14 @@ def test_a_metric_name_names_the_value() -> None:
     assert _metrics(IAPMLflowCallback(metric_name="loss")).keys() == {"loss"}
 
 
+@pytest.mark.slow
 def test_a_metric_name_is_numbered_for_several_objectives() -> None:
     found = _metrics(IAPMLflowCallback(metric_name="loss"), "minimize", "maximize")
     assert found.keys() == {"loss_0", "loss_1"}
     assert found["loss_1"] == 2.0
 
 
+@pytest.mark.slow
 def test_without_a_metric_name_several_objectives_are_numbered_values() -> None:
     assert _metrics(IAPMLflowCallback(), "minimize", "maximize").keys() == {"value_0", "value_1"}
 
@@ -138,6 +143,7 @@ def test_runs_are_in_an_experiment_named_after_the_study() -> None:
     assert trial_runs(study.study_name).keys() == {0, 1, 2}
 
 
+@pytest.mark.slow
 def test_a_second_study_of_a_callback_has_its_own_experiment() -> None:
     callback = IAPMLflowCallback()
     studies = [new_study(), new_study()]
@@ -181,6 +187,7 @@ def test_the_active_experiment_may_be_set_after_the_callback_is_made() -> None:
     assert trial_runs(name).keys() == {0}
 
 
+@pytest.mark.slow
 def test_the_active_experiment_may_be_named_by_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     name = uuid.uuid4().hex
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", name)
@@ -188,6 +195,7 @@ def test_the_active_experiment_may_be_named_by_a_variable(monkeypatch: pytest.Mo
     assert trial_runs(name).keys() == {0}
 
 
+@pytest.mark.slow
 def test_without_any_experiment_runs_are_in_the_default_one() -> None:
     study = new_study()
     study.optimize(_x, 1, callbacks=[IAPMLflowCallback(create_experiment=False)])
@@ -200,18 +208,21 @@ def test_without_any_experiment_runs_are_in_the_default_one() -> None:
     ] == ["0"]
 
 
+@pytest.mark.slow
 def test_a_run_is_named_after_the_number_of_its_trial() -> None:
     study = new_study()
     study.optimize(_x, 2, callbacks=[IAPMLflowCallback()])
     assert {n: r.info.run_name for n, r in trial_runs(study.study_name).items()} == {0: "0", 1: "1"}
 
 
+@pytest.mark.slow
 def test_a_given_run_name_applies_to_all_runs() -> None:
     study = new_study()
     study.optimize(_x, 2, callbacks=[IAPMLflowCallback(mlflow_kwargs={"run_name": "mine"})])
     assert [r.info.run_name for r in trial_runs(study.study_name).values()] == ["mine", "mine"]
 
 
+@pytest.mark.slow
 def test_given_tags_are_on_all_runs() -> None:
     study = new_study()
     callback = IAPMLflowCallback(mlflow_kwargs={"tags": {"team": "x", "budget": 5}})
@@ -229,6 +240,7 @@ def test_a_run_name_among_the_tags_does_no_harm() -> None:
     assert (run.info.run_name, run.data.tags["team"]) == ("0", "x")
 
 
+@pytest.mark.slow
 def test_the_description_is_the_note_of_each_run() -> None:
     study = new_study()
     study.optimize(_x, 1, callbacks=[IAPMLflowCallback(mlflow_kwargs={"description": "why"})])
@@ -261,6 +273,7 @@ def test_nested_runs_of_tracked_objectives_are_below_the_active_run() -> None:
     assert {number: run.data.metrics["inside"] for number, run in runs.items()} == {0: 0.0, 1: 1.0}
 
 
+@pytest.mark.slow
 def test_unknown_mlflow_kwargs_are_a_warning_and_change_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -334,10 +347,10 @@ def test_params_are_logged_as_they_were_suggested() -> None:
 @pytest.mark.parametrize(
     ("study_attrs", "trial_attrs", "expected"),
     [
-        (False, True, {"both": "trial", "of_trial": "1"}),
         (True, True, {"both": "study", "of_trial": "1", "of_study": "2"}),
-        (True, False, {"both": "study", "of_study": "2"}),
-        (False, False, {}),
+        pytest.param(False, True, {"both": "trial", "of_trial": "1"}, marks=pytest.mark.slow),
+        pytest.param(True, False, {"both": "study", "of_study": "2"}, marks=pytest.mark.slow),
+        pytest.param(False, False, {}, marks=pytest.mark.slow),
     ],
 )
 def test_user_attributes_become_tags_on_request_and_the_studys_take_precedence(
@@ -358,6 +371,7 @@ def test_user_attributes_become_tags_on_request_and_the_studys_take_precedence(
     assert {name: tags[name] for name in names if name in tags} == expected
 
 
+@pytest.mark.slow
 def test_trial_attributes_are_tags_and_study_attributes_are_not_by_default() -> None:
     def objective(trial: optuna.Trial) -> float:
         trial.set_user_attr("of_trial", 1)
