@@ -77,7 +77,7 @@ class Mint:
     ) -> str:
         """Issue an OpenID Connect ID token of `account` for `audience`."""
         now = self._now()
-        claims = {
+        claims: dict[str, Any] = {
             "aud": audience,
             "azp": azp,
             # Rounded up, so that it is not valid for less than the lifetime.
