@@ -380,10 +380,11 @@ def test_threads_can_append_while_files_are_replaced(stem: Path) -> None:
 
         def is_done() -> bool:
             last = is_over.is_set()
-            found.extend(intake.take())
+            taken = intake.take()
+            found.extend(taken)
             if old := intake.start_new_file():
                 old.unlink()
-            return last and not _file(stem).exists() and not intake.take()
+            return last and not _file(stem).exists() and not taken
 
         wait_until(is_done, "all is taken")
     assert [message.number for message in found] == list(range(400))
