@@ -3,7 +3,7 @@
 mlflow.exceptions.MlflowException
 └── IAPError
     ├── IAPConfigurationError     the settings cannot work: no URI, or http to another machine
-    ├── IAPCredentialsError       no token: no identity, the wrong kind, or rejected by Google
+    ├── IAPCredentialsError       no token: credentials are missing, of the wrong kind, or rejected
     ├── IAPRefusedError           IAP rejected the request; ``reason`` says why
     ├── IAPUnavailableError       Google's front end could not reach the server
     └── IAPUnknownOutcomeError    the response to a request that cannot be repeated was lost
@@ -81,7 +81,7 @@ class IAPUnavailableError(IAPError):
 
 
 class IAPUnknownOutcomeError(IAPError):
-    """The response to a request was lost. If it is repeated, it may take effect twice.
+    """The response to a request was lost. The request may take effect twice if it is repeated.
 
     Attributes:
         is_under_way: True if the server may still be working on the request, as after a timeout.

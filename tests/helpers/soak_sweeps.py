@@ -22,7 +22,7 @@ _WORKER = str(Path(__file__).with_name("sweep_worker.py"))
 # The warnings that are expected during these faults.
 _EXPECTED = re.compile(
     r"(WARNING mlflow_iap_callbacks\.sender )?"
-    r"(\S+ (cannot be written to|accepts records again)|A run cannot be sent yet)"
+    r"(\S+ (cannot be written to|accepts records again)|A run's records cannot be sent yet)"
 )
 
 

@@ -17,8 +17,8 @@ def doctor(url: str | None) -> None:
 
     URL is the server. Default: MLFLOW_TRACKING_URI.
 
-    Start with the environment variables and end with a request to MLflow's API. Stop at the first
-    problem and say how to solve it.
+    It starts with the environment variables and ends with a request to MLflow's API. It stops at
+    the first problem and says how to solve it.
     """
     from .doctor_steps import examine
 

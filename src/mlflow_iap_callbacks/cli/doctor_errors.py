@@ -35,8 +35,8 @@ def _of_status(response: requests.Response, uri: str) -> str:
     status = response.status_code
     if status == 404:
         return (
-            f"{uri} is no MLflow server: it answered 404 to {urlsplit(response.url).path}. Check "
-            "the path of the URL."
+            f"{uri} is not an MLflow server: it answered 404 to {urlsplit(response.url).path}. "
+            "Check the path of the URL."
         )
     if status == 401:
         return _REJECTED
@@ -44,8 +44,8 @@ def _of_status(response: requests.Response, uri: str) -> str:
         return f"{uri} denies access (403). Ask its administrators for permission."
     if status >= 500:
         return (
-            f"{uri} answered {status} ({response.reason}). MLflow is not running, or fails. Check "
-            "its log: `gcloud app logs read`"
+            f"{uri} answered {status} ({response.reason}). MLflow is not running, or has an "
+            "error. Check its log: `gcloud app logs read`"
         )
     return f"{uri} answered {status} ({response.reason}). Check that the URL is MLflow's."
 
@@ -60,7 +60,7 @@ def _of_mlflow(error: RestException) -> str:
     text = without_passwords(" ".join(str(error).split()))[:_LONGEST]
     if error.error_code == "UNAUTHENTICATED":
         return _REJECTED
-    return f"MLflow answered with an error: {text}. Its log says more."
+    return f"MLflow answered with an error: {text}. See MLflow's log for details."
 
 
 def _of_connection(error: Exception, uri: str) -> str:
@@ -81,10 +81,10 @@ def _of_connection(error: Exception, uri: str) -> str:
         return (
             f"The certificate of {place} is not trusted ({why.verify_message}). Set "
             "MLFLOW_TRACKING_SERVER_CERT_PATH or REQUESTS_CA_BUNDLE to the file with the "
-            "certificate of its authority."
+            "certificate of the authority that issued it."
         )
     if is_any(NameResolutionError, socket.gaierror):
-        return f"No host is called {host}. Check the URL, and this machine's network or VPN."
+        return f"The host {host} cannot be found. Check the URL, and this machine's network or VPN."
     if is_any(ConnectionRefusedError):
         return f"Nothing listens at {place}. Check the URL's port, and that the server is running."
     if is_any(TimeoutError, requests.Timeout):
@@ -92,5 +92,5 @@ def _of_connection(error: Exception, uri: str) -> str:
     if is_any(ssl.SSLError):
         return f"{place} does not speak TLS. Check the URL's scheme and port."
     if isinstance(error, MlflowException) and not is_any(OSError):
-        return f"The answer of {place} is not MLflow's. Check that the URL is MLflow's."
-    return f"The connection to {place} broke off. Check this machine's network or VPN."
+        return f"The answer from {place} did not come from MLflow. Check the URL."
+    return f"The connection to {place} was interrupted. Check this machine's network or VPN."

@@ -61,7 +61,7 @@ def _environment() -> Finding:
     )
     saw = [f"{name}={_shown(os.environ[name])}" for name in names if os.environ.get(name)]
     if os.environ.get("MLFLOW_TRACKING_TOKEN"):
-        saw.append("MLFLOW_TRACKING_TOKEN is set as well; IAP's token replaces it")
+        saw.append("MLFLOW_TRACKING_TOKEN is set, but IAP's token is used instead")
     if os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
         saw.append("HTTPS_PROXY is set")  # its value may contain a password
     plugin = os.environ.get("MLFLOW_TRACKING_AUTH")
@@ -89,7 +89,7 @@ def _server(auth: IAPAuth, uri: str) -> str:
             uri, allow_redirects=False, timeout=_TIMEOUT, headers=_basic_authentication(uri)
         )
     if not responses.is_from_iap(response):
-        return f"no IAP ({response.status_code} without a token)"
+        return f"no IAP (it answered {response.status_code} to a request without a token)"
     auth.is_asked = True
     query = parse_qs(urlsplit(response.headers.get("Location", "")).query)
     client_id = query.get("client_id", ["no client"])[0]

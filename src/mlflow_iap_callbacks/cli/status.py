@@ -38,7 +38,7 @@ def status() -> None:
 def _ago(seconds: float | None) -> str | None:
     if seconds is None:
         return None
-    return f"{timedelta(seconds=int(time.time() - seconds))} ago, by its own clock"
+    return f"{timedelta(seconds=int(time.time() - seconds))} ago, by that host's clock"
 
 
 def _described(journal: JournalReport) -> dict[str, str]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @click.option(
     "--other-hosts",
     is_flag=True,
-    help="Also send what processes of other hosts left in the same folder, if they have ended.",
+    help="Also send what processes of other hosts left in a shared folder, if they have ended.",
 )
 @click.option(
     "--storage", metavar="URL", help="Log trials of this Optuna storage that are not in MLflow."
@@ -43,7 +43,7 @@ def sync(
 
     If several hosts share the folder, records of other hosts are not sent by default. With
     --other-hosts, they are sent if the processes that wrote them have ended. On a terminal, you are
-    asked whether they have. Otherwise, their journals are watched for 90 seconds.
+    asked whether they have. Without a terminal, their journals are watched for 90 seconds.
 
     With --storage, only records for MLFLOW_TRACKING_URI are sent. Then the command logs the trials
     that have ended according to an Optuna storage but are missing in MLflow, for example because
@@ -132,7 +132,7 @@ def _is_sent(
         why = sent.trouble or "it has not accepted them yet"
         print_line(f"{sent.waiting} records are waiting for {server}: {why}")
     for untaken in sent.untaken:
-        print_line(f"{untaken.path} cannot be sent: {untaken.why}.")
+        print_line(f"The journal {untaken.path} cannot be sent: {untaken.why}.")
     if sent.is_interrupted:
         raise click.Abort
     return not (sent.waiting or sent.untaken)
@@ -176,7 +176,7 @@ def send(
         troubles = (run.trouble for outbox in sender.outboxes for run in outbox.runs())
         trouble = next(filter(None, troubles), None)
         if is_interrupted:
-            trouble = "interrupted; `mlflow-iap sync` goes on"
+            trouble = "interrupted; run `mlflow-iap sync` to continue"
         counts = (sender.delivered, sender.refused, sender.waiting)
         return Sent(*counts, trouble, untaken, is_interrupted)
     finally:

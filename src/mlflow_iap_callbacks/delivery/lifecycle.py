@@ -13,7 +13,7 @@ import threading
 from collections.abc import Sequence
 from functools import partial
 
-# MLflow and requests would import these at their first request. A fork must not happen meanwhile.
+# MLflow and Requests would import these at their first request. No fork may happen during that.
 import mlflow.tracking.request_header.registry  # noqa: F401
 from mlflow import MlflowClient
 
@@ -58,7 +58,7 @@ def sender_for(client: MlflowClient) -> Sender:
             sender = _senders[server] = Sender(client, server)
             if _has_exited:
                 _logger.warning(
-                    "The process is exiting and delivers no more to %s, so what it logs from now "
+                    "The process is exiting and sends nothing more to %s, so what it logs from now "
                     "on stays on disk. `mlflow-iap sync` sends it; so does the next process on "
                     "this machine that logs to that server.",
                     server,

@@ -55,7 +55,7 @@ class Names:
     def of(self, kind: str, names: Iterable[str]) -> dict[str, str]:
         """Return MLflow's names, by original name, for metrics, params or tags."""
         found = {name: self._known(kind, name) for name in names}
-        # Those that need no change first, so that they get none.
+        # Names that need no change come first, so that no other name takes theirs.
         unknown = sorted(
             (name for name, taken in found.items() if taken is None),
             key=lambda name: self._similar(name) != name,

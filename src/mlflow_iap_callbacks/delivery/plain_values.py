@@ -172,7 +172,7 @@ def artifact_folder(path: str | PathLike[str] | None) -> str | None:
         return None
     plain = posixpath.normpath(as_text(fspath(path)).replace("\\", "/"))
     if plain.startswith(("/", "..")) or re.match(r"[A-Za-z]:", plain):
-        raise ValueError(f"{as_text(path)!r} is not a folder inside the run's artifacts")
+        raise ValueError(f"{as_text(path)!r} is not a path inside the run's artifacts")
     return None if plain == "." else plain
 
 

@@ -84,7 +84,7 @@ class IAPRun:
     A ``with`` block ends the run: as FINISHED, as FAILED after an exception, or as KILLED if Optuna
     pruned the trial. Without one, call ``finish``; a run that is still open when the process exits
     or is killed ends as FAILED. ``IAPMLflowCallback.run(trial)`` and ``IAPLightGBMCallback.run``
-    are handles too, of runs that their callbacks end.
+    are handles too; the runs of these are ended by their callbacks.
 
     Args:
         run_id: MLflow's id of an existing run to log to. Default: a new run.
@@ -459,7 +459,7 @@ class IAPRun:
         self._link_name = None
         url = self.url
         if url is not None:
-            with never_raising("the link of the run"):
+            with never_raising("the link to the run"):
                 show_link(name, url)
 
     def __enter__(self) -> Self:

@@ -254,10 +254,11 @@ class Sender:
         try:
             for journal in self.adopt(seconds):
                 self._reported.add(journal.path)
-                _logger.warning("%s cannot be sent: %s.", journal.path, journal.why)
+                _logger.warning("The journal %s cannot be sent: %s.", journal.path, journal.why)
         except Exception as error:  # noqa: BLE001
             _logger.warning(
-                "Records of dead processes could not be taken over, and will be retried: %s", error
+                "Records of dead processes could not be taken over. This is tried again later: %s",
+                error,
             )
 
     def _add_adopted(self, outbox: Outbox, *, refused: bool) -> None:
@@ -455,7 +456,7 @@ class Sender:
         """
         run, record = turn.run, records[0]
         if record.kind == "start" and run.run_id is None and turn.failures >= _TRIES_OF_A_START:
-            return self._send_parts(run, records, NotYet("The server fails on the run's tags."))
+            return self._send_parts(run, records, NotYet("The server cannot store the run's tags."))
         some = records if is_divisible(record) else [original(record)]
         try:
             done, refused = _RETRY(partial(self._calls.send, run, some))
@@ -615,7 +616,9 @@ class Sender:
             run.trouble = why
             run.outbox.save(run)
         if in_trouble == "run":
-            _logger.warning("A run cannot be sent yet, and will be retried: %s", why)
+            _logger.warning(
+                "A run's records cannot be sent yet. They are sent again later: %s", why
+            )
         elif in_trouble == "server":
             _logger.warning(
                 "%s cannot be written to; records are kept in %s and sent later. %s",
@@ -627,7 +630,7 @@ class Sender:
 
 def _log_aside(what: str, why: str) -> None:
     _logger.warning(
-        "MLflow fails on %s. It is retried later, and the rest of its run is sent now. %s",
+        "MLflow could not store %s. This is retried later, and the rest of the run is sent now. %s",
         what,
         why,
     )

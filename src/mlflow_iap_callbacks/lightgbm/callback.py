@@ -184,7 +184,7 @@ class IAPLightGBMCallback(Callback):
             booster: a Booster, a CVBooster, a fitted estimator of ``lightgbm.sklearn`` or
                 ``lightgbm.dask``, or a fitted estimator of scikit-learn that has one LightGBM
                 model: a Pipeline ending with it, or a search with its best estimator. An estimator
-                is logged as it is. A model that this callback has not seen in training gets a new
+                is logged as a whole. A model that this callback has not seen in training gets a new
                 run.
             X: data in any form that LightGBM accepts, of shape (rows, features), for the model's
                 input example (its first five rows), its signature and predictions.

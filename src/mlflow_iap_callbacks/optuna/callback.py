@@ -132,7 +132,7 @@ class IAPMLflowCallback(Callback):
         unknown = sorted(self._kwargs.keys() - _KNOWN_KWARGS)
         if unknown:
             _logger.warning(
-                "mlflow_kwargs has unknown keys, which are ignored: %s. Use some of: %s.",
+                "mlflow_kwargs has unknown keys, which are ignored: %s. The known keys are: %s.",
                 ", ".join(unknown),
                 ", ".join(sorted(_KNOWN_KWARGS)),
             )
@@ -202,7 +202,7 @@ class IAPMLflowCallback(Callback):
         study_run = self._run_of_study(study)
         if study_run.writer is None:
             raise ValueError(
-                "The study has no run. Create the callback without `study_run=False`, `nested` and "
+                "The study has no run. Create it without any of `study_run=False`, `nested` and "
                 "`parent_run_id`."
             )
         study_run.reopen()
@@ -250,7 +250,7 @@ class IAPMLflowCallback(Callback):
 
     @checked
     def log_trial(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
-        """Log a trial that has ended, for loops that do not use ``study.optimize``.
+        """Log a trial that has ended, if your own loop is used instead of ``study.optimize``.
 
         If the trial already has a run, what is missing is added. So this can also end the runs of
         workers that died: ``RDBStorage(url, heartbeat_stale_trial_callback=callback.log_trial)``.
@@ -439,7 +439,7 @@ class IAPMLflowCallback(Callback):
         run = self._run_in_study(trial, None)
         if run is None and not hasattr(trial, "study"):
             self._warn_once(
-                "A %s does not know its study, so it has no run. The objective's calls of "
+                "A %s does not know its study, so it has no run. The objective's calls to "
                 "MLflow's fluent API log to the active run, or to a new one. To choose it, call "
                 "the objective inside of `with mlflow.start_run():`.",
                 type(trial).__name__,
@@ -503,7 +503,7 @@ class IAPMLflowCallback(Callback):
         not_before: float = 0.0,
     ) -> None:
         if not trial.state.is_finished():
-            raise ValueError("it has not ended; end it by `study.tell(trial, value)`")
+            raise ValueError("it has not ended; end it with `study.tell(trial, value)`")
         study = study_run.study
         attrs = {
             **(trial.user_attrs if self._tag_trial_user_attrs else {}),

@@ -132,7 +132,9 @@ class Database:
         try:
             yield from self._db.execute(query, values)
         except sqlite3.Error as error:
-            self._report(error, "Its records stay in it until `mlflow-iap sync` can read them")
+            self._report(
+                error, "The records stay in this file until `mlflow-iap sync` can read them"
+            )
             self._db, self.is_readable = None, False
 
     def rows(

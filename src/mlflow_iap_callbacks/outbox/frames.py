@@ -112,7 +112,7 @@ def find(read: Reader, start: int, end: int, read_frame: Reader | None = None) -
 
 
 def _undamaged(chunk: bytes, offset: int) -> Generator[Frame, None, int]:
-    """Yield the frames up to the first byte of a chunk that is in none.
+    """Yield the frames of a chunk, up to the first byte that is not in a frame.
 
     Args:
         chunk: a part of a file.

@@ -119,7 +119,7 @@ def test_the_environment_step_lists_settings_and_hides_possible_passwords(
         "MLFLOW_TRACKING_AUTH=iap",
         "MLFLOW_IAP_CLIENT_ID=1-a",
         "MLFLOW_IAP_IMPERSONATE=a@b.example",
-        "MLFLOW_TRACKING_TOKEN is set as well; IAP's token replaces it",
+        "MLFLOW_TRACKING_TOKEN is set, but IAP's token is used instead",
         "HTTPS_PROXY is set",
     ]
 
@@ -182,7 +182,7 @@ def test_it_stops_if_the_application_responds_with_an_error(person: LocalCloud) 
 def test_it_stops_if_the_api_responds_with_an_error(person: LocalCloud) -> None:
     person.fault("answer", path="/api/", status=404, body="no such page", times=0)
     said = _stops_at("MLflow", person.url)["MLflow"]
-    assert said.endswith("is not MLflow's. Check that the URL is MLflow's.")
+    assert said.endswith("did not come from MLflow. Check the URL.")
 
 
 def test_it_stops_at_another_plugin_than_iaps(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,7 +202,7 @@ def test_it_stops_at_a_browsers_url_and_names_the_servers(page: str) -> None:
 
 def test_it_stops_at_a_host_that_does_not_exist() -> None:
     said = _stops_at("server", "https://mlflow.invalid")["server"]
-    assert said.startswith("No host is called mlflow.invalid. Check the URL")
+    assert said.startswith("The host mlflow.invalid cannot be found. Check the URL")
 
 
 def test_it_stops_at_a_proxy_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,8 +264,8 @@ def test_it_signs_in_to_mlflows_own_authentication(
     [
         (401, "rejects this user. Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."),
         (403, "denies access (403). Ask its administrators"),
-        (404, "is no MLflow server: it answered 404 to /version. Check the path of the URL."),
-        (500, "answered 500 (Internal Server Error). MLflow is not running, or fails."),
+        (404, "is not an MLflow server: it answered 404 to /version. Check the path of the URL."),
+        (500, "answered 500 (Internal Server Error). MLflow is not running, or has an error."),
     ],
 )
 def test_it_says_what_a_status_of_the_application_means(
@@ -277,14 +277,14 @@ def test_it_says_what_a_status_of_the_application_means(
 
 def test_a_page_instead_of_a_version_is_no_mlflow(person: LocalCloud) -> None:
     person.fault("answer_after", path="/version", status=200, body="<html>Welcome", times=0)
-    assert "is not MLflow's" in _stops_at("MLflow", person.url)["MLflow"]
+    assert "did not come from MLflow" in _stops_at("MLflow", person.url)["MLflow"]
 
 
 def test_a_server_without_iap_needs_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/none.json")
     with BareServer() as server:
         said = _stops_at("MLflow", server.url)  # it is not valid JSON
-    assert said["server"] == "no IAP (200 without a token)"
+    assert said["server"] == "no IAP (it answered 200 to a request without a token)"
     assert {said[step] for step in ("credentials", "token")} == {"not needed here"}
     assert not [headers for headers in server.seen if "Authorization" in headers]
 

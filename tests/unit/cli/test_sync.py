@@ -259,7 +259,7 @@ def test_an_interrupted_sync_says_what_was_sent_and_what_is_left(
     assert done.exit_code == 1
     assert done.output.splitlines() == [
         f"sent 4 records to {_URI}",
-        f"1 records are waiting for {_URI}: interrupted; `mlflow-iap sync` goes on",
+        f"1 records are waiting for {_URI}: interrupted; run `mlflow-iap sync` to continue",
         "Aborted!",
     ]
 

@@ -40,8 +40,8 @@ def test_a_journal_that_cannot_be_sent_is_reported_once_and_does_not_delay_other
     process.deliver_for(200.0)
     assert len(server.runs) == 2
     assert [text for text in said_by_us(caplog) if "cannot be sent" in text] == [
-        f"{bad} cannot be sent: {bad} can be written to by other users; `chmod go-w {bad}` changes "
-        "that."
+        f"The journal {bad} cannot be sent: {bad} can be written to by other users; "
+        f"`chmod go-w {bad}` changes that."
     ]
 
 

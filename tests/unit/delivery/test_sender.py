@@ -159,7 +159,7 @@ def test_a_failing_upload_is_set_aside_and_the_rest_of_its_run_is_sent(
     assert process.sender.waiting == 1
     assert not process.sender.is_away
     (text,) = said_by_us(caplog)
-    assert "It is retried later" in text
+    assert "This is retried later" in text
     (report,) = journal_folder.survey()
     assert (report.records(), report.runs, report.trouble is None) == (1, 1, False)
     server.clear_faults()
@@ -904,7 +904,7 @@ def test_an_error_while_taking_over_journals_does_not_delay_this_process(
     assert server.run(other.key).status == "FINISHED"
     assert server.runs_of(run.key) == []
     assert any(
-        "could not be taken over, and will be retried: broken" in text
+        "could not be taken over. This is tried again later: broken" in text
         for text in said_by_us(caplog)
     )
 
