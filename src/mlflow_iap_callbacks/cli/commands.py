@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from contextlib import suppress
 
 import click
 
@@ -21,7 +22,8 @@ def main() -> None:
     """Work with MLflow behind Google's Identity-Aware Proxy (IAP)."""
     # The encoding of a pipe or terminal may lack characters of a path or a message.
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
+        with suppress(OSError):  # `os.dup2` may have put a pipe in the place of a file
+            sys.stdout.reconfigure(errors="backslashreplace")
 
 
 for command in (token, doctor, status, sync, proxy, local):
