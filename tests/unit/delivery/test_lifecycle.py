@@ -84,9 +84,8 @@ def test_what_is_first_logged_while_no_thread_can_be_started_is_delivered_by_the
     def start(thread: threading.Thread) -> None:
         raise RuntimeError("can't create new thread at interpreter shutdown")
 
-    monkeypatch.setattr(
-        threading.Thread, "start", start
-    )  # as atexit functions of Python 3.12 see it
+    # As functions that are called at exit see it in Python 3.12.
+    monkeypatch.setattr(threading.Thread, "start", start)
     monkeypatch.setattr(sigterm, "_pipe", None)
     run = RunWriter(FakeClient(server), "experiment")
     run.log_metrics({"m": 0.5})

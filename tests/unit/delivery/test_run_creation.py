@@ -292,6 +292,14 @@ def _agree(process: _Process, run: QueuedRun, clock: VirtualClock) -> None:
     process.start(Mode.SHARED, run)
 
 
+def _agreed_run(process: _Process, clock: VirtualClock) -> QueuedRun:
+    """A shared run that the process has created and agreed on."""
+    run = process.run()
+    process.begin(run, Mode.SHARED)
+    _agree(process, run, clock)
+    return run
+
+
 def test_a_shared_run_is_agreed_on_after_its_creators_had_time_to_see_each_other(
     server: FakeMlflow, process: _Process, clock: VirtualClock
 ) -> None:
@@ -353,9 +361,7 @@ def test_the_agreed_run_takes_precedence_over_a_late_one(
 def test_a_process_whose_run_another_one_deleted_uses_the_agreed_run(
     server: FakeMlflow, process: _Process, clock: VirtualClock
 ) -> None:
-    run = process.run()
-    process.begin(run, Mode.SHARED)
-    _agree(process, run, clock)
+    run = _agreed_run(process, clock)
     server.run(_KEY).is_deleted = True
     assert not process.creation.take_agreed(run)
     agreed = _made(server, **{"_mlflow_iap.agreed": "true"})
@@ -368,9 +374,7 @@ def test_a_process_whose_run_another_one_deleted_uses_the_agreed_run(
 def test_a_run_is_restored_if_processes_agreed_on_two_and_deleted_both(
     server: FakeMlflow, process: _Process, clock: VirtualClock
 ) -> None:
-    run = process.run()
-    process.begin(run, Mode.SHARED)
-    _agree(process, run, clock)
+    run = _agreed_run(process, clock)
     both = [server.run(_KEY), _made(server, **{"_mlflow_iap.agreed": "true"})]
     for each in both:
         each.is_deleted = True
@@ -381,9 +385,7 @@ def test_a_run_is_restored_if_processes_agreed_on_two_and_deleted_both(
 def test_a_run_that_its_user_deleted_stays_deleted(
     server: FakeMlflow, process: _Process, clock: VirtualClock
 ) -> None:
-    run = process.run()
-    process.begin(run, Mode.SHARED)
-    _agree(process, run, clock)
+    run = _agreed_run(process, clock)
     server.run(_KEY).is_deleted = True
     _made(server).is_deleted = True
     assert not process.creation.take_agreed(run)
