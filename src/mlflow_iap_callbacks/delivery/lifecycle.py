@@ -70,8 +70,7 @@ def sender_for(client: MlflowClient) -> Sender:
 def flush(client: MlflowClient, timeout: float | None) -> IAPFlushResult:
     """Deliver everything that this process logged to the client's server; see ``closing.flush``."""
     sender = sender_for(client)
-    closing.flush(sender, timeout)
-    return result_of(sender)
+    return result_of(sender, is_delivered=closing.flush(sender, timeout))
 
 
 def close(
@@ -93,8 +92,8 @@ def close(
     """
     sender = sender_for(client)
     deadline = Deadline(sender.clock.monotonic, seconds)
-    closing.close([sender], deadline, end=filter(None, [end]), draw=filter(None, [draw]))
-    return result_of(sender)
+    works = {"end": filter(None, [end]), "draw": filter(None, [draw])}
+    return result_of(sender, is_delivered=closing.close([sender], deadline, **works))
 
 
 def exit_interpreter() -> None:

@@ -334,6 +334,18 @@ def test_flush_is_false_while_records_wait(server: FakeMlflow, process: VirtualP
     assert run.flush() == IAPFlushResult(delivered=2, waiting=0, refused=0)
 
 
+def test_flush_is_true_if_another_thread_logs_more_meanwhile(
+    server: FakeMlflow, process: VirtualProcess
+) -> None:
+    run = _run(process)
+    run.log_metric("loss", 1.0)
+    server.on_request = lambda method: run.log_metric("loss", 2.0, step=len(server.calls))
+    result = run.flush()
+    server.on_request = lambda method: None
+    assert (bool(result), result.waiting) == (True, 0)
+    assert process.sender.waiting > 0
+
+
 def test_flush_is_false_if_mlflow_refused_something(
     server: FakeMlflow, process: VirtualProcess
 ) -> None:
