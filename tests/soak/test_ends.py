@@ -149,7 +149,7 @@ def test_an_end_keeps_its_time_limit(
         query = f"tags.`{STUDY_TAG}` LIKE '%'"
         found = mlflow.MlflowClient(server.url).search_runs([experiment.experiment_id], query)
         statuses.update(run.info.status for run in found)
-    said = next((line for line in script.err.splitlines() if "stay on disk" in line), "")
+    said = next((line for line in script.err.splitlines() if "left on disk" in line), "")
     print(
         f"\n  {way:8} {studies:4} studies {trials:6} trials  server {state:9}  {took:5.1f} s  "
         f"status {status:4}  {dict(statuses)}  {said[:80]}"

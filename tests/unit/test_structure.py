@@ -33,7 +33,7 @@ _MAY_IMPORT: dict[str, set[str]] = {
     "server": set(),
 }
 # The files beside the folders, which every folder may import, and which import nothing.
-_SHARED = {"errors", "limits", "tags"}
+_SHARED = {"errors", "limits", "plurals", "tags"}
 # The only modules that may import a library.
 _OWNERS = {
     "google": {f"iap.google_{name}" for name in ("errors", "identity", "requests", "tokens")},

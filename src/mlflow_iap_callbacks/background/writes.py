@@ -18,6 +18,7 @@ from ..delivery.provisional_models import has_provisional_id, with_ids
 from ..delivery.run_writer import RunWriter
 from ..delivery.sender import Sender
 from ..errors import IAPError
+from ..plurals import counted
 
 _logger = logging.getLogger("mlflow_iap_callbacks")
 
@@ -120,9 +121,8 @@ class Writes:
         waiting = sender.outbox.waiting
         if waiting and not deliver_own(sender, Deadline(sender.clock.monotonic, _SECONDS_TO_WAIT)):
             _logger.warning(
-                "%d records for %s are not delivered yet, so what is read now may lack them. They "
-                "are sent later.",
-                sender.outbox.waiting,
+                "What is read now may lack %s not yet delivered to %s. Delivery goes on.",
+                counted(sender.outbox.waiting, "record"),
                 sender.server,
             )
             return False
@@ -146,12 +146,12 @@ class Writes:
             refused = sender.outbox.refused()[-new:]
             texts = [f"{kind} {content!r:.200}: {reason}" for kind, content, reason in refused]
             raise IAPError(
-                f"MLflow rejects {'; '.join(texts)}. `mlflow-iap status` lists what was rejected."
+                f"MLflow rejected {'; '.join(texts)}. `mlflow-iap status` lists what was rejected."
             )
         if result.waiting:
             raise IAPError(
-                f"{result.waiting} records for {sender.server} were not delivered within "
-                f"{_SECONDS_TO_WAIT:.0f} s. They are sent later."
+                f"{sender.server} did not accept {counted(result.waiting, 'record')} within "
+                f"{_SECONDS_TO_WAIT:.0f} s. Delivery goes on."
             )
 
     def _client(self) -> MlflowClient:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 from rich import filesize
 
+from ..plurals import counted
 from .console import console, print_line, print_rows
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def _described(journal: JournalReport) -> dict[str, str]:
         "process": f"{journal.pid} on {journal.host} ({life}), started {age} ago",
         "last alive": _ago(journal.last_beat) if not journal.is_from_here else None,
         "server": journal.server,
-        "waiting": f"{journal.records()} records of {journal.runs} runs"
+        "waiting": f"{counted(journal.records(), 'record')} of {counted(journal.runs, 'run')}"
         + f" ({kinds})" * bool(kinds),
         "because": journal.trouble,
         "refused": refused,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
+from ..plurals import counted
 from .console import console, print_line
 
 if TYPE_CHECKING:
@@ -79,7 +80,8 @@ def sync(
     for server in sorted({_server_of(journal) for journal in dead}):
         some = [journal for journal in dead if _server_of(journal) == server]
         records = sum(journal.records(refused=refused) for journal in some)
-        what = f"{records} records of {sum(journal.runs for journal in some)} runs"
+        runs = sum(journal.runs for journal in some)
+        what = f"{counted(records, 'record')} of {counted(runs, 'run')}"
         if dry_run:
             print_line(f"would send {what} for {server or 'an unknown server'}")
         elif not _is_sent(server, some, refused=refused, other_hosts=taken):
@@ -122,15 +124,16 @@ def _is_sent(
     client = _client(server)
     if client is None:
         records = sum(journal.records(refused=refused) for journal in journals)
-        print_line(f"{records} records are waiting for {server}")
+        print_line(f"{counted(records, 'record')} waiting for {server}")
         return False
     sent = send(client, server, refused=refused, other_hosts=other_hosts)
-    print_line(f"sent {sent.delivered} records to {server}")
+    print_line(f"sent {counted(sent.delivered, 'record')} to {server}")
     if sent.refused:
-        print_line(f"MLflow refused {sent.refused} records; `mlflow-iap status` lists them.")
+        refusals = counted(sent.refused, "record")
+        print_line(f"MLflow refused {refusals}; run `mlflow-iap status` for the reasons.")
     if sent.waiting:
         why = sent.trouble or "it has not accepted them yet"
-        print_line(f"{sent.waiting} records are waiting for {server}: {why}")
+        print_line(f"{counted(sent.waiting, 'record')} waiting for {server}: {why}")
     for untaken in sent.untaken:
         print_line(f"The journal {untaken.path} cannot be sent: {untaken.why}.")
     if sent.is_interrupted:

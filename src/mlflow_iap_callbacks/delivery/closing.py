@@ -14,6 +14,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
+from ..plurals import counted
 from .progress import DeliveryBar
 from .sender import Marks, Sender
 
@@ -138,7 +139,9 @@ def _reported_if_interrupted(senders: Sequence[Sender]) -> Iterator[None]:
     except KeyboardInterrupt:
         for sender, before in zip(senders, sent_before, strict=True):
             sent = sender.delivered - before
-            _logger.warning("Interrupted: %d records were sent to %s.", sent, sender.server)
+            _logger.warning(
+                "Interrupted after sending %s to %s.", counted(sent, "record"), sender.server
+            )
             report_rest(sender)
             sender.interrupted_at = sender.marks()
         raise
@@ -151,12 +154,14 @@ def report_rest(sender: Sender) -> None:
     on_disk = sender.waiting - volatile
     if on_disk:
         _logger.warning(
-            "%d records for %s stay on disk. `mlflow-iap sync` sends them; so does the next "
+            "%s left on disk for %s. `mlflow-iap sync` sends what is left; so does the next "
             "process on this machine that logs to that server.",
-            on_disk,
+            counted(on_disk, "record"),
             sender.server,
         )
     if lost:
         _logger.warning(
-            "%d records for %s are lost, because they were in memory only.", lost, sender.server
+            "%s lost for %s, because nothing could be written to disk.",
+            counted(lost, "record"),
+            sender.server,
         )

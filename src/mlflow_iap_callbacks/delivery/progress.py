@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from tqdm import tqdm
 
+from ..plurals import counted
 from .sender import Sender
 
 _SECONDS_WITHOUT_BAR = 1.0
@@ -100,7 +101,8 @@ class DeliveryBar:
         if self._console.is_jupyter:
             self._line = self._line or NotebookLine()
             done = self._total - waiting
-            self._line.show(f"Sending to {servers}: {done:,} of {self._total:,} records.")
+            total = counted(self._total, "record")
+            self._line.show(f"Sending to {servers}: {done:,} of {total}.")
             return
         if self._bar is None:
             self._bar = _Bar(
@@ -121,8 +123,9 @@ class DeliveryBar:
             self._bar.close()
         if self._line is not None:
             waiting, servers = self._waiting(), ", ".join(each.server for each in self._senders)
-            rest = f"; {waiting:,} are sent later" if waiting else ""
-            self._line.show(f"Sent {self._total - waiting:,} records to {servers}{rest}.")
+            rest = f"; {waiting:,} left to send later" if waiting else ""
+            sent = counted(self._total - waiting, "record")
+            self._line.show(f"Sent {sent} to {servers}{rest}.")
 
     def _waiting(self) -> int:
         return sum(sender.waiting for sender in self._senders)

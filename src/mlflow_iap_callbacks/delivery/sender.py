@@ -639,7 +639,7 @@ def _log_aside(what: str, why: str) -> None:
 def _log_refusal(refused: Sequence[Refusal]) -> None:
     kind, content, reason = refused[0]
     _logger.warning(
-        "MLflow rejects %s %.200s%s: %s. The rest of the run is delivered; `mlflow-iap status` "
+        "MLflow rejected %s %.200s%s: %s. The rest of the run is delivered; `mlflow-iap status` "
         "lists what was rejected.",
         kind,
         content,

@@ -6,6 +6,7 @@ import html
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ..plurals import counted
 from .sender import Sender
 
 
@@ -34,8 +35,8 @@ def delivery_rows(sender: Sender) -> dict[str, str]:
     """Return the last rows of a summary, about the delivery."""
     refused = sum(outbox.refusals() for outbox in sender.outboxes)
     return {
-        "delivered": f"{sender.delivered} records to {sender.server}",
-        "waiting": f"{sender.waiting} records",
+        "delivered": f"{counted(sender.delivered, 'record')} to {sender.server}",
+        "waiting": counted(sender.waiting, "record"),
         "refused": f"{refused}" + (" (`mlflow-iap status` says why)" if refused else ""),
     }
 

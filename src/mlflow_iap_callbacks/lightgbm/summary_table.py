@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ..delivery.sender import Sender
 from ..delivery.summary import Summary, delivery_rows
+from ..plurals import counted
 from .training import Training
 
 
@@ -15,10 +16,8 @@ def summary_of(trainings: Sequence[Training], sender: Sender) -> Summary:
     for number, training in enumerate(trainings, start=1):
         # The names of a single training run's rows are short.
         of_training = f" of training {number}" if len(trainings) > 1 else ""
-        iterations = training.curves.last + 1
-        rows[f"training{of_training[12:]}"] = (
-            f"{training.status or 'RUNNING'} after {iterations} iterations"
-        )
+        iterations = counted(training.curves.last + 1, "iteration")
+        rows[f"training{of_training[12:]}"] = f"{training.status or 'RUNNING'} after {iterations}"
         for name, (value, step) in training.curves.bests().items():
             rows[f"best {name}{of_training}"] = f"{value:g} at iteration {step}"
         url = training.run.url

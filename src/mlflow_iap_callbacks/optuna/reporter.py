@@ -13,6 +13,7 @@ from functools import partial
 from ..delivery.closing import Deadline
 from ..delivery.lifecycle import LOCK, draw_at_exit, end_at_exit
 from ..delivery.never_raising import never_raising
+from ..plurals import counted
 from .background_thread import BackgroundThread
 from .plot_process import OutOfTime, PlotProcess
 from .storage_errors import reading
@@ -104,9 +105,9 @@ class Reporter(BackgroundThread):
         undrawn = self.draw_in_time(deadline, only)
         if undrawn:
             _logger.warning(
-                "There was no time to draw all plots of %d studies. They are drawn when the "
-                "callback is closed again or the process exits.",
-                undrawn,
+                "There was no time to draw all plots of %s. They are drawn when the callback is "
+                "closed again or the process exits.",
+                counted(undrawn, "study", "studies"),
             )
 
     def draw_at_exit(self, deadline: Deadline) -> None:
@@ -114,9 +115,9 @@ class Reporter(BackgroundThread):
         undrawn = self.draw_in_time(deadline)
         if undrawn:
             _logger.warning(
-                "The plots of %d studies were not updated, because the process is exiting. To "
-                "give them more time, call the callback's `close()`.",
-                undrawn,
+                "The plots of %s were not updated, because the process is exiting. To give them "
+                "more time, call the callback's `close()`.",
+                counted(undrawn, "study", "studies"),
             )
         self._reset()
 

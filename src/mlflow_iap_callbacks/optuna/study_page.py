@@ -10,6 +10,7 @@ from ..delivery.names import mlflow_name
 from ..delivery.plain_values import start_of_text
 from ..delivery.run import TRAINING
 from ..limits import MAX_EXPERIMENT_TAG_LENGTH
+from ..plurals import counted
 from ..tags import VIEW_TAG
 from .plots import PAGE
 from .study_files import STUDY
@@ -77,7 +78,7 @@ def description(
     """
     sections = [_best_in_a_line(names, directions, best)]
     states = ", ".join(f"{number} {state.lower()}" for state, number in counts.items())
-    sections.append(f"{sum(counts.values())} trials: {states}")
+    sections.append(f"{counted(sum(counts.values()), 'trial')}: {states}")
     if run_id is not None and experiment_id is not None:
         sections.append(_links(f"#/experiments/{experiment_id}/runs", run_id, key, files))
     sections.append(_table(names, best))
@@ -97,7 +98,7 @@ def _best_in_a_line(
     if not best:
         return f"**No complete trial yet** · {aims}"
     if len(names) > 1:
-        return f"**{len(best)} trials on the Pareto front** · {aims}"
+        return f"**{counted(len(best), 'trial')} on the Pareto front** · {aims}"
     return f"**Best: trial {best[0].number}, {_text(names[0])} {best[0].value:g}** · {aims}"
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..delivery.progress import show_link
 from ..delivery.run_creation import Mode
 from ..delivery.run_writer import RunWriter
+from ..plurals import counted
 from ..tags import DESCRIPTION_TAG, STUDY_TAG
 from .plot_process import PlotProcess
 from .study_key import TrialId, is_shared
@@ -211,7 +212,7 @@ class StudyRun:
         """Describe the best trial, or the Pareto front; empty if there is none yet."""
         trials = self._best_trials(self.study.get_trials(deepcopy=False))
         if len(self.directions) > 1 or not trials:
-            return f"{len(trials)} trials on the Pareto front" if trials else ""
+            return f"{counted(len(trials), 'trial')} on the Pareto front" if trials else ""
         return f"trial {trials[0].number}: {self.names[0]} {trials[0].value:g}"
 
     def close(self) -> None:

@@ -51,7 +51,7 @@ def test_training_goes_on_while_the_server_is_away_and_sync_delivers_it(
     cloud.fault("answer", status=503, times=0)
     outage.touch()
     assert script.end() == 0, script.err
-    assert "stay on disk" in script.err
+    assert "left on disk" in script.err
     assert _waiting()
 
     cloud.clear_faults()

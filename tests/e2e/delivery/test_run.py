@@ -162,7 +162,7 @@ def test_a_with_block_does_not_wait_long_for_a_server_that_is_down(
     )
     assert script.end(30.0) == 0, script.err
     assert script.out.split() == ["False", "0", "3", "0"]
-    assert re.search(r"3 records for \S+ stay on disk", script.err)
+    assert re.search(r"3 records left on disk for \S+", script.err)
     cloud.clear_faults()
     assert command("sync").returncode == 0
     assert _run(name).info.status == "FINISHED"

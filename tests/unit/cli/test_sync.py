@@ -74,7 +74,7 @@ def test_status_shows_what_a_dead_process_left_behind_and_why(leave: Callable[..
     assert re.search(r"process +\d+ on \S+ \(dead\), started \d:\d\d:\d\d ago", shown)
     assert re.search(rf"server +{_URI}\s", shown)
     assert "waiting" in shown
-    assert "4 records of 1 runs (1 finish, 2 metrics, 1 start)" in shown
+    assert "4 records of 1 run (1 finish, 2 metrics, 1 start)" in shown
     assert re.search(rf"on disk +{survey()[0].path}, [\d.]+ kB", shown)
     assert not re.search("refused|unreadable", shown)
     assert "`mlflow-iap sync` sends what dead processes left behind." in shown
@@ -105,7 +105,7 @@ def test_status_does_not_disturb_a_live_process() -> None:
     try:
         shown = _run("status").output
         assert "(alive)" in shown
-        assert "1 records of 1 runs (1 metrics)" in shown
+        assert "1 record of 1 run (1 metrics)" in shown
         assert "mlflow-iap sync" not in shown
         assert _run("sync").output.startswith("No records are waiting")
     finally:
@@ -133,7 +133,7 @@ def test_a_dry_run_says_for_each_server_what_would_be_sent_and_sends_nothing(
     assert (dry.exit_code, dry.output.splitlines()) == (
         0,
         [
-            "would send 4 records of 1 runs for https://another.example",
+            "would send 4 records of 1 run for https://another.example",
             f"would send 8 records of 2 runs for {_URI}",
         ],
     )
@@ -159,8 +159,8 @@ def test_an_invalid_server_is_an_error_and_the_others_still_get_their_records(
         "http://second.example",
     ]
     assert [line for line in done.output.splitlines() if not line.startswith("Error")] == [
-        "4 records are waiting for http://first.example",
-        "4 records are waiting for http://second.example",
+        "4 records waiting for http://first.example",
+        "4 records waiting for http://second.example",
     ]
 
 
@@ -228,7 +228,7 @@ def test_records_that_mlflow_refuses_are_not_counted_as_sent(
         0,
         [
             f"sent 2 records to {_URI}",
-            "MLflow refused 2 records; `mlflow-iap status` lists them.",
+            "MLflow refused 2 records; run `mlflow-iap status` for the reasons.",
         ],
     )
 
@@ -241,7 +241,7 @@ def test_sync_says_why_records_are_still_waiting_and_exits_with_1(
     done = sync()
     assert done.exit_code == 1
     assert f"sent 0 records to {_URI}" in done.output
-    assert f"4 records are waiting for {_URI}: The server is away." in done.output
+    assert f"4 records waiting for {_URI}: The server is away." in done.output
 
 
 def test_an_interrupted_sync_says_what_was_sent_and_what_is_left(
@@ -259,7 +259,7 @@ def test_an_interrupted_sync_says_what_was_sent_and_what_is_left(
     assert done.exit_code == 1
     assert done.output.splitlines() == [
         f"sent 4 records to {_URI}",
-        f"1 records are waiting for {_URI}: interrupted; run `mlflow-iap sync` to continue",
+        f"1 record waiting for {_URI}: interrupted; run `mlflow-iap sync` to continue",
         "Aborted!",
     ]
 

@@ -138,8 +138,8 @@ def test_ctrl_c_stops_the_delivery_and_reports_what_was_sent_and_what_stays(
     with pytest.raises(KeyboardInterrupt):
         closing.flush(process.sender, None)
     first, second = said_by_us(caplog)
-    assert first == "Interrupted: 2 records were sent to https://mlflow.example."
-    assert second.startswith("2 records for https://mlflow.example stay on disk.")
+    assert first == "Interrupted after sending 2 records to https://mlflow.example."
+    assert second.startswith("2 records left on disk for https://mlflow.example.")
 
 
 def test_an_interrupted_exit_raises_nothing_and_reports_the_interruption_once(
@@ -156,8 +156,8 @@ def test_an_interrupted_exit_raises_nothing_and_reports_the_interruption_once(
     clock.meanwhile = interrupt
     lifecycle.exit_process(30.0)
     first, second = said_by_us(caplog)
-    assert first == "Interrupted: 0 records were sent to https://mlflow.example."
-    assert second.startswith("2 records for https://mlflow.example stay on disk.")
+    assert first == "Interrupted after sending 0 records to https://mlflow.example."
+    assert second.startswith("2 records left on disk for https://mlflow.example.")
     assert not server.runs
 
 
@@ -273,7 +273,7 @@ def test_records_that_stay_on_disk_are_counted_once(
     run.log_metrics({"loss": 1.0})
     closing.report_rest(process.sender)
     (report,) = said_by_us(caplog)
-    assert report.startswith("2 records for https://mlflow.example stay on disk. `mlflow-iap sync`")
+    assert report.startswith("2 records left on disk for https://mlflow.example. `mlflow-iap sync`")
 
 
 def test_nothing_is_reported_if_everything_is_delivered(
@@ -299,7 +299,7 @@ def test_records_in_memory_are_reported_as_lost(
     caplog.clear()
     closing.report_rest(process.sender)
     (report,) = said_by_us(caplog)
-    assert report.startswith("2 records for https://mlflow.example are lost")
+    assert report.startswith("2 records lost for https://mlflow.example,")
     process.close()
 
 

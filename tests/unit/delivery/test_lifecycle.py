@@ -143,7 +143,7 @@ def test_ctrl_c_during_the_last_logging_ends_the_exit_and_keeps_everything(
     server.is_away = True
     RunWriter(FakeClient(server), "experiment")
     lifecycle.exit_process(20.0)
-    assert any("stay on disk" in text for text in said_by_us(caplog))
+    assert any("left on disk" in text for text in said_by_us(caplog))
     (report,) = journal_folder.survey()
     assert (report.is_live, report.records()) == (False, 1)
 

@@ -94,7 +94,7 @@ def test_in_a_notebook_a_delivery_that_gives_up_says_how_much_is_sent_later(
         process.sender.flush(5.0)
         bar.update()
     text = notebook[-1]["data"]["text/plain"]
-    assert text == "Sent 0 records to https://mlflow.example; 20 are sent later."
+    assert text == "Sent 0 records to https://mlflow.example; 20 left to send later."
 
 
 def test_in_a_notebook_the_steps_are_one_line_without_widgets(notebook: list[Any]) -> None:

@@ -607,7 +607,7 @@ def test_rejected_records_are_kept_and_reported_once_and_the_rest_arrives(
     assert process.sender.outbox.refusals() == 2
     assert process.sender.waiting == 0
     (text,) = said_by_us(caplog)
-    assert "MLflow rejects params {'x': '2'}" in text
+    assert "MLflow rejected params {'x': '2'}" in text
 
 
 def test_a_run_that_was_deleted_in_mlflow_is_refused_in_few_requests(

@@ -252,7 +252,7 @@ def test_closing_reports_the_studies_that_there_was_no_time_to_draw(
     closed = [drawn_in_time.run(), drawn_too_late.run()]
     reporter.draw_at_close(Deadline(clock, 60.0), closed)
     (message,) = said_by_us(caplog)
-    assert "no time to draw all plots of 1 studies" in message
+    assert "no time to draw all plots of 1 study" in message
     reporter.draw_at_close(Deadline(clock, 100.0), closed)
     assert said_by_us(caplog) == [message]
     assert drawn_in_time.times("draw") == [0.0]
@@ -316,7 +316,7 @@ def test_plots_that_take_too_long_are_abandoned_and_reported(
     study = _Study(clock, draw_takes=40.0)
     reporter.changed(study.run())
     reporter.exit(30.0)
-    assert said_by_us(caplog)[0].startswith("The plots of 1 studies were not updated")
+    assert said_by_us(caplog)[0].startswith("The plots of 1 study were not updated")
 
 
 def test_a_full_disk_is_a_warning_if_there_is_no_room_for_plots(
