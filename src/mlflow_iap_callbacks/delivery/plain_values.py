@@ -194,10 +194,11 @@ def dataset_fields(dataset: Dataset) -> dict[str, str | None]:
             is_cut = name in _CUT_FIELDS
             value = value[:longest] if is_cut else _EMPTY.get(name)
             _logger.warning(
-                "The %s of a data set is %s, because MLflow stores at most %d characters of it.",
+                "The %s of a data set is longer than the %d characters that MLflow stores, so it "
+                "is %s.",
                 name,
-                "cut" if is_cut else "not logged",
                 longest,
+                "cut" if is_cut else "not logged",
             )
         fields[name] = value
     return fields

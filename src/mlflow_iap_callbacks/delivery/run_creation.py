@@ -132,8 +132,8 @@ class RunCreation:
             return False
         if run.run_id == run_id:
             _logger.warning(
-                "%s no longer has the run %s. It is created again, without what was delivered "
-                "before.",
+                "%s no longer has the run %s. The run is created again, but what was already "
+                "delivered to it is gone.",
                 server_uri(self.client.tracking_uri),
                 run_id,
             )
@@ -326,7 +326,7 @@ class RunCreation:
             found = find_runs(self.client, experiment_id, run.key)
         agreed = next(filter(is_agreed, found), None)
         if agreed is None:
-            raise NotYet("The other processes agreed on another run at the same time.", 0.5)
+            raise NotYet("Another process chose a different run at the same time.", 0.5)
         for other in found:
             if other is not agreed:
                 self._delete(other)
@@ -350,8 +350,8 @@ class RunCreation:
         since = self._clock.time() - (run.tried or 0.0)
         if 0 <= since < _PATIENCE:
             raise NotYet(
-                "The response to the run's creation was lost. It is created again if it does not "
-                "appear.",
+                "The response to the run's creation was lost. If the run does not appear, it is "
+                "created again.",
                 _PATIENCE - since,
             )
 

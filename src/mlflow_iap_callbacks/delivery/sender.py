@@ -617,7 +617,7 @@ class Sender:
             run.outbox.save(run)
         if in_trouble == "run":
             _logger.warning(
-                "A run's records cannot be sent yet. They are sent again later: %s", why
+                "The records of a run cannot be sent yet; this is tried again later. %s", why
             )
         elif in_trouble == "server":
             _logger.warning(

@@ -150,7 +150,7 @@ class Curves:
         if name not in self._warned:
             self._warned.add(name)
             _logger.warning(
-                "Metric %r has no point where it is not a number, such as %s at step %d. Let the "
+                "Metric %r is %s at step %d. Values that are not numbers are not logged: let the "
                 "custom metric return a float.",
                 name,
                 start_of_text(value, _MOST_SHOWN),

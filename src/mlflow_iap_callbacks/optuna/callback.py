@@ -291,8 +291,8 @@ class IAPMLflowCallback(Callback):
             trials = trials_of(study)
         except KeyError:  # raised by all storages
             _logger.warning(
-                "Study %r is not in its storage, so none of its trials were logged. Load or create "
-                "it again if it was deleted by mistake.",
+                "Study %r is not in its storage, so none of its trials were logged. If it was "
+                "deleted by mistake, create it again.",
                 study.study_name,
             )
             return 0
@@ -440,8 +440,8 @@ class IAPMLflowCallback(Callback):
         if run is None and not hasattr(trial, "study"):
             self._warn_once(
                 "A %s does not know its study, so it has no run. The objective's calls to "
-                "MLflow's fluent API log to the active run, or to a new one. To choose it, call "
-                "the objective inside of `with mlflow.start_run():`.",
+                "MLflow's fluent API log to the active run, or to a new one. To choose the run, "
+                "call the objective inside `with mlflow.start_run():`.",
                 type(trial).__name__,
             )
         return run
@@ -543,8 +543,8 @@ class IAPMLflowCallback(Callback):
             return
         if names != study_run.names:
             _logger.warning(
-                "The values of study %r are called %s from now on; the runs of its earlier trials "
-                "keep %s. Call `study.set_metric_names` before the first trial to avoid this.",
+                "The values of study %r are called %s from now on; runs of earlier trials keep the "
+                "names %s. To avoid this, call `study.set_metric_names` before the first trial.",
                 study_run.study.study_name,
                 ", ".join(names),
                 ", ".join(study_run.names),

@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary, WeakMethod
 from ..delivery.clock import Clock
 from ..delivery.closing import Deadline
 from ..delivery.lifecycle import LOCK, draw_at_exit, sender_for
+from ..plurals import counted
 from .background_thread import BackgroundThread
 from .study_key import TrialId
 from .study_run import StudyRun
@@ -222,9 +223,9 @@ def _without_old(
 
 def _warn_of_too_many(study_run: StudyRun, count: int) -> None:
     _logger.warning(
-        "MLflow lacks %d ended trials of study %r. `callback.sync(study)` or `mlflow-iap sync "
-        "--storage URL` logs them.",
-        count,
+        "MLflow lacks %s of study %r. `callback.sync(study)` or `mlflow-iap sync --storage URL` "
+        "logs what is missing.",
+        counted(count, "ended trial"),
         study_run.study.study_name,
     )
 

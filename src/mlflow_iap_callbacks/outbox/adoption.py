@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..plurals import counted
 from . import format_1
 from .database import (
     FORMAT,
@@ -149,9 +150,9 @@ def _rescued(path: Path, version: int | None, server: str | None) -> Outbox | Un
     if outbox is None:
         return Untaken(path, _NO_ROOM)
     _logger.warning(
-        "%s is damaged. Its %d undamaged records will be sent, and the file is kept as damaged-%s.",
+        "%s is damaged. %s without damage will be sent, and the file is kept as damaged-%s.",
         path,
-        outbox.waiting,
+        counted(outbox.waiting, "record"),
         path.name,
     )
     for file in files_of(path):

@@ -301,7 +301,7 @@ def test_everything_that_is_left_of_a_truncated_journal_is_rescued(
         assert steps[-5:] == list(range(400, 405))
     assert (outbox.waiting, outbox.holds(outbox.last_seq)) == (0, False)
     (told,) = said_by_us(caplog)
-    assert f"Its {waiting} undamaged records" in told
+    assert f"{waiting} records without damage" in told
     assert path.with_name(f"damaged-{path.name}").read_bytes() == damaged
     outbox.close()
 
@@ -317,7 +317,7 @@ def test_a_journal_without_its_database_is_rescued_from_its_intake(
     assert _settle_all(outbox) == {"key": list(range(30))}
     assert (outbox.waiting, outbox.holds(outbox.last_seq)) == (0, False)
     (told,) = said_by_us(caplog)
-    assert "Its 31 undamaged records" in told
+    assert "31 records without damage" in told
     outbox.close()
     assert path.with_name(f"damaged-{path.name}").read_bytes() == damage
     (again,) = _adopted()
@@ -409,7 +409,7 @@ def test_an_unreadable_journal_is_reported_and_kept_and_others_are_adopted(
     assert "server is unknown" in untaken.why
     outboxes = _adopted(_SERVER)
     (told,) = said_by_us(caplog)
-    assert "Its 0 undamaged records" in told
+    assert "0 records without damage" in told
     assert folder().joinpath(f"damaged-{broken.name}").read_bytes() == b"\xc1 no journal"
     for outbox in (first, last, *outboxes):
         assert isinstance(outbox, Outbox)
