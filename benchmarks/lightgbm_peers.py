@@ -67,7 +67,7 @@ _PEERS = {
     "wandb": Peer("wandb {}", "wandb", ("wandb",)),
     "neptune": Peer("neptune-lightgbm {}", "neptune", ("neptune-lightgbm", "neptune")),
     "neptune-old": Peer(
-        "neptune-lightgbm {}, older libraries",
+        "neptune-lightgbm {} (older libraries)",
         "neptune-old",
         ("neptune-lightgbm", "neptune", "scipy<1.12", "matplotlib<3.9"),
         "With SciPy {scipy} and Matplotlib {matplotlib}, with which it imports and draws.",

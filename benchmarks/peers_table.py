@@ -54,7 +54,7 @@ _SHORT: tuple[tuple[str, str], ...] = (
     ("best iteration and score", "early_stopping.iteration early_stopping.score"),
     ("pruned or failed: the curve is kept", "pruned_trial.pruned raising.kept"),
     (
-        "finished and failed runs have that status",
+        "the status says whether a run finished or failed",
         "early_stopping.finished raising.failed continued.finished",
     ),
     ("`init_model` with early stopping: steps continue", "continued.steps"),
@@ -149,7 +149,7 @@ def _short(columns: Sequence[Column]) -> Iterator[str]:
         ]
         yield _line([label, *map(_sign, found)])
     yield ""
-    yield f"✓ yes · part: some of it · {_DASH} no · ✗ raises an exception into your code"
+    yield f"✓ yes · part: some of it · {_DASH} no · ✗ raises an exception in your code"
 
 
 def _sign(cells: Sequence[str]) -> str:

@@ -97,7 +97,7 @@ FORMS: dict[str, Form] = {
     "pandas: category of bool": _frame(pd.Categorical(B > 0)),
     "pandas: ordered category": _frame(pd.Categorical(_TEXTS, ordered=True)),
     "pandas: sparse": _frame(pd.arrays.SparseArray(np.where(B > 0, B, 0.0))),
-    "pandas: a name with a blank": _of(pd.DataFrame({"my age": A, "b": B}), True),
+    "pandas: a name with a space": _of(pd.DataFrame({"my age": A, "b": B}), True),
     "pandas: no names": _of(pd.DataFrame(_BOTH), True),
     "numpy: float64": _of(_BOTH, True),
     "numpy: float32": _of(_BOTH.astype("float32"), True),

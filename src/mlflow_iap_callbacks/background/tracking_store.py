@@ -212,8 +212,8 @@ class BackgroundStore(RestStore):
             self._create_later(later)
             _logger.warning(
                 "MLflow will create the logged model %r later, and choose its id then. Use the id "
-                "%s in this process; elsewhere, find the model by its tag `%s`, which has this "
-                "value. %s",
+                "%s in this process; elsewhere, find the model by its tag `%s`, which holds "
+                "this id. %s",
                 *(name, later.model_id, MODEL_KEY_TAG, first_line(error)),
             )
             return later
@@ -326,7 +326,7 @@ class BackgroundStore(RestStore):
 
 
 class BackgroundModelRegistryStore(ModelRegistryRestStore):
-    """MLflow's model registry store, which registers a version once what was logged is delivered.
+    """MLflow's model registry store, which registers a version once earlier writes are delivered.
 
     Args:
         writes: what this process logs to the server.

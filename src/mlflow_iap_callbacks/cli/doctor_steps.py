@@ -128,7 +128,7 @@ def _token(auth: IAPAuth, uri: str) -> str:
 def _mlflow(auth: IAPAuth, uri: str) -> str:
     version = _get(auth, uri).text.strip()
     if "<" in version:  # a page
-        raise MlflowException(f"{uri}/version is no version.")
+        raise MlflowException(f"{uri}/version is a web page, not a version.")
     client = IAPMlflowClient(uri, max_attempts=_RETRY.max_attempts, deadline=_RETRY.deadline)
     client.search_experiments(max_results=1)
     return f"version {version}; its experiments can be read"

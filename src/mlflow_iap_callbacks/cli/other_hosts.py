@@ -22,7 +22,7 @@ def abandoned(journals: Sequence[JournalReport]) -> list[Path]:
     """Return the journals whose processes have ended.
 
     On a terminal, the user is asked for each host. Otherwise, the journals are watched for 90
-    seconds. A process has ended if it does not note in this time that it is alive.
+    seconds. A process has ended if it gives no sign of life in this time.
     """
     if not journals or not sys.stdin.isatty():
         return unmoved(journals)
@@ -37,7 +37,7 @@ def abandoned(journals: Sequence[JournalReport]) -> list[Path]:
 def unmoved(
     journals: Sequence[JournalReport], sleep: Callable[[float], None] = time.sleep
 ) -> list[Path]:
-    """Return the journals whose processes do not note that they are alive."""
+    """Return the journals whose processes give no sign of life."""
     before = {journal.path: last_beat(journal.path) for journal in journals}
     if before:
         console.print(

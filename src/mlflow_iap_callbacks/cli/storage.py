@@ -1,4 +1,4 @@
-"""``mlflow-iap sync --storage``: logs the trials of a storage that are missing in MLflow."""
+"""``mlflow-iap sync --storage``: logs the trials of a storage that MLflow lacks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SECONDS_TO_DELIVER = 60.0
 def sync_storage(
     url: str, name: str | None, *, dry_run: bool, client: MlflowClient | None = None
 ) -> int:
-    """Log the ended trials of a storage's studies that are missing in MLflow.
+    """Log the ended trials of a storage's studies that MLflow lacks.
 
     Args:
         url: URL of the storage.
@@ -33,7 +33,7 @@ def sync_storage(
         client: a client of the server. Default: ``IAPMlflowClient()``.
 
     Returns:
-        Number of trials that are still missing in MLflow.
+        Number of trials that MLflow still lacks.
 
     Raises:
         ClickException: the storage or MLflow cannot be read.
@@ -49,7 +49,9 @@ def sync_storage(
     except IAPError as error:
         raise click.ClickException(error.message) from None
     except MlflowException as error:
-        raise click.ClickException(f"MLflow cannot be read. {str(error).splitlines()[0]}") from None
+        raise click.ClickException(
+            f"A request to MLflow failed: {str(error).splitlines()[0]}"
+        ) from None
 
 
 def _sync(studies: Sequence[StoredStudy], client: MlflowClient, *, dry_run: bool) -> int:
@@ -73,7 +75,7 @@ def _sync(studies: Sequence[StoredStudy], client: MlflowClient, *, dry_run: bool
 
 
 def _send_journals(client: MlflowClient) -> None:
-    """Send what dead processes logged to this server: journals have more than a storage."""
+    """Send dead processes' journals for this server, which hold more than a storage."""
     sender = sender_for(client)
     sender.adopt_safely()
     deliver(sender, console)

@@ -39,15 +39,15 @@ def sync(
 
     These processes were killed, or exited while MLflow was unreachable. Each record is sent to the
     server it was logged for, with the credentials that are available now. It is safe to run this
-    command twice, and while other processes log. The exit status is 1 if any records are still
-    waiting, including those of a process that is still running.
+    command twice, and while other processes are logging. The exit status is 1 if any records are
+    still waiting, including those of a process that is still running.
 
     If several hosts share the folder, records of other hosts are not sent by default. With
     --other-hosts, they are sent if the processes that wrote them have ended. On a terminal, you are
     asked whether they have. Without a terminal, their journals are watched for 90 seconds.
 
     With --storage, only records for MLFLOW_TRACKING_URI are sent. Then the command logs the trials
-    that have ended according to an Optuna storage but are missing in MLflow, for example because
+    that have ended according to an Optuna storage but are not in MLflow, for example because
     their processes were killed. URL is the URL of a database or of Redis, or the path of a
     JournalStorage file.
     """

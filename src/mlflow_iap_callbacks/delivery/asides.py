@@ -15,7 +15,7 @@ Place = tuple[str, str]
 
 
 def set_aside(part: Refusal, seq: int) -> tuple[str, Any]:
-    """Return the kind and content of a new record, for a part of a record that is set aside.
+    """Return the kind and content of a new record for a part that is set aside.
 
     Args:
         part: the part.

@@ -97,7 +97,7 @@ def close(
 
 
 def exit_interpreter() -> None:
-    """Call ``exit_process``. Afterwards, a warning tells that nothing more is delivered."""
+    """Call ``exit_process``. Afterwards, a warning says that nothing more is delivered."""
     global _has_exited
     exit_process()
     _has_exited = True

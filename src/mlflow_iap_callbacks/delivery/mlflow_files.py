@@ -15,7 +15,7 @@ class MlflowFiles(MlflowClient):
     """The methods of MLflow's client that write a file and upload it, without a server.
 
     MLflow's own code decides on formats and names. Each file is passed to ``log_artifact`` instead
-    of being uploaded. A table is appended to what this object wrote to it before.
+    of being uploaded. New rows of a table are added after those that this object wrote.
 
     Args:
         log_artifact: called with each file and its folder in the run's artifacts.

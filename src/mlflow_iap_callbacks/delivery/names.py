@@ -67,7 +67,7 @@ class Names:
     def unchanged(self, metrics: Mapping[str, Any]) -> Mapping[str, str] | None:
         """Return MLflow's names of metrics, by original name, if all are known and the same.
 
-        This is a shortcut for ``of``. The mapping has further names.
+        This is a shortcut for ``of``. The result may have more names.
         """
         return self._unchanged if self._unchanged.keys() >= metrics.keys() else None
 

@@ -112,7 +112,7 @@ def _pieces(value: object, longest: int, around: set[int]) -> Iterator[str]:
 
 
 def as_number(value: Any) -> float:
-    """Return a number, also that of an array or tensor with one element, as MLflow does.
+    """Return a number, or the only element of an array or tensor, as MLflow does.
 
     Raises:
         Exception: whatever the value's own methods raise, if it is not a number.
@@ -232,7 +232,7 @@ def parts_of(values: Mapping[str, _V], most: int) -> Iterator[dict[str, _V]]:
 
 
 def as_numbers(values: Mapping[str, Any]) -> dict[str, float]:
-    """Return names as texts and values as numbers. Skip those that are none, with a warning."""
+    """Return names as texts and values as numbers. Skip other values, with a warning."""
     numbers = {}
     for name, value in values.items():
         with never_raising(f"metric {name!r}"):

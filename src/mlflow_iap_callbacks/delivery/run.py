@@ -84,7 +84,7 @@ class IAPRun:
     A ``with`` block ends the run: as FINISHED, as FAILED after an exception, or as KILLED if Optuna
     pruned the trial. Without one, call ``finish``; a run that is still open when the process exits
     or is killed ends as FAILED. ``IAPMLflowCallback.run(trial)`` and ``IAPLightGBMCallback.run``
-    are handles too; the runs of these are ended by their callbacks.
+    are handles too; the callbacks end their runs.
 
     Args:
         run_id: MLflow's id of an existing run to log to. Default: a new run.

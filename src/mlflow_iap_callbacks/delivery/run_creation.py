@@ -108,7 +108,7 @@ class RunCreation:
         if run.run_id is None:
             found = find_run(self.client, self._experiments.id_of(run.experiment), run.key)
             if found is None:
-                raise NotYet("Another process has not created the run yet.")
+                raise NotYet("The run, which another process is to create, does not exist yet.")
             self._set_id(run, found)
         return str(run.run_id)
 
@@ -161,7 +161,7 @@ class RunCreation:
         return True
 
     def _restored(self, experiment_id: str, key: str) -> Run | None:
-        """Restore a run if processes of a slow server agreed on two, and each deleted the other's.
+        """Restore a run if processes agreed on two, on a slow server, and deleted each other's.
 
         If only one run was agreed on, its user has deleted it.
         """
@@ -242,7 +242,7 @@ class RunCreation:
             self._delete_late_ones(found, run.key)
 
     def _take(self, run: QueuedRun, found: Run, mode: Mode, tags: Mapping[str, str]) -> None:
-        """Go on with a run that another process created, which did not know all of its tags."""
+        """Go on with a run created by another process, which did not know all of its tags."""
         run_id = found.info.run_id
         if mode in (Mode.RESUMED, Mode.SHARED) and not run.is_adopted:
             self.reopen(run, found)
@@ -308,7 +308,7 @@ class RunCreation:
 
         MLflow can create two runs at the same time. So each process waits until all are visible,
         takes the one with the lowest id, marks it for later processes, and deletes the others. The
-        run of the process that executed the trial is preferred, because that logs to it at once.
+        run of the process that executed the trial is preferred, because it is logged to at once.
         """
         found = find_runs(self.client, experiment_id, run.key)
         if not any(map(is_agreed, found)):

@@ -188,7 +188,7 @@ class Schedule:
         return taken
 
     def seconds_to_next(self, now: float) -> float:
-        """Return the seconds until another turn is due, if nothing changes before."""
+        """Return the seconds until another turn is due, if nothing changes first."""
         moments = (
             max(turn.due, turn.not_before, self._away_until) for turn in self._turns.values()
         )

@@ -1,8 +1,8 @@
 """Notices SIGTERM in a thread, no matter what the main thread is doing.
 
 Python calls a signal handler in the main thread, after the C code that runs there has returned.
-Training in C may take long. In a worker of a process pool, a wait in C that begins just after the
-signal may never end. See
+Training in C may run for long. In a worker of a process pool, a wait in C that begins just after
+the signal may never end. See
 https://docs.python.org/3/library/signal.html#execution-of-python-signal-handlers
 
 If the program handles SIGTERM, its handler decides how the process ends. Otherwise the process
@@ -40,8 +40,8 @@ def listen(close: Callable[[], None], deliver: Callable[[], None]) -> None:
 
     Args:
         close: called once if SIGTERM has no other handler. The process is killed afterwards. A
-            second SIGTERM kills it at once, unless the main thread is in C code then.
-        deliver: called in parallel with the user's own handler, no matter when that was installed.
+            second SIGTERM kills it at once, unless the main thread is in C code.
+        deliver: called in parallel with the user's own handler, no matter when it was installed.
     """
     global _pipe
     is_main = threading.current_thread() is threading.main_thread()

@@ -246,7 +246,7 @@ def check(name: str, value: Any) -> Any:
 
 
 class InstancesOnly(type):
-    """The type of the callbacks, which says what to do if a class is given in place of an object.
+    """The metaclass of the callbacks, which says what to do if a class is given, not an object.
 
     LightGBM's first use of a callback is ``callback.__dict__.setdefault``.
     """

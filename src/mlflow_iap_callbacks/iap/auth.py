@@ -32,7 +32,7 @@ _logger = logging.getLogger("mlflow_iap_callbacks")
 
 
 def reject_sign_in(response: requests.Response, **_: Any) -> None:
-    """Raise an error for a server behind IAP that gets no token, instead of its sign-in page."""
+    """Raise an error in place of IAP's sign-in page, for a server that gets no token."""
     if is_from_iap(response):
         origin = origin_of(response.url)
         IAPAuth(origin)  # raises an error for plain http to another machine

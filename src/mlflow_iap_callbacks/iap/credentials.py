@@ -142,7 +142,7 @@ class IAPCredentials:
         return bound
 
     def is_like(self, other: IAPCredentials) -> bool:
-        """Whether both find the same identity and obtain the same tokens."""
+        """Whether ``other`` finds the same identity and gets the same tokens."""
         return self._configuration == other._configuration
 
     @without_secrets
@@ -193,7 +193,7 @@ class IAPCredentials:
             return token, issuer
 
     def _current_issuer(self) -> Issuer:
-        """The issuer of the identity as its file is now: after a new sign-in, or with a new key."""
+        """The issuer for the credentials file as it is now, after a new sign-in or key."""
         stamp = stamp_of(credentials_file(self._configuration.key_file))
         if self._issuer is None or stamp != self._stamp:
             try:

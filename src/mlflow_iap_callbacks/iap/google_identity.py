@@ -104,7 +104,7 @@ def _gcloud_file() -> Path:
 
 
 def stamp_of(file: tuple[Path, str] | None) -> tuple[object, ...]:
-    """What changes when a file is replaced or written."""
+    """Identify the current version of a file."""
     if file is None:
         return ()
     try:
@@ -115,7 +115,7 @@ def stamp_of(file: tuple[Path, str] | None) -> tuple[object, ...]:
 
 
 def _absolute(named: str) -> Path:
-    """What a relative path meant when it was first seen: a program may change its folder."""
+    """The absolute path when it was first seen: a program may change its working directory."""
     if named not in _seen or not os.path.exists(_seen[named]):
         _seen[named] = Path(named).absolute()
     return _seen[named]

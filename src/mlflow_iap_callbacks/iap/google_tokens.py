@@ -75,7 +75,7 @@ class Issuer:
     @with_google_errors
     @quiet_google_logs()
     def issue(self) -> tuple[str, float | None]:
-        """A new token, and its expiry in seconds since 1970; None if only the token has it."""
+        """A new token, and its expiry (seconds since 1970; None if only the token contains it)."""
         self.google.refresh(partial(google_request(), timeout=_TIMEOUT))
         text, expiry = self.google.token, self.google.expiry
         if self.kind == "id_token" and isinstance(self.google, user_credentials.Credentials):

@@ -1,8 +1,8 @@
 """The request of ``log_batch``, encoded without MLflow's entities and protobuf messages.
 
-MLflow's client copies each metric, converts it to protobuf, that to a dict, that to indented JSON,
-that to a dict again, and that to JSON. This takes more processor time than all other steps from a
-call of ``log_metrics`` to the server together.
+MLflow's client copies each metric, converts it to protobuf, then to a dict, to indented JSON, to a
+dict again and to JSON. This takes more processor time than all other steps from ``log_metrics`` to
+the server combined.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def send_log_batch(
     """Send what MLflow's client would send, in one request.
 
     Returns:
-        Whether it was sent. Leave everything else to MLflow: stores that are no server, and what
+        Whether it was sent. Leave everything else to MLflow: stores that are not servers, and what
         ``log_batch_body`` returns None for.
 
     Raises:
@@ -120,7 +120,7 @@ def _texts(entities: Sequence[Param] | Sequence[RunTag]) -> str | None:
 
 
 def _number(value: float) -> str:
-    """Return the JSON of a number; of others, the text that protobuf writes."""
+    """Return the JSON of a number; for NaN and infinity, the text that protobuf writes."""
     return repr(value) if math.isfinite(value) else _NOT_FINITE[repr(value)]
 
 

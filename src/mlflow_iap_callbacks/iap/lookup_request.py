@@ -1,4 +1,4 @@
-"""Looks for what a request did whose response was lost, with other requests to the same server."""
+"""Finds out what a request with a lost response did, with other requests to the same server."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def error_code(response: requests.Response) -> Any:
 
 
 def search(send: Send, request: requests.PreparedRequest) -> requests.Response:
-    """Send a search. Where that which contains the results does not exist, nothing is found.
+    """Send a search. If what contains the results does not exist, nothing is found.
 
     Raises:
         MlflowException: it failed.

@@ -80,7 +80,7 @@ def _all(url: str, _: _Body) -> tuple[str, None]:
 
 
 def _instead_of(last: str, other: str, *given: str) -> Callable[[str, _Body], tuple[str, None]]:
-    """The same path with another end, and some of the request's fields as the query."""
+    """The request's path with another ending, and some of its fields as the query."""
 
     def search(url: str, body: _Body) -> tuple[str, None]:
         query = urlencode({name: body[name] for name in given if name in body})
@@ -213,7 +213,7 @@ def matched_creation_in(
 
     Args:
         request: the request.
-        is_unique: whether to look for one of something that can exist only once.
+        is_unique: whether what the request creates can exist only once.
         began: when it was first sent, by ``time.monotonic``. Default: now.
     """
     path = (request.url or "").partition("?")[0]
@@ -229,7 +229,7 @@ def matched_creation_in(
 
 
 def _plain(body: _Body) -> dict[str, Any]:
-    """What the server returns as it was given; it may add to dicts and tags, and hides secrets."""
+    """Fields that the server returns as given; it may add to dicts and tags, and hides secrets."""
     return {
         name: value
         for name, value in body.items()

@@ -43,7 +43,7 @@ def despite_own_effect(
     began: float,
     send: Send,
 ) -> requests.Response:
-    """Return what an earlier attempt would have got if its effect is why this response is an error.
+    """Return the response that an earlier attempt lost, if its effect caused this error.
 
     Args:
         request: the request.

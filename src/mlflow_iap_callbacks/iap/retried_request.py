@@ -41,7 +41,7 @@ class RetriedRequest:
     """A request to a server and the state of its attempts; arguments as for ``IAPAuth.send``.
 
     Attributes:
-        may_have_worked: whether the response to an attempt was lost, which may have had its effect.
+        may_have_worked: whether an attempt whose response was lost may have taken effect.
         began: when the first attempt began, by ``time.monotonic``.
     """
 

@@ -21,7 +21,7 @@ _ends: ContextVar[float] = ContextVar("ends", default=float("inf"))
 
 
 class TryAgain(Exception, Generic[T]):
-    """Raised by an attempt to request another one.
+    """An attempt raises this to request another one.
 
     Args:
         outcome: the result if no attempt is left: a value to return or an error to raise.

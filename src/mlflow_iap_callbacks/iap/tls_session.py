@@ -15,7 +15,7 @@ from ..errors import IAPConfigurationError
 class TLSSession(requests.Session):
     """Session whose requests use MLFLOW_TRACKING_INSECURE_TLS and the variables for certificates.
 
-    Arguments of a request take precedence over MLflow's variables, and those over requests' own.
+    A request's arguments take precedence, then MLflow's variables, then those of ``requests``.
     """
 
     def merge_environment_settings(

@@ -298,7 +298,7 @@ class IAPLightGBMCallback(Callback):
         )
 
     def _training_of(self, env: CallbackEnv) -> Training | None:
-        """The training run of an iteration, which is started with its first iteration."""
+        """The training run of an iteration. The first iteration starts it."""
         thread, model = threading.get_ident(), env.model
         is_new = env.iteration == env.begin_iteration or model not in self._by_model
         before = self._trainings.get(thread)

@@ -1,4 +1,4 @@
-"""Curves of the params that change during training, such as by ``lgb.reset_parameter``."""
+"""Curves of the params that change during training, as with ``lgb.reset_parameter``."""
 
 from __future__ import annotations
 

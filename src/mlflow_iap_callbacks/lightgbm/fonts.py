@@ -20,7 +20,7 @@ def drawable(name: str) -> str:
 
 
 def show_names(texts: Iterable[Text]) -> None:
-    """Draw the texts without formulas, and with fonts that have their characters."""
+    """Draw the texts as they are, not as formulas, in fonts that have their characters."""
     for text in texts:
         text.set_parse_math(False)  # ``price_$`` is a name
         families, _ = _fallbacks(_missing_in(text.get_text()))

@@ -71,7 +71,7 @@ def predict(model: Any, data: Any) -> np.ndarray:
     """Return what a model predicts for data, in memory.
 
     Args:
-        model: a booster or an estimator; one of ``lightgbm.dask`` predicts data of Dask on its
+        model: a booster or an estimator; one of ``lightgbm.dask`` predicts Dask data on its
             cluster.
         data: data in any form that LightGBM accepts.
     """
@@ -104,5 +104,5 @@ def _is_sequence(data: Any) -> bool:
 
 
 def _is_lazy(data: Any) -> bool:
-    """Whether it is a collection of Dask."""
+    """Whether it is a Dask collection."""
     return hasattr(data, "dask") and hasattr(data, "compute")

@@ -174,5 +174,5 @@ def _shortened(name: str, most: int) -> str:
 
 
 def _width(name: str) -> int:
-    """Width in characters, of which those of Chinese, Japanese and Korean count twice."""
+    """Width in characters; Chinese, Japanese and Korean ones count twice."""
     return sum(2 if each > "\u2e80" else 1 for each in name)

@@ -34,7 +34,7 @@ class Thinning(Generic[_Point]):
         self._last: _Point | None = None
 
     def is_next(self, point: _Point) -> bool:
-        """Whether this next point of the curve is to be logged now."""
+        """Whether to log the next point of the curve now."""
         position = self._position
         self._position += 1
         if self.is_logged(position):

@@ -26,7 +26,7 @@ _LAUNCHED = (
 def is_first_worker(params: Mapping[str, Any]) -> bool:
     """Whether this process is the first of the machines that train together, or the only one.
 
-    If that cannot be known, it is taken for the first: too many log rather than nobody.
+    If that is unknown, it is taken for the first: better too many log than none.
     """
     with never_raising("which worker is the first"):
         return _rank(params) in (0, None)
@@ -36,8 +36,8 @@ def is_first_worker(params: Mapping[str, Any]) -> bool:
 def _rank(params: Mapping[str, Any]) -> int | None:
     """This process's position among the machines, found as in LightGBM's ``linkers_socket.cpp``.
 
-    LightGBM does not train by sockets if no listed address and port are its own. If the list does
-    not tell, LightGBM was built for MPI, or its network was set up by another library.
+    LightGBM does not train over sockets if no listed address and port are its own. If the list does
+    not say, LightGBM was built for MPI, or its network was set up by another library.
     """
     count = value_of(params, "num_machines")
     if count is not None and int(count) < 2:
@@ -75,7 +75,7 @@ def _entries(params: Mapping[str, Any], *, has_file: bool) -> list[str]:
 
 
 def _launched_rank(count: int) -> int | None:
-    """The rank that a launcher gave to this process, if it started as many as train together."""
+    """The rank that a launcher gave to this process, if it started all that train together."""
     if count < 2:
         return None
     for rank, size in _LAUNCHED:
@@ -85,7 +85,7 @@ def _launched_rank(count: int) -> int | None:
 
 
 def _is_bindable(host: str) -> bool:
-    """Whether this machine has the address. Its name may have another one, such as 127.0.1.1."""
+    """Whether this machine has the address. Its name may stand for another, such as 127.0.1.1."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, suppress(OSError):
         probe.bind((host, 0))
         return True

@@ -17,7 +17,7 @@ FOREIGN_VARIABLES = (
 
 
 def client_environment(cloud: LocalCloud) -> dict[str, str]:
-    """Return the variables of a client of a cloud, also on a machine with a proxy."""
+    """Return the variables of a client of a cloud, even on a machine with a proxy."""
     return {**cloud.environment(), **_around_proxies()}
 
 

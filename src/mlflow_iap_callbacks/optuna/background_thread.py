@@ -48,7 +48,7 @@ class BackgroundThread:
         self._wake = threading.Event()
 
     def _do_in_thread(self, work: Callable[[], None], deadline: Deadline, seconds: float) -> None:
-        """Have the thread do the work; wait until it is done, or only ``seconds`` are left.
+        """Have the thread do the work; wait until it is done or only ``seconds`` are left.
 
         A storage may block for a long time, and the caller must go on.
         """

@@ -202,7 +202,7 @@ class IAPMLflowCallback(Callback):
         study_run = self._run_of_study(study)
         if study_run.writer is None:
             raise ValueError(
-                "The study has no run. Create it without any of `study_run=False`, `nested` and "
+                "The study has no run. Create the callback without `study_run=False`, `nested` and "
                 "`parent_run_id`."
             )
         study_run.reopen()
@@ -217,8 +217,8 @@ class IAPMLflowCallback(Callback):
         there. MLflow's tracking URI is set to the callback's. Runs that the objective leaves open
         end with it. If system metrics are switched on, they are logged too.
 
-        With a FixedTrial or FrozenTrial, such as in ``objective(study.best_trial)``, there is no
-        trial's run, and the fluent API logs to the run that is active outside, or to a new one.
+        With a FixedTrial or FrozenTrial, such as in ``objective(study.best_trial)``, the trial has
+        no run, and the fluent API logs to the run that is active outside, or to a new one.
         """
         return partial(tracked, run_of=self._run_to_track, when_failed=self._log_uncaught)
 

@@ -108,7 +108,7 @@ class Comparer(BackgroundThread):
                 _quietly(study_run, partial(self._look_or_compare, study_run, joined))
 
     def compare_in_time(self, deadline: Deadline, only: Sequence[StudyRun] | None = None) -> None:
-        """Compare a last time, for up to half of the time that is left."""
+        """Compare once more, for up to half of the time that is left."""
         if self._pid != os.getpid():
             self._reset()
         seconds = deadline.left / 2
@@ -132,7 +132,7 @@ class Comparer(BackgroundThread):
             self._do_in_thread(compare_all, deadline, seconds)
 
     def compare_at_exit(self, deadline: Deadline) -> None:
-        """Compare all studies a last time."""
+        """Compare all studies once more."""
         self.compare_in_time(deadline)
         self._reset()
 

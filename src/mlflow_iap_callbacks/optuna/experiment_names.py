@@ -24,8 +24,8 @@ def experiment_name_of(study: optuna.Study) -> str | None:
         return None
     if len(name) > MAX_EXPERIMENT_NAME_LENGTH:
         _logger.warning(
-            "The name of study '%.30s...' has %d characters, and MLflow accepts %d. Its experiment "
-            "is named after the first ones. Give the callback an experiment_name to choose one.",
+            "The name of study '%.30s...' has %d characters, and MLflow accepts %d. The name of "
+            "its experiment is cut. Give the callback an experiment_name to choose one.",
             name,
             len(name),
             MAX_EXPERIMENT_NAME_LENGTH,

@@ -33,7 +33,7 @@ class Failure(NamedTuple):
 class _Listened(logging.Logger):
     """Keeps the last failure of each thread; callbacks are called in the thread of their trial.
 
-    So Optuna's logger creates records of warnings even if its level is higher, or if
+    For this, Optuna's logger creates records of warnings even if its level is higher, or if
     ``logging.config.dictConfig`` has disabled it. Such records are kept here, but not written.
     """
 

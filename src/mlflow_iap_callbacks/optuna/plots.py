@@ -161,7 +161,7 @@ def _with_trials(study: optuna.Study, some: Sequence[FrozenTrial]) -> optuna.Stu
 
 
 def _improvement(study: optuna.Study, complete: Sequence[FrozenTrial]) -> _Plot:
-    """A plot of how many more trials may bring no better value before it is time to stop.
+    """A plot of how many more trials may fail to improve before it is time to stop.
 
     The default evaluators fit a model for each trial, need PyTorch, and take minutes.
     """

@@ -76,7 +76,7 @@ class Reporter(BackgroundThread):
             self._draw_quick_at = self._next_time(draw, DRAW_QUICK_EVERY)
 
     def end(self, deadline: Deadline, only: Sequence[StudyRun] | None = None) -> None:
-        """Report a last time, in at most half of the time that is left."""
+        """Report once more, in at most half of the time that is left."""
         if self._pid != os.getpid():
             self._reset()
         if _chosen(self._unreported, only):

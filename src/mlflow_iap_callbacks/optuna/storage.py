@@ -75,7 +75,7 @@ def _journal(
         raise _driver_error(url, error) from None
     except ValueError:
         raise StorageError(
-            f"{url} is not a file of JournalStorage. For an SQLite file, write sqlite:///{url}."
+            f"{url} is not a JournalStorage file. For an SQLite file, write sqlite:///{url}."
         ) from None
     except Exception as error:  # noqa: BLE001 - such as those of Redis
         raise _unreadable(url, error) from None
@@ -102,13 +102,13 @@ def _database(url: str, parsed: URL) -> BaseStorage:
         ) from None
     except Exception as error:  # noqa: BLE001 - the driver's, or Optuna's for another version
         raise _unreadable(url, error) from None
-    raise StorageError(f"{_shown(url)} has no tables of Optuna. Check the URL.")
+    raise StorageError(f"{_shown(url)} has no Optuna tables. Check the URL.")
 
 
 def _driver_error(url: str, error: ImportError) -> StorageError:
     cause = error.__cause__ if isinstance(error.__cause__, ImportError) else error
     name = cause.name or url.partition(":")[0]
-    return StorageError(f"{name!r} is not installed, which {_shown(url)} needs. Install it.")
+    return StorageError(f"{_shown(url)} needs {name!r}, which is not installed. Install it.")
 
 
 def _unreadable(url: str, error: Exception) -> StorageError:

@@ -22,8 +22,8 @@ class TrialId(NamedTuple):
 
     Args:
         number: number of the trial.
-        began: its start, in microseconds after a quarter of an hour. The rest of the time depends
-            on the machine's time zone; all zones are multiples of 15 minutes apart.
+        began: its start, in microseconds since the last quarter of an hour. The rest of the time
+            depends on the machine's time zone; all zones are multiples of 15 minutes apart.
     """
 
     number: int

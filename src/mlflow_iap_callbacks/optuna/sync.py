@@ -29,7 +29,7 @@ _MOST_MS_APART = 26 * 3_600_000
 
 
 class Lacking(NamedTuple):
-    """A trial that MLflow lacks, and the key of its run, if it has one that is not complete."""
+    """A trial that MLflow lacks, and the key of its run, if that is incomplete."""
 
     trial: FrozenTrial
     key: str

@@ -223,7 +223,7 @@ class Intake:
         return 0 if self._file is None else os.fstat(self._file).st_size
 
     def _remove_incomplete(self, written: int) -> None:
-        """Remove the bytes that were written of a frame, and report that there was no room."""
+        """Remove the written part of a frame, and report that there was no room."""
         assert self._file is not None  # noqa: S101
         with suppress(OSError):
             os.ftruncate(self._file, self._size() - written)

@@ -63,7 +63,7 @@ def version_of(journal: Path) -> int | None:
 
 
 def is_empty(journal: Path, content: Content) -> bool:
-    """Return whether a journal without tables contains nothing: its process only began it."""
+    """Return whether a journal without tables is empty: its process only began to create it."""
     has_messages = next(messages_of(journal), None) is not None
     return content.server is None and content.last_seq == 0 and not has_messages
 

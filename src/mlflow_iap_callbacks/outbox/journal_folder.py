@@ -77,7 +77,7 @@ def folder() -> Path:
 
     A folder that other users can write to is not used: through it, they could make this process
     upload any file that this user can read. Nor is one that this user cannot look into or create,
-    as in a container that runs as another user than the owner of its home directory. A warning is
+    as in a container whose user does not own its home directory. A warning is
     logged once.
     """
     given = os.environ.get(VARIABLE)

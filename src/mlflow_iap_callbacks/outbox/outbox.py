@@ -105,7 +105,7 @@ class Outbox:
     """The records of each run, in order, until they are settled. Its methods are thread-safe.
 
     Appended records wait in the intake until ``collect`` takes them. Then they are in the intake
-    and in memory, until they are settled, or so many that they are moved to the database.
+    and in memory, until they are settled or, if there are too many, moved to the database.
 
     Args:
         path: path of the journal; None to use memory only.
@@ -714,7 +714,7 @@ def _copy_file(path: str | Path, copied: str | Path) -> None:
 
 
 def _points(kind: str, content: Any) -> int:
-    """Return the number of points that a record takes room for in a request, at least one."""
+    """Return how many points of room a record takes in a request, at least one."""
     if kind in ("metrics", "curve"):
         return len(content[2]) or 1
     return len(content) or 1 if kind == "points" else 1

@@ -49,7 +49,7 @@ class AccessLog:
         self._left_out = 0
 
     def signed_in(self, scope: Scope, account: str) -> None:
-        """Log an account's first request, and once in an hour another one."""
+        """Log an account's first request, and then at most one an hour."""
         now = self._clock()
         if now - self._seen.get(account, -float("inf")) < _SIGN_IN_PERIOD:
             return

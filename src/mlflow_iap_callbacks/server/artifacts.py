@@ -182,8 +182,8 @@ class SessionArtifactRepository(GCSArtifactRepository):
         numbers = sorted(part.part_number for part in parts or ())
         if numbers != list(range(1, len(numbers) + 1)) or not numbers:
             raise MlflowException(
-                f"The upload of {target.name} was completed with the parts {numbers[:20]}. List "
-                "each part once, starting with 1.",
+                f"The upload of {target.name} cannot be completed with the parts {numbers[:20]}. "
+                "List each part once, starting with 1.",
                 error_code=INVALID_PARAMETER_VALUE,
             )
         pieces = [self._part(folder, number) for number in numbers]

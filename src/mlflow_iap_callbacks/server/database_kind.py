@@ -80,7 +80,7 @@ class DatabaseKind(ABC):
 
     @abstractmethod
     def max_connections(self, engine: Engine) -> int:
-        """Return how many connections it allows to ordinary users, together."""
+        """Return how many connections it allows ordinary users in total."""
 
 
 def execute(engine: Engine, statement: str, **values: Any) -> Any:

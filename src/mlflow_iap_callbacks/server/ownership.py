@@ -98,7 +98,7 @@ def deleted_tag_of_trace(body: Body, email: str) -> None:
 def _require_not_of_server(tag: Body) -> None:
     if is_of_server(_key(tag)):
         raise ForbiddenError(
-            f"The tag {_key(tag)} of a trace is set by the server and cannot be changed: omit it."
+            f"The trace tag {_key(tag)} is set by the server and cannot be changed: omit it."
         )
 
 

@@ -1,8 +1,8 @@
 """Makes MLflow refuse a request that it can read only in part.
 
-At a field with a value of another type, MLflow stops reading, and goes on with the fields before
-it. The owner, which the gate adds at the end, is then missing. With permissions, what a request is
-allowed to do is decided by all of its fields, and the one that limits a search may be missing.
+At a field with a value of the wrong type, MLflow stops reading, and uses the fields before it. The
+owner, which the gate adds at the end, is then missing. With permissions, what a request is allowed
+to do is decided by all of its fields, and the one that limits a search may be missing.
 """
 
 from __future__ import annotations

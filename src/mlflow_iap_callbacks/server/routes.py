@@ -1,7 +1,7 @@
 """The routes of MLflow that are served, and the rules for the bodies of their requests.
 
 What is not in the table is closed: it runs code, calls other services with the server's own
-account, or belongs to a version of MLflow on which nobody has decided yet.
+account, or belongs to a version of MLflow that nobody has reviewed yet.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ def require_host(url: Any, hosts: Sequence[str]) -> None:
     """
     if not _is_allowed(url, hosts):
         raise ForbiddenError(
-            f"The URL {shown(url)} of a webhook is not allowed: use an https URL of a host that an "
+            f"The webhook URL {shown(url)} is not allowed: use an https URL of a host that an "
             "administrator has listed in MLFLOW_IAP_WEBHOOK_HOSTS."
         )
 

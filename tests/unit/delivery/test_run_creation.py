@@ -238,7 +238,7 @@ def test_a_run_whose_start_was_lost_is_still_created(server: FakeMlflow, process
 
 def test_a_run_of_another_process_is_waited_for(server: FakeMlflow, process: _Process) -> None:
     run = process.run(is_owned=False)
-    with pytest.raises(NotYet, match="Another process has not created the run yet"):
+    with pytest.raises(NotYet, match="which another process is to create, does not exist yet"):
         process.creation.known(run)
     found = _made(server)
     assert process.creation.known(run) == found.run_id == run.run_id

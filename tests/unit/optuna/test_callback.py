@@ -823,5 +823,5 @@ def test_without_a_run_of_the_study_there_is_no_handle_but_an_error_with_the_rem
     with pytest.raises(ValueError, match="after the first trial"):
         callback.study_run(study)
     study.optimize(_x, 1, callbacks=[callback])
-    with pytest.raises(ValueError, match="without any of `study_run=False`"):
+    with pytest.raises(ValueError, match="without `study_run=False`"):
         callback.study_run(study)

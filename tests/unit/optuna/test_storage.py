@@ -57,14 +57,14 @@ def test_all_studies_are_loaded_unless_one_is_named() -> None:
     [
         ("sqlite:///none.db", "There is no file 'none.db'. Check the path in sqlite:///none.db."),
         ("none", "There is no file 'none', and it is not a URL. Give the URL of a database,"),
-        ("study.db", "is not a file of JournalStorage. For an SQLite file, write sqlite:///st"),
-        ("damaged", "damaged is not a file of JournalStorage."),
-        ("sqlite:///empty.db", "sqlite:///empty.db has no tables of Optuna. Check the URL."),
+        ("study.db", "is not a JournalStorage file. For an SQLite file, write sqlite:///st"),
+        ("damaged", "damaged is not a JournalStorage file."),
+        ("sqlite:///empty.db", "sqlite:///empty.db has no Optuna tables. Check the URL."),
         ("sqlite:///damaged", "sqlite:///damaged cannot be read. file is not a database."),
         ("grpc://localhost:13000", "Optuna has no storage for 'grpc'. Give the URL of a"),
         (
             "oracle://u:secret@h/x",
-            r"' is not installed, which oracle://u:\*\*\*@h/x needs. Install",
+            r"oracle://u:\*\*\*@h/x needs '.*', which is not installed. Install it",
         ),
         (
             "mysql+pymysql://u:secret@127.0.0.1:1/x?password=secret",

@@ -227,7 +227,7 @@ def test_nobody_sets_or_deletes_where_a_trace_is_stored_and_who_started_it(
     assert (answer.status, app.calls) == (403, 0)
     assert json.loads(answer.body) == {
         "error_code": "PERMISSION_DENIED",
-        "message": f"The tag {key} of a trace is set by the server and cannot be changed: omit it.",
+        "message": f"The trace tag {key} is set by the server and cannot be changed: omit it.",
     }
 
 

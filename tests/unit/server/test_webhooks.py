@@ -64,7 +64,7 @@ def test_any_other_url_is_rejected_by_name(url: Any) -> None:
     answer = _answer(url)
     assert answer.status == 403
     message = json.loads(answer.body)["message"]
-    assert message.startswith(f"The URL {url!r} of a webhook is not allowed: ")
+    assert message.startswith(f"The webhook URL {url!r} is not allowed: ")
     assert _status(url, "PATCH", "/api/2.0/mlflow/webhooks/w-1") == 403
 
 
