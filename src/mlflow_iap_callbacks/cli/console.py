@@ -20,7 +20,7 @@ def print_line(text: str) -> None:
 
 
 def print_rows(rows: Mapping[str, str], mark: str = "  ") -> None:
-    """Print names and their values, each after ``mark``; values may have several lines.
+    """Print each name and its value after ``mark``; values may have several lines.
 
     Lines are never folded, so that paths and commands can be copied.
     """

@@ -114,7 +114,7 @@ def _cannot_run(program: str, why: str) -> click.ClickException:
 
 
 def _summary(requests: Sequence[SeenRequest]) -> dict[str, str]:
-    """Count requests, tokens and rejected tokens; one is replaced if a retry succeeded."""
+    """Count requests, tokens, rejected tokens, and those that a retry replaced."""
     good = {_bearer(seen) for seen in requests if seen.token_kind}
     rejected = [
         seen

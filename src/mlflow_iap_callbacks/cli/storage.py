@@ -75,7 +75,7 @@ def _sync(studies: Sequence[StoredStudy], client: MlflowClient, *, dry_run: bool
 
 
 def _send_journals(client: MlflowClient) -> None:
-    """Send dead processes' journals for this server, which hold more than a storage."""
+    """Send dead processes' journals for this server: they have what a storage lacks."""
     sender = sender_for(client)
     sender.adopt_safely()
     deliver(sender, console)

@@ -111,7 +111,9 @@ class MlflowCalls:
                         "The server no longer has the run, so it is created again.", 0.0
                     ) from None
                 if stage == LifecycleStage.DELETED and self._creation.take_agreed(run):
-                    raise NotYet("Other processes agreed on another run.", 0.0) from None
+                    raise NotYet(
+                        "Other processes chose a different run, which is used instead.", 0.0
+                    ) from None
             return self._refuse(run, records, reason)
         if records[0].kind == "start":
             self._creation.refuse(run)  # ``run.refused`` may come from an earlier process

@@ -127,7 +127,7 @@ class NamesByRun:
         self._known: WeakKeyDictionary[QueuedRun, Names] = WeakKeyDictionary()
 
     def begin(self, run: QueuedRun, look: Callable[[], Run] | None = None) -> Names:
-        """Return the names of a run that is empty, or that ``look`` reads from MLflow."""
+        """Return the names of a new run, or of one that ``look`` reads from MLflow."""
         self._known[run] = names = Names(lambda: self.is_windows, look)
         return names
 

@@ -161,9 +161,9 @@ class RunCreation:
         return True
 
     def _restored(self, experiment_id: str, key: str) -> Run | None:
-        """Restore a run if processes agreed on two, on a slow server, and deleted each other's.
+        """Restore one of two agreed runs if, on a slow server, processes deleted both.
 
-        If only one run was agreed on, its user has deleted it.
+        A single agreed run was deleted by its user.
         """
         deleted = find_runs(self.client, experiment_id, key, ViewType.DELETED_ONLY)
         agreed = [run for run in deleted if is_agreed(run)]

@@ -300,7 +300,9 @@ def _check_use(function: Callable[..., Any], args: Sequence[Any], title: str) ->
     """Raise an error if a class is called in place of an object, or the wrong callback is."""
     *_, owner, method = ("", *function.__qualname__.split("."))
     if owner and owner not in [each.__name__ for each in type(args[0] if args else None).__mro__]:
-        raise TypeError(f"{title} is called on the class. Call {owner}().{method}() on an object.")
+        raise TypeError(
+            f"{title} is called on the class. Create an object first: {owner}().{method}()."
+        )
     given = args[1:]
     if function.__name__ == "__init__" and any(map(_is_env, given)):
         raise TypeError(_class_given(title, "IAPLightGBMCallback"))

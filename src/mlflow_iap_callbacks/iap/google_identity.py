@@ -158,8 +158,8 @@ def _read(path: Path, named_by: str) -> Identity:
         problem = "is not JSON"
     if problem:
         raise IAPCredentialsError(
-            f"The credentials file {path} ({named_by}) {problem}. Point it at a readable JSON "
-            "credentials file, or leave it unset to search elsewhere."
+            f"The credentials file {path} ({named_by}) {problem}. Name a readable JSON "
+            "credentials file, or none to search elsewhere."
         )
     where = f"{info['type']} file {path} ({named_by})"
     try:

@@ -60,7 +60,7 @@ class KeyedCreation:
         return self._instead(self._request.url, {**self._body, "tags": tags})
 
     def found(self, send: Send) -> requests.Response | None:
-        """The response to the creation, from a search for what it created; None if there is none.
+        """The creation's response, rebuilt from a search; None if nothing was found.
 
         Raises:
             MlflowException: the search failed.

@@ -33,7 +33,7 @@ def request_instead(
 
 
 def error_code(response: requests.Response) -> Any:
-    """MLflow's code of an error that a repeated request does not change; None if there is none."""
+    """MLflow's error code, if a repeated request gets the same error; otherwise None."""
     if response.status_code not in (400, 404):
         return None
     try:
@@ -43,7 +43,7 @@ def error_code(response: requests.Response) -> Any:
 
 
 def search(send: Send, request: requests.PreparedRequest) -> requests.Response:
-    """Send a search. If what contains the results does not exist, nothing is found.
+    """Send a search. A search in something that does not exist finds nothing.
 
     Raises:
         MlflowException: it failed.

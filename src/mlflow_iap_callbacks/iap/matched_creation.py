@@ -181,7 +181,7 @@ class MatchedCreation:
         return self._request.copy()
 
     def found(self, send: Send) -> requests.Response | None:
-        """The response to the creation, from a search for what it created; None if there is none.
+        """The creation's response, rebuilt from a search; None if nothing was found.
 
         Raises:
             MlflowException: the search failed.

@@ -105,7 +105,7 @@ def _own_creation(
     began: float,
     send: Send,
 ) -> requests.Response | None:
-    """The response to a creation; None if what has the name was not created by it."""
+    """The response to a creation; None if something else took the name."""
     finds, parameter, one, created = named
     body = json.loads(request.body or b"")
     url = f"{api}/mlflow/{finds}?{urlencode({parameter: body['name']})}"

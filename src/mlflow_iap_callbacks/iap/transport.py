@@ -15,7 +15,7 @@ _SECONDS_TO_CONNECT = 10.0
 
 
 def without_proxies(kwargs: dict[str, Any], url: str) -> dict[str, Any]:
-    """Return an adapter's arguments; for plain http without proxies, which would read tokens."""
+    """Return an adapter's arguments. Plain http gets no proxies, which would read tokens."""
     return {**kwargs, "proxies": {}} if url.startswith("http:") else kwargs
 
 

@@ -67,8 +67,8 @@ class IAPLightGBMCallback(Callback):
         tags: tags of new runs.
         client: an MlflowClient to use instead of ``IAPMlflowClient(tracking_uri)``.
         prefix: folder for everything that is logged, such as ``fold1``, for several training runs
-            in one run: the metrics are ``fold1/SET-METRIC``, and so are the params, artifacts,
-            models and data sets. Default: none.
+            in one run: the metrics are ``fold1/SET-METRIC``, and params, artifacts, models and data
+            sets likewise. Default: none.
         max_points: maximum number of points per curve, at least 3; the best and the last point are
             always included. Half of the points are logged during training, the others at its end.
             Default: no limit.

@@ -113,7 +113,7 @@ def status_of(error: BaseException) -> str:
 
 
 def _trial_of(engine: FrameType) -> Any:
-    """The trial whose objective, called by ``study.optimize``, trains; None if there is none."""
+    """The trial for which ``study.optimize`` runs this training; None if there is none."""
     frames = (each for each in _stack(engine) if _module(each) == "optuna.study._optimize")
     return next(filter(None, (frame.f_locals.get("trial") for frame in frames)), None)
 

@@ -81,7 +81,7 @@ class FinishedModel:
             wanted: what to log.
             samples: points of the learning curves, as in ``Curves.samples``.
             best_iteration: LightGBM's ``best_iteration``; 0 for none.
-            trained_on: rows of the training data, if they are known; the input example if there is
+            trained_on: rows of the training data, if known; they are the input example if there is
                 no ``X``.
             X: data for the signature, the input example and predictions.
             y: true values for ``X``.

@@ -36,8 +36,8 @@ def is_first_worker(params: Mapping[str, Any]) -> bool:
 def _rank(params: Mapping[str, Any]) -> int | None:
     """This process's position among the machines, found as in LightGBM's ``linkers_socket.cpp``.
 
-    LightGBM does not train over sockets if no listed address and port are its own. If the list does
-    not say, LightGBM was built for MPI, or its network was set up by another library.
+    LightGBM does not train over sockets if no listed address and port are its own. If no rank
+    is found, LightGBM was built for MPI, or its network was set up by another library.
     """
     count = value_of(params, "num_machines")
     if count is not None and int(count) < 2:
@@ -75,7 +75,7 @@ def _entries(params: Mapping[str, Any], *, has_file: bool) -> list[str]:
 
 
 def _launched_rank(count: int) -> int | None:
-    """The rank that a launcher gave to this process, if it started all that train together."""
+    """The rank that a launcher gave to this process, if it started ``count`` processes."""
     if count < 2:
         return None
     for rank, size in _LAUNCHED:

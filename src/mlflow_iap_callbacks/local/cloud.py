@@ -154,7 +154,7 @@ class LocalCloud(CloudState):
 
         Args:
             target: the service account; for all but `trainer`, call `grant` first.
-            source: who impersonates it: `user`, or `trainer` with its key.
+            source: who impersonates it: `user`, or `service_account` for `trainer` with its key.
         """
         return self._now_running().files.impersonated(target, source)
 

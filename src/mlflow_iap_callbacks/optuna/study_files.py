@@ -35,7 +35,7 @@ def write_table(content: Mapping[str, Any], path: Path) -> None:
 def write_study(content: Mapping[str, Any], path: Path) -> None:
     """Write a packed study as the file of a ``JournalStorage``, from which Optuna resumes it.
 
-    Trials that are still running have failed in the resumed study.
+    A trial that is still running is a failed one in the resumed study.
     """
     from optuna.storages import JournalStorage
     from optuna.storages.journal import BaseJournalBackend

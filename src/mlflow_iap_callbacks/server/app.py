@@ -56,7 +56,7 @@ def _mlflow_app(settings: GateSettings) -> ASGIApp:
 
     if _MLFLOW_SGI_NAME.get() in ("gunicorn", "waitress"):
         raise StartError(
-            f"{_MLFLOW_SGI_NAME.get()} can serve neither this app nor all of MLflow. Start the "
+            f"{_MLFLOW_SGI_NAME.get()} cannot serve this app. Start the "
             "server without --gunicorn-opts and --waitress-opts."
         )
     from .partial_requests import refuse_partial_requests

@@ -37,8 +37,8 @@ def database_url(environment: Mapping[str, str]) -> URL:
     host, port = _host_and_port(environment.get("MLFLOW_SERVER_DATABASE_HOST", "").strip())
     if bool(socket) == bool(host):
         raise StartError(
-            f"{'Both' if socket else 'Neither'} of MLFLOW_SERVER_DATABASE_SOCKET and "
-            f"MLFLOW_SERVER_DATABASE_HOST {'are' if socket else 'is'} set. Set only the first, to "
+            "MLFLOW_SERVER_DATABASE_SOCKET and MLFLOW_SERVER_DATABASE_HOST are both "
+            f"{'set' if socket else 'unset'}. Set only the first, to "
             "/cloudsql/PROJECT:REGION:INSTANCE, or only the second, to HOST or HOST:PORT."
         )
     if socket and not socket.startswith("/"):

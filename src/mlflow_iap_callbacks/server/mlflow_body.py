@@ -16,7 +16,7 @@ class MalformedError(Exception):
 
 
 class ForbiddenError(Exception):
-    """The request asks for what nobody may do, or not this user, as the message says."""
+    """The request is forbidden, to everyone or to this user, as the message says."""
 
 
 def parse(body: bytes) -> Body:

@@ -44,7 +44,8 @@ def move_users(old: Engine, new: Engine, domain: str) -> list[str]:
         emails = [user["username"] for user in rows["users"]]
         if twice := sorted({email for email in emails if emails.count(email) > 1}):
             raise StartError(
-                f"Several users would be {', '.join(twice)}. Rename or delete all but one of each."
+                f"Several users would become {', '.join(twice)}. Rename or delete all but one "
+                "of each."
             )
         for name in _TABLES:
             if rows[name]:

@@ -13,7 +13,7 @@ _ENCODINGS = {b"gzip": (31,), b"deflate": (15, -15)}
 
 
 class BodyTooLargeError(Exception):
-    """The body has more bytes than allowed, given as argument; it was not read to its end."""
+    """The body has more bytes than the limit in ``args``; it was not read to its end."""
 
 
 class BodyTooSlowError(Exception):

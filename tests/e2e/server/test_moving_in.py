@@ -171,7 +171,7 @@ def test_users_who_would_have_the_same_email_are_reported(
         users.create_user(name, "a password of 12")
     done = CliRunner(env=given).invoke(main, ["move-users", old, "--domain", "example.com"])
     assert (done.exit_code, len(done.output.splitlines())) == (1, 1)
-    assert "Several users would be ada@example.com." in done.output
+    assert "Several users would become ada@example.com." in done.output
     assert backend.query("SELECT COUNT(*) FROM users", database=database) == [(0,)]
 
 

@@ -52,8 +52,8 @@ def server(
     ("wrong", "message"),
     [
         ({"MLFLOW_ARTIFACTS_DESTINATION": ""}, "MLFLOW_ARTIFACTS_DESTINATION is not set."),
-        ({"MLFLOW_SERVER_DATABASE_SOCKET": ""}, "Neither of MLFLOW_SERVER_DATABASE_SOCKET and"),
-        ({"MLFLOW_SERVER_DATABASE_HOST": "db"}, "Both of MLFLOW_SERVER_DATABASE_SOCKET and"),
+        ({"MLFLOW_SERVER_DATABASE_SOCKET": ""}, "MLFLOW_SERVER_DATABASE_HOST are both unset."),
+        ({"MLFLOW_SERVER_DATABASE_HOST": "db"}, "MLFLOW_SERVER_DATABASE_HOST are both set."),
         ({"MLFLOW_SERVER_DATABASE_PASSWORD": ""}, "password is set 0 times."),
         ({"MLFLOW_SERVER_DATABASE_PASSWORD_FILE": "f"}, "password is set 2 times."),
         ({"MLFLOW_SERVER_DATABASE_WAIT": "soon"}, "'soon' is not a number of seconds"),
