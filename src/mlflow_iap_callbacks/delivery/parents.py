@@ -6,11 +6,9 @@ from collections import defaultdict
 from collections.abc import Callable
 
 from mlflow import MlflowClient
-from mlflow.entities import Run
 
 from ..iap.run_lookup import find_runs
 from ..outbox import QueuedRun
-from ..tags import AGREED_TAG
 from .clock import Clock
 from .refusals import NotYet
 
@@ -84,8 +82,7 @@ class Parents:
         if not self._awaited.get(place):
             found = find_runs(self._client(), experiment_id, key)
             if found:
-                agreed = [*filter(is_agreed, found), *found]
-                self._ids[place] = str(agreed[0].info.run_id)
+                self._ids[place] = str(found[0].info.run_id)
                 return self._ids[place]
             if place in self._refused:
                 self._ids[place] = None
@@ -105,8 +102,3 @@ class Parents:
             raise NotYet("The run's parent does not exist.", min(wait, 5.0))
         self._ids[place] = None
         return None
-
-
-def is_agreed(run: Run) -> bool:
-    """Return whether processes have agreed on a shared run."""
-    return AGREED_TAG in run.data.tags

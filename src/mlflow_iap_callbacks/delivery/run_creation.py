@@ -14,7 +14,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from ..errors import IAPUnknownOutcomeError
 from ..iap.client import IAPMlflowClient
-from ..iap.run_lookup import find_run, find_runs
+from ..iap.run_lookup import find_run, find_runs, is_agreed
 from ..iap.unwrapping import unwrapped_errors
 from ..limits import MAX_TAGS
 from ..outbox import QueuedRun
@@ -31,7 +31,7 @@ from ..tags import (
 from .clock import Clock
 from .experiments import Experiments
 from .names import NamesByRun
-from .parents import Parents, Place, is_agreed
+from .parents import Parents, Place
 from .refusals import NotYet, refusal
 from .server_uri import server_uri
 

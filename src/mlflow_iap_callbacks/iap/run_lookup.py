@@ -37,16 +37,23 @@ def find_run(
     if began is not None:
         found = [run for run in found if has_begun_at(run, began)]
     active = [run for run in found if run.info.lifecycle_stage == LifecycleStage.ACTIVE]
-    agreed = [run for run in active if AGREED_TAG in run.data.tags]
-    return next(iter([*agreed, *active, *found]), None)
+    return next(iter([*filter(is_agreed, active), *active, *found]), None)
 
 
 def find_runs(
     client: MlflowClient, experiment_id: str, key: str, view: int = ViewType.ACTIVE_ONLY
 ) -> list[Run]:
-    """All runs with the key, by default those that are not deleted, sorted by their ids."""
+    """All runs with the key, by default those that are not deleted.
+
+    The runs that processes agreed on come first; otherwise they are sorted by their ids.
+    """
     runs = _search(client, experiment_id, key, view, 100)
-    return sorted(runs, key=lambda run: str(run.info.run_id))
+    return sorted(runs, key=lambda run: (not is_agreed(run), str(run.info.run_id)))
+
+
+def is_agreed(run: Run) -> bool:
+    """Whether processes have agreed on a shared run."""
+    return AGREED_TAG in run.data.tags
 
 
 def has_begun_at(run: Run, began: int) -> bool:
