@@ -121,7 +121,7 @@ class Writes:
         waiting = sender.outbox.waiting
         if waiting and not deliver_own(sender, Deadline(sender.clock.monotonic, _SECONDS_TO_WAIT)):
             _logger.warning(
-                "What is read now may lack %s that %s does not have yet. Delivery goes on.",
+                "What is read now may lack %s not yet delivered to %s. Delivery goes on.",
                 counted(sender.outbox.waiting, "record"),
                 sender.server,
             )

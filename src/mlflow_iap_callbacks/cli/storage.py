@@ -1,4 +1,4 @@
-"""``mlflow-iap sync --storage``: logs the trials of a storage that MLflow lacks."""
+"""``mlflow-iap sync --storage``: logs a storage's trials that MLflow lacks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SECONDS_TO_DELIVER = 60.0
 def sync_storage(
     url: str, name: str | None, *, dry_run: bool, client: MlflowClient | None = None
 ) -> int:
-    """Log the ended trials of a storage's studies that MLflow lacks.
+    """Log the ended trials that MLflow lacks, of a storage's studies.
 
     Args:
         url: URL of the storage.

@@ -83,7 +83,7 @@ def sync(
         runs = sum(journal.runs for journal in some)
         what = f"{counted(records, 'record')} of {counted(runs, 'run')}"
         if dry_run:
-            print_line(f"would send {what} for {server or 'an unknown server'}")
+            print_line(f"would send {what} to {server or 'an unknown server'}")
         elif not _is_sent(server, some, refused=refused, other_hosts=taken):
             is_left = True
     for journal in found:

@@ -161,7 +161,7 @@ def report_rest(sender: Sender) -> None:
         )
     if lost:
         _logger.warning(
-            "%s lost for %s, because nothing could be written to disk.",
+            "%s for %s lost: nothing could be written to disk.",
             counted(lost, "record"),
             sender.server,
         )

@@ -59,7 +59,7 @@ def log_model(client: MlflowClient, run_id: str, folder: str, content: Mapping[s
 
 
 def log_step_metrics(client: MlflowClient, run_id: str, *, model_id: str, step: int) -> None:
-    """Log a run's points of one step again, for a model, as ``mlflow.FLAVOR.log_model`` does.
+    """Repeat a run's points at one step for a model, as ``mlflow.FLAVOR.log_model`` does.
 
     Args:
         client: any MlflowClient.

@@ -163,7 +163,7 @@ class RunCreation:
     def _restored(self, experiment_id: str, key: str) -> Run | None:
         """Restore one of two agreed runs if, on a slow server, processes deleted both.
 
-        A single agreed run was deleted by its user.
+        If there is only one, its user has deleted it.
         """
         deleted = find_runs(self.client, experiment_id, key, ViewType.DELETED_ONLY)
         agreed = [run for run in deleted if is_agreed(run)]

@@ -1,7 +1,7 @@
 """Notices SIGTERM in a thread, no matter what the main thread is doing.
 
 Python calls a signal handler in the main thread, after the C code that runs there has returned.
-Training in C may run for long. In a worker of a process pool, a wait in C that begins just after
+Training in C can take hours. In a worker of a process pool, a wait in C that begins just after
 the signal may never end. See
 https://docs.python.org/3/library/signal.html#execution-of-python-signal-handlers
 

@@ -36,7 +36,7 @@ def _is(*kinds: type) -> Callable[[Any], bool]:
 
 
 def _has(*names: str) -> Callable[[Any], bool]:
-    """Accept objects, but no classes, with these attributes, so that no library is imported."""
+    """Accept objects (not classes) with these attributes, so that no library is imported."""
     return lambda value: (
         not isinstance(value, type) and all(hasattr(type(value), name) for name in names)
     )
@@ -223,7 +223,7 @@ def checked(function: _Function) -> _Function:
                 wanted = (
                     f" Pass {_RULES[parameter.name].wanted}." if parameter.name in _RULES else ""
                 )
-                raise TypeError(f"{title}() lacks the argument {parameter.name!r}.{wanted}")
+                raise TypeError(f"{title}() needs the argument {parameter.name!r}.{wanted}")
         return function(*args, **kwargs)
 
     return cast(_Function, call)
@@ -297,7 +297,7 @@ def _title(function: Callable[..., Any], args: Sequence[Any]) -> str:
 
 
 def _check_use(function: Callable[..., Any], args: Sequence[Any], title: str) -> None:
-    """Raise an error if a class is called in place of an object, or the wrong callback is."""
+    """Raise an error if a class, not an object, or the wrong callback is called."""
     *_, owner, method = ("", *function.__qualname__.split("."))
     if owner and owner not in [each.__name__ for each in type(args[0] if args else None).__mro__]:
         raise TypeError(

@@ -1,4 +1,4 @@
-"""Sends JSON as MLflow's ``http_request`` does, without what takes most of its processor time.
+"""Sends JSON as MLflow's ``http_request`` does, but with far less processor time.
 
 For each request, MLflow looks for the packages of Databricks, reads the registry's URI and builds
 its authentication again. This takes longer than encoding a thousand points.

@@ -19,7 +19,7 @@ def origin_of(url: str) -> str:
     """``scheme://host[:port]`` of a URL, in lower case and without a default port.
 
     Raises:
-        IAPConfigurationError: it is not an http or https URL, or a browser's URL of a page.
+        IAPConfigurationError: it is no http or https URL, or is a page's URL in a browser.
     """
     parts = urlsplit(url)
     try:

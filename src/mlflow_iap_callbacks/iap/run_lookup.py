@@ -57,7 +57,7 @@ def is_agreed(run: Run) -> bool:
 
 
 def has_begun_at(run: Run, began: int) -> bool:
-    """Whether a run has this start, in milliseconds since 1970, in any time zone."""
+    """Whether a run began then (milliseconds since 1970), give or take a time zone."""
     # Conversion from a local time may be off by one.
     return int(run.info.start_time - began + 1) % _QUARTER_OF_AN_HOUR <= 2
 

@@ -21,8 +21,8 @@ _LISTS = ("callbacks_before_iter", "callbacks_after_iter")
 class Ending:
     """Watches for the end of one training run.
 
-    ``lgb.train`` and ``lgb.cv`` keep their callbacks in a list. The list is freed when they return,
-    after the model got its ``best_score``, or when the exception that they raised is freed. Then
+    ``lgb.train`` and ``lgb.cv`` keep their callbacks in a list. It is freed when they return, with
+    the model's ``best_score`` set, or when the exception that they raised is freed. Then
     ``on_end`` is called, in any thread. ``engine`` is the frame of either function, if found.
     """
 

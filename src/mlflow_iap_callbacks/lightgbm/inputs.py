@@ -44,7 +44,7 @@ def first_rows(data: Any) -> Any:
 
 
 def schema_of(rows: Any, names: Sequence[str] | None) -> Any:
-    """Return the schema with which MLflow takes data like these rows unchanged.
+    """Return the schema with which MLflow keeps data like these rows unchanged.
 
     Args:
         rows: what ``first_rows`` returned.

@@ -21,7 +21,7 @@ def save(booster: Any, estimator: Any, data: Any, folder: Path) -> Path:
     """Save a booster, or its estimator, as the flavor of MLflow that it belongs to.
 
     Five rows of the data are its input example, if MLflow can store them. It has a signature if
-    MLflow's schema takes such data unchanged; without one, MLflow passes any data on.
+    MLflow's schema keeps such data unchanged; without a signature, any data is passed on.
 
     Args:
         booster: the model.

@@ -85,7 +85,7 @@ def _launched_rank(count: int) -> int | None:
 
 
 def _is_bindable(host: str) -> bool:
-    """Whether this machine has the address. Its name may stand for another, such as 127.0.1.1."""
+    """Whether this machine has the address. Its name may map to another, such as 127.0.1.1."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, suppress(OSError):
         probe.bind((host, 0))
         return True

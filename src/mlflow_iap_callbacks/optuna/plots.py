@@ -142,7 +142,7 @@ def _plots_of_value(
 def _of_some(
     kind: str, study: optuna.Study, trials: Sequence[FrozenTrial], *, is_recent: bool = False
 ) -> _Plot:
-    """A plot of at most as many trials as it can show: the last ones, or every n-th."""
+    """A plot of no more trials than it can show: the last ones, or every n-th."""
     most = _MOST_TRIALS.get(kind, _MOST_TRIALS_ELSEWHERE)
     if len(trials) <= most:
         return _Plot(kind, kind, study)

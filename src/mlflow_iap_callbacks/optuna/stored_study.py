@@ -71,7 +71,7 @@ class StoredStudy:
         IAPMLflowCallback(client=self._client, **self._options).sync(self.study)
 
     def _runs(self, key: str) -> tuple[Sequence[Run], Sequence[Run]]:
-        """The study's run, if there is one; and that run, or else a run of one of its trials."""
+        """The study's run, if any; then that run or, without it, a run of one of its trials."""
         experiments: list[str] = []
         token = None
         while True:

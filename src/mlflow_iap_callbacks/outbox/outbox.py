@@ -352,7 +352,7 @@ class Outbox:
     def forget(self, run: QueuedRun) -> None:
         """Delete the state of a run that is finished and delivered.
 
-        While the intake has records of the run, its state is what says that they are settled.
+        Not while the intake has records of the run: the state says that they are settled.
         """
         with self._lock:
             run.is_stored = self._has_rows("refused", run.number)
@@ -714,7 +714,7 @@ def _copy_file(path: str | Path, copied: str | Path) -> None:
 
 
 def _points(kind: str, content: Any) -> int:
-    """Return how many points of room a record takes in a request, at least one."""
+    """Return a record's size in a request, counted in points; at least one."""
     if kind in ("metrics", "curve"):
         return len(content[2]) or 1
     return len(content) or 1 if kind == "points" else 1

@@ -54,8 +54,8 @@ class BodyMiddleware:
             artifacts; its arguments are the user, the location, and the path of the request.
         webhook_hosts: hosts to which webhooks may send requests.
         static_prefix: path prefix under which MLflow is served; empty for none.
-        seconds: time for a body that is read to arrive.
-        upload_seconds: time for any other body to arrive.
+        seconds: time limit for a body that is read.
+        upload_seconds: time limit for any other body.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class BodyMiddleware:
     ) -> tuple[Scope, Receive]:
         if encoding := encoding_of(scope):
             # MLflow itself would read such a body as empty, and create a record without an owner.
-            raise MalformedError(f"its content encoding is {encoding.decode('latin-1')}")
+            raise MalformedError(f"its encoding {encoding.decode('latin-1')} is not supported")
         body = await self._read(receive, route.max_body)
         apply = partial(self._applied, route, path, body, visitor.get())
         if len(body) > _QUICKLY_PARSED_BYTES:

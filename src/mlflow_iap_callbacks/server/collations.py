@@ -1,6 +1,6 @@
 """Makes MySQL and MariaDB tell apart all names, whatever the collation of a database was.
 
-Many collations consider C and c equal, so that of two metrics one is lost, or `mlflow.user` and
+Many collations consider C and c equal, which loses one of two metrics; or `mlflow.user` and
 `mlflow.user ` with a space, so that the tag of a record's owner can be written under another name.
 """
 

@@ -52,7 +52,7 @@ class Gate:
         app: MLflow's app.
         verifier: verifies assertions for this application.
         static_prefix: path prefix under which MLflow is served; empty for none.
-        features: what is on, of the features that routes may need.
+        features: those that routes may need and that are on.
         log: logs sign-ins and refusals.
     """
 

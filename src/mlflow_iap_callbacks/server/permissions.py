@@ -116,7 +116,7 @@ def _may_use_artifacts(email: str, place: str, action: str) -> bool:
 def _one_process_at_a_time(database_uri: str) -> Iterator[None]:
     """Let a server's processes, which start together, create the tables one after another.
 
-    Servers with other databases need not wait for one that may not respond.
+    Servers with other databases do not wait if this database does not respond.
     """
     import fcntl  # does not exist on Windows, where the other modules can be imported
 

@@ -266,7 +266,7 @@ def test_a_process_exits_while_the_server_is_down_and_sync_delivers_its_records(
         dry = command("sync", "--dry-run")
         assert (dry.returncode, dry.stdout.strip()) == (
             0,
-            f"would send 46 records of 2 runs for {cloud.url}",
+            f"would send 46 records of 2 runs to {cloud.url}",
         )
         assert not cloud.requests
         status = command("status")

@@ -133,8 +133,8 @@ def test_a_dry_run_says_for_each_server_what_would_be_sent_and_sends_nothing(
     assert (dry.exit_code, dry.output.splitlines()) == (
         0,
         [
-            "would send 4 records of 1 run for https://another.example",
-            f"would send 8 records of 2 runs for {_URI}",
+            "would send 4 records of 1 run to https://another.example",
+            f"would send 8 records of 2 runs to {_URI}",
         ],
     )
     assert server.calls == calls
@@ -144,7 +144,7 @@ def test_refused_records_count_as_waiting_only_on_request(leave: Callable[..., s
     leave(is_refused=True)
     assert _run("sync", "--dry-run").output.startswith("No records are waiting")
     asked = _run("sync", "--dry-run", "--refused").output
-    assert asked == f"would send 2 records of 0 runs for {_URI}\n"
+    assert asked == f"would send 2 records of 0 runs to {_URI}\n"
 
 
 def test_an_invalid_server_is_an_error_and_the_others_still_get_their_records(

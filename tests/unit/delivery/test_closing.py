@@ -299,7 +299,7 @@ def test_records_in_memory_are_reported_as_lost(
     caplog.clear()
     closing.report_rest(process.sender)
     (report,) = said_by_us(caplog)
-    assert report.startswith("2 records lost for https://mlflow.example,")
+    assert report.startswith("2 records for https://mlflow.example lost: ")
     process.close()
 
 
