@@ -131,8 +131,8 @@ resource "google_monitoring_alert_policy" "alerts" {
   }
 }
 
-# IAP lets no uptime check of Google's through to the server. That IAP asks for a token shows that the
-# host name, the certificate and IAP work. For the server, there are its probes and the alert on 5xx.
+# IAP lets no uptime check of Google's through to the server. If IAP asks for a token, the host name,
+# the certificate and IAP work. For the server, there are its probes and the alert on 5xx.
 resource "google_monitoring_uptime_check_config" "iap" {
   display_name = "MLflow is behind IAP"
   period       = "300s"
