@@ -22,10 +22,17 @@ class never_raising:
 
     def __exit__(self, kind: object, error: BaseException | None, _: object) -> bool:
         if isinstance(error, Exception):
-            _logger.warning(
-                "Could not log %s (%s). The program continues without it.",
-                self._what,
-                str(error).rstrip("."),
-            )
+            warn_of(self._what, error)
             return True
         return False
+
+
+def warn_of(what: str, error: Exception) -> None:
+    """Log a warning that something could not be logged.
+
+    Args:
+        what: what it is, as for ``never_raising``.
+        error: why.
+    """
+    reason = str(error).rstrip(".")
+    _logger.warning("Could not log %s (%s). The program continues without it.", what, reason)

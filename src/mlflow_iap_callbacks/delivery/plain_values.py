@@ -17,7 +17,7 @@ from ..limits import (
     MAX_INPUT_TAG_LENGTH,
     MAX_INTEGER,
 )
-from .never_raising import never_raising
+from .never_raising import never_raising, warn_of
 
 if TYPE_CHECKING:
     from mlflow.data.dataset import Dataset
@@ -31,6 +31,7 @@ _CUT_FIELDS = ("name", "digest", "source_type")
 # What may be large, and is converted to text one part after the other.
 _TEXTS = (str, bytes, bytearray)
 _COLLECTIONS = (list, tuple, dict, set, frozenset, deque, array)
+_PLAIN = {str, int, float, bool, type(None)}  # are never converted in parts
 _BRACKETS = ((tuple, "()"), ((dict, set, frozenset), "{}"))
 _EMPTY = {"source": "{}"}  # MLflow requires it
 # Characters: a tenth of a request, so that records fit well into requests.
@@ -40,15 +41,18 @@ _NOT_IN_MODEL_NAMES = re.compile(r"[/:.%\"']")
 
 def as_text(value: object) -> str:
     """Return ``str(value)``, with only characters that UTF-8 can encode."""
-    return str(value).encode(errors="replace").decode()
+    text = str(value)
+    return text if text.isascii() else text.encode(errors="replace").decode()
 
 
 def as_texts(values: Mapping[Any, Any], longest: int) -> dict[str, str]:
     """Return names and values as texts, with long values cut. Skip those that ``str`` fails on."""
     found = {}
     for name, value in values.items():
-        with never_raising(f"the value of {name!r}"):
+        try:
             found[as_text(name)] = as_text(start_of_text(value, longest))
+        except Exception as error:  # noqa: BLE001 - `str` may raise anything
+            warn_of(f"the value of {name!r}", error)
     return found
 
 
@@ -59,7 +63,9 @@ def start_of_text(value: object, longest: int) -> str:
         value: any object.
         longest: maximum number of characters.
     """
-    if type(value).__str__ is not object.__str__ or not _is_large(value, longest // 8):
+    kind = type(value)
+    is_plain = kind in _PLAIN or kind.__str__ is not object.__str__
+    if is_plain or not _is_large(value, longest // 8):
         return str(value)[:longest]
     text, length = [], 0
     for piece in _pieces(value, longest, set()):
@@ -219,6 +225,10 @@ def artifact_path_of(artifact_file: str) -> str:
 
 def parts_of(values: Mapping[str, _V], most: int) -> Iterator[dict[str, _V]]:
     """Split values into parts that each fit into one request."""
+    texts = (*values, *map(str, values.values()))
+    if 0 < len(values) <= most and sum(map(len, texts)) <= _MAX_RECORD_LENGTH:
+        yield dict(values)  # the usual case, without a loop in Python
+        return
     part: dict[str, _V] = {}
     size = 0
     for name, value in values.items():

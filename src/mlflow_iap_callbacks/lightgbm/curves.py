@@ -12,6 +12,7 @@ from ..delivery.clock import now_ms
 from ..delivery.names import original_names
 from ..delivery.plain_values import as_number, start_of_text
 from ..delivery.run import IAPRun
+from .boosters import is_cv
 from .changing_params import ChangingParams
 from .prefixed_run import PrefixedRun
 from .thinning import Thinning
@@ -43,6 +44,7 @@ class Curves:
     def __init__(self, run: IAPRun | PrefixedRun, env: CallbackEnv, max_points: int | None) -> None:
         self._run = run
         self._first = env.iteration
+        self._is_cv = is_cv(env.model)
         # Two points of each curve are reserved for the best and the last.
         most = None if max_points is None else max_points - 2
         rounds = env.end_iteration - env.begin_iteration
@@ -119,16 +121,17 @@ class Curves:
         values: dict[str, Any] = {}
         names, bests = self._names, self._best
         for item in items:
-            # (set, metric, mean, is higher better[, stdv]); up to LightGBM 4.5, cv has ("cv_agg",
-            # "set metric", ...). The items of 4.7 are tuples with a slow ``__len__``.
+            # (set, metric, mean, is higher better), and stdv for cv, which up to LightGBM 4.5 has
+            # ("cv_agg", "set metric", ...).
             data, metric, value = item[0], item[1], item[2]
-            if data == "cv_agg":
+            if self._is_cv and data == "cv_agg":
                 data, _, metric = metric.partition(" ")
             name = names.get((data, metric)) or self._name(data, metric)
             if name in values:  # two sets with the same name
                 name = self._name(data, metric, f"{len(values)}")
             try:
-                number = as_number(value)
+                # NumPy's float64 is a float too. This is called for each metric of each iteration.
+                number = float(value) if isinstance(value, float) else as_number(value)
             except Exception:  # noqa: BLE001 - a custom metric may return anything
                 self._warn_of(name, value, step)
                 continue
@@ -139,10 +142,9 @@ class Curves:
                 best is None or (number > best.value if is_higher_better else number < best.value)
             ):
                 bests[name] = _Point(number, step, time_ms, values)
-            length = tuple.__len__(item) if isinstance(item, tuple) else len(item)
-            if length > 4 and item[4] is not None:
+            if self._is_cv and item[4] is not None:
                 values[names.get((data, metric, "stdv")) or self._name(data, metric, "stdv")] = (
-                    item[4]
+                    float(item[4])
                 )
         return values
 

@@ -27,8 +27,10 @@ def _env(
     rounds: int = 10,
     first: int = 0,
     params: dict[str, Any] | None = None,
+    is_cv: bool = False,
 ) -> CallbackEnv:
     found: Any = SimpleNamespace(
+        model=SimpleNamespace(**({"boosters": []} if is_cv else {})),
         params=params or {},
         iteration=step,
         begin_iteration=first,
@@ -47,8 +49,10 @@ def _logged(
     best_iteration: int = 0,
 ) -> RecordingRun:
     """Log iterations with these evaluations, and the end."""
-    run = RecordingRun()
-    curves = Curves(run, _env(first, first=first, rounds=rounds), max_points)
+    run, iterations = RecordingRun(), list(iterations)
+    # Only those of a cross-validation have a standard deviation.
+    is_cv = any(sum(1 for _ in item) > 4 for items in iterations for item in items or ())
+    curves = Curves(run, _env(first, first=first, rounds=rounds, is_cv=is_cv), max_points)
     for step, items in enumerate(iterations, start=first):
         curves.log(_env(step, items, first=first, rounds=rounds), ())
     curves.log_end(best_iteration)
@@ -278,7 +282,7 @@ def test_a_thinned_curve_is_visible_while_it_grows() -> None:
 
 def test_the_best_point_of_a_thinned_cross_validation_keeps_its_deviation_and_folds() -> None:
     run = RecordingRun()
-    curves = Curves(run, _env(0, rounds=1000), 3)
+    curves = Curves(run, _env(0, rounds=1000, is_cv=True), 3)
     for step, mean in enumerate([5.0, 1.0, 4.0]):
         other = [1.0, 2.0, 3.0][step]
         items = [("valid", "loss", mean, False, mean / 10), ("valid", "other", other, False, 0.0)]
@@ -384,7 +388,7 @@ def test_the_samples_have_only_numbers_and_texts_for_names() -> None:
 
 
 def test_the_samples_of_a_short_run_are_its_evaluations_without_deviation_and_folds() -> None:
-    curves = Curves(RecordingRun(), _env(0), None)
+    curves = Curves(RecordingRun(), _env(0, is_cv=True), None)
     for step in range(3):
         items = [("valid", "loss", float(step), False, 0.1)]
         curves.log(_env(step, items), [("valid", "loss", 0, 9.0)])
