@@ -1,6 +1,6 @@
 locals {
   accessor = "roles/iap.httpsResourceAccessor"
-  # The keys must be known before the account exists.
+  # The map's keys must be known before the account exists.
   accessors = merge(
     { for member in var.members : member => member },
     { trainer = google_service_account.trainer.member },

@@ -30,7 +30,7 @@ resource "google_sql_database_instance" "mlflow" {
       private_network = local.is_private ? data.google_compute_network.private[0].id : null
       # App Engine's flexible environment accepts no other kind of server CA.
       server_ca_mode = "GOOGLE_MANAGED_INTERNAL_CA"
-      # Without the CA certificate (settings.tf), the server may not encrypt connections to an address.
+      # Without the CA certificate (settings.tf), connections to an address may be unencrypted.
       ssl_mode = local.is_private && !local.is_on_cloud_run ? "ALLOW_UNENCRYPTED_AND_ENCRYPTED" : "ENCRYPTED_ONLY"
     }
 

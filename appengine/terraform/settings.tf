@@ -27,8 +27,7 @@ locals {
   # Cloud Run can mount the certificate of the database; App Engine cannot.
   cloud_run_settings = local.is_private ? { MLFLOW_SERVER_DATABASE_CA = local.ca_file } : {}
 
-  # The volume through which a container on Cloud Run reaches the database: a socket, or by the
-  # network with a certificate.
+  # The volume of a container on Cloud Run: the database's socket, or the certificate of its address.
   database_volume = {
     mount_path   = local.is_private ? dirname(local.ca_file) : "/cloudsql"
     instances    = local.is_private ? [] : [google_sql_database_instance.mlflow.connection_name]

@@ -44,7 +44,8 @@ def sync(
 
     If several hosts share the folder, records of other hosts are not sent by default. With
     --other-hosts, they are sent if the processes that wrote them have ended. On a terminal, you are
-    asked whether they have. Without a terminal, their journals are watched for 90 seconds.
+    asked whether they have. Without a terminal, a process whose journal does not change for 90
+    seconds has ended.
 
     With --storage, only records for MLFLOW_TRACKING_URI are sent. Then the command logs the trials
     that have ended according to an Optuna storage but are not in MLflow, for example because
@@ -75,7 +76,7 @@ def sync(
     dead = [journal for journal in found if not journal.is_live]
     dead = [journal for journal in dead if journal not in there or journal.path in taken]
     if not dead:
-        print_line(f"No records are waiting in {journal_folder.folder()}.")
+        print_line(f"There is nothing to send in {journal_folder.folder()}.")
     is_left = False
     for server in sorted({_server_of(journal) for journal in dead}):
         some = [journal for journal in dead if _server_of(journal) == server]

@@ -120,8 +120,8 @@ class IAPCredentials:
         """Return the same identity, with tokens for one server.
 
         A client id from the environment is used for one server only, because any other server could
-        ask for an ID token and pass it on to that one. Other servers get a signed JWT, which is
-        valid for them alone.
+        ask for an ID token and use it there. Other servers get a signed JWT, which is valid for
+        them alone.
 
         Args:
             origin: ``https://HOST[:PORT]``, the audience of signed JWTs if no other was given.
@@ -156,7 +156,7 @@ class IAPCredentials:
         Raises:
             IAPCredentialsError: there is no identity, it cannot obtain this kind of token, or
                 Google rejected the request or could not be reached.
-            IAPConfigurationError: the audience is missing, and for a signed JWT the server too
+            IAPConfigurationError: an ID token has no audience, or a signed JWT has no server
                 (see ``for_origin``).
         """
         return self._valid_token(rejected)[0].text

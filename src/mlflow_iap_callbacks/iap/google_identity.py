@@ -159,7 +159,7 @@ def _read(path: Path, named_by: str) -> Identity:
     if problem:
         raise IAPCredentialsError(
             f"The credentials file {path} ({named_by}) {problem}. Name a readable JSON "
-            "credentials file, or none to search elsewhere."
+            "credentials file, or none, to search elsewhere."
         )
     where = f"{info['type']} file {path} ({named_by})"
     try:

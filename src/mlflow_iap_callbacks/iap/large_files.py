@@ -60,7 +60,7 @@ def _begin_parts(request: requests.PreparedRequest, send: Send) -> requests.Resp
             return response
         _logger.warning(
             "The server cannot accept a file in parts (%d: %.300s); the file is uploaded in one "
-            "request. Set MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD=false to do so at once.",
+            "request. Set MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD=false to always do so.",
             response.status_code,
             response.text,
         )

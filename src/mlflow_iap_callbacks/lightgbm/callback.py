@@ -75,7 +75,7 @@ class IAPLightGBMCallback(Callback):
         fold_curves: whether to log a curve for each fold of ``lgb.cv``, as ``SET-METRIC-foldN``.
             Off by default, because each fold must then be evaluated a second time.
         log_datasets: whether to log the data sets as inputs of new runs, with shape, features and a
-            digest that includes 10,000 labels.
+            digest that includes 10,000 of the labels.
         log_model: whether to log a finished booster in MLflow's lightgbm flavor.
         registered_model_name: registered model to which the booster is added as a new version.
             Default: none.

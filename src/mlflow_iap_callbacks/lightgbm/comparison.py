@@ -95,7 +95,7 @@ def _labels(true: Any, probabilities: Any) -> tuple[Any, Any]:
         if len(labels) != number_of_classes:
             raise ValueError(
                 f"y has {len(labels)} different labels, and the model has {number_of_classes} "
-                "classes. Pass the numbers of the classes as y."
+                "classes. Pass class numbers (0, 1, ...) as y."
             ) from None
         return true, labels[chosen]
     if not is_binary:

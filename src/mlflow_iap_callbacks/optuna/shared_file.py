@@ -19,9 +19,9 @@ def warn_of_shared_file(study: optuna.Study, tracking_uri: str) -> None:
     path = _path_of(getattr(getattr(storage, "_backend", storage), "url", None))
     if path is not None and path == _path_of(tracking_uri):
         _logger.warning(
-            "Study %r is in %s, which is MLflow's database too. Both keep the version of their "
-            "tables in the same table, so MLflow cannot open it. Give one of them another file, "
-            "such as MLFLOW_TRACKING_URI=sqlite:///mlflow.db.",
+            "Study %r is in %s, which is MLflow's database too. Optuna and MLflow keep the "
+            "versions of their schemas in one table, so MLflow cannot open it. Give one of them "
+            "another file, such as MLFLOW_TRACKING_URI=sqlite:///mlflow.db.",
             study.study_name,
             path,
         )

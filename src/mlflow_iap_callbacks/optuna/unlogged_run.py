@@ -28,7 +28,7 @@ class UnloggedRun(RunWriter):
 
     def run_id(self, timeout: float | None = 60.0) -> str:
         raise IAPError(
-            "The trial has no run, because it does not run in a study. Pass the study to "
+            "The trial has no run, because its study is unknown. Pass the study to "
             "`callback.run(trial, study=study)` if the trial is one of its trials."
         )
 

@@ -57,7 +57,7 @@ class Verifier:
             # Google did sign it, so either the setting is wrong or it is for another application.
             _logger.warning(
                 "mlflow-iap: An assertion for the audience %r was rejected, because "
-                "MLFLOW_IAP_AUDIENCE is %r. Correct the variable if both mean this application.",
+                "MLFLOW_IAP_AUDIENCE is %r. Set it to the first if that is this application's.",
                 *(claims.get("aud"), self._audience),
             )
             raise InvalidAssertionError("it is for another application")

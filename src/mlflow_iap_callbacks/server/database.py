@@ -162,9 +162,9 @@ def _password(environment: Mapping[str, str]) -> str:
     given = [name for name in names if environment.get(name)]
     if len(given) != 1:
         raise StartError(
-            f"The database's password is set {len(given)} times. Set exactly one of "
-            f"{', '.join(reversed(names))}, the first to projects/PROJECT/secrets/NAME/versions/"
-            "latest."
+            f"{len(given)} database passwords are set. Set exactly one of "
+            f"{', '.join(reversed(names))} (the first to projects/PROJECT/secrets/NAME/versions/"
+            "latest)."
         )
     value = environment[given[0]]
     if given[0].endswith("_SECRET"):

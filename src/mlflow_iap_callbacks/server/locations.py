@@ -43,8 +43,8 @@ def require_allowed(location: Any, also: Sequence[str]) -> None:
 def not_allowed(location: Any) -> ForbiddenError:
     return ForbiddenError(
         f"The artifact location {shown(location)} is not allowed: omit it, or use one that "
-        "you may use and that begins with mlflow-artifacts:/, runs:/ or models:/. An administrator "
-        "can allow others with MLFLOW_IAP_LOCATIONS."
+        "you can access and that begins with mlflow-artifacts:/, runs:/ or models:/. An "
+        "administrator can allow others with MLFLOW_IAP_LOCATIONS."
     )
 
 

@@ -41,7 +41,7 @@ def user_of_request() -> Authorization:
 
     email = visitor.get("")
     if not email:
-        raise MlflowException("This request bypassed the gate.", UNAUTHENTICATED)
+        raise MlflowException("The user of this request is unknown.", UNAUTHENTICATED)
     is_admin = email in GateSettings.from_environment().admins
     if not store.has_user(email):
         with suppress(MlflowException):  # another request of this visitor created it first

@@ -289,6 +289,6 @@ def _database(environment: Mapping[str, str], url: URL) -> Engine:
     if not _MIN_WAIT <= seconds <= _MAX_WAIT:
         raise StartError(
             f"{name}={text!r} is not a number of seconds from {_MIN_WAIT:g} to {_MAX_WAIT:g}. "
-            f"Correct it, or unset it for {_DATABASE_WAIT:g}."
+            f"Correct it, or unset it to use {_DATABASE_WAIT:g}."
         )
     return connect(url, seconds)

@@ -107,7 +107,7 @@ def test_status_does_not_disturb_a_live_process() -> None:
         assert "(alive)" in shown
         assert "1 record of 1 run (1 metrics)" in shown
         assert "mlflow-iap sync" not in shown
-        assert _run("sync").output.startswith("No records are waiting")
+        assert _run("sync").output.startswith("There is nothing to send")
     finally:
         outbox.close()
 
@@ -142,7 +142,7 @@ def test_a_dry_run_says_for_each_server_what_would_be_sent_and_sends_nothing(
 
 def test_refused_records_count_as_waiting_only_on_request(leave: Callable[..., str]) -> None:
     leave(is_refused=True)
-    assert _run("sync", "--dry-run").output.startswith("No records are waiting")
+    assert _run("sync", "--dry-run").output.startswith("There is nothing to send")
     asked = _run("sync", "--dry-run", "--refused").output
     assert asked == f"would send 2 records of 0 runs to {_URI}\n"
 

@@ -67,7 +67,7 @@ def test_probabilities_of_several_classes_are_compared_with_numbers_and_texts() 
 def test_texts_that_cannot_be_assigned_to_the_classes_are_an_error_with_the_remedy(
     probabilities: Any,
 ) -> None:
-    with pytest.raises(ValueError, match=r"3 different labels.*Pass the numbers"):
+    with pytest.raises(ValueError, match=r"3 different labels.*Pass class numbers"):
         confusion(probabilities, ["a", "b", "c", "a"], has_labels=False)
 
 

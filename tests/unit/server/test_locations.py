@@ -94,7 +94,7 @@ def test_the_error_names_the_location_and_what_to_use(location: Any, shown: str)
     path = f"{_MLFLOW}/experiments/create"
     message = json.loads(_answer(path, {"artifact_location": location}).body)["message"]
     assert message == (
-        f"The artifact location {shown} is not allowed: omit it, or use one that you may use "
+        f"The artifact location {shown} is not allowed: omit it, or use one that you can access "
         "and that begins with mlflow-artifacts:/, runs:/ or models:/. An administrator can allow "
         "others with MLFLOW_IAP_LOCATIONS."
     )
