@@ -214,7 +214,7 @@ def test_what_mlflow_rejects_is_reported_once_and_the_rest_arrives(
     (journal,) = journal_folder.survey()
     assert journal.records() == 0
     assert journal.refused.total() == 2
-    assert sum("rejects" in message for message in said_by_us(caplog)) == 1
+    assert sum("rejected" in message for message in said_by_us(caplog)) == 1
 
 
 def test_a_run_that_was_deleted_in_mlflow_is_refused_in_few_requests(
@@ -232,7 +232,7 @@ def test_a_run_that_was_deleted_in_mlflow_is_refused_in_few_requests(
     assert (result.waiting, result.refused) == (0, 1001)
     assert len(cloud.requests) < 10
     assert _run(name).data.tags["mlflow_iap.run_key"] == other.key
-    assert sum("rejects" in message for message in said_by_us(caplog)) == 1
+    assert sum("rejected" in message for message in said_by_us(caplog)) == 1
 
 
 @pytest.mark.slow

@@ -311,7 +311,7 @@ def test_sync_delivers_a_study_whose_server_was_down_from_start_to_end(
         storage,
     )
     assert script.end() == 0, script.err
-    assert "`mlflow-iap sync` sends them" in script.err
+    assert "`mlflow-iap sync` sends what is left" in script.err
     assert {trial.state.name for trial in _load(name, storage).trials} == {
         *("COMPLETE", "PRUNED", "FAIL")
     }

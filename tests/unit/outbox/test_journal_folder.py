@@ -301,7 +301,7 @@ def test_everything_that_is_left_of_a_truncated_journal_is_rescued(
         assert steps[-5:] == list(range(400, 405))
     assert (outbox.waiting, outbox.holds(outbox.last_seq)) == (0, False)
     (told,) = said_by_us(caplog)
-    assert f"{waiting} records without damage" in told
+    assert f"{waiting:,} records without damage" in told
     assert path.with_name(f"damaged-{path.name}").read_bytes() == damaged
     outbox.close()
 
