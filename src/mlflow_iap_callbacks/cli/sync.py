@@ -45,7 +45,7 @@ def sync(
     If several hosts share the folder, records of other hosts are not sent by default. With
     --other-hosts, they are sent if the processes that wrote them have ended. On a terminal, you are
     asked whether they have. Without a terminal, a process whose journal does not change for 90
-    seconds has ended.
+    seconds counts as ended.
 
     With --storage, only records for MLFLOW_TRACKING_URI are sent. Then the command logs the trials
     that have ended according to an Optuna storage but are not in MLflow, for example because

@@ -92,8 +92,10 @@ def close(
     """
     sender = sender_for(client)
     deadline = Deadline(sender.clock.monotonic, seconds)
-    works = {"end": filter(None, [end]), "draw": filter(None, [draw])}
-    return result_of(sender, is_delivered=closing.close([sender], deadline, **works))
+    is_delivered = closing.close(
+        [sender], deadline, end=filter(None, [end]), draw=filter(None, [draw])
+    )
+    return result_of(sender, is_delivered=is_delivered)
 
 
 def exit_interpreter() -> None:

@@ -108,7 +108,7 @@ def _log_points(client: MlflowClient, run_id: str, points: Sequence[Metric]) -> 
 
 
 def _dataset_of(metric: str, datasets: Sequence[Dataset]) -> Dataset | None:
-    """Return the data set in the name of a metric, as in ``valid-auc``; else the first one."""
+    """Return the data set that a metric's name has, as in ``valid-auc``; else the first one."""
     named = [each for each in datasets if f"-{each.name}-" in f"-{metric}-"]
     return max(named, key=lambda each: len(each.name), default=datasets[0] if datasets else None)
 
