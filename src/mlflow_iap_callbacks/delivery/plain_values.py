@@ -8,6 +8,7 @@ import re
 from array import array
 from collections import deque
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -31,7 +32,7 @@ _CUT_FIELDS = ("name", "digest", "source_type")
 # What may be large, and is converted to text one part after the other.
 _TEXTS = (str, bytes, bytearray)
 _COLLECTIONS = (list, tuple, dict, set, frozenset, deque, array)
-_PLAIN = {str, int, float, bool, type(None)}  # are never converted in parts
+_PLAIN = {str, int, float, bool, type(None), datetime}  # are never converted in parts
 _BRACKETS = ((tuple, "()"), ((dict, set, frozenset), "{}"))
 _EMPTY = {"source": "{}"}  # MLflow requires it
 # Characters: a tenth of a request, so that records fit well into requests.
@@ -47,6 +48,14 @@ def as_text(value: object) -> str:
 
 def as_texts(values: Mapping[Any, Any], longest: int) -> dict[str, str]:
     """Return names and values as texts, with long values cut. Skip those that ``str`` fails on."""
+    if _PLAIN.issuperset(map(type, (*values, *values.values()))):
+        # The usual case, without calls of functions in Python.
+        try:
+            found = {str(name): str(value)[:longest] for name, value in values.items()}
+            if "".join((*found, *found.values())).isascii():
+                return found
+        except ValueError:
+            pass  # an integer has too many digits; the other values are logged
     found = {}
     for name, value in values.items():
         try:

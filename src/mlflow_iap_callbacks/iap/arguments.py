@@ -165,6 +165,7 @@ _RULES = {
     ),
     **dict.fromkeys(("nested", "study_run", "tag_study_user_attrs", "tag_trial_user_attrs"), _FLAG),
 }
+_BY_TYPE = {"study", "trial"}  # accepted or not by their type alone
 _IS_STUDY = _has("get_trials", "directions")
 # Values that are often given in place of the right one: argument, test, and what to do instead.
 _MISTAKES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
@@ -206,8 +207,15 @@ def checked(function: _Function) -> _Function:
         if parameter.kind is parameter.POSITIONAL_OR_KEYWORD
     ]
 
+    # Types of arguments that were accepted, because a callback is called very often.
+    accepted: set[tuple[type, ...]] = set()
+    is_by_type = len(names) == len(positional) - 1 and _BY_TYPE.issuperset(names)
+
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
+        types = tuple(map(type, args))
+        if types in accepted and not kwargs:
+            return function(*args)
         title = _title(function, args)
         _check_use(function, args, title)
         for name, value in [*zip(positional[1:], args[1:], strict=False), *kwargs.items()]:
@@ -224,6 +232,8 @@ def checked(function: _Function) -> _Function:
                     f" Pass {_RULES[parameter.name].wanted}." if parameter.name in _RULES else ""
                 )
                 raise TypeError(f"{title}() needs the argument {parameter.name!r}.{wanted}")
+        if is_by_type and not kwargs:
+            accepted.add(types)
         return function(*args, **kwargs)
 
     return cast(_Function, call)

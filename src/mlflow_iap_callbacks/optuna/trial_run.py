@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 # The same as in mlflow.optuna's storage.
 STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 INTERMEDIATE = "intermediate_value"
+_NUMERIC = {("optuna.distributions", f"{kind}Distribution") for kind in ("Float", "Int")}
+_FIELDS, _FORMAT = {"high", "log", "low", "step"}, "high={high}, log={log}, low={low}, step={step}"
 
 
 def metric_names(given: str | Sequence[str] | None, study: optuna.Study) -> list[str]:
@@ -62,7 +64,7 @@ def tags_of(trial: FrozenTrial, directions: Sequence[str], attrs: dict[str, Any]
         "datetime_complete": trial.datetime_complete,
         "state": trial.state.name,
         "direction": directions[0] if len(directions) == 1 else list(directions),
-        **{f"{name}_distribution": value for name, value in trial.distributions.items()},
+        **{f"{name}_distribution": _shown(each) for name, each in trial.distributions.items()},
         **({"feasible": all(value <= 0 for value in constraints)} if constraints else {}),
         **({"enqueued": True} if "fixed_params" in trial.system_attrs and not retried else {}),
         **({"retry_of": retried[-1], "retry_history": list(retried)} if retried else {}),
@@ -71,10 +73,23 @@ def tags_of(trial: FrozenTrial, directions: Sequence[str], attrs: dict[str, Any]
     }
 
 
+def _shown(distribution: Any) -> object:
+    """Return an object with the same text as a distribution.
+
+    Optuna builds the text in a loop. For eight params, this would take a third of the time of a
+    trial's callback.
+    """
+    kind, fields = type(distribution), vars(distribution)
+    if (kind.__module__, kind.__name__) in _NUMERIC and fields.keys() == _FIELDS:
+        return f"{kind.__name__}({_FORMAT.format_map(fields)})"
+    return distribution
+
+
 def constraints_of(trial: FrozenTrial) -> dict[str, float]:
     """Constraints by name, or by number before Optuna 4.9, where they have no names."""
-    if hasattr(trial, "constraints"):
-        return dict(trial.constraints)
+    found = getattr(trial, "constraints", None)
+    if found is not None:
+        return dict(found)
     return dict(enumerate(trial.system_attrs.get("constraints") or ()))  # type: ignore[arg-type]
 
 

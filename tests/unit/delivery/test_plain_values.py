@@ -266,6 +266,8 @@ def test_a_metric_arrives_as_a_number_or_is_left_out(
         (np.float64(0.5), "0.5"),
         ("x" * 10_000, "x" * MAX_PARAM_LENGTH),
         (_Unprintable(), None),
+        pytest.param(10**5000, None, id="more digits than Python's limit"),
+        (datetime.datetime(2026, 1, 2, 3, 4, 5, 6), "2026-01-02 03:04:05.000006"),
     ],
 )
 def test_a_param_and_a_tag_arrive_as_text_or_are_left_out(

@@ -451,6 +451,18 @@ def test_a_right_call_is_accepted(its: SimpleNamespace, call: Callable[[Any], An
     call(its)
 
 
+def test_a_wrong_call_is_noticed_after_right_ones(its: SimpleNamespace) -> None:
+    study = optuna.create_study()
+    for _ in range(2):
+        study.optimize(lambda _: 0.5, 1, callbacks=[its.optuna])
+    with pytest.raises(TypeError, match="trial is 0"):
+        its.optuna(study, 0)
+    with pytest.raises(TypeError, match="study is 'a'"):
+        its.optuna("a", study.trials[0])
+    with pytest.raises(TypeError, match="has no argument 'last'"):
+        its.optuna(study, study.trials[0], last=1)
+
+
 def test_each_argument_takes_none_if_its_type_says_so() -> None:
     classes = (IAPLightGBMCallback, IAPMLflowCallback, IAPRun, public.IAPCredentials)
     found = {

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from lightgbm.callback import CallbackEnv
 
 from lightgbm_helpers import OWN
@@ -193,6 +195,70 @@ def test_nan_is_never_the_best_value() -> None:
     run = _logged(_one([math.nan]))
     assert run.curve("best-valid-loss") == []
     assert len(run.curve("valid-loss")) == 1
+
+
+def test_the_best_value_may_follow_nan() -> None:
+    run = _logged(
+        [
+            [("valid", "loss", loss, False), ("valid", "auc", auc, True)]
+            for loss, auc in ((2.0, 0.1), (math.nan, 0.2), (1.0, 0.3))
+        ]
+    )
+    assert run.curve("best-valid-loss") == [(2, 1.0)]
+
+
+def test_whether_a_higher_value_is_better_may_change() -> None:
+    run = _logged([[("valid", "loss", float(n), n == 2)] for n in range(4)])
+    assert run.curve("best-valid-loss") == [(2, 2.0)]
+
+
+_NUMBERS = st.one_of(
+    st.sampled_from([0.0, 1.0, 2.0, math.nan]),
+    st.floats(width=32),
+    st.floats(width=32).map(np.float32),
+    st.floats(-1, 1).map(np.float64),
+    st.integers(-3, 3),
+)
+_METRICS = st.lists(
+    st.tuples(st.sampled_from(["train", "valid"]), st.sampled_from(["auc", "loss"]), st.booleans()),
+    max_size=3,
+)
+# Some iterations in a row with the same metrics.
+_ITERATIONS = _METRICS.flatmap(
+    lambda places: st.lists(st.tuples(*(st.tuples(st.just(place), _NUMBERS) for place in places)))
+)
+
+
+@given(st.lists(_ITERATIONS, max_size=3))
+def test_points_and_bests_are_those_of_a_loop_over_all_evaluations(
+    parts: list[list[Sequence[tuple[tuple[str, str, bool], Any]]]],
+) -> None:
+    repeated = [items for part in parts for items in part]
+    expected: dict[str, list[tuple[int, float]]] = {}
+    best: dict[str, tuple[int, float]] = {}
+    for step, items in enumerate(repeated):
+        seen: set[str] = set()
+        for (data, metric, is_higher_better), given_value in items:
+            name, value = f"{data}-{metric}", float(given_value)
+            if name in seen:
+                name = f"{name}-{len(seen)}"
+            seen.add(name)
+            expected.setdefault(name, []).append((step, value))
+            before = best.get(name, (0, math.nan))[1]
+            is_worse = value <= before if is_higher_better else value >= before
+            if not (is_worse or math.isnan(value)):
+                best[name] = (step, value)
+    run = _logged(
+        [[(*place[:2], value, place[2]) for place, value in items] for items in repeated],
+        rounds=len(repeated),
+    )
+    found = _curves(run)
+    assert {name: repr(found.get(name)) for name in expected} == {
+        name: repr(points) for name, points in expected.items()
+    }
+    assert {name: run.curve(f"best-{name}") for name in best} == {
+        name: [point] for name, point in best.items()
+    }
 
 
 class _Unconvertible:

@@ -8,7 +8,12 @@ from typing import Any
 
 import optuna
 import pytest
-from optuna.distributions import FloatDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 from optuna.trial import TrialState, create_trial
 
 from mlflow_iap_callbacks.optuna.trial_run import (
@@ -107,9 +112,29 @@ def test_tags_show_number_times_state_direction_and_distributions() -> None:
         "datetime_complete": trial.datetime_complete,
         "state": "COMPLETE",
         "direction": "MINIMIZE",
-        "x_distribution": distribution,
+        "x_distribution": "FloatDistribution(high=1.0, log=False, low=0.0, step=None)",
         "_mlflow_iap.trial_state": "COMPLETE",
     }
+
+
+@pytest.mark.parametrize(
+    "distribution",
+    [
+        FloatDistribution(-0.0, 1e300),
+        FloatDistribution(1e-8, 1.0, log=True),
+        FloatDistribution(0, 1, step=0.25),
+        IntDistribution(1, 2**70),
+        IntDistribution(1, 64, log=True),
+        IntDistribution(0, 10, step=2),
+        CategoricalDistribution(("a", None, 1, True, 0.5)),
+        type("FloatDistribution", (FloatDistribution,), {"__str__": lambda _: "mine"})(0, 1),
+    ],
+    ids=str,
+)
+def test_the_tag_of_a_distribution_is_its_text(distribution: BaseDistribution) -> None:
+    value = distribution.to_external_repr(0 if distribution._contains(0) else 1)
+    trial = create_trial(params={"x": value}, distributions={"x": distribution}, value=2.0)
+    assert str(tags_of(trial, ["MINIMIZE"], {})["x_distribution"]) == str(distribution)
 
 
 def test_directions_of_several_objectives_are_one_tag() -> None:
