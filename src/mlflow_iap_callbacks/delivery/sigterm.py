@@ -17,6 +17,7 @@ import re
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -27,7 +28,17 @@ from .thread_signals import start_without_signals
 # Kubernetes and preemptible machines kill a process 30 s after SIGTERM.
 SECONDS_TO_DELIVER = 10.0
 
+# Seconds between two looks at what wakes the main thread.
+_SECONDS_BETWEEN_LOOKS = 1.0
+
+# `signal.getsignal` takes much longer, and `signal.set_wakeup_fd` releases Python's global lock,
+# which this thread may then get back only milliseconds later.
+_c_handler = ctypes.pythonapi.PyOS_getsig
+_c_handler.restype = ctypes.c_void_p
+_NO_C_HANDLERS = (None, 1)  # SIG_DFL and SIG_IGN
+
 _pipe: tuple[int, int] | None = None
+_next_look = 0.0
 _blocked_before: set[int] = set()
 _is_received = False
 
@@ -35,20 +46,25 @@ _is_received = False
 def listen(close: Callable[[], None], deliver: Callable[[], None]) -> None:
     """On SIGTERM, call one of two functions in a thread.
 
-    It does nothing if it is not called in the main thread. Call it again if an event loop has
-    restored the default handler.
+    It does nothing if it is not called in the main thread. Call it again whenever an event loop may
+    have restored the default handler.
 
     Args:
         close: called once if SIGTERM has no other handler. The process is killed afterwards. A
             second SIGTERM kills it at once, unless the main thread is in C code.
         deliver: called in parallel with the user's own handler, no matter when it was installed.
     """
-    global _pipe
-    is_main = threading.current_thread() is threading.main_thread()
-    handler = signal.getsignal(signal.SIGTERM)
-    if _is_received or not is_main or handler in (signal.SIG_IGN, None):
+    global _pipe, _next_look
+    if _is_received or threading.current_thread() is not threading.main_thread():
         return
     if sys.platform == "win32":  # no process receives it there
+        return
+    now = time.monotonic()
+    if _pipe and now < _next_look and _c_handler(signal.SIGTERM) not in _NO_C_HANDLERS:
+        return
+    _next_look = now + _SECONDS_BETWEEN_LOOKS
+    handler = signal.getsignal(signal.SIGTERM)
+    if handler in (signal.SIG_IGN, None):
         return
     if _pipe is None:
         pipe = os.pipe()

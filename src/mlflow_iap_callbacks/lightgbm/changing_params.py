@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from operator import is_not
 from typing import TYPE_CHECKING, Any
 
 from .params import canonical_name, value_of
@@ -36,18 +35,15 @@ class ChangingParams:
     def changes(self, params: Mapping[str, Any], step: int, time_ms: int) -> Iterator[_Point]:
         """Return the points to log at an iteration with these params."""
         # Most values are the same objects as before, at every iteration of training.
-        given = self._given
-        if params.keys() == given.keys() and not any(map(is_not, params.values(), given.values())):
-            return
         changed = [
             (name, value)
             for name, value in params.items()
-            if value is not given.get(name, _MISSING)
+            if value is not self._given.get(name, _MISSING)
         ]
-        for alias, value in changed:
-            name = canonical_name(alias)
-            before = _number(value_of(given, name))
-            given[alias] = value
+        for given, value in changed:
+            name = canonical_name(given)
+            before = _number(value_of(self._given, name))
+            self._given[given] = value
             number = _number(value)
             if number is None or number == before:
                 continue

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..delivery.clock import now_ms
@@ -17,7 +15,6 @@ from ..delivery.run import IAPRun
 from .boosters import is_cv
 from .changing_params import ChangingParams
 from .prefixed_run import PrefixedRun
-from .repeated_metrics import RepeatedMetrics
 from .thinning import Thinning
 
 if TYPE_CHECKING:
@@ -25,17 +22,16 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger("mlflow_iap_callbacks")
 
-# Data set, metric, value, whether higher is better. LightGBM's evaluations iterate in Python.
-_FIELDS = itemgetter(0, 1, 2, 3)
 _SECONDS = "seconds_per_iteration"
 _MOST_SAMPLES = 1000  # iterations in a plot
 _MOST_SHOWN = 80  # characters of a value in a warning
 
 
-class _Iteration(NamedTuple):
+class _Point(NamedTuple):
+    value: float
     step: int
     time_ms: int
-    values: Mapping[str, Any]
+    values: Mapping[str, Any]  # all values of the iteration
 
 
 class Curves:
@@ -56,8 +52,7 @@ class Curves:
         self._params = ChangingParams(env, now_ms(), most)
         self._names: dict[tuple[str, ...], str] = {}
         self._parts: dict[str, tuple[str, ...]] = {}
-        self._repeated: RepeatedMetrics | None = None
-        self._best: dict[str, _Iteration] = {}
+        self._best: dict[str, _Point] = {}
         self._warned: set[str] = set()  # metrics
         self.last = env.iteration
         self._samples: list[tuple[int, Mapping[str, Any]]] = []
@@ -94,17 +89,17 @@ class Curves:
         self._log(self._params.rest())
         late = {step: (time_ms, dict(values)) for step, time_ms, values in self._points.rest()}
         # The best points too, with standard deviation and folds.
-        for name, best in self._best.items():
-            if not self._points.is_logged(best.step - self._first):
-                kept = late.setdefault(best.step, (best.time_ms, {}))[1]
+        for name, point in self._best.items():
+            if not self._points.is_logged(point.step - self._first):
+                kept = late.setdefault(point.step, (point.time_ms, {}))[1]
                 its = self._parts[name]
-                for other, value in best.values.items():
+                for other, value in point.values.items():
                     if self._parts.get(other, ())[: len(its)] == its:
                         kept[other] = value
         self._log((step, time_ms, values) for step, (time_ms, values) in sorted(late.items()))
-        for name, best in self._best.items():
-            value = {self._name("best", *self._parts[name]): best.values[name]}
-            self._run.log_metrics(value, step=best.step, timestamp=best.time_ms)
+        for name, point in self._best.items():
+            best = self._name("best", *self._parts[name])
+            self._run.log_metrics({best: point.value}, step=point.step, timestamp=point.time_ms)
         numbers = {"stopped_iteration": self.last + 1}
         if best_iteration > 0:
             numbers["best_iteration"] = best_iteration
@@ -112,7 +107,7 @@ class Curves:
 
     def bests(self) -> dict[str, tuple[float, int]]:
         """The best value of each metric, and its step."""
-        return {name: (best.values[name], best.step) for name, best in self._best.items()}
+        return {name: (point.value, point.step) for name, point in self._best.items()}
 
     def samples(self) -> list[tuple[int, dict[tuple[str, ...], float]]]:
         """Steps for a plot, up to 1,000, with their values by data set and metric."""
@@ -123,48 +118,34 @@ class Curves:
         ]
 
     def _values(self, items: Sequence[Any], step: int, time_ms: int) -> dict[str, Any]:
-        """Return the values of an iteration by metric, and note which of them are the best."""
-        columns = [*zip(*map(_FIELDS, items), strict=True)]
-        if self._repeated is not None:
-            values = self._repeated.values(columns)
-            if values is not None:
-                improved = self._repeated.improved(values)
-                self._best |= dict.fromkeys(improved, _Iteration(step, time_ms, values))
-                return values
-        values = self._other_values(items, step, time_ms)
-        self._repeated = None
-        is_plain = not self._is_cv and 0 < len(values) == len(items)
-        if is_plain and values.keys() <= self._best.keys():
-            best = [self._best[name].values[name] for name in values]
-            self._repeated = RepeatedMetrics(columns, [*values], best)
-        return values
-
-    def _other_values(self, items: Sequence[Any], step: int, time_ms: int) -> dict[str, Any]:
-        """As ``_values``, for any metrics and values."""
         values: dict[str, Any] = {}
-        iteration = _Iteration(step, time_ms, values)
+        names, bests = self._names, self._best
         for item in items:
             # (set, metric, mean, is higher better), and stdv for cv, which up to LightGBM 4.5 has
             # ("cv_agg", "set metric", ...).
-            data, metric, value, is_higher_better = _FIELDS(item)
+            data, metric, value = item[0], item[1], item[2]
             if self._is_cv and data == "cv_agg":
                 data, _, metric = metric.partition(" ")
-            name = self._name(data, metric)
+            name = names.get((data, metric)) or self._name(data, metric)
             if name in values:  # two sets with the same name
                 name = self._name(data, metric, f"{len(values)}")
             try:
-                number = as_number(value)
+                # NumPy's float64 is a float too. This is called for each metric of each iteration.
+                number = float(value) if isinstance(value, float) else as_number(value)
             except Exception:  # noqa: BLE001 - a custom metric may return anything
                 self._warn_of(name, value, step)
                 continue
             values[name] = number
-            best = self._best[name].values[name] if name in self._best else math.nan
-            # A best value of NaN stands for none.
-            is_better = not (number <= best if is_higher_better else number >= best)
-            if is_better and not math.isnan(number):
-                self._best[name] = iteration
+            best = bests.get(name)
+            is_higher_better = item[3]
+            if number == number and (  # not NaN
+                best is None or (number > best.value if is_higher_better else number < best.value)
+            ):
+                bests[name] = _Point(number, step, time_ms, values)
             if self._is_cv and item[4] is not None:
-                values[self._name(data, metric, "stdv")] = float(item[4])
+                values[names.get((data, metric, "stdv")) or self._name(data, metric, "stdv")] = (
+                    float(item[4])
+                )
         return values
 
     def _warn_of(self, name: str, value: object, step: int) -> None:

@@ -8,11 +8,12 @@ the process is killed.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,8 +25,13 @@ from . import frames
 from .frames import MARK, pack_checksum, pack_label
 from .records import unpacked
 
-_write = os.write
 _logger = logging.getLogger("mlflow_iap_callbacks")
+
+# `os.write` releases Python's global lock. If other threads are busy, this one may get it back only
+# after `sys.getswitchinterval()`, 5 ms, although the kernel just copies a few hundred bytes.
+_write_with_lock: Callable[[int, bytes, int], int] = (
+    (lambda file, data, _: os.write(file, data)) if os.name == "nt" else ctypes.PyDLL(None).write
+)
 
 _CHUNK_BYTES = 1_000_000
 # Messages in the file that are kept in memory too, because reading them takes longer than sending.
@@ -116,7 +122,11 @@ class Intake:
                     # Without its first message, the run's other messages would be useless.
                     frame *= 2
                 try:
-                    if (written := _write(file, frame)) == len(frame):
+                    size = len(frame)
+                    written = _write_with_lock(file, frame, size)
+                    if written < 0:
+                        written = os.write(file, frame)  # raises the error
+                    if written == size:
                         self.last_seq = seq
                         if self._fresh is not None:
                             self._fresh.append((seq, payload))

@@ -251,6 +251,22 @@ def test_another_wakeup_descriptor_set_later_does_not_disable_it() -> None:
     assert (status, printed) == (-signal.SIGTERM, _CLOSED)
 
 
+def test_a_wakeup_descriptor_that_was_given_back_is_used_again_after_a_second() -> None:
+    status, printed = _run(
+        """
+        import hashlib
+        sigterm.listen(close, deliver)
+        signal.set_wakeup_fd(-1)
+        sigterm._next_look -= sigterm._SECONDS_BETWEEN_LOOKS
+        sigterm.listen(close, deliver)
+        kill = ["-c", f"import os; os.kill({os.getpid()}, {signal.SIGTERM})"]
+        os.spawnv(os.P_NOWAIT, sys.executable, [sys.executable, *kill])
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # stays in C for minutes
+        """
+    )
+    assert (status, printed) == (-signal.SIGTERM, _CLOSED)
+
+
 def test_an_ignored_sigterm_stays_ignored() -> None:
     status, printed = _run(
         """

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -164,6 +165,33 @@ def test_data_that_is_not_plain_is_rejected_and_leaves_nothing_behind(
         intake.append(1, "metrics", (0, 0, {"before": 1.0, "m": value}))
     _append(intake, range(2, 4))
     assert (_numbers(intake), intake.last_seq) == ([2, 3], 2)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="There, a write releases the lock.")
+def test_no_other_thread_runs_while_a_message_is_appended(stem: Path) -> None:
+    turns, is_over = 0, False
+
+    def be_busy() -> None:
+        nonlocal turns
+        while not is_over:
+            turns += 1
+
+    intake, before = Intake(stem), sys.getswitchinterval()
+    thread = threading.Thread(target=be_busy)
+    try:
+        thread.start()
+        wait_until(lambda: turns > 0, "the other thread is busy")
+        # Longer than all of this takes, so that threads alternate only where one gives way.
+        sys.setswitchinterval(1.0)
+        time.sleep(0)  # gives way, so that the other thread waits with the new interval
+        first = turns
+        for number in range(300):
+            intake.append(number, "params", {"p": "x" * 4_000})
+            assert turns == first
+    finally:
+        is_over = True
+        sys.setswitchinterval(before)
+        thread.join()
 
 
 def test_a_closed_intake_accepts_nothing(stem: Path) -> None:
