@@ -15,5 +15,6 @@ CASES = {
     "10,000 rounds": trainings.LONG,
     "Optuna, pairs": sweeps.PAIRED,
     "LightGBM, pairs": trainings.PAIRED,
+    "10,000 rounds, pairs": trainings.LONG_PAIRED,
     "throughput": throughput.CONTENDERS,
 }

@@ -31,7 +31,7 @@ from report import (
 )
 from rich.console import Console
 from sweeps import PAIRED_TRIALS
-from trainings import PAIRED_ROUNDS
+from trainings import LONG_PAIRED_ROUNDS, PAIRED_ROUNDS
 
 _HEADLINE_DELAY = 0.06  # shown in the documentation
 _LONG_TRAININGS = ("1,000 rounds", "10,000 rounds")
@@ -48,6 +48,7 @@ class Plan:
     pairs: int = 15
     long_trials: int = 2000
     long_rounds: tuple[int, int] = (1_000, 10_000)
+    long_pairs: int = 10
 
     def steps(self, number: int) -> Iterator[tuple[str, str, float]]:
         """Yield case, contender and delay, in the order of a round. The other integrations, which
@@ -65,6 +66,8 @@ class Plan:
             yield from (("1,000 rounds", name, 0.06) for name in CASES["1,000 rounds"])
             for delay in self.delays:
                 yield from (("10,000 rounds", name, delay) for name in CASES["10,000 rounds"])
+                if self.long_pairs:
+                    yield "10,000 rounds, pairs", "ours", delay
         for delay in self.delays[: 2 if number == 0 else 1]:
             yield from (("throughput", name, delay) for name in CASES["throughput"])
 
@@ -72,6 +75,7 @@ class Plan:
         """Return the number of trials, rounds or points of a run."""
         sizes = {"Optuna": self.trials, "LightGBM": self.boosting_rounds, "throughput": self.points}
         sizes |= {"8 at once": 16, "long": self.long_trials}
+        sizes["10,000 rounds, pairs"] = self.long_pairs
         sizes |= dict(zip(_LONG_TRAININGS, self.long_rounds, strict=True))
         # Long enough that some requests are sent, and fail, before training ends.
         longer = 4 if (case, delay) == ("LightGBM", DOWN) else 1
@@ -84,6 +88,7 @@ class Plan:
             **dict.fromkeys(_LONG_TRAININGS, 12),  # 3 sets, 4 metrics
             "Optuna, pairs": PAIRED_TRIALS,
             "LightGBM, pairs": PAIRED_ROUNDS * 4,
+            "10,000 rounds, pairs": LONG_PAIRED_ROUNDS * 12,
         }
         return self.size(case, delay) * each.get(case, 1)
 
@@ -95,7 +100,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="one small round, writes nothing")
     arguments = parser.parse_args()
-    plan = Plan((0.06,), 3, 10, 4_000, 2, 40, (50, 500)) if arguments.quick else Plan()
+    plan = Plan((0.06,), 3, 10, 4_000, 2, 40, (50, 500), 0) if arguments.quick else Plan()
     rounds = 1 if arguments.quick else arguments.rounds
 
     # Exit by an exception on SIGTERM, so that the server is stopped too.

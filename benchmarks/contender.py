@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+_WARM_UP = 4  # trials, rounds, points
+
 
 @dataclass
 class Contender:
@@ -22,18 +24,44 @@ class Contender:
     deliver: Callable[[], None] = lambda: None
     events: list[float] = field(default_factory=list)
 
+    def warm_up(self) -> None:
+        """Do what is needed only once: imports, connections, tokens and the experiment."""
+        self.run(_WARM_UP)
 
-def paired(plain: Contender, ours: Contender, size: int) -> Contender:
-    """Return a contender that alternates two others; its events are the ratios of their times.
+
+@dataclass
+class Pairs(Contender):
+    """Alternates two contenders; its events are the ratios of their times.
 
     Both are in one process, because two processes differ by more than a callback costs.
+
+    Attributes:
+        parts: the contenders, in the order in which they are warmed up.
+    """
+
+    parts: tuple[Contender, ...] = ()
+
+    def warm_up(self) -> None:
+        for part in self.parts:
+            part.warm_up()
+
+
+def paired(
+    plain: Contender, ours: Contender, size: int, *, is_delivered_between: bool = False
+) -> Contender:
+    """Return pairs of two contenders of a size.
+
+    With ``is_delivered_between``, no delivery goes on while the other one trains.
     """
     ratios: list[float] = []
 
     def seconds(of: Contender) -> float:
         start = time.perf_counter()
         of.run(size)
-        return time.perf_counter() - start
+        took = time.perf_counter() - start
+        if is_delivered_between:
+            of.deliver()
+        return took
 
     def run(pairs: int) -> None:
         for number in range(pairs):
@@ -43,7 +71,7 @@ def paired(plain: Contender, ours: Contender, size: int) -> Contender:
             else:
                 ratios.append(seconds(ours) / seconds(plain))
 
-    return Contender(run, ours.deliver, ratios)
+    return Pairs(run, ours.deliver, ratios, (plain, ours))
 
 
 class Timed:

@@ -160,7 +160,7 @@ def pairs_table(measurements: Iterable[Measurement]) -> Table:
     for (case, delay), ratios in groups.items():
         tenths = quantiles(ratios, n=10)
         cells = [f"{ratio:.3f}" for ratio in (tenths[0], median(ratios), tenths[-1])]
-        rows.append([case.partition(",")[0], delay_label(delay), str(len(ratios)), *cells])
+        rows.append([case.removesuffix(", pairs"), delay_label(delay), str(len(ratios)), *cells])
     return Table("Training time relative to training without the callback", heads, rows)
 
 

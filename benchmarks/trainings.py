@@ -11,6 +11,7 @@ from contender import Contender, Timed, flush, paired
 # Takes less than a second for 100 rounds on one thread.
 ROWS, FEATURES = 20_000, 40
 PAIRED_ROUNDS = 100
+LONG_PAIRED_ROUNDS = 10_000
 
 
 def _training(
@@ -119,3 +120,11 @@ LONG: dict[str, Callable[[str], Contender]] = {
     "none": partial(_training, **_MANY_POINTS),
     "ours": partial(_ours, **_MANY_POINTS),
 }
+
+
+def _long_paired(experiment: str) -> Contender:
+    plain, ours = (contender(experiment) for contender in LONG.values())
+    return paired(plain, ours, LONG_PAIRED_ROUNDS, is_delivered_between=True)
+
+
+LONG_PAIRED: dict[str, Callable[[str], Contender]] = {"ours": _long_paired}

@@ -17,8 +17,6 @@ from pathlib import Path
 
 from cases import CASES
 
-_WARM_UP = 4  # trials, rounds, points
-
 
 def main() -> None:
     # The parent must not read what libraries print.
@@ -31,8 +29,7 @@ def main() -> None:
         sys.stdin.readline()
 
     contender = CASES[case][name](experiment)
-    # Imports, connections, tokens and the experiment are needed only once.
-    contender.run(_WARM_UP)
+    contender.warm_up()
     contender.deliver()
     contender.events.clear()
     wait_for_parent()
