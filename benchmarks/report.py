@@ -15,8 +15,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 
+from mlflow_iap_callbacks.plurals import counted
+
 _NOTE = """\
-Medians of {rounds} rounds (other integrations: one), in alternating order, each in a separate \
+Medians of {rounds} (other integrations: one), in alternating order, each in a separate \
 process and after a warm-up. The server, IAP and training share the machine. In brackets: the \
 time relative to training without a callback in the same round. *Delivered* is the time until \
 the server has everything, *blocked* the time inside one call of the callback (median and 99th \
@@ -203,7 +205,7 @@ def markdown(tables: Iterable[Table], rounds: int) -> str:
     day = datetime.now(timezone.utc).date()
     parts = [
         "# What the callbacks cost, compared with others",
-        _NOTE.format(rounds=rounds),
+        _NOTE.format(rounds=counted(rounds, "round")),
         f"{day}; {machine}, Python {platform.python_version()}, {versions}.",
         "![What a callback costs](../docs/images/costs.svg)",
     ]

@@ -28,7 +28,8 @@ from .records import unpacked
 _logger = logging.getLogger("mlflow_iap_callbacks")
 
 # `os.write` releases Python's global lock. If other threads are busy, this one may get it back only
-# after `sys.getswitchinterval()`, 5 ms, although the kernel just copies a few hundred bytes.
+# after `sys.getswitchinterval()`, 5 ms, although the kernel just copies a few hundred bytes. If the
+# kernel makes this wait, as on a network file system that hangs, all threads wait.
 _write_with_lock: Callable[[int, bytes, int], int] = (
     (lambda file, data, _: os.write(file, data)) if os.name == "nt" else ctypes.PyDLL(None).write
 )
