@@ -233,10 +233,10 @@ _ITERATIONS = _METRICS.flatmap(
 def test_points_and_bests_are_those_of_a_loop_over_all_evaluations(
     parts: list[list[Sequence[tuple[tuple[str, str, bool], Any]]]],
 ) -> None:
-    repeated = [items for part in parts for items in part]
+    iterations = [items for part in parts for items in part]
     expected: dict[str, list[tuple[int, float]]] = {}
     best: dict[str, tuple[int, float]] = {}
-    for step, items in enumerate(repeated):
+    for step, items in enumerate(iterations):
         seen: set[str] = set()
         for (data, metric, is_higher_better), given_value in items:
             name, value = f"{data}-{metric}", float(given_value)
@@ -249,8 +249,8 @@ def test_points_and_bests_are_those_of_a_loop_over_all_evaluations(
             if not (is_worse or math.isnan(value)):
                 best[name] = (step, value)
     run = _logged(
-        [[(*place[:2], value, place[2]) for place, value in items] for items in repeated],
-        rounds=len(repeated),
+        [[(*place[:2], value, place[2]) for place, value in items] for items in iterations],
+        rounds=len(iterations),
     )
     found = _curves(run)
     assert {name: repr(found.get(name)) for name in expected} == {
