@@ -15,9 +15,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from delays import DOWN
+
 from mlflow_iap_callbacks.local import LocalCloud, MlflowServer
 
-DOWN = -1.0  # in place of a delay
 _WORKER = Path(__file__).with_name("worker.py")
 _LONGEST = 1800.0  # seconds until a worker counts as hanging
 

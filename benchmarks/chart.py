@@ -11,8 +11,10 @@ import matplotlib
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
+from callback_tables import Summary
+from delays import delay_label
 from matplotlib.axes import Axes
-from report import Summary, delay_label, short
+from tables import short
 
 _COLORS = {
     "ours": "#0b6e4f",

@@ -15,25 +15,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import DOWN, Bench, Measurement
-from cases import CASES
-from docs_parts import COMPARISON, IMAGES, put_into
-from report import (
+from bench import Bench, Measurement
+from callback_tables import (
     case_table,
-    delay_label,
     growth_table,
     headline_table,
     markdown,
     pairs_table,
-    show,
     summaries,
     throughput_table,
 )
+from cases import CASES
+from delays import DELAYS, DOWN, HEADLINE_DELAY, delay_label
+from docs_parts import COMPARISON, IMAGES, put_into
 from rich.console import Console
 from sweeps import PAIRED_TRIALS
+from tables import show, wide_console
 from trainings import LONG_PAIRED_ROUNDS, PAIRED_ROUNDS
 
-_HEADLINE_DELAY = 0.06  # shown in the documentation
 _LONG_TRAININGS = ("1,000 rounds", "10,000 rounds")
 
 
@@ -41,7 +40,7 @@ _LONG_TRAININGS = ("1,000 rounds", "10,000 rounds")
 class Plan:
     """What is measured: the seconds added to each request, and the size of each run."""
 
-    delays: tuple[float, ...] = (0.0, 0.06, 0.25)
+    delays: tuple[float, ...] = DELAYS
     trials: int = 20
     boosting_rounds: int = 100
     points: int = 100_000
@@ -105,9 +104,7 @@ def main() -> None:
 
     # Exit by an exception on SIGTERM, so that the server is stopped too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=120)
+    console = wide_console()
     measurements = _measure(plan, rounds, console)
     cases = ("Optuna", "LightGBM", "8 at once", "long", *_LONG_TRAININGS)
     rows = {case: summaries(measurements, case) for case in cases}
@@ -136,8 +133,8 @@ def main() -> None:
         draw({case: rows[case] for case in ("Optuna", "LightGBM")}, IMAGES / "costs.svg")
         results = Path(__file__).with_name("results.md")
         results.write_text(markdown(tables, rounds), encoding="utf-8")
-        sizes = {case: plan.size(case, _HEADLINE_DELAY) for case in rows}
-        table = headline_table(rows, sizes, _HEADLINE_DELAY)
+        sizes = {case: plan.size(case, HEADLINE_DELAY) for case in rows}
+        table = headline_table(rows, sizes, HEADLINE_DELAY)
         put_into(COMPARISON, "make bench", table.markdown())
     lost = [
         f"{m.case}, {m.name}, {delay_label(m.delay)}: {m.points:,} points"

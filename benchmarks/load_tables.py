@@ -13,7 +13,7 @@ from statistics import median
 from typing import TypeVar
 
 from load_servers import Cell
-from report import Table, short
+from tables import Table, short
 
 _Key = TypeVar("_Key")
 

@@ -30,8 +30,8 @@ from load_tables import (
     settings_table,
     trainers_table,
 )
-from report import show
 from rich.console import Console
+from tables import show, wide_console
 
 _C_DRIVER = "mysqlclient"
 _CHANGES = [
@@ -143,9 +143,7 @@ def main() -> None:
 
     # Exit by an exception on SIGTERM, so that the servers are stopped too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=120)
+    console = wide_console()
     with Stage.running() as stage:
         measured = Measurement(plan, stage, console)
         measured.run()

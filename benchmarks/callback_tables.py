@@ -1,19 +1,14 @@
-"""Summarizes measurements in tables, for the terminal and as Markdown."""
+"""Summarizes measurements of callbacks in tables."""
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
-from importlib.metadata import version
 from statistics import median, quantiles
 
-from bench import DOWN, Measurement
-from rich import box
-from rich.console import Console
-from rich.table import Table as RichTable
+from bench import Measurement
+from delays import delay_label
+from tables import Table, conditions, short
 
 from mlflow_iap_callbacks.plurals import counted
 
@@ -26,21 +21,6 @@ percentile; not visible for autolog), *requests* the number that IAP received. *
 server that responds with 503 during training and works again afterwards. The other integrations \
 do not support IAP, so they use this package's transport (MLFLOW_TRACKING_AUTH=iap). autolog \
 also logs the data set and the feature importance."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table: `names` columns of names, then columns of numbers."""
-
-    title: str
-    heads: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    names: int = 2
-
-    def markdown(self) -> str:
-        rule = ["---"] * self.names + ["--:"] * (len(self.heads) - self.names)
-        lines = [f"| {' | '.join(line)} |" for line in (self.heads, rule, *self.rows)]
-        return "\n".join(lines)
 
 
 @dataclass(frozen=True)
@@ -75,10 +55,6 @@ def summaries(measurements: Iterable[Measurement], case: str) -> list[Summary]:
     return [Summary(*key, rounds, groups["none", key[1]]) for key, rounds in groups.items()]
 
 
-def delay_label(delay: float) -> str:
-    return "down" if delay == DOWN else f"{delay * 1000:.0f} ms"
-
-
 def case_table(title: str, rows: Iterable[Summary]) -> Table:
     heads = ["delay", "contender", "training s", "delivered s", "blocked ms", "requests"]
     heads += ["CPU s", "peak MB", "points"]
@@ -98,11 +74,6 @@ def _cells(row: Summary) -> list[str]:
         f"{row.median(lambda m: m.peak_mb):.0f}",
         f"{min(m.points for m in row.rounds):,}",
     ]
-
-
-def short(value: float) -> str:
-    """Return a number with three digits, or with all digits before the point."""
-    return f"{value:.3g}" if value < 100 else f"{value:,.0f}"
 
 
 _CALLED = {
@@ -186,27 +157,11 @@ def throughput_table(title: str, measurements: Iterable[Measurement]) -> Table:
     return Table(title, heads, rows)
 
 
-def show(console: Console, tables: Iterable[Table]) -> None:
-    for table in tables:
-        shown = RichTable(title=table.title, title_justify="left", box=box.SIMPLE_HEAD)
-        for number, head in enumerate(table.heads):
-            shown.add_column(
-                head, justify="left" if number < table.names else "right", no_wrap=True
-            )
-        for row in table.rows:
-            shown.add_row(*row, style="bold" if row[1] == "ours" else None)
-        console.print(shown)
-
-
 def markdown(tables: Iterable[Table], rounds: int) -> str:
-    packages = ("mlflow", "optuna", "optuna-integration", "lightgbm")
-    versions = ", ".join(f"{name} {version(name)}" for name in packages)
-    machine = f"{os.cpu_count()} CPUs, {platform.system()} {platform.machine()}"
-    day = datetime.now(timezone.utc).date()
     parts = [
         "# What the callbacks cost, compared with others",
         _NOTE.format(rounds=counted(rounds, "round")),
-        f"{day}; {machine}, Python {platform.python_version()}, {versions}.",
+        conditions(("mlflow", "optuna", "optuna-integration", "lightgbm")),
         "![What a callback costs](../docs/images/costs.svg)",
     ]
     for table in tables:
