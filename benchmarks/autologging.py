@@ -1,155 +1,113 @@
-"""What autologging costs a training: bare, as MLflow is, asynchronous, and in the background.
+"""What autologging costs a training: with MLflow as it is, asynchronous, and in the background.
 
-    python benchmarks/autologging.py [--rounds N] [--libraries lightgbm,xgboost,sklearn]
-
-Each round trains once in each way, at each delay that a proxy adds to requests, and the ratios are
-of times in the same round. In the rows "away", the server is away as soon as the run exists.
+python benchmarks/autologging.py --quick  # shows it; compare.py writes it
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import statistics
-import subprocess
-import sys
-import tempfile
-import time
-import uuid
-from collections import defaultdict
-from collections.abc import Callable
-from contextlib import nullcontext
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
 
-from mlflow_iap_callbacks.local import LocalCloud, MlflowServer
+import autologs
+from bench import Measurement
+from callback_tables import Summary, case_table, summaries
+from cases import CASES, autologged
+from delays import DELAYS, DOWN, HEADLINE_DELAY, delay_label
+from part import Effort, Findings, Part, show_alone
+from rich.console import Console
+from rounds import lost, measure_rounds
+from tables import Table
 
-_WAYS = ("bare", "mlflow", "asynchronous", "background")
-_DELAYS = (0.0, 0.06, 0.25)
-_AWAY = -1.0  # in place of a delay
-_ROWS, _FEATURES, _ROUNDS = 20_000, 40, 100
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--libraries", default="lightgbm,xgboost,sklearn")
-    parser.add_argument("--no-models", action="store_true")
-    given = parser.parse_args()
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        MlflowServer(Path(folder) / "server") as server,
-        LocalCloud(server.url) as cloud,
-    ):
-        for library in given.libraries.split(","):
-            print(f"\n{library}, seconds of the training, and ratio to the bare one")
-            for delay in (*_DELAYS, _AWAY):
-                ways = _WAYS if delay != _AWAY else ("bare", "background")
-                seconds: dict[str, list[float]] = defaultdict(list)
-                for _ in range(given.rounds):
-                    for way in ways:
-                        measured = _measure(cloud, library, way, delay, folder, given.no_models)
-                        seconds[way].append(measured)
-                print(_row(delay, seconds), flush=True)
+_NOTE = """\
+Medians of {rounds}. Each training has a process of its own and runs after a warm-up: without \
+autologging (*none*), with MLflow as it is, with `MLFLOW_ENABLE_ASYNC_LOGGING`, and with \
+`log_in_background()` of this package (*ours*). All use this package's transport. The run is \
+started before the training. Models are logged only where the title says so: MLflow then loads the \
+model in another process, to find the packages that it needs, which takes most of the time. The \
+columns are those of the callbacks."""
+_CALLED = {
+    "mlflow": "MLflow as it is",
+    "mlflow, async": "MLflow's asynchronous logging",
+    "ours": "in the background",
+}
+_SHOWN_DELAYS = (HEADLINE_DELAY, 0.25)  # in the documentation
 
 
-def _row(delay: float, seconds: dict[str, list[float]]) -> str:
-    cells = []
-    for way, found in seconds.items():
-        pairs = zip(found, seconds["bare"], strict=True)
-        ratio = statistics.median(each / bare for each, bare in pairs)
-        cells.append(f"{way} {statistics.median(found):.2f} s ({ratio:.2f})")
-    return f"{'away' if delay == _AWAY else f'{delay * 1000:.0f} ms':>7}  {'  '.join(cells)}"
+@dataclass(frozen=True)
+class _Plan:
+    """What is measured: the seconds added to each request, the rounds of a training, and what is
+    trained without a server."""
+
+    delays: tuple[float, ...] = DELAYS
+    rounds: int = 100
+    down: tuple[str, ...] = tuple(autologs.CONTENDERS)
+
+    @property
+    def libraries(self) -> list[str]:
+        # There is no xgboost-cpu for some platforms.
+        return [name for name in autologs.CONTENDERS if name != "XGBoost" or find_spec("xgboost")]
+
+    def steps(self, number: int) -> Iterator[tuple[str, str, float]]:
+        for library in self.libraries:
+            case = autologged(library)
+            for delay in self.delays:
+                yield from ((case, name, delay) for name in CASES[case])
+            # Without a server, MLflow's own retries block training for minutes.
+            if library in self.down:
+                yield from ((case, name, DOWN) for name in ("none", "ours"))
+
+    def size(self, case: str, delay: float) -> int:
+        return self.rounds
 
 
-def _measure(
-    cloud: LocalCloud, library: str, way: str, delay: float, folder: str, no_models: bool
-) -> float:
-    cloud.delay = max(0.0, delay)
-    variables = {
-        **{name: text for name, text in os.environ.items() if not name.startswith("MLFLOW_")},
-        **cloud.environment(),
-        "MLFLOW_IAP_OUTBOX": f"{folder}/outbox-{uuid.uuid4().hex}",
-        "MLFLOW_TRACKING_AUTH": "iap",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_ENABLE_ASYNC_LOGGING": str(way == "asynchronous").lower(),
-        "PYTHONWARNINGS": "ignore",
+def _measure(effort: Effort, console: Console) -> Findings:
+    plan = _Plan((HEADLINE_DELAY,), 10, ("LightGBM",)) if effort.is_quick else _Plan()
+    measurements = measure_rounds(plan, effort.rounds, console)
+    rows = {name: summaries(measurements, autologged(name)) for name in plan.libraries}
+    tables = [case_table(_title(name, plan.rounds), rows[name]) for name in rows]
+    docs = {} if effort.is_quick else {"autologging": _docs_table(rows).markdown()}
+    return Findings(tables, docs, _wrong(measurements))
+
+
+def _title(library: str, rounds: int) -> str:
+    rounds = rounds // 10 + 1 if library == "scikit-learn" else rounds
+    return f"{library}: {rounds} rounds, 20,000 rows, 1 thread"
+
+
+def _wrong(measurements: Sequence[Measurement]) -> list[str]:
+    """Each way must log as many points as MLflow as it is."""
+    as_it_is = {m.case: m.points for m in measurements if m.name == "mlflow"}
+    nothing = [f"{case}: no points with MLflow" for case, points in as_it_is.items() if not points]
+    return nothing + lost(measurements, lambda m: as_it_is[m.case])
+
+
+def _docs_table(rows: Mapping[str, Sequence[Summary]]) -> Table:
+    cells = {
+        (library, row.name, row.delay): f"{row.ratio(lambda m: m.train):.2f} times"
+        for library, found in rows.items()
+        for row in found
     }
-    arguments = [sys.executable, __file__, library, way, str(no_models)]
-    with subprocess.Popen(
-        arguments,
-        env=variables,
-        cwd=folder,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith("ready"):
-                if delay == _AWAY:
-                    cloud.fault("answer", status=503, times=0)
-                process.stdin.write("\n")
-                process.stdin.flush()
-            if line.startswith("{"):
-                cloud.clear_faults()
-                return float(json.loads(line)["seconds"])
-    raise RuntimeError(f"{library} {way} failed.")
+    table = [
+        [
+            f"{library}, {called}",
+            *(cells[library, name, delay] for delay in _SHOWN_DELAYS),
+            cells.get((library, name, DOWN), "not measured"),
+        ]
+        for library in rows
+        for name, called in _CALLED.items()
+    ]
+    heads = ["training takes", *map(delay_label, (*_SHOWN_DELAYS, DOWN))]
+    return Table("", heads, table, names=1)
 
 
-def _work(library: str, way: str, no_models: bool) -> None:
-    """Train in this process, as a worker."""
-    import mlflow
-
-    if way == "background":
-        from mlflow_iap_callbacks import log_in_background
-
-        log_in_background()
-    train = _training(library)
-    if way != "bare":
-        mlflow.set_experiment(f"{library}-{way}")
-        getattr(mlflow, library).autolog(log_models=not no_models, silent=True)
-        train(2)  # imports, connections and tokens are needed only once
-        mlflow.flush_async_logging()
-    run = nullcontext() if way == "bare" else mlflow.start_run()
-    print("ready", flush=True)
-    sys.stdin.readline()
-    began = time.perf_counter()
-    with run:
-        train(_ROUNDS)
-    print(json.dumps({"seconds": time.perf_counter() - began}), flush=True)
-
-
-def _training(library: str) -> Callable[[int], Any]:
-    import numpy as np
-
-    random = np.random.default_rng(0)
-    x = random.normal(size=(_ROWS, _FEATURES))
-    y = (x[:, :5].sum(axis=1) + random.normal(size=_ROWS) > 0).astype(int)
-    if library == "lightgbm":
-        import lightgbm as lgb
-
-        data = lgb.Dataset(x, y, free_raw_data=False)
-        params = {"objective": "binary", "metric": ["auc", "binary_logloss"], "num_threads": 1}
-        return lambda rounds: lgb.train({**params, "verbosity": -1}, data, rounds, [data])
-    if library == "xgboost":
-        import xgboost as xgb
-
-        matrix = xgb.DMatrix(x, y)
-        options = {"objective": "binary:logistic", "nthread": 1}
-        return lambda rounds: xgb.train(
-            options, matrix, rounds, evals=[(matrix, "train")], verbose_eval=False
-        )
-    from sklearn.ensemble import GradientBoostingClassifier
-
-    return lambda rounds: GradientBoostingClassifier(n_estimators=rounds // 10 + 1).fit(x, y)
-
+PART = Part(
+    "autologging",
+    "What autologging costs a training",
+    _NOTE,
+    ("mlflow", "lightgbm", "xgboost-cpu", "scikit-learn"),
+    _measure,
+)
 
 if __name__ == "__main__":
-    if len(sys.argv) == 4 and sys.argv[2] in _WAYS:
-        _work(sys.argv[1], sys.argv[2], sys.argv[3] == "True")
-    else:
-        main()
+    show_alone(PART)

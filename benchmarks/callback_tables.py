@@ -7,20 +7,9 @@ from dataclasses import dataclass
 from statistics import median, quantiles
 
 from bench import Measurement
-from delays import delay_label
-from tables import Table, conditions, short
-
-from mlflow_iap_callbacks.plurals import counted
-
-_NOTE = """\
-Medians of {rounds} (other integrations: one), in alternating order, each in a separate \
-process and after a warm-up. The server, IAP and training share the machine. In brackets: the \
-time relative to training without a callback in the same round. *Delivered* is the time until \
-the server has everything, *blocked* the time inside one call of the callback (median and 99th \
-percentile; not visible for autolog), *requests* the number that IAP received. *Down* is a \
-server that responds with 503 during training and works again afterwards. The other integrations \
-do not support IAP, so they use this package's transport (MLFLOW_TRACKING_AUTH=iap). autolog \
-also logs the data set and the feature importance."""
+from cases import LONGEST, in_pairs
+from delays import DOWN, delay_label
+from tables import Table, short
 
 
 @dataclass(frozen=True)
@@ -122,32 +111,80 @@ def growth_table(rows: Iterable[Summary]) -> Table:
     return Table("Cost of one trial as a sweep grows", heads, table)
 
 
-def pairs_table(measurements: Iterable[Measurement]) -> Table:
-    """Return the table of how many times longer training takes with the callback."""
-    heads = ["training", "delay", "pairs", "10 %", "median", "90 %"]
+def _pairs(measurements: Iterable[Measurement]) -> dict[tuple[str, float], list[float]]:
+    """Return how many times longer training takes with the callback, by case and delay."""
     groups: dict[tuple[str, float], list[float]] = {}
-    for m in measurements:
-        if m.case.endswith(", pairs"):
-            groups.setdefault((m.case, m.delay), []).extend(m.events)
+    for case in ("Optuna", "LightGBM", LONGEST):
+        for m in measurements:
+            if m.case == in_pairs(case):
+                groups.setdefault((case, m.delay), []).extend(m.events)
+    return groups
+
+
+def pairs_table(measurements: Sequence[Measurement]) -> Table:
+    heads = ["training", "delay", "pairs", "10 %", "median", "90 %"]
     rows = []
-    for (case, delay), ratios in groups.items():
+    for (case, delay), ratios in _pairs(measurements).items():
         tenths = quantiles(ratios, n=10)
         cells = [f"{ratio:.3f}" for ratio in (tenths[0], median(ratios), tenths[-1])]
-        rows.append([case.removesuffix(", pairs"), delay_label(delay), str(len(ratios)), *cells])
+        rows.append([case, delay_label(delay), str(len(ratios)), *cells])
     return Table("Training time relative to training without the callback", heads, rows)
 
 
-def throughput_table(title: str, measurements: Iterable[Measurement]) -> Table:
-    heads = ["delay", "pairs", "ours /s", "log_batch /s", "ratios", "median", "append s", "drain s"]
-    heads += ["requests"]
+def sentences(measurements: Sequence[Measurement]) -> str:
+    """Return a list of what else was measured, for the documentation."""
+    pairs = _pairs(measurements)
+    lines = []
+    down = {case: pairs[case, DOWN] for case in ("Optuna", "LightGBM")}
+    times = " and ".join(f"{median(ratios):.3f} times ({case})" for case, ratios in down.items())
+    lines.append(
+        f"With the server down throughout, training takes {times} as long as without a callback "
+        f"(medians of {len(down['Optuna'])} pairs of shorter runs)."
+    )
+    longest = [ratios for (case, _), ratios in pairs.items() if case == LONGEST]
+    if longest:
+        medians = sorted(map(median, longest))
+        lines.append(
+            f"A training of {LONGEST} of less than a millisecond, each with 12 metrics, takes "
+            f"{medians[0]:.2f} to {medians[-1]:.2f} times as long (medians of {len(longest[0])} "
+            "pairs at each delay): delivery takes processor time from it, and the server "
+            "takes the same processors."
+        )
+    speeds = [median(ratios) for ratios in _throughput_ratios(measurements).values()]
+    lines.append(
+        f"Many points of one run are delivered at {min(speeds):.0%} of the speed of a simple loop "
+        "of full `log_batch` calls."
+    )
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _throughput(measurements: Iterable[Measurement]) -> dict[float, dict[str, list[Measurement]]]:
     groups: dict[float, dict[str, list[Measurement]]] = {}
     for m in measurements:
         if m.case == "throughput":
             groups.setdefault(m.delay, {}).setdefault(m.name, []).append(m)
+    return groups
+
+
+def _throughput_ratios(measurements: Iterable[Measurement]) -> dict[float, list[float]]:
+    """Return the speed relative to the loop's, in each round, by delay."""
+    return {
+        delay: [
+            loop.total / ours.total
+            for ours, loop in zip(found["ours"], found["log_batch"], strict=True)
+        ]
+        for delay, found in _throughput(measurements).items()
+    }
+
+
+def throughput_table(title: str, measurements: Sequence[Measurement]) -> Table:
+    heads = ["delay", "pairs", "ours /s", "log_batch /s", "ratios", "median", "append s", "drain s"]
+    heads += ["requests"]
     rows: list[list[str]] = []
-    for delay, contenders in groups.items():
+    all_ratios = _throughput_ratios(measurements)
+    for delay, contenders in _throughput(measurements).items():
         ours, bare = contenders["ours"], contenders["log_batch"]
-        ratios = [theirs.total / own.total for own, theirs in zip(ours, bare, strict=True)]
+        ratios = all_ratios[delay]
         rates = [f"{median(m.points / m.total for m in of):,.0f}" for of in (ours, bare)]
         each = ", ".join(f"{ratio:.2f}" for ratio in ratios)
         took = [f"{median(m.train for m in ours):.2f}", f"{median(m.deliver for m in ours):.2f}"]
@@ -155,15 +192,3 @@ def throughput_table(title: str, measurements: Iterable[Measurement]) -> Table:
         cells = [*rates, each, f"{median(ratios):.2f}", *took, requests]
         rows.append([delay_label(delay), str(len(ours)), *cells])
     return Table(title, heads, rows)
-
-
-def markdown(tables: Iterable[Table], rounds: int) -> str:
-    parts = [
-        "# What the callbacks cost, compared with others",
-        _NOTE.format(rounds=counted(rounds, "round")),
-        conditions(("mlflow", "optuna", "optuna-integration", "lightgbm")),
-        "![What a callback costs](../docs/images/costs.svg)",
-    ]
-    for table in tables:
-        parts += [f"## {table.title}", table.markdown()]
-    return "\n\n".join(parts) + "\n"

@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+import autologs
+import plain_clients
 import sweeps
 import throughput
 import trainings
+
+LONGEST = "10,000 rounds"
+SWEEP_LIMIT = "sweep limit"
+
+
+def in_pairs(case: str) -> str:
+    """Return the name of a case whose contenders alternate in one process."""
+    return f"{case}, pairs"
+
+
+def autologged(library: str) -> str:
+    """Return the name of a case with a library's autologging."""
+    return f"{library} autologging"
+
 
 CASES = {
     "Optuna": sweeps.CONTENDERS,
@@ -12,9 +28,11 @@ CASES = {
     "long": sweeps.LONG,
     "LightGBM": trainings.CONTENDERS,
     "1,000 rounds": trainings.LONG,
-    "10,000 rounds": trainings.LONG,
-    "Optuna, pairs": sweeps.PAIRED,
-    "LightGBM, pairs": trainings.PAIRED,
-    "10,000 rounds, pairs": trainings.LONG_PAIRED,
+    LONGEST: trainings.LONG,
+    in_pairs("Optuna"): sweeps.PAIRED,
+    in_pairs("LightGBM"): trainings.PAIRED,
+    in_pairs(LONGEST): trainings.LONG_PAIRED,
     "throughput": throughput.CONTENDERS,
+    SWEEP_LIMIT: {**plain_clients.CONTENDERS, "ours": sweeps.LONG["ours"]},
+    **{autologged(name): ways for name, ways in autologs.CONTENDERS.items()},
 }

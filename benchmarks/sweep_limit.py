@@ -1,112 +1,56 @@
 """How fast a server can take the trials of a sweep, and how fast this package delivers them.
 
-    python benchmarks/sweep_limit.py [--trials N] [--rounds N]
-
-Plain clients, several at once, send the three requests of each trial: create the run, log its
-params and value, end it. The same trials are then delivered by the callback. The server, a proxy
-that adds 60 ms to each request, and the clients share one machine.
+python benchmarks/sweep_limit.py --quick  # shows it; compare.py writes it
 """
 
 from __future__ import annotations
 
-import argparse
-import os
-import subprocess
-import sys
-import tempfile
-import time
-import uuid
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-from mlflow_iap_callbacks.local import LocalCloud, MlflowServer
+from bench import Measurement
+from cases import CASES, SWEEP_LIMIT
+from delays import HEADLINE_DELAY
+from part import Effort, Findings, Part, show_alone
+from rich.console import Console
+from rounds import lost, measure_rounds
+from tables import Table
 
-_DELAY = 0.06  # seconds
-_CLIENTS = (8, 16, 32)
-_PARAMS = 8
-_LONGEST = 1800.0  # seconds
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--trials", type=int, default=2000)
-    parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.worker is not None:
-        print(_plain(int(given.worker), given.trials) if given.worker != "ours" else _ours(given))
-        return
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        MlflowServer(Path(folder, "server")) as server,
-        LocalCloud(server.url) as cloud,
-    ):
-        cloud.delay = _DELAY
-        for _ in range(given.rounds):
-            seconds = {
-                each: _measure(cloud, each, given.trials, folder)
-                for each in (*map(str, _CLIENTS), "ours")
-            }
-            best = min(seconds[str(clients)] for clients in _CLIENTS)
-            for clients in _CLIENTS:
-                print(f"{clients} plain clients: {seconds[str(clients)]:.1f} s")
-            print(
-                f"this package: {seconds['ours']:.1f} s, {seconds['ours'] / best:.2f} of the best"
-            )
+_NOTE = """\
+Plain clients, several at once, send the three requests of each trial: create the run, log its \
+params and value, end it. The callback (*ours*) delivers as many trials of 0.01 s. The server, a \
+proxy that adds 60 ms to each request, and the clients share the machine."""
 
 
-def _measure(cloud: LocalCloud, worker: str, trials: int, folder: str) -> float:
-    command = [sys.executable, __file__, "--worker", worker, "--trials", str(trials)]
-    outbox = Path(folder, uuid.uuid4().hex)
-    environment = {**os.environ, **cloud.environment(), "MLFLOW_IAP_OUTBOX": str(outbox)}
-    done = subprocess.run(
-        command, env=environment, check=True, capture_output=True, text=True, timeout=_LONGEST
-    )
-    return float(done.stdout.splitlines()[-1])
+@dataclass(frozen=True)
+class _Plan:
+    trials: int = 2000
+
+    def steps(self, number: int) -> Iterator[tuple[str, str, float]]:
+        yield from ((SWEEP_LIMIT, name, HEADLINE_DELAY) for name in CASES[SWEEP_LIMIT])
+
+    def size(self, case: str, delay: float) -> int:
+        return self.trials
 
 
-def _plain(clients: int, trials: int) -> float:
-    from mlflow.entities import Metric, Param
-
-    from mlflow_iap_callbacks import IAPMlflowClient
-
-    client = IAPMlflowClient()
-    experiment = client.create_experiment(uuid.uuid4().hex)
-    params = [Param(f"x{n}", "0.5") for n in range(_PARAMS)]
-
-    def send(number: int) -> None:
-        run_id = client.create_run(experiment, run_name=str(number)).info.run_id
-        client.log_batch(run_id, [Metric("value", 0.5, 0, 0)], params)
-        client.update_run(run_id, status="FINISHED")
-
-    began = time.monotonic()
-    with ThreadPoolExecutor(clients) as executor:
-        list(executor.map(send, range(trials)))
-    return time.monotonic() - began
+def _measure(effort: Effort, console: Console) -> Findings:
+    plan = _Plan(20) if effort.is_quick else _Plan()
+    measurements = measure_rounds(plan, 1, console)  # takes minutes
+    wrong = lost(measurements, lambda m: plan.trials)
+    return Findings([_table(measurements, plan.trials)], wrong=wrong)
 
 
-def _ours(given: argparse.Namespace) -> float:
-    import optuna
+def _table(measurements: Sequence[Measurement], trials: int) -> Table:
+    best = min(m.total for m in measurements if m.name != "ours")
+    rows = [
+        [m.name, f"{m.total:.1f}", f"{trials / m.total:.1f}", f"{m.total / best:.2f}"]
+        for m in measurements
+    ]
+    heads = ["", "until delivered, s", "trials /s", "of the fastest clients"]
+    return Table(f"{trials:,} trials", heads, rows, names=1)
 
-    from mlflow_iap_callbacks import IAPMLflowCallback
 
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    callback = IAPMLflowCallback()
-    study = optuna.create_study(
-        study_name=uuid.uuid4().hex, sampler=optuna.samplers.RandomSampler(0)
-    )
-
-    def objective(trial: optuna.Trial) -> float:
-        values = [trial.suggest_float(f"x{n}", 0, 1) for n in range(_PARAMS)]
-        time.sleep(0.01)
-        return sum(values)
-
-    began = time.monotonic()
-    study.optimize(objective, given.trials, callbacks=[callback])
-    if not callback.flush(None):
-        raise RuntimeError("Not everything was delivered.")
-    return time.monotonic() - began
-
+PART = Part("sweeps", "The most trials that a server takes", _NOTE, ("mlflow", "optuna"), _measure)
 
 if __name__ == "__main__":
-    main()
+    show_alone(PART)

@@ -14,6 +14,15 @@ PAIRED_ROUNDS = 100
 LONG_PAIRED_ROUNDS = 10_000
 
 
+def classes(rows: int = ROWS) -> tuple[Any, Any]:
+    """Return features and two classes, which are the same each time."""
+    import numpy as np
+
+    random = np.random.default_rng(0)
+    x = random.normal(size=(rows, FEATURES))
+    return x, (x[:, :5].sum(axis=1) + random.normal(size=rows) > 0).astype(int)
+
+
 def _training(
     _: str = "",
     callback: Callable[..., None] | None = None,
@@ -23,11 +32,8 @@ def _training(
     metrics: Sequence[str] = ("auc", "binary_logloss"),
 ) -> Contender:
     import lightgbm as lgb
-    import numpy as np
 
-    random = np.random.default_rng(0)
-    x = random.normal(size=(rows, FEATURES))
-    y = (x[:, :5].sum(axis=1) + random.normal(size=rows) > 0).astype(int)
+    x, y = classes(rows)
     cut = rows * 4 // 5
     # autolog reads the raw data.
     train = lgb.Dataset(x[:cut], y[:cut], free_raw_data=False)
