@@ -12,10 +12,13 @@ from __future__ import annotations
 
 import autologging
 import callbacks
+import step_cost
 import sweep_limit
 from part import arguments, effort_of, run
 
-_PARTS = {module.PART.name: module.PART for module in (callbacks, autologging, sweep_limit)}
+_PARTS = {
+    module.PART.name: module.PART for module in (step_cost, callbacks, autologging, sweep_limit)
+}
 
 
 def main() -> None:

@@ -1,11 +1,6 @@
 """Processor time of each step on a point's way to the server, beside MLflow's own ``log_batch``.
 
-    python benchmarks/step_cost.py
-
-One process sends 100,000 points, four in each record, to a server that does nothing, in another
-process. First each step runs on its own. Then all of them run as they do in training, and in turn
-MLflow's client sends the same points in full requests. All figures are of this process, whose
-training would have to share its interpreter with them.
+python benchmarks/step_cost.py --quick  # shows it; compare.py writes it
 """
 
 from __future__ import annotations
@@ -14,64 +9,44 @@ import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from multiprocessing.connection import Connection
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
+
+from idle_server import RUN_ID, idle_server
+from part import Effort, Findings, Part, show_alone
+from rich.console import Console
+from tables import US, Table
+
+_NOTE = """\
+One process sends points of one run, four in each record, to a server in another process that does \
+nothing. First each step runs on its own. Then all of them run as they do in training, and in turn \
+MLflow's client sends the same points in full requests. The processor time is that of the sending \
+process, whose training has to share its interpreter with them."""
 
 _RECORDS = 25_000
 _NAMES = ("training l2", "training auc", "valid l2", "valid auc")
-_POINTS = _RECORDS * len(_NAMES)
 _BATCH = 1_000  # MLflow's limit for metrics in one request
-_TURNS = 3
-_RUN = "0" * 32
 _NOW = 1_700_000_000_000
 _ENDPOINT = "/api/2.0/mlflow/runs/log-batch"
 
 
-class _Server(BaseHTTPRequestHandler):
-    """Answers that every run exists and that everything was logged."""
+@dataclass(frozen=True)
+class StepCosts:
+    """Processor time in microseconds per point.
 
-    protocol_version = "HTTP/1.1"
-    wbufsize = -1  # one packet for each response
-    _RUN = (
-        b'{"run":{"info":{"run_id":"%s","experiment_id":"0","lifecycle_stage":"active"},"data":{}}}'
-    )
+    Attributes:
+        our_steps: by step of this package.
+        mlflow_steps: by step of MLflow's client.
+        wholes: of this package and of MLflow's client, as a whole, in each turn.
+    """
 
-    def do_GET(self) -> None:
-        self.do_POST()
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        body = b"{}" if self.path.endswith("log-batch") else self._RUN % _RUN.encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-        self.wfile.flush()
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-def _serve(pipe: Connection) -> None:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Server)
-    pipe.send(server.server_port)
-    server.serve_forever()
-
-
-@contextmanager
-def _server() -> Iterator[str]:
-    ours, theirs = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=_serve, args=(theirs,))
-    process.start()
-    try:
-        yield f"http://127.0.0.1:{ours.recv()}"
-    finally:
-        process.kill()
-        process.join()
+    our_steps: Mapping[str, float]
+    mlflow_steps: Mapping[str, float]
+    wholes: Sequence[tuple[float, float]]
 
 
 def _metrics(n: int) -> dict[str, float]:
@@ -92,7 +67,7 @@ class _Steps:
         self.seconds[name] = self.seconds.get(name, 0.0) + took
 
 
-def _our_steps(uri: str, folder: Path) -> dict[str, float]:
+def _our_steps(uri: str, records: int, folder: Path) -> dict[str, float]:
     from mlflow.store.tracking.rest_store import RestStore
 
     from mlflow_iap_callbacks import IAPMlflowClient
@@ -110,26 +85,27 @@ def _our_steps(uri: str, folder: Path) -> dict[str, float]:
     names = Names(lambda: False, None)
     content: dict[str, object] = {"key": "key", "experiment": "id:0", "name": None, "tags": {}}
     outbox.intake.append(run.number, "start", content)
-    metrics = [_metrics(n) for n in range(_RECORDS)]
+    metrics = [_metrics(n) for n in range(records)]
+    post_json(store.get_host_creds(), _ENDPOINT, b"{}")  # connects
     with steps.step("append to the intake"):
-        for n in range(_RECORDS):
+        for n in range(records):
             outbox.intake.append(run.number, "metrics", (n, _NOW + n, metrics[n]))
     with steps.step("move to the database"):
         outbox.collect()
     outbox.settle(run, outbox.read(run, outbox.last_seq)[:1])
     while True:
         with steps.step("read"):
-            records = outbox.read(run, outbox.last_seq)
-        if not records:
+            waiting = outbox.read(run, outbox.last_seq)
+        if not waiting:
             break
         with steps.step("combine"):
             batch = Batch(0, names)
-            for record in records:
+            for record in waiting:
                 if not batch.takes(record):
                     break
             points = [entity for entity in batch.entities() if isinstance(entity, tuple)]
         with steps.step("encode"):
-            body = log_batch_body(_RUN, points, [], [])
+            body = log_batch_body(RUN_ID, points, [], [])
         assert body is not None
         with steps.step("request"):
             post_json(store.get_host_creds(), _ENDPOINT, body)
@@ -139,7 +115,7 @@ def _our_steps(uri: str, folder: Path) -> dict[str, float]:
     return steps.seconds
 
 
-def _mlflow_steps(uri: str) -> dict[str, float]:
+def _mlflow_steps(uri: str, records: int) -> dict[str, float]:
     import json
 
     from mlflow import MlflowClient
@@ -150,13 +126,14 @@ def _mlflow_steps(uri: str) -> dict[str, float]:
 
     steps = _Steps()
     creds = MlflowClient(uri)._tracking_client.store.get_host_creds()
-    for rows in _batches():
+    http_request(creds, _ENDPOINT, "POST", json={})  # connects
+    for rows in _batches(records):
         with steps.step("entities, twice"):
             given = [Metric(*row) for row in rows]
             metrics = [Metric(each.key, each.value, each.timestamp, each.step) for each in given]
         with steps.step("protobuf"):
             protos = [metric.to_proto() for metric in metrics]
-            message = LogBatch(metrics=protos, params=[], tags=[], run_id=_RUN)
+            message = LogBatch(metrics=protos, params=[], tags=[], run_id=RUN_ID)
         with steps.step("indented JSON"):
             text = message_to_json(message)
         with steps.step("parse it again"):
@@ -166,9 +143,9 @@ def _mlflow_steps(uri: str) -> dict[str, float]:
     return steps.seconds
 
 
-def _batches() -> Iterator[list[tuple[str, float, int, int]]]:
+def _batches(records: int) -> Iterator[list[tuple[str, float, int, int]]]:
     size = _BATCH // len(_NAMES)
-    for first in range(0, _RECORDS, size):
+    for first in range(0, records, size):
         yield [
             (name, value, _NOW + n, n)
             for n in range(first, first + size)
@@ -176,53 +153,90 @@ def _batches() -> Iterator[list[tuple[str, float, int, int]]]:
         ]
 
 
-def _ours(uri: str) -> float:
+def _ours(uri: str, records: int) -> float:
     from mlflow_iap_callbacks import IAPRun
 
-    run = IAPRun(_RUN, tracking_uri=uri)
-    metrics = [_metrics(n) for n in range(_RECORDS)]
+    run = IAPRun(RUN_ID, tracking_uri=uri)
+    metrics = [_metrics(n) for n in range(records)]
     assert run.flush()
     began = time.process_time()
-    for n in range(_RECORDS):
+    for n in range(records):
         run.log_metrics(metrics[n], step=n)
     assert run.flush(600.0)
     return time.process_time() - began
 
 
-def _mlflow(uri: str) -> float:
+def _mlflow(uri: str, records: int) -> float:
     from mlflow import MlflowClient
     from mlflow.entities import Metric
 
     client = MlflowClient(uri)
-    batches = list(_batches())
+    batches = list(_batches(records))
     began = time.process_time()
     for rows in batches:
-        client.log_batch(_RUN, [Metric(*row) for row in rows])
+        client.log_batch(RUN_ID, [Metric(*row) for row in rows])
     return time.process_time() - began
 
 
-def _show(title: str, steps: dict[str, float]) -> None:
-    print(title)
-    for name, seconds in {**steps, "together": sum(steps.values())}.items():
-        print(f"  {name:24}{seconds / _POINTS * 1e6:7.2f} us a point")
-
-
-def main() -> None:
-    """Print all steps, then both as a whole, in turns."""
-    with tempfile.TemporaryDirectory() as name, _server() as uri:
+def step_costs(url: str, records: int, turns: int) -> StepCosts:
+    """Measure all steps, then both as a whole, in turns. This sets variables of the process."""
+    to_us = 1e6 / (records * len(_NAMES))
+    with tempfile.TemporaryDirectory() as name:
         os.environ["MLFLOW_IAP_OUTBOX"] = str(Path(name, "outbox"))
-        _show("This package, step by step", _our_steps(uri, Path(name)))
-        _show("MLflow's log_batch, step by step", _mlflow_steps(uri))
-        contenders: dict[str, Callable[[str], float]] = {"ours": _ours, "log_batch": _mlflow}
-        print("As a whole")
-        for _ in range(_TURNS):
-            seconds = {each: contender(uri) for each, contender in contenders.items()}
-            costs = {each: took / _POINTS * 1e6 for each, took in seconds.items()}
-            print(
-                f"  ours {costs['ours']:.1f}, log_batch {costs['log_batch']:.1f} us a point:"
-                f" a factor of {costs['log_batch'] / costs['ours']:.1f}"
-            )
+        os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+        our_steps = _our_steps(url, records, Path(name))
+        mlflow_steps = _mlflow_steps(url, records)
+        wholes = [(_ours(url, records), _mlflow(url, records)) for _ in range(turns)]
+    return StepCosts(
+        {step: seconds * to_us for step, seconds in our_steps.items()},
+        {step: seconds * to_us for step, seconds in mlflow_steps.items()},
+        [(ours * to_us, mlflow * to_us) for ours, mlflow in wholes],
+    )
 
+
+def _measure(effort: Effort, console: Console) -> Findings:
+    records = _RECORDS // 10 if effort.is_quick else _RECORDS
+    spawn = multiprocessing.get_context("spawn")
+    with idle_server() as server, ProcessPoolExecutor(1, mp_context=spawn) as process:
+        costs = process.submit(step_costs, server.url, records, effort.rounds).result()
+        received = server.points()
+    # Both send all points once step by step, and once in each turn.
+    sent = 2 * (1 + effort.rounds) * records * len(_NAMES)
+    wrong = [] if received == sent else [f"steps: {received:,} points received of {sent:,}"]
+    tables = [_steps_table(costs), _wholes_table(costs)]
+    return Findings(tables, {"steps": _sentence(costs)}, wrong)
+
+
+def _steps_table(costs: StepCosts) -> Table:
+    rows = []
+    for name, steps in (("ours", costs.our_steps), ("log_batch", costs.mlflow_steps)):
+        for step, microseconds in {**steps, "together": sum(steps.values())}.items():
+            rows.append([name, step, f"{microseconds:.2f}"])
+    return Table("Step by step", ["", "step", f"{US} per point"], rows)
+
+
+def _wholes_table(costs: StepCosts) -> Table:
+    heads = ["turn", f"ours, {US} per point", f"log_batch, {US} per point", "log_batch / ours"]
+    rows = [
+        [str(turn), f"{ours:.1f}", f"{mlflow:.1f}", f"{mlflow / ours:.2f}"]
+        for turn, (ours, mlflow) in enumerate(costs.wholes, 1)
+    ]
+    return Table("As a whole", heads, rows, names=1)
+
+
+def _sentence(costs: StepCosts) -> str:
+    ours, mlflow = (median(each) for each in zip(*costs.wholes, strict=True))
+    ratio = median(mlflow / ours for ours, mlflow in costs.wholes)
+    return (
+        f"From the call to the server, a point takes {ours:.1f} {US} of processor time. MLflow's "
+        f"`log_batch` with 1,000 points in each request takes {mlflow:.1f} {US}, {ratio:.1f} times "
+        "as much."
+    )
+
+
+PART = Part(
+    "steps", "Processor time of a point, step by step", _NOTE, ("mlflow", "requests"), _measure
+)
 
 if __name__ == "__main__":
-    main()
+    show_alone(PART)

@@ -14,6 +14,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 
+US = "\N{MICRO SIGN}s"
+
 
 @dataclass(frozen=True)
 class Table:
