@@ -41,12 +41,10 @@ imports: $(VENV)/ready  ## draw the imports between folders, with graphviz; writ
 soak: $(VENV)/ready build/server/ready  ## run the tests with kills, faults and outages, which take minutes
 	$(RUN)python -m pytest -m soak -s tests
 
-bench: $(VENV)/ready  ## measure against other callbacks; writes benchmarks/results.md and docs
-	$(RUN)uv pip install -q --python $(RUN)python --group bench
-	$(RUN)python benchmarks/compare.py
+bench: build/bench/ready  ## measure against other ways to log; OPTIONS=--quick; writes results.md and docs
+	build/bench/bin/python benchmarks/compare.py $(OPTIONS)
 
 server-bench: $(VENV)/ready  ## measure the server under load; writes benchmarks/server_load.md
-	$(RUN)uv pip install -q --python $(RUN)python --group bench
 	PYTHONPATH=tests/helpers $(RUN)python benchmarks/server_load.py
 
 screenshots: $(VENV)/ready  ## take screenshots of MLflow's pages, with Chromium; writes docs/images
@@ -105,6 +103,13 @@ build/server/ready: $(VENV)/ready appengine/requirements.txt $(shell find src -n
 	fi
 	$(RUN)uv pip install -q --python build/server/bin/python --compile-bytecode \
 	  --no-deps build/server-wheel/*.whl
+	touch $@
+
+# Separate, because wandb needs an older protobuf.
+build/bench/ready: $(VENV)/ready pyproject.toml
+	$(RUN)uv venv -q --clear --python $(RUN)python build/bench
+	$(RUN)uv pip install -q --python build/bench/bin/python --compile-bytecode -e '.[server]' \
+	  --group dev --group bench
 	touch $@
 
 # The schema of Terraform's providers for Google Cloud. The providers themselves are in no registry of

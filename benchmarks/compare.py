@@ -1,7 +1,7 @@
 """Measure what this package costs beside other ways to log, and write the documentation's figures.
 
     python benchmarks/compare.py                        # results.md beside this file, and docs/
-    python benchmarks/compare.py --only sweeps          # keeps the other parts
+    python benchmarks/compare.py --only sweeps,calls    # keeps the other parts
     python benchmarks/compare.py --quick                # a check with small sizes; writes nothing
 
 Each part is measured in one run, and written as soon as it is complete. Exits with 1 if something
@@ -11,13 +11,15 @@ that was reported as delivered is missing.
 from __future__ import annotations
 
 import autologging
+import call_time
 import callbacks
 import step_cost
 import sweep_limit
 from part import arguments, effort_of, run
 
 _PARTS = {
-    module.PART.name: module.PART for module in (step_cost, callbacks, autologging, sweep_limit)
+    module.PART.name: module.PART
+    for module in (call_time, step_cost, callbacks, autologging, sweep_limit)
 }
 
 
