@@ -185,7 +185,7 @@ def _table(
         for caches in _READ_BYTES:
             times = found[name, caches]
             cells += [f"{short(times.us(share))} {US}" for share in shares]
-            cells.append(f"{times.ratio(found['ours', caches]):.2f}")
+            cells.append(short(times.ratio(found["ours", caches])))
         rows.append([_CALLED[name], *cells])
     return Table(title, ["", *heads], rows, names=1)
 

@@ -19,7 +19,7 @@ def in_pairs(case: str) -> str:
 
 def autologged(library: str) -> str:
     """Return the name of a case with a library's autologging."""
-    return f"{library} autologging"
+    return f"autologging, {library}"
 
 
 CASES = {
