@@ -45,7 +45,10 @@ from ..delivery.sender import is_delivering
 from ..errors import IAPUnavailableError
 from ..limits import MAX_DATASET_LENGTHS
 from ..tags import MODEL_KEY_TAG
-from . import artifacts
+from . import (
+    artifacts,
+    forked_pools,  # noqa: F401 - registers what a fork does
+)
 from .endpoints import Way, way_of
 from .writes import Writes
 
