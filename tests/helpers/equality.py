@@ -36,7 +36,7 @@ def assert_equal(start: Start, name: str, program: str, **variables: str) -> Non
 
 def assert_same(one: str, other: str) -> None:
     """Compare what MLflow stores of two experiments."""
-    walks = [walk(IAPMlflowClient(), name) for name in (one, other)]
-    assert walks[0]
-    found = differences(*walks)
+    first, second = (walk(IAPMlflowClient(), name) for name in (one, other))
+    assert first
+    found = differences(first, second)
     assert not found, "\n".join(found)

@@ -21,7 +21,7 @@ def _after_fork() -> None:
     for module, name in _POOLS.items():
         pool = getattr(sys.modules.get(module), name, None)
         if isinstance(pool, ThreadPoolExecutor):
-            new = ThreadPoolExecutor(pool._max_workers, pool._thread_name_prefix)
+            new = ThreadPoolExecutor(pool._max_workers, pool._thread_name_prefix or "")
             setattr(sys.modules[module], name, new)
 
 
