@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # The profiler of Dask's workers can deadlock CPython 3.11 (python/cpython#106883).
 export DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED = False
 
-.PHONY: demo unit test test-all coverage soak bench server-bench peers screenshots docs lint inputs server \
+.PHONY: demo unit test test-all coverage soak frameworks bench server-bench peers screenshots docs lint inputs server \
   server-test server-lint requirements examples wheel wheel-test lowest imports clean
 
 demo: $(VENV)/ready  ## run a sweep through a local IAP, with tokens that expire meanwhile
@@ -41,11 +41,17 @@ imports: $(VENV)/ready  ## draw the imports between folders, with graphviz; writ
 soak: $(VENV)/ready build/server/ready  ## run the tests with kills, faults and outages, which take minutes
 	$(RUN)python -m pytest -m soak -s tests
 
+frameworks: build/frameworks/ready  ## compare autologging of Keras, Lightning and transformers with and without background logging
+	build/frameworks/bin/python -m pytest -m soak -s tests/soak/test_frameworks.py
+
 bench: $(VENV)/ready  ## measure against other callbacks; writes benchmarks/results.md and docs
 	$(RUN)uv pip install -q --python $(RUN)python --group bench
 	$(RUN)python benchmarks/compare.py
 
-server-bench: $(VENV)/ready  ## measure the server under load; writes benchmarks/server_load.md
+server-frameworks: build/frameworks/ready  ## compare autologging of Keras, Lightning and transformers with and without background logging
+	build/frameworks/bin/python -m pytest -m soak -s tests/soak/test_frameworks.py
+
+bench: $(VENV)/ready  ## measure the server under load; writes benchmarks/server_load.md
 	$(RUN)uv pip install -q --python $(RUN)python --group bench
 	PYTHONPATH=tests/helpers $(RUN)python benchmarks/server_load.py
 
@@ -153,6 +159,12 @@ lowest: $(VENV)/ready  ## run the tests with the lowest versions that pyproject.
 
 $(VENV)/docs: $(VENV)/ready
 	$(RUN)uv pip install -q --python $(RUN)python --group docs
+	touch $@
+
+build/frameworks/ready: pyproject.toml $(VENV)/ready
+	$(RUN)uv venv -q --clear --python $(PYTHON) build/frameworks
+	$(RUN)uv pip install -q --python build/frameworks/bin/python --compile-bytecode \
+	  -e '.[server]' --group dev --group frameworks
 	touch $@
 
 clean:
