@@ -12,8 +12,8 @@ unexport PYTHONDONTWRITEBYTECODE
 # The profiler of Dask's workers can deadlock CPython 3.11 (python/cpython#106883).
 export DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED = False
 
-.PHONY: demo unit test test-all coverage soak bench server-bench peers screenshots docs lint inputs server \
-  server-test server-lint requirements examples wheel wheel-test lowest imports clean
+.PHONY: demo unit test test-all coverage soak frameworks bench server-bench peers screenshots docs lint \
+  inputs server server-test server-lint requirements examples wheel wheel-test lowest imports clean
 
 demo: $(VENV)/ready  ## run a sweep through a local IAP, with tokens that expire meanwhile
 	$(RUN)mlflow-iap local --token-lifetime 2 $$([ -t 0 ] && [ -t 2 ] && echo --stay) \
@@ -40,6 +40,9 @@ imports: $(VENV)/ready  ## draw the imports between folders, with graphviz; writ
 
 soak: $(VENV)/ready build/server/ready  ## run the tests with kills, faults and outages, which take minutes
 	$(RUN)python -m pytest -m soak -s tests
+
+frameworks: build/frameworks/ready  ## test autologging of Keras, Lightning, transformers in the background
+	build/frameworks/bin/python -m pytest -m soak -s tests/soak/test_frameworks.py
 
 bench: build/bench/ready  ## measure against other ways to log; OPTIONS=--quick; writes results.md and docs
 	build/bench/bin/python benchmarks/compare.py $(OPTIONS)
@@ -158,6 +161,12 @@ lowest: $(VENV)/ready  ## run the tests with the lowest versions that pyproject.
 
 $(VENV)/docs: $(VENV)/ready
 	$(RUN)uv pip install -q --python $(RUN)python --group docs
+	touch $@
+
+build/frameworks/ready: pyproject.toml $(VENV)/ready
+	$(RUN)uv venv -q --clear --python $(PYTHON) build/frameworks
+	$(RUN)uv pip install -q --python build/frameworks/bin/python --compile-bytecode \
+	  -e '.[server]' --group dev --group frameworks
 	touch $@
 
 clean:

@@ -88,7 +88,12 @@ def _add_prefix(record: logging.LogRecord) -> bool:
 
 
 # The client, the delivery and the callbacks all use this logger.
-logging.getLogger(__name__).addFilter(_add_prefix)
+_logger = logging.getLogger(__name__)
+_logger.addFilter(_add_prefix)
+# Its warnings say where data is left. Without a level of its own, it has the root logger's, which
+# others change: MLflow's autologging of PyTorch Lightning sets it to ERROR.
+if _logger.level == logging.NOTSET:
+    _logger.setLevel(logging.WARNING)
 
 
 # MLflow loads the entry points while it is being imported, so nothing here may import MLflow.

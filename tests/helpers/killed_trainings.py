@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +38,14 @@ class Noted(BackgroundStore):
 
     def log_batch(self, run_id, metrics, params, tags):
         super().log_batch(run_id, metrics, params, tags)
-        note(*(("metric", run_id, each.key, each.step, each.value) for each in metrics),
+        note(*(("metric", run_id, each.key, each.step, each.value, each.timestamp)
+               for each in metrics),
              *(("param", run_id, each.key, each.value) for each in params),
              *(("tag", run_id, each.key, each.value) for each in tags))
 
 def log_artifact(self, path, to=None, inner=BackgroundArtifacts.log_artifact):
     inner(self, path, to)
-    note(("artifact", self._run_id, os.path.basename(path)))
+    note(("artifact", self._run_id, os.path.join(to or "", os.path.basename(path))))
 
 tracking_store.BackgroundStore = Noted
 BackgroundArtifacts.log_artifact = log_artifact
@@ -95,14 +97,20 @@ def wrong(client: MlflowClient, experiment_name: str, notes: Path) -> list[str]:
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id], max_results=5000)
     seen = Counter(fact for run in runs for fact in _facts(client, run))
-    expected = {tuple(line) for line in lines}
+    tags = {(run_id, key): value for kind, run_id, key, value in _of(lines, "tag")}
+    expected = {tuple(line) for line in lines if line[0] != "tag"}
+    expected |= {("tag", *tag, value) for tag, value in tags.items()}  # only the last values
     return [f"{fact} is there {seen[fact]} times" for fact in expected if seen[fact] != 1]
+
+
+def _of(lines: list[list[Any]], kind: str) -> list[list[Any]]:
+    return [line for line in lines if line[0] == kind]
 
 
 def _facts(client: MlflowClient, run: Any) -> list[tuple[Any, ...]]:
     run_id = run.info.run_id
     points = [
-        ("metric", run_id, key, point.step, point.value)
+        ("metric", run_id, key, point.step, point.value, point.timestamp)
         for key in run.data.metrics
         for point in client.get_metric_history(run_id, key)
     ]
@@ -111,5 +119,13 @@ def _facts(client: MlflowClient, run: Any) -> list[tuple[Any, ...]]:
         *points,
         *(("param", run_id, *param) for param in run.data.params.items()),
         *(("tag", run_id, *tag) for tag in run.data.tags.items()),
-        *(("artifact", run_id, each.path) for each in client.list_artifacts(run_id)),
+        *(("artifact", run_id, path) for path in _paths(client, run_id)),
     ]
+
+
+def _paths(client: MlflowClient, run_id: str, folder: str | None = None) -> Iterator[str]:
+    for each in client.list_artifacts(run_id, folder):
+        if each.is_dir:
+            yield from _paths(client, run_id, each.path)
+        else:
+            yield each.path

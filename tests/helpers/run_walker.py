@@ -16,6 +16,7 @@ from mlflow.entities import LoggedModel, Metric, Run
 _OWN = re.compile(
     r"\b(?:m-)?[0-9a-f]{32}\b|\b\d{13}\b|\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d+)?"
     r"|registered-[\w-]+|script_[0-9a-f]{8}|\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d|/tmp/\S*?tmp\w+"
+    r"|tfevents\.\S+|\"\w+_(?:runtime|per_second)\": [\d.]+|model_size_bytes: \d+"
 )
 _MADE_UP_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")
 _OWN_TAGS = ("mlflow_iap.", "_mlflow_iap.", "mlflow.source.")
@@ -27,10 +28,13 @@ _OPAQUE = (
     ".parquet",
     ".xgb",
     ".ubj",
+    ".pth",
+    ".ckpt",
+    "training_args.bin",
     "cv_results.csv",
     "estimator.html",
 )
-_DURATIONS = ("_fit_time", "_score_time")  # ends of metrics
+_DURATIONS = ("_fit_time", "_score_time", "_runtime", "_per_second")  # ends of metrics
 
 
 def walk(client: MlflowClient, experiment_name: str) -> list[dict[str, Any]]:
@@ -135,7 +139,7 @@ def _content(folder: Path, place: str) -> dict[str, str]:
 
 
 def _digest(path: Path, place: str) -> str:
-    if path.name.endswith(_OPAQUE):
+    if path.name.endswith(_OPAQUE) or path.name.startswith("events.out.tfevents"):
         return "present"
     data = path.read_bytes()
     try:

@@ -45,7 +45,10 @@ from ..delivery.sender import is_delivering
 from ..errors import IAPUnavailableError
 from ..limits import MAX_DATASET_LENGTHS
 from ..tags import MODEL_KEY_TAG
-from . import artifacts
+from . import (
+    artifacts,
+    forked_pools,  # noqa: F401 - registers what a fork does
+)
 from .endpoints import Way, way_of
 from .writes import Writes
 
@@ -56,7 +59,12 @@ _MOST_KNOWN = 1000
 _SHOWS_LINK = ("mlflow.tracking._tracking_service.client", "_log_url")
 _MONITORS = ("mlflow.system_metrics.system_metrics_monitor", "monitor")  # reads only its status
 _LOGS_MODEL = ("mlflow.models.model", "log")
-_AUTOLOGGING = "mlflow.utils.autologging_utils.safety"
+# Modules that log models for the user, who never sees their ids. transformers has a callback of
+# its own, which MLflow's autologging only adds.
+_AUTOLOGGING = (
+    "mlflow.utils.autologging_utils.safety",
+    "transformers.integrations.integration_utils",
+)
 _LOGS_MODEL_METRICS = ("mlflow.models.model", "log_model_metrics_for_step")
 # Modules whose functions may be called between such a function and the store.
 _CLIENTS = (
@@ -353,8 +361,8 @@ def _caller(function: tuple[str, str], through: tuple[str, ...] = _CLIENTS) -> A
 
 
 def _is_autologging() -> bool:
-    """Return whether MLflow's autologging is a caller, and not only the user's own program."""
-    return any(module == _AUTOLOGGING for module, _ in _frames(_MLFLOW))
+    """Return whether autologging is a caller, and not only the user's own program."""
+    return any(module in _AUTOLOGGING for module, _ in _frames(_MLFLOW))
 
 
 def _frames(through: tuple[str, ...]) -> Iterator[tuple[str, FrameType]]:

@@ -4,26 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from mlflow_iap_callbacks import IAPMlflowClient
+from equality import IMPORTS, assert_equal
 from mlflow_iap_callbacks.local import LocalCloud, MlflowServer
-from run_walker import differences, walk
 from scripts import Start
 
-IMPORTS = """
-import multiprocessing, os, subprocess, sys, tempfile, threading
-from pathlib import Path
-import mlflow, numpy as np, pandas as pd
-from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
-
-NAME = sys.argv[1]
-if sys.argv[2] == "background":
-    from mlflow_iap_callbacks import log_in_background
-    log_in_background(strict=True)
-mlflow.set_experiment(NAME)
-X = np.random.default_rng(0).random((100, 4))
-Y = (X[:, 0] > 0.5).astype(int)
-"""
+__all__ = ["IMPORTS"]  # of the programs that the fixture `start` starts
 
 FLUENT = """
 with mlflow.start_run(run_name="fluent", tags={"a": "b"}, description="text") as run:
@@ -241,24 +226,10 @@ with mlflow.start_run(run_name="trained"):
 """
 
 
-def _assert_equal(start: Start, name: str, program: str, **variables: str) -> None:
-    """Run a program in two experiments at the same time, and compare what MLflow stores."""
-    walks = []
-    scripts = {
-        each: start(program, f"{name}-{each}", each, PYTHONHASHSEED="0", **variables)
-        for each in ("background", "plain")
-    }
-    for each, script in scripts.items():
-        assert script.end(240.0) == 0, script.err
-        walks.append(walk(IAPMlflowClient(), f"{name}-{each}"))
-    assert walks[0]
-    assert differences(walks[0], walks[1]) == []
-
-
 def test_the_fluent_api_and_the_client_store_the_same(
     cloud: LocalCloud, start: Start, name: str
 ) -> None:
-    _assert_equal(start, name, FLUENT, MLFLOW_TRACKING_AUTH="iap")
+    assert_equal(start, name, FLUENT, MLFLOW_TRACKING_AUTH="iap")
 
 
 @pytest.mark.slow
@@ -266,14 +237,14 @@ def test_they_store_the_same_on_a_server_without_iap(
     bare_server: MlflowServer, monkeypatch: pytest.MonkeyPatch, start: Start, name: str
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", bare_server.url)
-    _assert_equal(start, name, FLUENT)
+    assert_equal(start, name, FLUENT)
 
 
 @pytest.mark.slow
 def test_calls_that_read_end_or_delete_what_was_logged_before_store_the_same(
     cloud: LocalCloud, start: Start, name: str
 ) -> None:
-    _assert_equal(start, name, CALLS, MLFLOW_TRACKING_AUTH="iap")
+    assert_equal(start, name, CALLS, MLFLOW_TRACKING_AUTH="iap")
 
 
 @pytest.mark.slow
@@ -281,7 +252,7 @@ def test_calls_that_read_end_or_delete_what_was_logged_before_store_the_same(
 def test_threads_and_processes_store_the_same(
     cloud: LocalCloud, start: Start, name: str, program: str
 ) -> None:
-    _assert_equal(start, name, program, MLFLOW_TRACKING_AUTH="iap")
+    assert_equal(start, name, program, MLFLOW_TRACKING_AUTH="iap")
 
 
 @pytest.mark.slow
@@ -292,4 +263,4 @@ def test_autologging_stores_the_same(
     cloud: LocalCloud, start: Start, name: str, library: str, program: str
 ) -> None:
     pytest.importorskip(library)
-    _assert_equal(start, name, program, MLFLOW_TRACKING_AUTH="iap")
+    assert_equal(start, name, program, MLFLOW_TRACKING_AUTH="iap")

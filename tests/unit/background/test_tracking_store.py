@@ -348,6 +348,7 @@ def test_any_other_function_gets_the_run_from_the_server(server: _Server) -> Non
 # --- models ------------------------------------------------------------------------------------
 
 _AUTOLOGGING = "mlflow.utils.autologging_utils.safety"
+_TRANSFORMERS = "transformers.integrations.integration_utils"
 
 
 _CREATE = "def create(store, id): return store.create_logged_model('0', 'model', id, [])"
@@ -388,6 +389,17 @@ def test_an_autologged_model_is_created_later_with_an_id_that_mlflow_chooses(
     (((_, body), named),) = sent
     assert json.loads(body)["model_id"] == made.model_id
     assert named["endpoint"].endswith(f"/{made.model_id}")
+
+
+def test_a_model_that_the_callback_of_transformers_logs_is_created_later(server: _Server) -> None:
+    store = server.store()
+    run_id = _new_run(store)
+    log = _of_mlflow("mlflow.models.model", _CREATE)["create"]
+    save = _of_mlflow(_TRANSFORMERS, "def save(log, store, id): return log(store, id)")["save"]
+    model = save(log, store, run_id)
+    assert server.requests == ["CreateRun"]
+    store.flush_async_logging()
+    assert _only_model(server).tags == {"mlflow_iap.model_key": model.model_id}
 
 
 def test_a_request_about_an_autologged_model_is_sent_with_the_id_that_mlflow_chose(
