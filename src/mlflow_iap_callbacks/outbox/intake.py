@@ -37,7 +37,8 @@ _write_with_lock: Callable[[int, bytes, int], int] = (
 _CHUNK_BYTES = 1_000_000
 # Messages in the file that are kept in memory too, because reading them takes longer than sending.
 _MOST_FRESH_BYTES = 4_000_000
-_LONG_FILE_BYTES = 4_000_000
+# When a long file is replaced, its undelivered messages are moved to the database.
+_LONG_FILE_BYTES = 16_000_000
 # The limit in memory when the disk is full, enough for several hours of four metrics a second.
 _MOST_IN_MEMORY_BYTES = 16_000_000
 
@@ -54,7 +55,7 @@ class Message(NamedTuple):
         seq: its sequence number in the journal, from 1.
         number: number of the run.
         kind: kind of the record, or ``join``.
-        content: content of the record.
+        content: content of the record. Do not change it: it may belong to who appended it.
         payload: number, kind and content as MessagePack.
     """
 
@@ -84,8 +85,9 @@ class Intake:
         self.lost = 0  # number of messages for which neither disk nor memory had room
         self._taken = last_seq
         self._read = 0  # bytes read from the file
-        # What follows these bytes in the file; None if it would take too much memory.
-        self._fresh: list[tuple[int, bytes]] | None = []
+        # What follows these bytes in the file, each with the fields of a ``Message``; None if it
+        # would take too much memory.
+        self._fresh: list[tuple[int, int, str, Any, bytes]] | None = []
         self._fresh_bytes = 0
         self._stem = stem
         self._server = server
@@ -130,7 +132,7 @@ class Intake:
                     if written == size:
                         self.last_seq = seq
                         if self._fresh is not None:
-                            self._fresh.append((seq, payload))
+                            self._fresh.append((seq, number, kind, content, payload))
                             self._fresh_bytes += len(payload)
                             if self._fresh_bytes > _MOST_FRESH_BYTES:
                                 self._fresh = None
@@ -163,7 +165,7 @@ class Intake:
                 self._read = self._size()
         if fresh is None:
             return list(self._from_file())
-        found = [_unpacked(seq, payload) for seq, payload in fresh if seq > self._taken]
+        found = [Message(*fields) for fields in fresh if fields[0] > self._taken]
         self._taken = found[-1].seq if found else self._taken
         return found
 

@@ -58,7 +58,7 @@ _INSERT_REFUSED = "INSERT INTO refused VALUES (?, ?)"
 _DELETE_RECORDS = "DELETE FROM records WHERE id BETWEEN ? AND ?"
 _MOST_IN_MEMORY_BYTES = 16_000_000
 # Records that only the intake and the memory have. More are moved to the database.
-_MOST_UNSTORED_BYTES = 4_000_000
+_MOST_UNSTORED_BYTES = 8_000_000
 _MOST_FINISHED_RUNS = 100
 _RUNS_AT_ONCE = 1000
 

@@ -22,6 +22,7 @@ from mlflow_iap_callbacks.outbox.intake import (
     read_server,
     unreadable_bytes,
 )
+from mlflow_iap_callbacks.outbox.records import unpacked
 from own_log import said_by_us
 from waiting import wait_until
 
@@ -86,8 +87,10 @@ def test_messages_are_taken_once_and_in_order(stem: Path, is_on_disk: bool) -> N
     intake = Intake(stem if is_on_disk else None)
     for n in range(10):
         assert intake.append(n, "metrics", (n, -n, {"ü": n / 7}))
-    expected = [[n, "metrics", [n, -n, {"ü": n / 7}]] for n in range(10)]
-    assert [list(message[1:4]) for message in _all(intake)] == expected
+    expected = [(n, "metrics", [n, -n, {"ü": n / 7}]) for n in range(10)]
+    found = _all(intake)
+    assert [(number, kind, [*content]) for _, number, kind, content, _ in found] == expected
+    assert [unpacked(message.payload) for message in found] == [[*each] for each in expected]
     assert _all(intake) == []
     assert intake.last_seq == 10
 
@@ -372,7 +375,7 @@ def test_messages_without_room_on_disk_or_in_memory_are_counted_and_reported_onc
 # --- a file that gets long -------------------------------------------------------------------
 
 
-def test_a_long_file_is_replaced_once_all_of_it_is_taken(stem: Path) -> None:
+def test_a_long_file_is_replaced_once_all_of_it_is_taken(stem: Path, short_files: None) -> None:
     intake = Intake(stem, server="s")
     _append(intake, range(5), "x" * 1_000_000)
     assert intake.start_new_file() is None
@@ -393,7 +396,7 @@ def test_a_short_file_stays_in_use(stem: Path) -> None:
     assert intake.start_new_file() is None
 
 
-def test_threads_can_append_while_files_are_replaced(stem: Path) -> None:
+def test_threads_can_append_while_files_are_replaced(stem: Path, short_files: None) -> None:
     intake = Intake(stem)
     found: list[Message] = []
     is_over = threading.Event()

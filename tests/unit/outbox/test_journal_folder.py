@@ -286,7 +286,7 @@ def _destroy(path: Path, content: bytes) -> None:
     "share", [0.5, *(pytest.param(share, marks=pytest.mark.slow) for share in (0.97, 0.8, 0.2))]
 )
 def test_everything_that_is_left_of_a_truncated_journal_is_rescued(
-    caplog: pytest.LogCaptureFixture, share: float
+    caplog: pytest.LogCaptureFixture, short_files: None, share: float
 ) -> None:
     path = _filled()
     os.truncate(path, int(path.stat().st_size * share))

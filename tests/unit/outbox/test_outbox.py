@@ -770,7 +770,9 @@ def test_new_records_are_sent_after_a_crash_of_the_machine_lost_the_end_of_the_i
 
 
 @pytest.mark.parametrize("died", ["later", "before the old was deleted"])
-def test_a_new_intake_file_neither_loses_nor_duplicates_records(outbox: Outbox, died: str) -> None:
+def test_a_new_intake_file_neither_loses_nor_duplicates_records(
+    outbox: Outbox, short_files: None, died: str
+) -> None:
     assert outbox.path is not None
     run = _begin(outbox)
     for step in range(50):
