@@ -35,7 +35,7 @@ def read(journal: Path) -> Content | None:
         server, host, pid, begun, *_ = heads[0]
         head = Head(server, host, pid, begun, journal.stem, format=FORMAT)
     messages = (
-        Message(seq, *message, packed(message))
+        Message.from_payload(seq, packed(message))
         for seq, message in enumerate(_messages(journal, *place))
         if message[1] != _HEADER
     )

@@ -45,6 +45,7 @@ _MOST_IN_MEMORY_BYTES = 16_000_000
 # The letters of frames. A file begins with a frame that contains the server's URI.
 _MESSAGE, _SERVER = b"i", b"h"
 _MESSAGE_MARK = MARK + _MESSAGE
+_POINTS = ("metrics", "curve")  # kinds of records whose content has points as its third part
 BEGINNINGS = ("start", "join")  # kinds of the first message of each run
 
 
@@ -55,15 +56,26 @@ class Message(NamedTuple):
         seq: its sequence number in the journal, from 1.
         number: number of the run.
         kind: kind of the record, or ``join``.
-        content: content of the record. Do not change it: it may belong to who appended it.
+        length: number of its points, params or tags.
         payload: number, kind and content as MessagePack.
     """
 
     seq: int
     number: int
     kind: str
-    content: Any
+    length: int
     payload: bytes
+
+    @classmethod
+    def from_payload(cls, seq: int, payload: bytes) -> Message:
+        """Return the message with this number and payload."""
+        number, kind, content = unpacked(payload)
+        return cls(seq, number, kind, len(content[2] if kind in _POINTS else content), payload)
+
+    @property
+    def content(self) -> Any:
+        """Content of the record."""
+        return unpacked(self.payload)[2]
 
 
 class Intake:
@@ -85,9 +97,9 @@ class Intake:
         self.lost = 0  # number of messages for which neither disk nor memory had room
         self._taken = last_seq
         self._read = 0  # bytes read from the file
-        # What follows these bytes in the file, each with the fields of a ``Message``; None if it
-        # would take too much memory.
-        self._fresh: list[tuple[int, int, str, Any, bytes]] | None = []
+        # The fields of the messages that follow these bytes in the file; None if they would take
+        # too much memory. With their content, the garbage collector would take longer.
+        self._fresh: list[tuple[int, int, str, int, bytes]] | None = []
         self._fresh_bytes = 0
         self._stem = stem
         self._server = server
@@ -132,7 +144,8 @@ class Intake:
                     if written == size:
                         self.last_seq = seq
                         if self._fresh is not None:
-                            self._fresh.append((seq, number, kind, content, payload))
+                            length = len(content[2] if kind in _POINTS else content)
+                            self._fresh.append((seq, number, kind, length, payload))
                             self._fresh_bytes += len(payload)
                             if self._fresh_bytes > _MOST_FRESH_BYTES:
                                 self._fresh = None
@@ -178,7 +191,7 @@ class Intake:
             first = self.last_seq - len(found) + 1
             self._memory.clear()
             self._memory_bytes = 0
-        return [_unpacked(seq, payload) for seq, payload in enumerate(found, first)]
+        return [Message.from_payload(seq, payload) for seq, payload in enumerate(found, first)]
 
     def start_new_file(self) -> Path | None:
         """Start a new file if the current one is long and all of its messages were taken.
@@ -265,7 +278,7 @@ class Intake:
             self._read = end = offset + frames.HEADER_BYTES + len(payload)
             if letter == _MESSAGE and seq > self._taken:
                 self._taken = seq
-                yield _unpacked(seq, payload)
+                yield Message.from_payload(seq, payload)
             if end - start >= _CHUNK_BYTES:
                 return
         self._pass_over(size)
@@ -314,7 +327,7 @@ def read_messages(path: Path, after: int) -> Iterator[Message]:
             offset, size = offsets[seq]
             payload = frames.unpack(os.pread(file.fileno(), size, offset), _MESSAGE, seq)
             if payload is not None:
-                yield _unpacked(seq, payload)
+                yield Message.from_payload(seq, payload)
 
 
 def unreadable_bytes(path: Path) -> int:
@@ -335,8 +348,3 @@ def read_server(path: Path) -> str | None:
 
 def _frames(file: int, start: int, end: int) -> Iterator[frames.Frame]:
     return frames.find(lambda at, size: os.pread(file, size, at), start, end)
-
-
-def _unpacked(seq: int, payload: bytes) -> Message:
-    number, kind, content = unpacked(payload)
-    return Message(seq, number, kind, content, payload)

@@ -524,11 +524,12 @@ class Outbox:
         starts: list[Row] = []
         changed: set[QueuedRun] = set()
         number, run = 0, None
-        for seq, number_of_run, kind, content, payload in messages:
+        for message in messages:
+            seq, number_of_run, kind, length, payload = message
             self._stored_seq = seq
             if number_of_run != number or run is None:
                 number = number_of_run
-                run = self._known_run(number) or self._new_run(number, kind, content)
+                run = self._known_run(number) or self._new_run(message)
                 if run is None:  # the record that began the run was damaged
                     continue
                 self._runs[number] = run
@@ -536,7 +537,7 @@ class Outbox:
                 continue
             if kind == "metrics" and run.is_stored:  # most records
                 records.append((number, seq, payload))
-                entities[run] = entities.get(run, 0) + len(content[2])
+                entities[run] = entities.get(run, 0) + length
                 continue
             run.is_begun = True
             if not run.is_stored or kind in ("start", "finish", "abandon"):
@@ -549,8 +550,7 @@ class Outbox:
             run.is_ended |= kind in ("finish", "abandon")
             if kind != "join":
                 records.append((number, seq, payload))
-                values = content[2] if kind in ("metrics", "curve") else content
-                entities[run] = entities.get(run, 0) + len(values)
+                entities[run] = entities.get(run, 0) + length
         self._stored += len(records)
         if starts or changed:
             self._store_states(messages, starts, changed)
@@ -630,10 +630,10 @@ class Outbox:
                 return self._run(number, payload)
         return self._runs.get(number)
 
-    def _new_run(self, number: int, kind: str, content: Any) -> QueuedRun | None:
-        if kind not in BEGINNINGS:
+    def _new_run(self, message: Message) -> QueuedRun | None:
+        if message.kind not in BEGINNINGS:
             return None
-        return self._queued(number, begun_by(kind, content))
+        return self._queued(message.number, begun_by(message.kind, message.content))
 
     def _run(self, number: int, payload: bytes | None) -> QueuedRun | None:
         run = self._runs.get(number)
