@@ -69,11 +69,15 @@ class MlflowCalls:
     def __init__(self, client: MlflowClient, clock: Clock) -> None:
         self.client = client
         self._creation = RunCreation(client, clock)
-        self._models = ProvisionalModels()
+        self._models = ProvisionalModels(clock)
 
     def use(self, client: MlflowClient) -> None:
         """Replace the client with another one for the same server."""
         self.client = self._creation.client = client
+
+    def note_refused(self, refused: Iterable[Refusal]) -> None:
+        """Note what MLflow rejected, so that no other record waits for it."""
+        self._models.note_refused(refused)
 
     def send(
         self, run: QueuedRun, records: Sequence[Record]
@@ -261,7 +265,13 @@ class MlflowCalls:
         for record in records:
             if record.kind not in JOINABLE:
                 break
-            if not batch.takes(self._models.with_ids(self.client, run_id, record)):
+            try:
+                known = self._models.with_ids(self.client, run_id, record)
+            except NotYet:
+                if not batch.records:
+                    raise
+                break  # the records before it need not wait
+            if not batch.takes(known):
                 break
         entities, refused = batch.entities(), batch.refused
         try:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,23 @@ from typing import Any
 from mlflow import MlflowClient
 
 from ..limits import MAX_MODEL_PARAMS
-from ..outbox import Record
+from ..outbox import Record, Refusal
 from ..tags import MODEL_KEY_TAG
+from .clock import Clock
 from .models import find_model
+from .refusals import NotYet
+
+_logger = logging.getLogger("mlflow_iap_callbacks")
 
 # A provisional id has the form of MLflow's ids, and is recognised by these first characters.
 _PREFIX = "m-10ca1000"
 _PROVISIONAL_ID = re.compile(_PREFIX + "[0-9a-f]{24}")
 _WITHOUT_MODELS = ("metrics", "curve")  # kinds of records that contain no ids of models
+# Seconds for which records wait for a model that another process is to create. After an outage,
+# that process may take a minute until its next try. If it was killed, a minute may pass until
+# another process takes over its journal.
+_SECONDS_TO_APPEAR = 180.0
+_SECONDS_BETWEEN_LOOKS = 2.0
 
 
 def new_provisional_id() -> str:
@@ -44,10 +54,17 @@ def with_ids(value: Any, id_of: Callable[[str], str]) -> Any:
 
 
 class ProvisionalModels:
-    """MLflow's ids of the models that were logged with a provisional id, which is their key."""
+    """MLflow's ids of the models that were logged with a provisional id, which is their key.
 
-    def __init__(self) -> None:
-        self._ids: dict[str, str] = {}
+    Args:
+        clock: tells the time.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._ids: dict[str, str] = {}  # a key that stays as it is has no model
+        self._refused: set[str] = set()  # keys of models that MLflow rejected
+        self._missed: dict[str, float] = {}  # when each missing one was first looked for
 
     def create(self, client: MlflowClient, run_id: str, content: Mapping[str, Any]) -> None:
         """Create a model, unless an earlier attempt did so and its response was lost.
@@ -75,6 +92,10 @@ class ProvisionalModels:
             client.log_model_params(model.model_id, missing)
         self._ids[key] = model.model_id
 
+    def note_refused(self, refused: Iterable[Refusal]) -> None:
+        """Note which models MLflow rejected, so that no record waits for them."""
+        self._refused.update(each.content["key"] for each in refused if each.kind == "model_start")
+
     def with_ids(self, client: MlflowClient, run_id: str, record: Record) -> Record:
         """Return a record with MLflow's ids of models instead of provisional ones.
 
@@ -82,6 +103,9 @@ class ProvisionalModels:
             client: any MlflowClient.
             run_id: run that the record belongs to, and that its models come from.
             record: the record. For the files of a model, see ``write_ids``.
+
+        Raises:
+            NotYet: another process may still create a model that the record names.
         """
         content = record.content
         if record.kind in _WITHOUT_MODELS:
@@ -107,11 +131,28 @@ class ProvisionalModels:
             path.write_text(found, "utf-8")
 
     def _id(self, client: MlflowClient, run_id: str, key: str) -> str:
-        if key not in self._ids:  # another process created it, or MLflow rejected it
+        if key not in self._ids:  # another process creates it, or MLflow rejected it
             experiment_id = client.get_run(run_id).info.experiment_id
             found = find_model(client, experiment_id, run_id, key)
-            self._ids[key] = key if found is None else found.model_id
+            if found is None and key not in self._refused:
+                self._wait(key)
+            # Another thread may have created it meanwhile.
+            self._ids.setdefault(key, key if found is None else found.model_id)
         return self._ids[key]
+
+    def _wait(self, key: str) -> None:
+        """Raise NotYet, but not for ever: the record of the model's creation may be lost."""
+        now = self._clock.monotonic()
+        wait = self._missed.setdefault(key, now) + _SECONDS_TO_APPEAR - now
+        if wait > 0:
+            why = "A logged model, which another process is to create, does not exist yet."
+            raise NotYet(why, min(wait, _SECONDS_BETWEEN_LOOKS), is_overtaken=True)
+        _logger.warning(
+            "No process has created the logged model %s within %.0f s. What was logged for it is "
+            "sent without it.",
+            key,
+            _SECONDS_TO_APPEAR,
+        )
 
 
 def _point(point: list[Any], id_of: Callable[[str], str]) -> list[Any]:

@@ -33,11 +33,14 @@ class NotYet(Exception):
     Args:
         why: what the run waits for, shown by `mlflow-iap status`.
         after: seconds until the next try; None for increasing delays.
+        is_overtaken: whether another journal's records of the same run need not wait: they may
+            contain what this one waits for.
     """
 
-    def __init__(self, why: str, after: float | None = None) -> None:
+    def __init__(self, why: str, after: float | None = None, *, is_overtaken: bool = False) -> None:
         super().__init__(why)
         self.after = after
+        self.is_overtaken = is_overtaken
 
 
 def first_line(error: Exception) -> str:

@@ -44,6 +44,7 @@ class Turn:
             limit.
         is_refusal_reported: whether a warning has said that MLflow rejected records of the run.
         is_aside: whether its only record was set aside, so that the rest of its run does not wait.
+        is_overtaken: whether it waits for what another journal's records of its run may contain.
     """
 
     run: QueuedRun
@@ -58,6 +59,7 @@ class Turn:
     asked_at: float = math.inf
     is_refusal_reported: bool = False
     is_aside: bool = False
+    is_overtaken: bool = False
 
 
 def seconds_aside(failures: int) -> float:
@@ -166,7 +168,11 @@ class Schedule:
             for turn in busy
             if not turn.is_aside or turn.asked_at < math.inf
         }
-        adopted = {(turn.run.place, turn.run.is_owned) for turn in turns if turn.run.is_adopted}
+        adopted = {
+            (turn.run.place, turn.run.is_owned)
+            for turn in turns
+            if turn.run.is_adopted and not turn.is_overtaken
+        }
         ready = [
             turn
             for turn in turns
@@ -228,7 +234,7 @@ class Schedule:
 
     def ended(self, turn: Turn) -> bool:
         """Note that the turn's records were delivered; return whether the run has no new ones."""
-        run, turn.is_busy, turn.failures = turn.run, False, 0
+        run, turn.is_busy, turn.failures, turn.is_overtaken = turn.run, False, 0, False
         is_done = turn.due == math.inf and not run.outbox.has_records(run)
         if is_done and (run.is_ended or not run.is_owned):
             self._turns.pop(run, None)
@@ -241,6 +247,7 @@ class Schedule:
             ``run`` or ``server`` if that has a problem which was not there before; otherwise None.
         """
         turn.is_busy = False
+        turn.is_overtaken = isinstance(error, NotYet) and error.is_overtaken
         after = error.after if isinstance(error, NotYet) else None
         if after is None:
             turn.failures += 1

@@ -264,6 +264,7 @@ class Sender:
     def _add_adopted(self, outbox: Outbox, *, refused: bool) -> None:
         if refused:
             outbox.requeue_refused()
+        self._calls.note_refused(outbox.refused())
         outbox.end_open_runs("The process that wrote to the run died.", outbox.died)
         if outbox.waiting:
             self._adopted.append(outbox)
@@ -391,6 +392,7 @@ class Sender:
         if sent is None:
             return
         done, refused = sent
+        self._calls.note_refused(refused)
         with self._changed:
             self.delivered += max(0, len(done) - len(refused))
             self.refused += len(refused)

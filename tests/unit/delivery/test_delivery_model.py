@@ -676,6 +676,7 @@ def _drop_a_request_that_fails(patch: pytest.MonkeyPatch) -> None:
 def _let_points_overtake_a_model(patch: pytest.MonkeyPatch) -> None:
     kinds = ("start", "reopen", "update", "finish", "abandon")
     patch.setattr(asides, "_KEPT_IN_ORDER", kinds)
+    patch.setattr(provisional_models, "_SECONDS_TO_APPEAR", 0.0)  # else they wait for the model
 
 
 def _deliver_a_model(method: str, kind: str) -> None:
