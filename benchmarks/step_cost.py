@@ -90,7 +90,7 @@ def _our_steps(uri: str, records: int, folder: Path) -> dict[str, float]:
     with steps.step("append to the intake"):
         for n in range(records):
             outbox.intake.append(run.number, "metrics", (n, _NOW + n, metrics[n]))
-    with steps.step("move to the database"):
+    with steps.step("take from the intake"):
         outbox.collect()
     outbox.settle(run, outbox.read(run, outbox.last_seq)[:1])
     while True:

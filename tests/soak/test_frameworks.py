@@ -93,6 +93,9 @@ def predict(model_id):
 mlflow.pytorch.autolog(log_every_n_step=2, checkpoint_save_best_only=False)
 """
 
+# Each of two forked processes trains a copy of the model. The parent logs it in the end.
+FORKED = LIGHTNING.replace("max_epochs=6,", 'max_epochs=6, devices=2, strategy="ddp_fork",')
+
 TRANSFORMERS = """
 os.environ["HF_MLFLOW_LOG_ARTIFACTS"] = "true"
 import torch, transformers
@@ -142,6 +145,12 @@ with mlflow.start_run(run_name="trained"):
     predicted = train()
     mlflow.log_metric("after", 1)
 assert np.allclose(predict(mlflow.last_logged_model().model_id), predicted, atol=1e-6)
+"""
+
+TRAIN_FORKED = """
+with mlflow.start_run(run_name="trained"):
+    train()
+    mlflow.log_metric("after", 1)
 """
 
 # It trains when there is a file that says that the server is away.
@@ -203,6 +212,13 @@ def test_autologging_stores_the_same(
 ) -> None:
     pytest.importorskip(library)
     equality.assert_equal(start, name, program + TRAIN, MLFLOW_TRACKING_AUTH="iap")
+
+
+def test_autologging_in_forked_processes_stores_the_same(
+    cloud: LocalCloud, start: Start, name: str
+) -> None:
+    pytest.importorskip("pytorch_lightning")
+    equality.assert_equal(start, name, FORKED + TRAIN_FORKED, MLFLOW_TRACKING_AUTH="iap")
 
 
 @pytest.mark.parametrize(("library", "program"), FRAMEWORKS)
