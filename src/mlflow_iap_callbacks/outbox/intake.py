@@ -23,7 +23,7 @@ import msgpack
 
 from . import frames
 from .frames import MARK, pack_checksum, pack_label
-from .records import unpacked
+from .records import POINTS, length, unpacked
 
 _logger = logging.getLogger("mlflow_iap_callbacks")
 
@@ -45,7 +45,6 @@ _MOST_IN_MEMORY_BYTES = 16_000_000
 # The letters of frames. A file begins with a frame that contains the server's URI.
 _MESSAGE, _SERVER = b"i", b"h"
 _MESSAGE_MARK = MARK + _MESSAGE
-_POINTS = ("metrics", "curve")  # kinds of records whose content has points as its third part
 BEGINNINGS = ("start", "join")  # kinds of the first message of each run
 
 
@@ -70,7 +69,7 @@ class Message(NamedTuple):
     def from_payload(cls, seq: int, payload: bytes) -> Message:
         """Return the message with this number and payload."""
         number, kind, content = unpacked(payload)
-        return cls(seq, number, kind, len(content[2] if kind in _POINTS else content), payload)
+        return cls(seq, number, kind, length(kind, content), payload)
 
     @property
     def content(self) -> Any:
@@ -130,7 +129,8 @@ class Intake:
             # While older messages are in memory, newer ones must not be written to the file.
             if file is not None and not self._memory:
                 # Training fills the processor's caches. Then each call of a function and each look
-                # at an object takes up to a microsecond, so `frames.pack` is repeated here.
+                # at an object takes up to a microsecond, so `frames.pack` is repeated here, and
+                # `length` below.
                 label = pack_label(_MESSAGE_MARK, len(payload), seq)
                 frame = label + pack_checksum(crc32(payload, crc32(label))) + payload
                 if type(content) is dict and kind in BEGINNINGS:
@@ -144,8 +144,8 @@ class Intake:
                     if written == size:
                         self.last_seq = seq
                         if self._fresh is not None:
-                            length = len(content[2] if kind in _POINTS else content)
-                            self._fresh.append((seq, number, kind, length, payload))
+                            values = content[2] if kind in POINTS else content
+                            self._fresh.append((seq, number, kind, len(values), payload))
                             self._fresh_bytes += len(payload)
                             if self._fresh_bytes > _MOST_FRESH_BYTES:
                                 self._fresh = None

@@ -46,7 +46,7 @@ from .file_lock import FileLock
 from .intake import BEGINNINGS, Intake, Message
 from .journal_content import Content, messages_of
 from .owner import beat
-from .records import Record, Refusal, RunState, begun_by, packed, unpacked
+from .records import POINTS, Record, Refusal, RunState, begun_by, length, packed, unpacked
 
 _logger = logging.getLogger("mlflow_iap_callbacks")
 
@@ -525,7 +525,7 @@ class Outbox:
         changed: set[QueuedRun] = set()
         number, run = 0, None
         for message in messages:
-            seq, number_of_run, kind, length, payload = message
+            seq, number_of_run, kind, count, payload = message
             self._stored_seq = seq
             if number_of_run != number or run is None:
                 number = number_of_run
@@ -537,7 +537,7 @@ class Outbox:
                 continue
             if kind == "metrics" and run.is_stored:  # most records
                 records.append((number, seq, payload))
-                entities[run] = entities.get(run, 0) + length
+                entities[run] = entities.get(run, 0) + count
                 continue
             run.is_begun = True
             if not run.is_stored or kind in ("start", "finish", "abandon"):
@@ -550,7 +550,7 @@ class Outbox:
             run.is_ended |= kind in ("finish", "abandon")
             if kind != "join":
                 records.append((number, seq, payload))
-                entities[run] = entities.get(run, 0) + length
+                entities[run] = entities.get(run, 0) + count
         self._stored += len(records)
         if starts or changed:
             self._store_states(messages, starts, changed)
@@ -715,9 +715,7 @@ def _copy_file(path: str | Path, copied: str | Path) -> None:
 
 def _points(kind: str, content: Any) -> int:
     """Return a record's size in a request, counted in points; at least one."""
-    if kind in ("metrics", "curve"):
-        return len(content[2]) or 1
-    return len(content) or 1 if kind == "points" else 1
+    return length(kind, content) or 1 if kind in (*POINTS, "points") else 1
 
 
 def _row(run: QueuedRun) -> Row:

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import msgpack
 
+POINTS = ("metrics", "curve")  # kinds of records whose content has points as its third part
+
 
 def packed(value: object) -> bytes:
     """Return plain data as MessagePack bytes."""
@@ -16,6 +18,11 @@ def packed(value: object) -> bytes:
 def unpacked(data: bytes) -> Any:
     """Return the plain data that MessagePack bytes contain."""
     return msgpack.unpackb(data)
+
+
+def length(kind: str, content: Any) -> int:
+    """Return the number of points, params or tags in a record."""
+    return len(content[2] if kind in POINTS else content)
 
 
 class Record(NamedTuple):
