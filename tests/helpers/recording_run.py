@@ -9,6 +9,7 @@ from typing import Any
 from mlflow.data.dataset import Dataset
 
 from mlflow_iap_callbacks.delivery.run_writer import RunWriter
+from mlflow_iap_callbacks.outbox.records import ROW, Record, packed
 
 
 class RecordingRun(RunWriter):
@@ -40,6 +41,11 @@ class RecordingRun(RunWriter):
 
     def metrics(self) -> set[str]:
         return {name for name, *_ in self.points}
+
+    def _append(self, kind: str, content: Any) -> None:
+        assert kind == ROW
+        step, time_ms, values = Record.from_message(1, packed((1, kind, content))).content
+        self.log_metrics(values, step, timestamp=time_ms)
 
     def log_metrics(
         self,

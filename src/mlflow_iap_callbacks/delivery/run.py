@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -28,6 +28,7 @@ from ..limits import (
     MAX_TAGS,
 )
 from ..outbox import QueuedRun
+from ..outbox.records import ROW, doubles, joined_names
 from .clock import now_ms
 from .flush_result import IAPFlushResult
 from .lifecycle import LOCK, close, flush, sender_for
@@ -60,6 +61,8 @@ _logger = logging.getLogger("mlflow_iap_callbacks")
 
 # Types of names and of values that a journal returns unchanged.
 _NAME_TYPES, _NUMBER_TYPES = {str}, {float, int, bool}
+
+LogRow = Callable[[int, int, bytes], None]
 
 # In place of the experiment, for a run whose key is MLflow's own id.
 EXISTING = "id:"
@@ -198,9 +201,11 @@ class IAPRun:
             and len(metrics) <= MAX_METRICS
             and _NAME_TYPES.issuperset(map(type, metrics))
             and _NUMBER_TYPES.issuperset(map(type, metrics.values()))
+            and (names := joined_names(metrics)) is not None
         ):
             try:
-                self._append("metrics", (step, time_ms, metrics))
+                values = doubles(len(metrics)).pack(*metrics.values())
+                self._append(ROW, (step, time_ms, names, values))
                 return
             except (ValueError, OverflowError):
                 pass  # UTF-8 cannot encode a name, or a value is too large; the others are logged
@@ -567,6 +572,22 @@ class IAPRun:
                 run.experiment_id = run.experiment_id or experiment_id
                 self._run = run
             return run
+
+
+def row_logger(run: IAPRun, names: Sequence[str]) -> LogRow | None:
+    """Return a function that logs values of these metrics at one step, faster than ``log_metrics``.
+
+    Its arguments are the step, the time in milliseconds since 1970, UTC, and the values in the form
+    of ``doubles``. It checks nothing.
+
+    Returns:
+        The function; None if ``log_metrics`` has to be used for these names.
+    """
+    joined = joined_names(names) if len(names) <= MAX_METRICS else None
+    if joined is None:
+        return None
+    append = run._append
+    return lambda step, time_ms, values: append(ROW, (step, time_ms, joined, values))
 
 
 def status_of(error: BaseException) -> str:

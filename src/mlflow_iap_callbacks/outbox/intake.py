@@ -23,7 +23,7 @@ import msgpack
 
 from . import frames
 from .frames import MARK, pack_checksum, pack_label
-from .records import POINTS, length, unpacked
+from .records import BYTES_OF_DOUBLE, POINTS, ROW, length, unpacked
 
 _logger = logging.getLogger("mlflow_iap_callbacks")
 
@@ -54,7 +54,7 @@ class Message(NamedTuple):
     Args:
         seq: its sequence number in the journal, from 1.
         number: number of the run.
-        kind: kind of the record, or ``join``.
+        kind: kind of the record, or ``row`` or ``join``.
         length: number of its points, params or tags.
         payload: number, kind and content as MessagePack.
     """
@@ -144,8 +144,11 @@ class Intake:
                     if written == size:
                         self.last_seq = seq
                         if self._fresh is not None:
-                            values = content[2] if kind in POINTS else content
-                            self._fresh.append((seq, number, kind, len(values), payload))
+                            if kind == ROW:
+                                count = len(content[3]) // BYTES_OF_DOUBLE
+                            else:
+                                count = len(content[2] if kind in POINTS else content)
+                            self._fresh.append((seq, number, kind, count, payload))
                             self._fresh_bytes += len(payload)
                             if self._fresh_bytes > _MOST_FRESH_BYTES:
                                 self._fresh = None

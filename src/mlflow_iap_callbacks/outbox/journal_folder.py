@@ -22,7 +22,7 @@ from .file_lock import FileLock
 from .journal_content import Content, is_empty, read_damaged, read_whole, version_of
 from .outbox import Outbox
 from .owner import beat, host, host_of, is_from_here, last_beat, objection
-from .records import RunState, unpacked
+from .records import RunState, record_kind, unpacked
 
 _logger = logging.getLogger("mlflow_iap_callbacks")
 
@@ -217,7 +217,7 @@ def _count(report: JournalReport, content: Content) -> None:
         for place, payload in rows:
             row = unpacked(payload)
             if table == "records":
-                report.waiting[row[1]] += 1
+                report.waiting[record_kind(row[1])] += 1
                 runs.add(run_number(place))
             elif table == "refused":
                 report.refused[row[2]] += 1
@@ -228,7 +228,7 @@ def _count(report: JournalReport, content: Content) -> None:
                     runs.add(place)
     for message in content.messages:
         if message.kind != "join":
-            report.waiting[message.kind] += 1
+            report.waiting[record_kind(message.kind)] += 1
             runs.add(message.number)
     report.runs = len(runs)
 

@@ -46,7 +46,7 @@ from .file_lock import FileLock
 from .intake import BEGINNINGS, Intake, Message
 from .journal_content import Content, messages_of
 from .owner import beat
-from .records import POINTS, Record, Refusal, RunState, begun_by, length, packed, unpacked
+from .records import POINTS, ROW, Record, Refusal, RunState, begun_by, length, packed, unpacked
 
 _logger = logging.getLogger("mlflow_iap_callbacks")
 
@@ -535,7 +535,7 @@ class Outbox:
                 self._runs[number] = run
             if seq <= run.settled:  # a dead process delivered it
                 continue
-            if kind == "metrics" and run.is_stored:  # most records
+            if kind == ROW and run.is_stored:  # most records
                 records.append((number, seq, payload))
                 entities[run] = entities.get(run, 0) + count
                 continue

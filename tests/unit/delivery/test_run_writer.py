@@ -212,6 +212,18 @@ def test_a_metric_whose_name_is_no_text_is_logged_under_its_text(
     assert {value for *_, value in found.points} == {0.5, 1.0}
 
 
+def test_a_metric_whose_name_has_a_line_break_is_logged_apart_from_the_others(
+    server: FakeMlflow, process: VirtualProcess
+) -> None:
+    run = _run(process)
+    run.log_metrics({"a\nb": 0.5, "a": 1, "b": 2.0})
+    assert run.flush()
+    (found,) = server.runs.values()
+    values = {value: name for name, *_, value in found.points}
+    assert {1.0: values[1.0], 2.0: values[2.0]} == {1.0: "a", 2.0: "b"}
+    assert "a\nb" in found.tags.values()
+
+
 @pytest.mark.parametrize(
     "value", [{1: 2}, [[0.5]], {"a": {None: 1}}, "high", b"1", _Unconvertible()], ids=repr
 )
