@@ -300,8 +300,10 @@ class IAPLightGBMCallback(Callback):
     def _training_of(self, env: CallbackEnv) -> Training | None:
         """The training run of an iteration. The first iteration starts it."""
         thread, model = threading.get_ident(), env.model
-        is_new = env.iteration == env.begin_iteration or model not in self._by_model
-        before = self._trainings.get(thread)
+        is_first, before = env.iteration == env.begin_iteration, self._trainings.get(thread)
+        if before is not None and before.model is model and not is_first:
+            return before  # nearly always
+        is_new = is_first or model not in self._by_model
         is_other = before is not None and (is_new or before is not self._by_model[model])
         # The other one has ended, unless this one runs inside one of its callbacks.
         if before is not None and is_other and not is_training(before.model, sys._getframe()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from operator import is_
 from typing import TYPE_CHECKING, Any
 
 from .params import canonical_name, value_of
@@ -32,9 +33,14 @@ class ChangingParams:
         self._most = most
         self._curves: dict[str, Thinning[_Point]] = {}
 
+    def are_changed(self, params: Mapping[str, Any]) -> bool:
+        """Return whether an iteration with these params may have changed them."""
+        before = self._given
+        # Values are the same objects as before, at nearly every iteration of training.
+        return params.keys() != before.keys() or not all(map(is_, params.values(), before.values()))
+
     def changes(self, params: Mapping[str, Any], step: int, time_ms: int) -> Iterator[_Point]:
         """Return the points to log at an iteration with these params."""
-        # Most values are the same objects as before, at every iteration of training.
         changed = [
             (name, value)
             for name, value in params.items()

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import groupby
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from ..delivery.clock import now_ms
 from ..delivery.names import original_names
 from ..delivery.plain_values import as_number, start_of_text
-from ..delivery.run import IAPRun
+from ..delivery.run import IAPRun, LogRow
+from ..outbox.records import doubles
 from .boosters import is_cv
 from .changing_params import ChangingParams
-from .prefixed_run import PrefixedRun
+from .prefixed_run import PrefixedRun, row_logger_of
 from .thinning import Thinning
 
 if TYPE_CHECKING:
@@ -22,16 +29,39 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger("mlflow_iap_callbacks")
 
+# Types of the values of usual evaluations.
+_FLOATS = {float, np.float64}
+# Parts of an evaluation.
+_SET, _METRIC, _VALUE, _IS_HIGHER = map(itemgetter, range(4))
+
 _SECONDS = "seconds_per_iteration"
 _MOST_SAMPLES = 1000  # iterations in a plot
+_MOST_UNCOMPARED = 100  # iterations
 _MOST_SHOWN = 80  # characters of a value in a warning
 
 
-class _Point(NamedTuple):
-    value: float
+class _Row(NamedTuple):
+    """The metrics of one iteration. As bytes, the values take a fifth of the memory."""
+
     step: int
     time_ms: int
-    values: Mapping[str, Any]  # all values of the iteration
+    names: list[str]
+    packed: bytes
+
+    def values(self) -> dict[str, float]:
+        numbers = doubles(len(self.names)).unpack(self.packed)
+        return dict(zip(self.names, numbers, strict=True))
+
+
+class _Columns(NamedTuple):
+    """What is evaluated at nearly each iteration, and functions that pack and log a row."""
+
+    sets: list[str]
+    metrics: list[str]
+    are_higher_better: list[bool]
+    names: list[str]
+    pack: Callable[..., bytes]
+    log: LogRow
 
 
 class Curves:
@@ -48,14 +78,19 @@ class Curves:
         # Two points of each curve are reserved for the best and the last.
         most = None if max_points is None else max_points - 2
         rounds = env.end_iteration - env.begin_iteration
-        self._points: Thinning[tuple[int, int, Mapping[str, Any]]] = Thinning(rounds, most)
+        self._points: Thinning[_Row] = Thinning(rounds, most)
         self._params = ChangingParams(env, now_ms(), most)
         self._names: dict[tuple[str, ...], str] = {}
         self._parts: dict[str, tuple[str, ...]] = {}
-        self._best: dict[str, _Point] = {}
+        self._columns: _Columns | None = None
+        self._is_higher_better: dict[str, bool] = {}
+        self._best: dict[str, tuple[float, _Row]] = {}
+        # Compared many at once: after each iteration, the code would be read from memory again.
+        self._uncompared: deque[_Row] = deque()
+        self._comparing = threading.Lock()
         self._warned: set[str] = set()  # metrics
         self.last = env.iteration
-        self._samples: list[tuple[int, Mapping[str, Any]]] = []
+        self._samples: list[_Row] = []
         self._sample_stride = 1
         self._ended_at: float | None = None
 
@@ -67,18 +102,28 @@ class Curves:
             folds: data set, metric, number and value of each fold of a cross-validation.
         """
         now, time_ms, step = time.perf_counter(), now_ms(), env.iteration
-        values = self._values(env.evaluation_result_list or (), step, time_ms)
-        for data, metric, number, value in folds:
-            values[self._name(data, metric, f"fold{number}")] = value
-        if (step - self._first) % self._sample_stride == 0:
-            self._sample(step, values)
-        if self._ended_at is not None:
-            values[_SECONDS] = now - self._ended_at
+        items = env.evaluation_result_list or ()
+        seconds = None if self._ended_at is None else now - self._ended_at
+        columns = self._columns
+        numbers = None if columns is None else _numbers(items, columns)
+        if columns is None or numbers is None or seconds is None:
+            row = self._row(items, folds, step, time_ms, seconds)
+        else:
+            row = _Row(step, time_ms, columns.names, columns.pack(*numbers, seconds))
         self._ended_at = now
         self.last = step
-        if self._points.is_next((step, time_ms, values)) and values:
-            self._run.log_metrics(values, step=step, timestamp=time_ms)
-        self._log(self._params.changes(env.params, step, time_ms))
+        if (step - self._first) % self._sample_stride == 0:
+            self._sample(row)
+        self._uncompared.append(row)
+        if len(self._uncompared) > _MOST_UNCOMPARED:
+            self._compare()
+        if self._points.is_next(row):
+            if columns is not None and row.names is columns.names:
+                columns.log(step, time_ms, row.packed)
+            elif row.names:
+                self._run.log_metrics(row.values(), step=step, timestamp=time_ms)
+        if self._params.are_changed(env.params):
+            self._log(self._params.changes(env.params, step, time_ms))
 
     def log_end(self, best_iteration: int) -> None:
         """Log the best and last points that were not logged, and the best values as metrics.
@@ -87,19 +132,20 @@ class Curves:
             best_iteration: LightGBM's ``best_iteration``; 0 for none.
         """
         self._log(self._params.rest())
-        late = {step: (time_ms, dict(values)) for step, time_ms, values in self._points.rest()}
+        self._compare()
+        late = {row.step: (row.time_ms, row.values()) for row in self._points.rest()}
         # The best points too, with standard deviation and folds.
-        for name, point in self._best.items():
-            if not self._points.is_logged(point.step - self._first):
-                kept = late.setdefault(point.step, (point.time_ms, {}))[1]
+        for name, (_, row) in self._best.items():
+            if not self._points.is_logged(row.step - self._first):
+                kept = late.setdefault(row.step, (row.time_ms, {}))[1]
                 its = self._parts[name]
-                for other, value in point.values.items():
+                for other, value in row.values().items():
                     if self._parts.get(other, ())[: len(its)] == its:
                         kept[other] = value
         self._log((step, time_ms, values) for step, (time_ms, values) in sorted(late.items()))
-        for name, point in self._best.items():
+        for name, (value, row) in self._best.items():
             best = self._name("best", *self._parts[name])
-            self._run.log_metrics({best: point.value}, step=point.step, timestamp=point.time_ms)
+            self._run.log_metrics({best: value}, step=row.step, timestamp=row.time_ms)
         numbers = {"stopped_iteration": self.last + 1}
         if best_iteration > 0:
             numbers["best_iteration"] = best_iteration
@@ -107,46 +153,85 @@ class Curves:
 
     def bests(self) -> dict[str, tuple[float, int]]:
         """The best value of each metric, and its step."""
-        return {name: (point.value, point.step) for name, point in self._best.items()}
+        self._compare()
+        return {name: (value, row.step) for name, (value, row) in self._best.items()}
 
     def samples(self) -> list[tuple[int, dict[tuple[str, ...], float]]]:
         """Steps for a plot, up to 1,000, with their values by data set and metric."""
         sets = {name: parts for name, parts in self._parts.items() if len(parts) == 2}
         return [
-            (step, {sets[name]: value for name, value in values.items() if name in sets})
-            for step, values in self._samples
+            (row.step, {sets[name]: value for name, value in row.values().items() if name in sets})
+            for row in self._samples
         ]
 
-    def _values(self, items: Sequence[Any], step: int, time_ms: int) -> dict[str, Any]:
+    def _row(
+        self,
+        items: Sequence[Any],
+        folds: Iterable[tuple[str, str, int, float]],
+        step: int,
+        time_ms: int,
+        seconds: float | None,
+    ) -> _Row:
+        """Return the metrics of an iteration, and let later ones like it take less time."""
+        values = self._values(items, step)
+        self._columns = None if self._is_cv else self._columns_of(items, [*values])
+        for data, metric, number, value in folds:
+            values[self._name(data, metric, f"fold{number}")] = value
+        if seconds is not None:
+            values[_SECONDS] = seconds
+        return _Row(step, time_ms, [*values], doubles(len(values)).pack(*values.values()))
+
+    def _columns_of(self, items: Sequence[Any], names: Sequence[str]) -> _Columns | None:
+        if not 0 < len(names) == len(items):
+            return None
+        names = [*names, _SECONDS]
+        log = row_logger_of(self._run, names)
+        if log is None:
+            return None
+        sets, metrics, higher = ([*map(part, items)] for part in (_SET, _METRIC, _IS_HIGHER))
+        return _Columns(sets, metrics, higher, names, doubles(len(names)).pack, log)
+
+    def _values(self, items: Sequence[Any], step: int) -> dict[str, Any]:
         values: dict[str, Any] = {}
-        names, bests = self._names, self._best
         for item in items:
             # (set, metric, mean, is higher better), and stdv for cv, which up to LightGBM 4.5 has
             # ("cv_agg", "set metric", ...).
             data, metric, value = item[0], item[1], item[2]
             if self._is_cv and data == "cv_agg":
                 data, _, metric = metric.partition(" ")
-            name = names.get((data, metric)) or self._name(data, metric)
+            name = self._name(data, metric)
             if name in values:  # two sets with the same name
                 name = self._name(data, metric, f"{len(values)}")
             try:
-                # NumPy's float64 is a float too. This is called for each metric of each iteration.
-                number = float(value) if isinstance(value, float) else as_number(value)
+                values[name] = as_number(value)
             except Exception:  # noqa: BLE001 - a custom metric may return anything
                 self._warn_of(name, value, step)
                 continue
-            values[name] = number
-            best = bests.get(name)
-            is_higher_better = item[3]
-            if number == number and (  # not NaN
-                best is None or (number > best.value if is_higher_better else number < best.value)
-            ):
-                bests[name] = _Point(number, step, time_ms, values)
+            if self._is_higher_better.get(name) != item[3]:
+                self._compare()
+                self._is_higher_better[name] = item[3]
             if self._is_cv and item[4] is not None:
-                values[names.get((data, metric, "stdv")) or self._name(data, metric, "stdv")] = (
-                    float(item[4])
-                )
+                values[self._name(data, metric, "stdv")] = float(item[4])
         return values
+
+    def _compare(self) -> None:
+        """Find the best values so far."""
+        with self._comparing:
+            rows = [self._uncompared.popleft() for _ in range(len(self._uncompared))]
+            for names, some in groupby(rows, attrgetter("names")):
+                self._compare_rows(names, [*some])
+
+    def _compare_rows(self, names: Sequence[str], rows: Sequence[_Row]) -> None:
+        numbers = np.frombuffer(b"".join(row.packed for row in rows), "<f8")
+        for name, values in zip(names, numbers.reshape(len(rows), -1).T, strict=True):
+            is_higher_better = self._is_higher_better.get(name)
+            known = np.flatnonzero(~np.isnan(values))
+            if is_higher_better is None or not known.size:
+                continue
+            at = known[values[known].argmax() if is_higher_better else values[known].argmin()]
+            value, best = float(values[at]), self._best.get(name)
+            if best is None or (value > best[0] if is_higher_better else value < best[0]):
+                self._best[name] = (value, rows[at])
 
     def _warn_of(self, name: str, value: object, step: int) -> None:
         if name not in self._warned:
@@ -172,8 +257,8 @@ class Curves:
             self._parts[name] = tuple(map(str, parts))
         return name
 
-    def _sample(self, step: int, values: Mapping[str, Any]) -> None:
-        self._samples.append((step, values))
+    def _sample(self, row: _Row) -> None:
+        self._samples.append(row)
         if len(self._samples) > _MOST_SAMPLES:
             del self._samples[1::2]
             self._sample_stride *= 2
@@ -182,3 +267,16 @@ class Curves:
         for step, time_ms, values in points:
             if values:
                 self._run.log_metrics(values, step=step, timestamp=time_ms)
+
+
+def _numbers(items: Sequence[Any], columns: _Columns) -> list[float] | None:
+    """Return the values of an iteration's evaluations; None if they are not the usual ones."""
+    # LightGBM 4.7's evaluations compute their length and iterate in Python.
+    if (
+        columns.metrics == [*map(_METRIC, items)]
+        and columns.sets == [*map(_SET, items)]
+        and columns.are_higher_better == [*map(_IS_HIGHER, items)]
+    ):
+        numbers = [*map(_VALUE, items)]
+        return numbers if _FLOATS.issuperset(map(type, numbers)) else None
+    return None

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..delivery.run import IAPRun
+from ..delivery.run import IAPRun, LogRow, row_logger
 
 if TYPE_CHECKING:
     from mlflow.data.dataset import Dataset
@@ -61,6 +61,13 @@ class PrefixedRun:
 
     def _named(self, values: Mapping[str, Any]) -> dict[str, Any]:
         return {f"{self._prefix}/{name}": value for name, value in values.items()}
+
+
+def row_logger_of(run: IAPRun | PrefixedRun, names: Sequence[str]) -> LogRow | None:
+    """Return ``row_logger`` of a run, or of a part of a run."""
+    if isinstance(run, PrefixedRun):
+        return row_logger(run.whole, [*run._named(dict.fromkeys(names))])
+    return row_logger(run, names)
 
 
 def checked_prefix(prefix: object) -> str:
