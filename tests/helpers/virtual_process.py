@@ -21,10 +21,14 @@ class VirtualClock(Clock):
     Attributes:
         meanwhile: called instead of waiting; returns True if something happened, so that no time
             passes.
+        is_training: whether another thread keeps a processor busy.
+        cpu_of_sender: processor time of the thread that delivers, in seconds.
     """
 
     def __init__(self) -> None:
         self.meanwhile: Callable[[], bool] = lambda: False
+        self.is_training = False
+        self.cpu_of_sender = 0.0
         self._now = 1000.0
         self._offset = 1_700_000_000.0
 
@@ -33,6 +37,12 @@ class VirtualClock(Clock):
 
     def time(self) -> float:
         return self._now + self._offset
+
+    def process_time(self) -> float:
+        return self.cpu_of_sender + (self._now if self.is_training else 0.0)
+
+    def thread_time(self) -> float:
+        return self.cpu_of_sender
 
     def wait(self, condition: threading.Condition, seconds: float) -> None:
         if not self.meanwhile():

@@ -17,6 +17,14 @@ class Clock:
         """Return seconds since 1970, for times that other processes read."""
         return time.time()
 
+    def process_time(self) -> float:
+        """Return the processor time of all threads of this process, in seconds."""
+        return time.process_time()
+
+    def thread_time(self) -> float:
+        """Return the processor time of this thread, in seconds."""
+        return time.thread_time()
+
     def wait(self, condition: threading.Condition, seconds: float) -> None:
         """Wait until the condition is notified or the time is over. The caller holds its lock."""
         condition.wait(seconds)

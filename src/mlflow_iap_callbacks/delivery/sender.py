@@ -19,6 +19,7 @@ from ..outbox.journal_folder import new_outbox
 from .asides import is_divisible, original, places, set_aside
 from .clock import Clock
 from .mlflow_calls import MlflowCalls
+from .pace import Pace
 from .refusals import NotYet, first_line
 from .schedule import Schedule, Turn, seconds_aside
 from .thread_signals import start_without_signals
@@ -102,6 +103,7 @@ class Sender:
         self._max_threads = min(max_threads, 1) if server.startswith("sqlite:") else max_threads
         self._threads = 0
         self._idle = 0
+        self._waiters = 0  # threads that wait for the delivery
         self._is_alone = False  # whether no thread could be started
         self._is_closed = False
 
@@ -362,9 +364,11 @@ class Sender:
     def _deliver(self, turn: Turn) -> None:
         run = turn.run
         upto = run.outbox.last_seq
+        pace = Pace(self.clock)
         try:
             while not self._is_closed and (records := run.outbox.read(run, upto)):
                 self._send(turn, records)
+                self._pause(pace.pause())
         except Exception as error:  # noqa: BLE001 - logged, and tried again
             with self._changed:
                 self._after_failure(turn, error)
@@ -378,6 +382,13 @@ class Sender:
             if is_done and run.is_ended:
                 run.outbox.forget(run)
             self._changed.notify_all()
+
+    def _pause(self, seconds: float) -> None:
+        """Wait, but not while another thread waits for the delivery."""
+        with self._changed:
+            ends = self.clock.monotonic() + seconds
+            while not (self._waiters or self._is_closed) and self.clock.monotonic() < ends:
+                self.clock.wait(self._changed, ends - self.clock.monotonic())
 
     def _send(self, turn: Turn, records: Sequence[Record]) -> None:
         run = turn.run
@@ -540,13 +551,18 @@ class Sender:
 
     def _wait_until(self, is_over: Callable[[], bool], timeout: float | None) -> bool:
         ends = math.inf if timeout is None else self.clock.monotonic() + timeout
-        while not is_over():
-            self._note_silence()  # each of the threads may be waiting for a response
-            left = ends - self.clock.monotonic()
-            if left <= 0 or self._is_closed:
-                return False
-            if not self._is_alone or not self._deliver_here():
-                self.clock.wait(self._changed, min(left, 1.0))
+        self._waiters += 1
+        self._changed.notify_all()
+        try:
+            while not is_over():
+                self._note_silence()  # each of the threads may be waiting for a response
+                left = ends - self.clock.monotonic()
+                if left <= 0 or self._is_closed:
+                    return False
+                if not self._is_alone or not self._deliver_here():
+                    self.clock.wait(self._changed, min(left, 1.0))
+        finally:
+            self._waiters -= 1
         return True
 
     def _deliver_here(self) -> bool:

@@ -71,6 +71,66 @@ def test_points_within_five_seconds_are_one_request(
     assert server.run(run.key).curve("m") == _line(range(100))
 
 
+@pytest.fixture
+def requests(server: FakeMlflow, clock: VirtualClock) -> list[float]:
+    """When each request was sent; each takes 6 ms of processor time and 0.1 s in all."""
+    times: list[float] = []
+
+    def note(_: str) -> None:
+        times.append(clock.monotonic())
+        clock.cpu_of_sender += 0.006
+        clock.advance(0.1)
+
+    server.on_request = note
+    return times
+
+
+@pytest.mark.parametrize(("is_training", "expected"), [(True, 0.7), (False, 0.1)])
+def test_requests_leave_the_interpreter_to_training_that_keeps_a_processor_busy(
+    is_training: bool,
+    expected: float,
+    process: VirtualProcess,
+    clock: VirtualClock,
+    requests: list[float],
+) -> None:
+    run = process.begin()
+    process.deliver_for(10.0)
+    clock.is_training = is_training
+    _log(run, range(7_500))  # 8 requests
+    clock.advance(5.0)
+    del requests[:]
+    process.deliver()
+    assert [later - earlier for earlier, later in itertools.pairwise(requests)] == pytest.approx(
+        [expected] * 7
+    )
+
+
+def test_requests_have_no_pauses_after_half_a_minute_so_that_what_is_shown_is_recent(
+    server: FakeMlflow, process: VirtualProcess, clock: VirtualClock, requests: list[float]
+) -> None:
+    run = process.begin()
+    process.deliver_for(10.0)
+    clock.is_training = True
+    _log(run, range(100_000))
+    clock.advance(5.0)
+    start = clock.monotonic()
+    process.deliver()
+    assert clock.monotonic() - start < 41.0
+    assert len(server.run(run.key).curve("m")) == 100_000
+
+
+def test_requests_have_no_pauses_while_somebody_waits_for_them(
+    process: VirtualProcess, clock: VirtualClock, requests: list[float]
+) -> None:
+    run = process.begin()
+    process.deliver_for(10.0)
+    clock.is_training = True
+    _log(run, range(7_500))  # 8 requests
+    del requests[:]
+    assert process.sender.flush(60.0)
+    assert requests[-1] - requests[0] == pytest.approx(0.7)
+
+
 def test_a_finished_run_takes_three_requests_without_waiting(
     server: FakeMlflow, process: VirtualProcess
 ) -> None:
