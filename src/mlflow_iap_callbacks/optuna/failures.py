@@ -6,6 +6,7 @@ import logging
 import re
 import threading
 import traceback
+from functools import cache
 from typing import NamedTuple
 
 from ..delivery.run import IAPRun
@@ -58,11 +59,16 @@ class _Listened(logging.Logger):
 
 def listen() -> None:
     """Listen to Optuna's log."""
-    logger = logging.getLogger(_LOGGER)
+    logger = _logger_of_optuna()
     if not isinstance(logger, _Listened):
         is_disabled = logger.__dict__.pop("disabled", False)
         logger.__class__ = type(_Listened.__name__, (_Listened, type(logger)), {})
         logger.disabled = is_disabled
+
+
+@cache
+def _logger_of_optuna() -> logging.Logger:
+    return logging.getLogger(_LOGGER)  # takes a lock
 
 
 def last_failure(number: int, ended: float) -> Failure | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from ..delivery.run_writer import RunWriter
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 INTERMEDIATE = "intermediate_value"
 _NUMERIC = {("optuna.distributions", f"{kind}Distribution") for kind in ("Float", "Int")}
-_FIELDS, _FORMAT = {"high", "log", "low", "step"}, "high={high}, log={log}, low={low}, step={step}"
+_FIELDS = {"high", "log", "low", "step"}
 
 
 def metric_names(given: str | Sequence[str] | None, study: optuna.Study) -> list[str]:
@@ -80,8 +81,17 @@ def _shown(distribution: Any) -> object:
     """
     kind, fields = type(distribution), vars(distribution)
     if (kind.__module__, kind.__name__) in _NUMERIC and fields.keys() == _FIELDS:
-        return f"{kind.__name__}({_FORMAT.format_map(fields)})"
+        low, high = fields["low"], fields["high"]
+        # Zero and minus zero are equal.
+        return _text(
+            kind.__name__, high or str(high), fields["log"], low or str(low), fields["step"]
+        )
     return distribution
+
+
+@lru_cache(maxsize=1024, typed=True)
+def _text(kind: str, high: object, log: bool, low: object, step: object) -> str:
+    return f"{kind}(high={high}, log={log}, low={low}, step={step})"
 
 
 def constraints_of(trial: FrozenTrial) -> dict[str, float]:

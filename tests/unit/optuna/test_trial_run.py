@@ -137,6 +137,17 @@ def test_the_tag_of_a_distribution_is_its_text(distribution: BaseDistribution) -
     assert str(tags_of(trial, ["MINIMIZE"], {})["x_distribution"]) == str(distribution)
 
 
+def test_equal_distributions_keep_their_own_texts() -> None:
+    kinds = [FloatDistribution(-0.0, 1.0), FloatDistribution(0.0, 1.0), FloatDistribution(-1, -0.0)]
+    kinds += [FloatDistribution(-1, 0.0)]
+    params = {str(number): 0.0 for number in range(len(kinds))}
+    trial = create_trial(
+        params=params, distributions=dict(zip(params, kinds, strict=True)), value=0
+    )
+    tags = tags_of(trial, ["MINIMIZE"], {})
+    assert [str(tags[f"{name}_distribution"]) for name in params] == [*map(str, kinds)]
+
+
 def test_directions_of_several_objectives_are_one_tag() -> None:
     tags = tags_of(create_trial(values=[1.0, 2.0]), ["MINIMIZE", "MAXIMIZE"], {})
     assert tags["direction"] == ["MINIMIZE", "MAXIMIZE"]
