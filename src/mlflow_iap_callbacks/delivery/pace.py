@@ -1,21 +1,19 @@
-"""Slows delivery down while training keeps a processor busy."""
+"""Finds out how long delivery has to pause so that it does not slow training down."""
 
 from __future__ import annotations
 
 from .clock import Clock
 
-# Of the time, so that training does not take noticeably longer: it waits while this package's
-# threads run Python. A request of 1,000 points takes 5 to 8 ms, so this is a request a second.
+# Of the time: training waits while this package's threads run Python. A request with 1,000 points
+# takes 4 to 8 ms, so there are one or two of them a second.
 _SHARE = 0.01
 # Of a processor, by other threads than the one that delivers.
 _BUSY = 0.5
 _LONGEST_PAUSE = 1.0  # seconds
-# Seconds after which records are sent without pauses, so that what is shown is not too old.
-_LONGEST_DELAY = 30.0
 
 
 class Pace:
-    """Tells the thread that created it how long to pause between requests.
+    """The processor time of the thread that created it, and of all others.
 
     Args:
         clock: tells the time and the processor time.
@@ -23,19 +21,15 @@ class Pace:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._began, self._process, self._thread = self._times()
-        self._last = self._began
+        self._last = self._times()
 
     def pause(self) -> float:
-        """Return how many seconds to wait, given the work since the last call."""
-        now, process, thread = self._times()
-        own = thread - self._thread
-        others = process - self._process - own
-        is_busy = others > _BUSY * (now - self._last)
-        self._last, self._process, self._thread = now, process, thread
-        if not is_busy or now - self._began > _LONGEST_DELAY:
-            return 0.0
-        return min(own / _SHARE, _LONGEST_PAUSE)
+        """Return the seconds to pause after the work since the last call; 0 if nobody trains."""
+        before, self._last = self._last, self._times()
+        now, process, own = (
+            later - earlier for earlier, later in zip(before, self._last, strict=True)
+        )
+        return min(own / _SHARE, _LONGEST_PAUSE) if process - own > _BUSY * now else 0.0
 
     def _times(self) -> tuple[float, float, float]:
         return self._clock.monotonic(), self._clock.process_time(), self._clock.thread_time()

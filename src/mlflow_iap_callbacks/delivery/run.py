@@ -6,6 +6,7 @@ import functools
 import html
 import logging
 import os
+import struct
 import sys
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -207,7 +208,7 @@ class IAPRun:
                 values = doubles(len(metrics)).pack(*metrics.values())
                 self._append(ROW, (step, time_ms, names, values))
                 return
-            except (ValueError, OverflowError):
+            except (ValueError, OverflowError, struct.error):
                 pass  # UTF-8 cannot encode a name, or a value is too large; the others are logged
         with never_raising(f"metrics at step {step!r}"):
             place = (integer(step), milliseconds(timestamp, now_ms()))
@@ -584,7 +585,7 @@ def row_logger(run: IAPRun, names: Sequence[str]) -> LogRow | None:
         The function; None if ``log_metrics`` has to be used for these names.
     """
     joined = joined_names(names) if len(names) <= MAX_METRICS else None
-    if joined is None:
+    if joined is None or as_text(joined) != joined:  # as_text replaces what UTF-8 cannot encode
         return None
     append = run._append
     return lambda step, time_ms, values: append(ROW, (step, time_ms, joined, values))

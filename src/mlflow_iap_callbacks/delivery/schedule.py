@@ -19,6 +19,9 @@ from .refusals import NotYet
 # training, and long enough for a server with many training jobs.
 _MIN_WAIT, _MAX_WAIT = 5.0, 60.0
 _MAX_PAUSE = 30.0  # maximum seconds between two requests to an unreachable server
+# Seconds after which records of a training run are sent without pauses, because someone may be
+# watching it.
+_LONGEST_DELAY = 30.0
 # A server is unreachable if it has not answered for this many seconds, or for twice the time of its
 # slowest recent answer if that is longer.
 _SILENCE = 20.0
@@ -34,7 +37,8 @@ class Turn:
         run: the run.
         since: when it was added to the schedule.
         due: when its records have waited long enough; infinite if none is waiting.
-        not_before: the end of the pause after a failure.
+        not_before: the end of the pause after a failure, or of the one that training needs.
+        behind_since: when its first pause for training began, if not all was delivered since then.
         entities: number of waiting metrics, params and tags.
         is_busy: whether it is being delivered.
         failures: how often its delivery has failed since it last succeeded.
@@ -60,6 +64,7 @@ class Turn:
     is_refusal_reported: bool = False
     is_aside: bool = False
     is_overtaken: bool = False
+    behind_since: float | None = None
 
 
 def seconds_aside(failures: int) -> float:
@@ -236,9 +241,23 @@ class Schedule:
         """Note that the turn's records were delivered; return whether the run has no new ones."""
         run, turn.is_busy, turn.failures, turn.is_overtaken = turn.run, False, 0, False
         is_done = turn.due == math.inf and not run.outbox.has_records(run)
+        if is_done:
+            turn.behind_since = None
         if is_done and (run.is_ended or not run.is_owned):
             self._turns.pop(run, None)
         return is_done
+
+    def may_pause(self, turn: Turn, now: float) -> bool:
+        """Return whether a turn may pause, so that training is not slowed down."""
+        if turn.behind_since is None:
+            turn.behind_since = now
+        return now - turn.behind_since <= _LONGEST_DELAY
+
+    def pause(self, turn: Turn, now: float, seconds: float) -> None:
+        """Let the records that a turn has left, and new ones of its run, wait."""
+        if turn.run.outbox.has_records(turn.run):
+            turn.due = min(turn.due, now)
+        turn.not_before = now + seconds
 
     def failed(self, turn: Turn, error: Exception, now: float) -> Literal["run", "server"] | None:
         """Plan the next try after a failure.

@@ -16,6 +16,7 @@ from ..iap.retry_policy import RetryPolicy
 from ..outbox import Outbox, QueuedRun, Record, Refusal
 from ..outbox.adoption import Untaken, orphans
 from ..outbox.journal_folder import new_outbox
+from ..outbox.records import POINTS
 from .asides import is_divisible, original, places, set_aside
 from .clock import Clock
 from .mlflow_calls import MlflowCalls
@@ -364,11 +365,11 @@ class Sender:
     def _deliver(self, turn: Turn) -> None:
         run = turn.run
         upto = run.outbox.last_seq
-        pace = Pace(self.clock)
+        pace, pause = Pace(self.clock), 0.0
         try:
-            while not self._is_closed and (records := run.outbox.read(run, upto)):
+            while not (pause or self._is_closed) and (records := run.outbox.read(run, upto)):
                 self._send(turn, records)
-                self._pause(pace.pause())
+                pause = self._pause_after(turn, records, pace.pause())
         except Exception as error:  # noqa: BLE001 - logged, and tried again
             with self._changed:
                 self._after_failure(turn, error)
@@ -376,6 +377,8 @@ class Sender:
             return
         with self._changed:
             is_done = self._schedule.ended(turn)
+            if pause:
+                self._schedule.pause(turn, self.clock.monotonic(), pause)
             if run.trouble is not None:
                 run.trouble = None
                 run.outbox.save(run)
@@ -383,12 +386,16 @@ class Sender:
                 run.outbox.forget(run)
             self._changed.notify_all()
 
-    def _pause(self, seconds: float) -> None:
-        """Wait, but not while another thread waits for the delivery."""
+    def _pause_after(self, turn: Turn, records: Sequence[Record], seconds: float) -> float:
+        """Return the seconds that the run's next request waits. Other runs do not wait.
+
+        Only curves of a run that has not ended wait, and not while a thread waits for the delivery.
+        """
+        if not seconds or turn.run.is_ended or records[0].kind not in POINTS:
+            return 0.0
         with self._changed:
-            ends = self.clock.monotonic() + seconds
-            while not (self._waiters or self._is_closed) and self.clock.monotonic() < ends:
-                self.clock.wait(self._changed, ends - self.clock.monotonic())
+            may_pause = self._schedule.may_pause(turn, self.clock.monotonic())
+            return seconds if may_pause and not self._waiters else 0.0
 
     def _send(self, turn: Turn, records: Sequence[Record]) -> None:
         run = turn.run
@@ -552,7 +559,6 @@ class Sender:
     def _wait_until(self, is_over: Callable[[], bool], timeout: float | None) -> bool:
         ends = math.inf if timeout is None else self.clock.monotonic() + timeout
         self._waiters += 1
-        self._changed.notify_all()
         try:
             while not is_over():
                 self._note_silence()  # each of the threads may be waiting for a response

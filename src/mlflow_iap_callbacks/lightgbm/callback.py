@@ -301,7 +301,7 @@ class IAPLightGBMCallback(Callback):
         """The training run of an iteration. The first iteration starts it."""
         thread, model = threading.get_ident(), env.model
         is_first, before = env.iteration == env.begin_iteration, self._trainings.get(thread)
-        if before is not None and before.model is model and not is_first:
+        if before is not None and before.model is model and not (is_first or before.status):
             return before  # nearly always
         is_new = is_first or model not in self._by_model
         is_other = before is not None and (is_new or before is not self._by_model[model])

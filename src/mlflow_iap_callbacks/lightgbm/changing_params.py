@@ -37,7 +37,7 @@ class ChangingParams:
         """Return whether an iteration with these params may have changed them."""
         before = self._given
         # Values are the same objects as before, at nearly every iteration of training.
-        return params.keys() != before.keys() or not all(map(is_, params.values(), before.values()))
+        return [*params] != [*before] or not all(map(is_, params.values(), before.values()))
 
     def changes(self, params: Mapping[str, Any], step: int, time_ms: int) -> Iterator[_Point]:
         """Return the points to log at an iteration with these params."""

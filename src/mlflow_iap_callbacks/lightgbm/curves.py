@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -87,7 +86,6 @@ class Curves:
         self._best: dict[str, tuple[float, _Row]] = {}
         # Compared many at once: after each iteration, the code would be read from memory again.
         self._uncompared: deque[_Row] = deque()
-        self._comparing = threading.Lock()
         self._warned: set[str] = set()  # metrics
         self.last = env.iteration
         self._samples: list[_Row] = []
@@ -153,8 +151,7 @@ class Curves:
 
     def bests(self) -> dict[str, tuple[float, int]]:
         """The best value of each metric, and its step."""
-        self._compare()
-        return {name: (value, row.step) for name, (value, row) in self._best.items()}
+        return {name: (value, row.step) for name, (value, row) in self._bests()[0].items()}
 
     def samples(self) -> list[tuple[int, dict[tuple[str, ...], float]]]:
         """Steps for a plot, up to 1,000, with their values by data set and metric."""
@@ -176,7 +173,7 @@ class Curves:
         values = self._values(items, step)
         self._columns = None if self._is_cv else self._columns_of(items, [*values])
         for data, metric, number, value in folds:
-            values[self._name(data, metric, f"fold{number}")] = value
+            self._add(values, self._name(data, metric, f"fold{number}"), value, step)
         if seconds is not None:
             values[_SECONDS] = seconds
         return _Row(step, time_ms, [*values], doubles(len(values)).pack(*values.values()))
@@ -202,36 +199,52 @@ class Curves:
             name = self._name(data, metric)
             if name in values:  # two sets with the same name
                 name = self._name(data, metric, f"{len(values)}")
-            try:
-                values[name] = as_number(value)
-            except Exception:  # noqa: BLE001 - a custom metric may return anything
-                self._warn_of(name, value, step)
+            if not self._add(values, name, value, step):
                 continue
-            if self._is_higher_better.get(name) != item[3]:
+            if name not in self._is_higher_better or self._is_higher_better[name] != item[3]:
                 self._compare()
                 self._is_higher_better[name] = item[3]
             if self._is_cv and item[4] is not None:
                 values[self._name(data, metric, "stdv")] = float(item[4])
         return values
 
-    def _compare(self) -> None:
-        """Find the best values so far."""
-        with self._comparing:
-            rows = [self._uncompared.popleft() for _ in range(len(self._uncompared))]
-            for names, some in groupby(rows, attrgetter("names")):
-                self._compare_rows(names, [*some])
+    def _add(self, values: dict[str, Any], name: str, value: Any, step: int) -> bool:
+        """Add a value; return False, with a warning, if it is not a number."""
+        try:
+            values[name] = as_number(value)
+        except Exception:  # noqa: BLE001 - a custom metric may return anything
+            self._warn_of(name, value, step)
+            return False
+        return True
 
-    def _compare_rows(self, names: Sequence[str], rows: Sequence[_Row]) -> None:
+    def _compare(self) -> None:
+        """Find the best values so far. A signal handler or an exception may interrupt this."""
+        self._best, rows = self._bests()
+        for row in rows:
+            if self._uncompared and self._uncompared[0] is row:
+                self._uncompared.popleft()
+
+    def _bests(self) -> tuple[dict[str, tuple[float, _Row]], Sequence[_Row]]:
+        """Return the best values so far, and the rows that they were compared with just now."""
+        rows = [*self._uncompared]  # before the best values, because another thread may compare
+        bests = dict(self._best)
+        for names, some in groupby(rows, attrgetter("names")):
+            self._compare_rows(bests, names, [*some])
+        return bests, rows
+
+    def _compare_rows(
+        self, bests: dict[str, tuple[float, _Row]], names: Sequence[str], rows: Sequence[_Row]
+    ) -> None:
         numbers = np.frombuffer(b"".join(row.packed for row in rows), "<f8")
         for name, values in zip(names, numbers.reshape(len(rows), -1).T, strict=True):
-            is_higher_better = self._is_higher_better.get(name)
             known = np.flatnonzero(~np.isnan(values))
-            if is_higher_better is None or not known.size:
+            if name not in self._is_higher_better or not known.size:
                 continue
+            is_higher_better = self._is_higher_better[name]
             at = known[values[known].argmax() if is_higher_better else values[known].argmin()]
-            value, best = float(values[at]), self._best.get(name)
+            value, best = float(values[at]), bests.get(name)
             if best is None or (value > best[0] if is_higher_better else value < best[0]):
-                self._best[name] = (value, rows[at])
+                bests[name] = (value, rows[at])
 
     def _warn_of(self, name: str, value: object, step: int) -> None:
         if name not in self._warned:

@@ -12,7 +12,7 @@ from pathlib import Path
 from ..plurals import counted
 from . import format_1
 from .database import (
-    FORMAT,
+    FORMATS,
     Damaged,
     artifacts_of,
     delete_journal,
@@ -101,7 +101,7 @@ def _taken(path: Path, lock: FileLock, server: str | None) -> Outbox | Untaken |
     version: int | None = 0
     try:
         version = version_of(path)
-        if version == FORMAT:
+        if version in FORMATS:
             content = read_whole(path)
             for _ in content.rows:
                 pass
@@ -139,7 +139,7 @@ def _rescued(path: Path, version: int | None, server: str | None) -> Outbox | Un
         delete_journal(path)  # its process died while creating it
         return None
     form = content.head.format if content.head else version
-    if form not in (0, None, format_1.FORMAT, FORMAT):
+    if form not in (0, None, format_1.FORMAT, *FORMATS):
         return Untaken(path, "another version of mlflow-iap-callbacks wrote it; use that version")
     server = content.server or server
     if server is None:

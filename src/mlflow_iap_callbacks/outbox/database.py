@@ -23,7 +23,8 @@ from .records import packed, unpacked
 
 _logger = logging.getLogger("mlflow_iap_callbacks")
 
-FORMAT = 2
+FORMAT = 3
+FORMATS = (2, FORMAT)  # that can be read; 2 is the same without rows
 PAGE_BYTES = 4096
 _RUN_BITS = 40  # low bits of a record's id for its sequence number; the others are its run number
 SEQ = (1 << _RUN_BITS) - 1
@@ -74,7 +75,7 @@ class Head:
     def from_row(cls, payload: bytes) -> Head:
         """Return the head in a row; if it has another format, only the format is known."""
         known = unpacked(payload)
-        return cls(*known) if known[-1] == FORMAT else cls("", "", 0, 0.0, "", format=known[-1])
+        return cls(*known) if known[-1] in FORMATS else cls("", "", 0, 0.0, "", format=known[-1])
 
 
 class Damaged(Exception):

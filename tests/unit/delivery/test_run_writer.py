@@ -212,6 +212,17 @@ def test_a_metric_whose_name_is_no_text_is_logged_under_its_text(
     assert {value for *_, value in found.points} == {0.5, 1.0}
 
 
+def test_a_metric_that_is_too_large_for_a_float_keeps_no_other_one_from_delivery(
+    server: FakeMlflow, process: VirtualProcess, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = _run(process)
+    run.log_metrics({"loss": 0.5, "huge": 10**400, "large": 2**70}, step=1)
+    assert run.flush()
+    (found,) = server.runs.values()
+    assert {point[::3] for point in found.points} == {("loss", 0.5), ("large", 2.0**70)}
+    assert "'huge'" in caplog.text
+
+
 def test_a_metric_whose_name_has_a_line_break_is_logged_apart_from_the_others(
     server: FakeMlflow, process: VirtualProcess
 ) -> None:

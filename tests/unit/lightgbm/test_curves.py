@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -472,3 +473,53 @@ def test_a_long_run_has_at_most_1000_samples_from_all_of_it() -> None:
     assert steps[-1] > 4900
     assert len({b - a for a, b in itertools.pairwise(steps)}) == 1
     assert all(values == {("valid", "loss"): float(step)} for step, values in samples)
+
+
+def test_a_name_that_utf_8_lacks_has_a_whole_curve() -> None:
+    iterations = [[("valid", "m\ud800", step / 2, True)] for step in range(3)]
+    assert _curves(_logged(iterations)) == {"valid-m\ud800": [(0, 0.0), (1, 0.5), (2, 1.0)]}
+
+
+def test_a_metric_without_a_direction_is_better_if_it_is_lower() -> None:
+    run = _logged([[("valid", "m", value, None)] for value in (2.0, 1.0, 3.0)])
+    assert run.curve("best-valid-m") == [(1, 1.0)]
+
+
+@pytest.mark.parametrize("value", [np.array([0.5]), np.float32(0.5), 0.5])
+def test_the_value_of_a_fold_may_be_anything_that_is_a_number(value: Any) -> None:
+    run = RecordingRun()
+    curves = Curves(run, _env(0, is_cv=True), None)
+    items = [("valid", "m", 0.5, True, 0.0)]
+    no_number: Any = "no number"
+    curves.log(_env(0, items), [("valid", "m", 0, value), ("valid", "m", 1, no_number)])
+    assert run.curve("valid-m-fold0") == [(0, 0.5)]
+    assert run.curve("valid-m-fold1") == []
+    assert run.curve("valid-m") == [(0, 0.5)]
+
+
+def test_a_summary_amid_training_shows_all_best_values_so_far_and_changes_nothing() -> None:
+    curves = Curves(RecordingRun(), _env(0, rounds=500), None)
+    best = -1.0
+    for step in range(500):
+        value = math.sin(step)
+        best = max(best, value)
+        curves.log(_env(step, [("valid", "m", value, True)], rounds=500), ())
+        if step % 7 == 0:
+            assert curves.bests()["valid-m"][0] == best
+    assert curves.bests()["valid-m"][0] == best
+
+
+def test_an_exception_while_values_are_compared_loses_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    curves = Curves(RecordingRun(), _env(0, rounds=500), None)
+    compare_rows = curves._compare_rows
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for step in range(200):
+        monkeypatch.setattr(curves, "_compare_rows", interrupt if step < 150 else compare_rows)
+        with suppress(KeyboardInterrupt):
+            curves.log(_env(step, [("valid", "m", float(step != 20), False)], rounds=500), ())
+    assert curves.bests()["valid-m"] == (0.0, 20)

@@ -416,17 +416,27 @@ def test_an_unreadable_journal_is_reported_and_kept_and_others_are_adopted(
         outbox.close()
 
 
-def test_a_journal_in_another_format_is_reported_and_not_changed() -> None:
-    path = _killed()
+def _set_format(path: Path, number: int) -> None:
     with closing(connect(path)) as db:
         ((_, frame),) = db.execute("SELECT * FROM journal").fetchall()
         known = unpack(frame, LETTERS["journal"], 1)
         assert known is not None
-        head = [*msgpack.unpackb(known)[:-1], 99]
+        head = [*msgpack.unpackb(known)[:-1], number]
         db.execute(
             "REPLACE INTO journal VALUES (?, ?)", packed_row("journal", 1, msgpack.packb(head))
         )
-        db.execute("PRAGMA user_version = 99")
+        db.execute(f"PRAGMA user_version = {number}")
+
+
+def test_a_journal_in_the_format_before_rows_is_sent() -> None:
+    _set_format(_killed(collected=5, appended=10), 2)
+    (outbox,) = _adopted()
+    assert _settle_all(outbox) == {"key": [*range(15)]}
+
+
+def test_a_journal_in_another_format_is_reported_and_not_changed() -> None:
+    path = _killed()
+    _set_format(path, 99)
     before = _files()
     (untaken,) = orphans()
     assert isinstance(untaken, Untaken)
