@@ -7,13 +7,15 @@ from .clock import Clock
 # Of the time: training waits while this package's threads run Python. A request with 1,000 points
 # takes 4 to 8 ms, so there are one or two of them a second.
 _SHARE = 0.01
-# Of a processor, by other threads than the one that delivers.
+# Of a processor, by other threads than those that deliver.
 _BUSY = 0.5
 _LONGEST_PAUSE = 1.0  # seconds
+# Seconds that are looked at together. During one request, training may have had no chance to run.
+_SHORTEST_LOOK = 0.25
 
 
 class Pace:
-    """The processor time of the thread that created it, and of all others.
+    """Notes how busy this process is, apart from its delivery.
 
     Args:
         clock: tells the time and the processor time.
@@ -21,15 +23,20 @@ class Pace:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._last = self._times()
+        self._since, self._process = clock.monotonic(), clock.process_time()
+        self._own = 0.0
+        self._is_busy = False
 
-    def pause(self) -> float:
-        """Return the seconds to pause after the work since the last call; 0 if nobody trains."""
-        before, self._last = self._last, self._times()
-        now, process, own = (
-            later - earlier for earlier, later in zip(before, self._last, strict=True)
-        )
-        return min(own / _SHARE, _LONGEST_PAUSE) if process - own > _BUSY * now else 0.0
+    def pause_after(self, seconds: float) -> float:
+        """Return how many seconds to pause after a request.
 
-    def _times(self) -> tuple[float, float, float]:
-        return self._clock.monotonic(), self._clock.process_time(), self._clock.thread_time()
+        Args:
+            seconds: processor time that the request took.
+        """
+        self._own += seconds
+        now, process = self._clock.monotonic(), self._clock.process_time()
+        if now - self._since >= _SHORTEST_LOOK:
+            others = process - self._process - self._own
+            self._is_busy = others > _BUSY * (now - self._since - self._own)
+            self._since, self._process, self._own = now, process, 0.0
+        return min(seconds / _SHARE, _LONGEST_PAUSE) if self._is_busy else 0.0

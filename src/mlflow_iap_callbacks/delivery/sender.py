@@ -88,6 +88,7 @@ class Sender:
         self.interrupted_at: Marks | None = None  # the user pressed Ctrl-C while it delivered these
         self._calls = MlflowCalls(client, self.clock)
         self._schedule = Schedule()
+        self._pace = Pace(self.clock)
         self._own: Outbox | None = None
         self._adopted: list[Outbox] = []
         self._opening = threading.Lock()
@@ -365,11 +366,12 @@ class Sender:
     def _deliver(self, turn: Turn) -> None:
         run = turn.run
         upto = run.outbox.last_seq
-        pace, pause = Pace(self.clock), 0.0
+        pause, began = 0.0, self.clock.thread_time()
         try:
             while not (pause or self._is_closed) and (records := run.outbox.read(run, upto)):
                 self._send(turn, records)
-                pause = self._pause_after(turn, records, pace.pause())
+                before, began = began, self.clock.thread_time()
+                pause = self._pause_after(turn, records, self._pace.pause_after(began - before))
         except Exception as error:  # noqa: BLE001 - logged, and tried again
             with self._changed:
                 self._after_failure(turn, error)
