@@ -12,11 +12,11 @@ from mlflow.entities import Metric, Param, RunTag
 from ..iap.log_batch_request import Point
 from ..limits import MAX_BYTES, MAX_ENTITIES, MAX_PARAMS, MAX_TAGS
 from ..outbox import Record, Refusal
+from ..outbox.records import POINTS
 from ..tags import SKIPPED_TAG
 from .names import METRICS, PARAMS, TAGS, Names, original_names
 
 JOINABLE = ("metrics", "curve", "points", "params", "suggestions", "tags")  # kinds of records
-_POINTS = ("metrics", "curve")
 # A margin, because the size of a request is only estimated.
 _MAX_BYTES = MAX_BYTES - 50_000
 # Size of an entity's JSON without its name and value.
@@ -62,7 +62,7 @@ class Batch:
 
     def _add_values(self, record: Record) -> int | None:
         content = record.content
-        is_points, is_params = record.kind in _POINTS, record.kind in ("params", "suggestions")
+        is_points, is_params = record.kind in POINTS, record.kind in ("params", "suggestions")
         values: dict[str, Any]
         points: list[tuple[int, int, dict[str, Any]]]
         if record.kind == "curve":

@@ -90,9 +90,9 @@ def test_a_sweep_of_30_trials_in_4_threads_with_tokens_of_2_s_is_in_mlflow_exact
             assert curve(run, "training-binary_logloss") == expected
         fetched = [token for token in cloud.tokens if token.time <= began + seconds]
         assert seconds > 2 * lifetime
-        # One for all threads, not one for each. On a loaded machine there were up to six in 6 s.
         times = [round(token.time - began, 2) for token in fetched]
-        assert 2 <= len(times) <= 2 * math.ceil(seconds / lifetime) + 1, times
+        assert len(fetched) <= math.ceil(seconds / lifetime) + 1, times
+        assert len({token.time for token in fetched}) >= 2
 
 
 def test_a_run_says_how_its_trial_ended(cloud: LocalCloud) -> None:

@@ -85,6 +85,16 @@ def requests(server: FakeMlflow, clock: VirtualClock) -> list[float]:
     return times
 
 
+@pytest.fixture
+def training(process: VirtualProcess, clock: VirtualClock, requests: list[float]) -> RunWriter:
+    """The run of training that keeps a processor busy. MLflow has created it."""
+    run = process.begin()
+    process.deliver_for(10.0)
+    clock.is_training = True
+    del requests[:]
+    return run
+
+
 @pytest.mark.parametrize(("is_training", "expected"), [(True, 0.7), (False, 0.1)])
 def test_requests_leave_the_interpreter_to_training_that_keeps_a_processor_busy(
     is_training: bool,
@@ -106,69 +116,53 @@ def test_requests_leave_the_interpreter_to_training_that_keeps_a_processor_busy(
 
 
 def test_records_that_training_adds_wait_for_the_end_of_a_pause_too(
-    process: VirtualProcess, clock: VirtualClock, requests: list[float]
+    process: VirtualProcess, clock: VirtualClock, requests: list[float], training: RunWriter
 ) -> None:
-    run = process.begin()
-    process.deliver_for(10.0)
-    clock.is_training = True
-    del requests[:]
     for tick in range(40):
-        _log(run, range(tick * 1_000, (tick + 1) * 1_000))
+        _log(training, range(tick * 1_000, (tick + 1) * 1_000))
         process.deliver()
         clock.advance(0.1)
     assert min(later - earlier for earlier, later in itertools.pairwise(requests)) > 0.65
 
 
 def test_records_wait_for_at_most_half_a_minute_longer_because_of_training(
-    server: FakeMlflow, process: VirtualProcess, clock: VirtualClock, requests: list[float]
+    server: FakeMlflow, process: VirtualProcess, clock: VirtualClock, training: RunWriter
 ) -> None:
-    run = process.begin()
-    process.deliver_for(10.0)
-    clock.is_training = True
-    _log(run, range(100_000))
+    _log(training, range(100_000))
     clock.advance(5.0)
     start = clock.monotonic()
-    while len(server.run(run.key).curve("m")) < 100_000:
+    while len(server.run(training.key).curve("m")) < 100_000:
         process.deliver_for(0.1)
     assert clock.monotonic() - start < 41.0
 
 
 def test_other_runs_are_delivered_while_one_pauses_for_training(
-    server: FakeMlflow, process: VirtualProcess, clock: VirtualClock, requests: list[float]
+    server: FakeMlflow, process: VirtualProcess, clock: VirtualClock, training: RunWriter
 ) -> None:
-    run = process.begin()
-    process.deliver_for(10.0)
-    clock.is_training = True
-    _log(run, range(20_000))
+    _log(training, range(20_000))
     clock.advance(5.0)
     process.deliver_for(1.0)
     other = process.begin()
     other.finish()
     process.deliver_for(2.0)
     assert server.run(other.key).status == "FINISHED"
-    assert len(server.run(run.key).curve("m")) < 10_000
+    assert len(server.run(training.key).curve("m")) < 10_000
 
 
 def test_a_run_that_has_ended_does_not_pause_for_training(
-    server: FakeMlflow, process: VirtualProcess, clock: VirtualClock, requests: list[float]
+    server: FakeMlflow, process: VirtualProcess, training: RunWriter
 ) -> None:
-    clock.is_training = True
     run = process.begin()
     _log(run, range(7_500))
     run.finish()
-    del requests[:]
     process.deliver()
     assert server.run(run.key).status == "FINISHED"
 
 
 def test_requests_have_no_pauses_while_somebody_waits_for_them(
-    process: VirtualProcess, clock: VirtualClock, requests: list[float]
+    process: VirtualProcess, requests: list[float], training: RunWriter
 ) -> None:
-    run = process.begin()
-    process.deliver_for(10.0)
-    clock.is_training = True
-    _log(run, range(7_500))  # 8 requests
-    del requests[:]
+    _log(training, range(7_500))  # 8 requests
     assert process.sender.flush(60.0)
     assert requests[-1] - requests[0] == pytest.approx(0.7)
 
