@@ -6,7 +6,6 @@ import functools
 import html
 import logging
 import os
-import struct
 import sys
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +28,7 @@ from ..limits import (
     MAX_TAGS,
 )
 from ..outbox import QueuedRun
-from ..outbox.records import ROW, doubles, joined_names
+from ..outbox.records import ROW, joined_names
 from .clock import now_ms
 from .flush_result import IAPFlushResult
 from .lifecycle import LOCK, close, flush, sender_for
@@ -202,13 +201,11 @@ class IAPRun:
             and len(metrics) <= MAX_METRICS
             and _NAME_TYPES.issuperset(map(type, metrics))
             and _NUMBER_TYPES.issuperset(map(type, metrics.values()))
-            and (names := joined_names(metrics)) is not None
         ):
             try:
-                values = doubles(len(metrics)).pack(*metrics.values())
-                self._append(ROW, (step, time_ms, names, values))
+                self._append("metrics", (step, time_ms, metrics))
                 return
-            except (ValueError, OverflowError, struct.error):
+            except (ValueError, OverflowError):
                 pass  # UTF-8 cannot encode a name, or a value is too large; the others are logged
         with never_raising(f"metrics at step {step!r}"):
             place = (integer(step), milliseconds(timestamp, now_ms()))

@@ -535,7 +535,7 @@ class Outbox:
                 self._runs[number] = run
             if seq <= run.settled:  # a dead process delivered it
                 continue
-            if kind == ROW and run.is_stored:  # most records
+            if kind in (ROW, "metrics") and run.is_stored:  # most records
                 records.append((number, seq, payload))
                 entities[run] = entities.get(run, 0) + count
                 continue

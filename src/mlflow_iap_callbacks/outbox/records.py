@@ -12,7 +12,8 @@ import msgpack
 
 POINTS = ("metrics", "curve")  # kinds of records whose content has points as its third part
 # The kind of a message with metrics of one step: the step, its time in milliseconds, the names as
-# one text, and the values as bytes. A dict takes twice as long to pack, and to unpack.
+# one text, and the values as bytes. If the names are known from the step before, this takes half as
+# long to pack as a dict.
 ROW = "row"
 _BETWEEN_NAMES = "\n"
 BYTES_OF_DOUBLE = 8
