@@ -247,16 +247,17 @@ class Schedule:
             self._turns.pop(run, None)
         return is_done
 
-    def may_pause(self, turn: Turn, now: float) -> bool:
-        """Return whether a turn may pause, so that training is not slowed down."""
-        if turn.behind_since is None:
-            turn.behind_since = now
-        return now - turn.behind_since <= _LONGEST_DELAY
+    def longest_pause(self, turn: Turn, now: float) -> float:
+        """Return how long a turn may pause, so that training is not slowed down."""
+        since = now if turn.behind_since is None else turn.behind_since
+        return max(0.0, since + _LONGEST_DELAY - now)
 
     def pause(self, turn: Turn, now: float, seconds: float) -> None:
         """Let the records that a turn has left, and new ones of its run, wait."""
         if turn.run.outbox.has_records(turn.run):
             turn.due = min(turn.due, now)
+            if turn.behind_since is None:
+                turn.behind_since = now
         turn.not_before = now + seconds
 
     def failed(self, turn: Turn, error: Exception, now: float) -> Literal["run", "server"] | None:

@@ -396,8 +396,8 @@ class Sender:
         if not seconds or turn.run.is_ended or records[0].kind not in POINTS:
             return 0.0
         with self._changed:
-            may_pause = self._schedule.may_pause(turn, self.clock.monotonic())
-            return seconds if may_pause and not self._waiters else 0.0
+            longest = self._schedule.longest_pause(turn, self.clock.monotonic())
+            return 0.0 if self._waiters else min(seconds, longest)
 
     def _send(self, turn: Turn, records: Sequence[Record]) -> None:
         run = turn.run

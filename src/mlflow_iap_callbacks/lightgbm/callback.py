@@ -155,6 +155,9 @@ class IAPLightGBMCallback(Callback):
         if others:
             raise wrong_library(self, "Optuna", "IAPMLflowCallback")
         try:
+            training = self._trainings.get(threading.get_ident())
+            if training is not None and training.log_usual(env):
+                return
             training = self._training_of(env)
             if training is not None:
                 training.log(env)
@@ -301,8 +304,6 @@ class IAPLightGBMCallback(Callback):
         """The training run of an iteration. The first iteration starts it."""
         thread, model = threading.get_ident(), env.model
         is_first, before = env.iteration == env.begin_iteration, self._trainings.get(thread)
-        if before is not None and before.model is model and not (is_first or before.status):
-            return before  # nearly always
         is_new = is_first or model not in self._by_model
         is_other = before is not None and (is_new or before is not self._by_model[model])
         # The other one has ended, unless this one runs inside one of its callbacks.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from operator import is_
 from typing import TYPE_CHECKING, Any
 
 from .params import canonical_name, value_of
@@ -35,9 +34,10 @@ class ChangingParams:
 
     def are_changed(self, params: Mapping[str, Any]) -> bool:
         """Return whether an iteration with these params may have changed them."""
-        before = self._given
-        # Values are the same objects as before, at nearly every iteration of training.
-        return [*params] != [*before] or not all(map(is_, params.values(), before.values()))
+        try:
+            return params != self._given
+        except Exception:  # noqa: BLE001 - an array has no truth value
+            return True
 
     def changes(self, params: Mapping[str, Any], step: int, time_ms: int) -> Iterator[_Point]:
         """Return the points to log at an iteration with these params."""

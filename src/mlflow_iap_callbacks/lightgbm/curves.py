@@ -35,7 +35,7 @@ _SET, _METRIC, _VALUE, _IS_HIGHER = map(itemgetter, range(4))
 
 _SECONDS = "seconds_per_iteration"
 _MOST_SAMPLES = 1000  # iterations in a plot
-_MOST_UNCOMPARED = 100  # iterations
+_MOST_UNCOMPARED = 1000  # iterations
 _MOST_SHOWN = 80  # characters of a value in a warning
 
 
@@ -52,7 +52,7 @@ class _Row(NamedTuple):
         return dict(zip(self.names, numbers, strict=True))
 
 
-class _Columns(NamedTuple):
+class _Usual(NamedTuple):
     """What is evaluated at nearly each iteration, and functions that pack and log a row."""
 
     sets: list[str]
@@ -81,14 +81,14 @@ class Curves:
         self._params = ChangingParams(env, now_ms(), most)
         self._names: dict[tuple[str, ...], str] = {}
         self._parts: dict[str, tuple[str, ...]] = {}
-        self._columns: _Columns | None = None
+        self._usual: _Usual | None = None
         self._is_higher_better: dict[str, bool] = {}
         self._best: dict[str, tuple[float, _Row]] = {}
         # Compared many at once: after each iteration, the code would be read from memory again.
         self._uncompared: deque[_Row] = deque()
         self._warned: set[str] = set()  # metrics
         self.last = env.iteration
-        self._samples: list[_Row] = []
+        self._samples: dict[int, _Row] = {}  # by step
         self._sample_stride = 1
         self._ended_at: float | None = None
 
@@ -100,28 +100,44 @@ class Curves:
             folds: data set, metric, number and value of each fold of a cross-validation.
         """
         now, time_ms, step = time.perf_counter(), now_ms(), env.iteration
-        items = env.evaluation_result_list or ()
         seconds = None if self._ended_at is None else now - self._ended_at
-        columns = self._columns
-        numbers = None if columns is None else _numbers(items, columns)
-        if columns is None or numbers is None or seconds is None:
-            row = self._row(items, folds, step, time_ms, seconds)
-        else:
-            row = _Row(step, time_ms, columns.names, columns.pack(*numbers, seconds))
+        row = self._row(env.evaluation_result_list or (), folds, step, time_ms, seconds)
         self._ended_at = now
-        self.last = step
-        if (step - self._first) % self._sample_stride == 0:
-            self._sample(row)
-        self._uncompared.append(row)
-        if len(self._uncompared) > _MOST_UNCOMPARED:
-            self._compare()
-        if self._points.is_next(row):
-            if columns is not None and row.names is columns.names:
-                columns.log(step, time_ms, row.packed)
-            elif row.names:
-                self._run.log_metrics(row.values(), step=step, timestamp=time_ms)
+        self._add(row)
+        if self._points.is_next(row) and row.names:
+            self._run.log_metrics(row.values(), step=step, timestamp=time_ms)
         if self._params.are_changed(env.params):
             self._log(self._params.changes(env.params, step, time_ms))
+
+    def log_usual(self, env: CallbackEnv) -> bool:
+        """Log an iteration if it is like the one before, in less time than ``log``.
+
+        Training fills the processor's caches. Then each call of a function takes up to a
+        microsecond, so there are few of them.
+
+        Returns:
+            Whether it was logged.
+        """
+        usual, step = self._usual, env.iteration
+        if usual is None or step in (env.begin_iteration, env.end_iteration - 1):
+            return False
+        items = env.evaluation_result_list
+        # LightGBM 4.7's evaluations compute their length and iterate in Python.
+        if not (
+            items
+            and usual.metrics == [*map(_METRIC, items)]
+            and usual.sets == [*map(_SET, items)]
+            and usual.are_higher_better == [*map(_IS_HIGHER, items)]
+            and _FLOATS.issuperset(map(type, numbers := [*map(_VALUE, items)]))
+            and not self._params.are_changed(env.params)
+        ):
+            return False
+        now, time_ms = time.perf_counter(), now_ms()
+        packed = usual.pack(*numbers, now - (self._ended_at or now))
+        self._ended_at = now
+        self._add(_Row(step, time_ms, usual.names, packed))
+        usual.log(step, time_ms, packed)
+        return True
 
     def log_end(self, best_iteration: int) -> None:
         """Log the best and last points that were not logged, and the best values as metrics.
@@ -129,6 +145,7 @@ class Curves:
         Args:
             best_iteration: LightGBM's ``best_iteration``; 0 for none.
         """
+        self._usual = None
         self._log(self._params.rest())
         self._compare()
         late = {row.step: (row.time_ms, row.values()) for row in self._points.rest()}
@@ -155,10 +172,11 @@ class Curves:
 
     def samples(self) -> list[tuple[int, dict[tuple[str, ...], float]]]:
         """Steps for a plot, up to 1,000, with their values by data set and metric."""
+        self._compare()
         sets = {name: parts for name, parts in self._parts.items() if len(parts) == 2}
         return [
             (row.step, {sets[name]: value for name, value in row.values().items() if name in sets})
-            for row in self._samples
+            for row in self._samples.values()
         ]
 
     def _row(
@@ -171,22 +189,22 @@ class Curves:
     ) -> _Row:
         """Return the metrics of an iteration, and let later ones like it take less time."""
         values = self._values(items, step)
-        self._columns = None if self._is_cv else self._columns_of(items, [*values])
+        self._usual = self._usual_of(items, [*values])
         for data, metric, number, value in folds:
-            self._add(values, self._name(data, metric, f"fold{number}"), value, step)
+            self._add_value(values, self._name(data, metric, f"fold{number}"), value, step)
         if seconds is not None:
             values[_SECONDS] = seconds
         return _Row(step, time_ms, [*values], doubles(len(values)).pack(*values.values()))
 
-    def _columns_of(self, items: Sequence[Any], names: Sequence[str]) -> _Columns | None:
-        if not 0 < len(names) == len(items):
+    def _usual_of(self, items: Sequence[Any], names: Sequence[str]) -> _Usual | None:
+        if self._is_cv or not self._points.are_all_logged or not 0 < len(names) == len(items):
             return None
         names = [*names, _SECONDS]
         log = row_logger_of(self._run, names)
         if log is None:
             return None
         sets, metrics, higher = ([*map(part, items)] for part in (_SET, _METRIC, _IS_HIGHER))
-        return _Columns(sets, metrics, higher, names, doubles(len(names)).pack, log)
+        return _Usual(sets, metrics, higher, names, doubles(len(names)).pack, log)
 
     def _values(self, items: Sequence[Any], step: int) -> dict[str, Any]:
         values: dict[str, Any] = {}
@@ -199,7 +217,7 @@ class Curves:
             name = self._name(data, metric)
             if name in values:  # two sets with the same name
                 name = self._name(data, metric, f"{len(values)}")
-            if not self._add(values, name, value, step):
+            if not self._add_value(values, name, value, step):
                 continue
             if name not in self._is_higher_better or self._is_higher_better[name] != item[3]:
                 self._compare()
@@ -208,7 +226,7 @@ class Curves:
                 values[self._name(data, metric, "stdv")] = float(item[4])
         return values
 
-    def _add(self, values: dict[str, Any], name: str, value: Any, step: int) -> bool:
+    def _add_value(self, values: dict[str, Any], name: str, value: Any, step: int) -> bool:
         """Add a value; return False, with a warning, if it is not a number."""
         try:
             values[name] = as_number(value)
@@ -217,10 +235,18 @@ class Curves:
             return False
         return True
 
+    def _add(self, row: _Row) -> None:
+        self.last = row.step
+        self._uncompared.append(row)
+        if len(self._uncompared) > _MOST_UNCOMPARED:
+            self._compare()
+
     def _compare(self) -> None:
         """Find the best values so far. A signal handler or an exception may interrupt this."""
         self._best, rows = self._bests()
         for row in rows:
+            if (row.step - self._first) % self._sample_stride == 0:
+                self._sample(row)
             if self._uncompared and self._uncompared[0] is row:
                 self._uncompared.popleft()
 
@@ -271,25 +297,12 @@ class Curves:
         return name
 
     def _sample(self, row: _Row) -> None:
-        self._samples.append(row)
+        self._samples[row.step] = row
         if len(self._samples) > _MOST_SAMPLES:
-            del self._samples[1::2]
             self._sample_stride *= 2
+            self._samples = dict([*self._samples.items()][::2])
 
     def _log(self, points: Iterable[tuple[int, int, Mapping[str, float]]]) -> None:
         for step, time_ms, values in points:
             if values:
                 self._run.log_metrics(values, step=step, timestamp=time_ms)
-
-
-def _numbers(items: Sequence[Any], columns: _Columns) -> list[float] | None:
-    """Return the values of an iteration's evaluations; None if they are not the usual ones."""
-    # LightGBM 4.7's evaluations compute their length and iterate in Python.
-    if (
-        columns.metrics == [*map(_METRIC, items)]
-        and columns.sets == [*map(_SET, items)]
-        and columns.are_higher_better == [*map(_IS_HIGHER, items)]
-    ):
-        numbers = [*map(_VALUE, items)]
-        return numbers if _FLOATS.issuperset(map(type, numbers)) else None
-    return None

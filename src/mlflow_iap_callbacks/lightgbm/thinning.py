@@ -33,6 +33,11 @@ class Thinning(Generic[_Point]):
         self._stride = 1
         self._last: _Point | None = None
 
+    @property
+    def are_all_logged(self) -> bool:
+        """Whether each point is logged while the curve grows."""
+        return self._at_once is None
+
     def is_next(self, point: _Point) -> bool:
         """Whether to log the next point of the curve now."""
         position = self._position

@@ -99,6 +99,10 @@ class Training:
         is_its = estimator is not None and getattr(estimator, "booster_", None) is self.model
         return estimator if is_its else None
 
+    def log_usual(self, env: CallbackEnv) -> bool:
+        """Log an iteration if it is like the one before, in less time; return whether it was."""
+        return self._model() is env.model and self.curves.log_usual(env)
+
     def log(self, env: CallbackEnv) -> None:
         """Log an iteration."""
         self.curves.log(env, self._fold_values(env) if self._has_fold_curves else ())

@@ -43,6 +43,12 @@ def _env(
     return found  # type: ignore[no-any-return]
 
 
+def _log(curves: Curves, env: CallbackEnv, folds: Iterable[tuple[str, str, int, Any]] = ()) -> None:
+    """Log an iteration as the callback does."""
+    if not curves.log_usual(env):
+        curves.log(env, folds)
+
+
 def _logged(
     iterations: Iterable[Sequence[_Item] | None],
     *,
@@ -57,7 +63,7 @@ def _logged(
     is_cv = any(sum(1 for _ in item) > 4 for items in iterations for item in items or ())
     curves = Curves(run, _env(first, first=first, rounds=rounds, is_cv=is_cv), max_points)
     for step, items in enumerate(iterations, start=first):
-        curves.log(_env(step, items, first=first, rounds=rounds), ())
+        _log(curves, _env(step, items, first=first, rounds=rounds))
     curves.log_end(best_iteration)
     return run
 
@@ -341,7 +347,7 @@ def test_a_thinned_curve_is_visible_while_it_grows() -> None:
     run = RecordingRun()
     curves = Curves(run, _env(0, rounds=100_000), 100)
     for step in range(1500):
-        curves.log(_env(step, [("valid", "loss", 1.0, False)], rounds=100_000), ())
+        _log(curves, _env(step, [("valid", "loss", 1.0, False)], rounds=100_000))
     steps = [step for step, _ in run.curve("valid-loss")]
     assert len(steps) > 10
     assert steps[-1] > 1000
@@ -354,7 +360,7 @@ def test_the_best_point_of_a_thinned_cross_validation_keeps_its_deviation_and_fo
         other = [1.0, 2.0, 3.0][step]
         items = [("valid", "loss", mean, False, mean / 10), ("valid", "other", other, False, 0.0)]
         folds = [("valid", "loss", 0, mean + 1), ("valid", "loss", 1, mean - 1)]
-        curves.log(_env(step, items, rounds=1000), folds)
+        _log(curves, _env(step, items, rounds=1000), folds)
     curves.log_end(0)
     assert run.curve("valid-loss") == [(0, 5.0), (1, 1.0), (2, 4.0)]
     assert run.curve("valid-loss-stdv") == [(0, 0.5), (1, 0.1), (2, 0.4)]
@@ -372,7 +378,7 @@ def _changes(
     run = RecordingRun()
     curves = Curves(run, _env(0, params=given[0], rounds=rounds), max_points)
     for step, params in enumerate(given):
-        curves.log(_env(step, params=params, rounds=rounds), ())
+        _log(curves, _env(step, params=params, rounds=rounds))
     curves.log_end(0)
     return run
 
@@ -450,7 +456,7 @@ def test_a_param_that_always_changes_has_at_most_max_points_including_the_last()
 
 def test_the_samples_have_only_numbers_and_texts_for_names() -> None:
     curves = Curves(RecordingRun(), _env(0), None)
-    curves.log(_env(0, [(None, "odd", None, False), (3, "loss", 0.5, False)]), ())
+    _log(curves, _env(0, [(None, "odd", None, False), (3, "loss", 0.5, False)]))
     assert curves.samples() == [(0, {("3", "loss"): 0.5})]
 
 
@@ -458,14 +464,14 @@ def test_the_samples_of_a_short_run_are_its_evaluations_without_deviation_and_fo
     curves = Curves(RecordingRun(), _env(0, is_cv=True), None)
     for step in range(3):
         items = [("valid", "loss", float(step), False, 0.1)]
-        curves.log(_env(step, items), [("valid", "loss", 0, 9.0)])
+        _log(curves, _env(step, items), [("valid", "loss", 0, 9.0)])
     assert curves.samples() == [(step, {("valid", "loss"): float(step)}) for step in range(3)]
 
 
 def test_a_long_run_has_at_most_1000_samples_from_all_of_it() -> None:
     curves = Curves(RecordingRun(), _env(0, rounds=5000), 3)
     for step in range(5000):
-        curves.log(_env(step, [("valid", "loss", float(step), False)], rounds=5000), ())
+        _log(curves, _env(step, [("valid", "loss", float(step), False)], rounds=5000))
     samples = curves.samples()
     steps = [step for step, _ in samples]
     assert 500 <= len(samples) <= 1000
@@ -491,19 +497,19 @@ def test_the_value_of_a_fold_may_be_anything_that_is_a_number(value: Any) -> Non
     curves = Curves(run, _env(0, is_cv=True), None)
     items = [("valid", "m", 0.5, True, 0.0)]
     no_number: Any = "no number"
-    curves.log(_env(0, items), [("valid", "m", 0, value), ("valid", "m", 1, no_number)])
+    _log(curves, _env(0, items), [("valid", "m", 0, value), ("valid", "m", 1, no_number)])
     assert run.curve("valid-m-fold0") == [(0, 0.5)]
     assert run.curve("valid-m-fold1") == []
     assert run.curve("valid-m") == [(0, 0.5)]
 
 
 def test_a_summary_amid_training_shows_all_best_values_so_far_and_changes_nothing() -> None:
-    curves = Curves(RecordingRun(), _env(0, rounds=500), None)
+    curves = Curves(RecordingRun(), _env(0, rounds=3000), None)
     best = -1.0
-    for step in range(500):
+    for step in range(3000):
         value = math.sin(step)
         best = max(best, value)
-        curves.log(_env(step, [("valid", "m", value, True)], rounds=500), ())
+        _log(curves, _env(step, [("valid", "m", value, True)], rounds=3000))
         if step % 7 == 0:
             assert curves.bests()["valid-m"][0] == best
     assert curves.bests()["valid-m"][0] == best
@@ -512,14 +518,85 @@ def test_a_summary_amid_training_shows_all_best_values_so_far_and_changes_nothin
 def test_an_exception_while_values_are_compared_loses_none(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    curves = Curves(RecordingRun(), _env(0, rounds=500), None)
+    curves = Curves(RecordingRun(), _env(0, rounds=2000), None)
     compare_rows = curves._compare_rows
+    interrupted: list[int] = []
 
     def interrupt(*_: object) -> None:
+        interrupted.append(step)
         raise KeyboardInterrupt
 
-    for step in range(200):
-        monkeypatch.setattr(curves, "_compare_rows", interrupt if step < 150 else compare_rows)
+    for step in range(1200):
+        monkeypatch.setattr(curves, "_compare_rows", interrupt if step < 1100 else compare_rows)
         with suppress(KeyboardInterrupt):
-            curves.log(_env(step, [("valid", "m", float(step != 20), False)], rounds=500), ())
+            _log(curves, _env(step, [("valid", "m", float(step != 20), False)], rounds=2000))
+    assert interrupted
     assert curves.bests()["valid-m"] == (0.0, 20)
+    assert [step for step, _ in curves.samples()] == [*range(0, 1200, 2)]
+
+
+# iterations like the one before
+
+
+_VALID: _Item = ("valid", "m", 0.5, True)
+
+
+@pytest.mark.parametrize(
+    ("items", "is_usual"),
+    [
+        pytest.param([_VALID], True, id="the same evaluations"),
+        pytest.param([("valid", "m", np.float64(0.25), True)], True, id="NumPy's float"),
+        pytest.param([("valid", "m", 1, True)], False, id="an integer"),
+        pytest.param([("valid", "m", "no number", True)], False, id="no number"),
+        pytest.param([("valid", "m", 0.5, False)], False, id="another direction"),
+        pytest.param([("valid", "other", 0.5, True)], False, id="another metric"),
+        pytest.param([("other", "m", 0.5, True)], False, id="another data set"),
+        pytest.param([_VALID, ("valid", "other", 0.5, True)], False, id="one more"),
+        pytest.param([], False, id="none"),
+        pytest.param(None, False, id="no list"),
+    ],
+)
+def test_an_iteration_with_other_evaluations_than_before_is_not_usual(
+    items: list[_Item] | None, is_usual: bool
+) -> None:
+    curves = Curves(RecordingRun(), _env(0), None)
+    curves.log(_env(0, [_VALID]), ())
+    assert curves.log_usual(_env(1, items)) is is_usual
+
+
+@pytest.mark.parametrize(
+    ("step", "params", "is_usual"),
+    [
+        (1, {"rate": 0.1, "names": ["a"]}, True),
+        (1, {"names": ["a"], "rate": 0.1}, True),
+        (1, {"rate": 0.2, "names": ["a"]}, False),
+        (1, {"rate": 0.1}, False),
+        (1, {"rate": 0.1, "names": ["a"], "more": 1}, False),
+        (1, {"rate": 0.1, "names": np.array(["a", "b"])}, False),
+        (0, {"rate": 0.1, "names": ["a"]}, False),
+        (9, {"rate": 0.1, "names": ["a"]}, False),
+    ],
+)
+def test_the_first_and_last_iteration_and_one_with_other_params_are_not_usual(
+    step: int, params: dict[str, Any], is_usual: bool
+) -> None:
+    curves = Curves(RecordingRun(), _env(0, params={"rate": 0.1, "names": ["a"]}), None)
+    curves.log(_env(0, [_VALID], params={"rate": 0.1, "names": ["a"]}), ())
+    assert curves.log_usual(_env(step, [_VALID], params=params)) is is_usual
+
+
+@pytest.mark.parametrize(("is_cv", "max_points"), [(True, None), (False, 5)])
+def test_no_iteration_of_a_cross_validation_or_a_thinned_curve_is_usual(
+    is_cv: bool, max_points: int | None
+) -> None:
+    curves = Curves(RecordingRun(), _env(0, is_cv=is_cv), max_points)
+    items: list[_Item] = [("valid", "m", 0.5, True, 0.0)]
+    curves.log(_env(0, items), ())
+    assert not curves.log_usual(_env(1, items))
+
+
+def test_no_iteration_is_usual_when_training_has_ended() -> None:
+    curves = Curves(RecordingRun(), _env(0), None)
+    curves.log(_env(0, [_VALID]), ())
+    curves.log_end(0)
+    assert not curves.log_usual(_env(1, [_VALID]))
