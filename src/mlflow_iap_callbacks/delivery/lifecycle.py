@@ -158,7 +158,11 @@ def _set_up() -> None:
     if not _is_set_up and multiprocessing.parent_process() is not None:
         # Children of multiprocessing exit without calling atexit.
         multiprocessing.util.Finalize(None, exit_process, exitpriority=10)
-    sigterm.listen(partial(exit_process, sigterm.SECONDS_TO_DELIVER), _deliver_during_handler)
+    sigterm.listen(_exit_on_sigterm, _deliver_during_handler)
+
+
+def _exit_on_sigterm() -> None:
+    exit_process(sigterm.SECONDS_TO_DELIVER)
 
 
 def _deliver_during_handler() -> None:

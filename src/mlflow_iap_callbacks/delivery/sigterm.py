@@ -36,6 +36,7 @@ _SECONDS_BETWEEN_LOOKS = 1.0
 _c_handler = ctypes.pythonapi.PyOS_getsig
 _c_handler.restype = ctypes.c_void_p
 _NO_C_HANDLERS = (None, 1)  # SIG_DFL and SIG_IGN
+_SIGTERM = int(signal.SIGTERM)
 
 _pipe: tuple[int, int] | None = None
 _next_look = 0.0
@@ -55,12 +56,13 @@ def listen(close: Callable[[], None], deliver: Callable[[], None]) -> None:
         deliver: called in parallel with the user's own handler, no matter when it was installed.
     """
     global _pipe, _next_look
+    now = time.monotonic()
+    # Nearly always, because this is called for each trial.
+    if _pipe and now < _next_look and _c_handler(_SIGTERM) not in _NO_C_HANDLERS:
+        return
     if _is_received or threading.current_thread() is not threading.main_thread():
         return
     if sys.platform == "win32":  # no process receives it there
-        return
-    now = time.monotonic()
-    if _pipe and now < _next_look and _c_handler(signal.SIGTERM) not in _NO_C_HANDLERS:
         return
     _next_look = now + _SECONDS_BETWEEN_LOOKS
     handler = signal.getsignal(signal.SIGTERM)

@@ -217,9 +217,9 @@ class Outbox:
         self, key: str, experiment: str, *, is_owned: bool = True, run_id: str | None = None
     ) -> QueuedRun:
         """Return a new run to append to. Its first record must be ``start`` or ``join``."""
-        state = RunState(key, experiment, is_owned, run_id=run_id)
-        run = self._queued(next(self._numbers), state)
-        self._runs[run.number] = run
+        number = next(self._numbers)
+        run = QueuedRun(key, experiment, is_owned, run_id=run_id, outbox=self, number=number)
+        self._runs[number] = run
         return run
 
     def collect(self) -> dict[QueuedRun, int]:
