@@ -118,8 +118,9 @@ class Curves:
         Returns:
             Whether it was logged.
         """
-        usual, step = self._usual, env.iteration
-        if usual is None or step in (env.begin_iteration, env.end_iteration - 1):
+        usual, before, step = self._usual, self._ended_at, env.iteration
+        is_at_edge = step in (env.begin_iteration, env.end_iteration - 1)
+        if usual is None or before is None or is_at_edge:
             return False
         items = env.evaluation_result_list
         # LightGBM 4.7's evaluations compute their length and iterate in Python.
@@ -133,7 +134,7 @@ class Curves:
         ):
             return False
         now, time_ms = time.perf_counter(), now_ms()
-        packed = usual.pack(*numbers, now - (self._ended_at or now))
+        packed = usual.pack(*numbers, now - before)
         self._ended_at = now
         self._add(_Row(step, time_ms, usual.names, packed))
         usual.log(step, time_ms, packed)
