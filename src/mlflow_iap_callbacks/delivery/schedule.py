@@ -115,6 +115,8 @@ class Schedule:
         is_due = run.is_ended or is_awaited or turn.entities >= MAX_ENTITIES
         wait = 0.0 if is_due else min(max(_MIN_WAIT, (now - turn.since) / 10), _MAX_WAIT)
         turn.due = min(turn.due, now + wait)
+        if run.is_ended and not turn.failures:
+            turn.not_before = 0.0  # its training needs no pause any more
         if run.is_ended and len(self._turns) > _MAX_TURNS and not turn.is_busy:
             del self._turns[run]
             self.has_more = True

@@ -160,6 +160,18 @@ def test_a_run_that_has_ended_does_not_pause_for_training(
     assert server.run(run.key).status == "FINISHED"
 
 
+def test_a_pause_ends_when_its_run_ends(
+    server: FakeMlflow, process: VirtualProcess, requests: list[float], training: RunWriter
+) -> None:
+    _log(training, range(2_500))
+    process.deliver_for(0.2)
+    assert len(requests) == 1
+    training.finish()
+    process.deliver_for(0.4)
+    assert server.run(training.key).curve("m") == _line(range(2_500))
+    assert server.run(training.key).status == "FINISHED"
+
+
 def test_requests_have_no_pauses_while_somebody_waits_for_them(
     process: VirtualProcess, requests: list[float], training: RunWriter
 ) -> None:
