@@ -5,11 +5,11 @@ from __future__ import annotations
 from .clock import Clock
 
 # Of the time: training waits while this package's threads run Python. A request with 1,000 points
-# takes 4 to 8 ms, so there is one in two or three seconds.
-_SHARE = 0.0025
+# takes 4 to 8 ms, so there is one in three to five seconds.
+_SHARE = 0.0015
 # Of a processor, by other threads than those that deliver.
 _BUSY = 0.5
-_LONGEST_PAUSE = 3.0  # seconds
+_LONGEST_PAUSE = 5.0  # seconds
 # Seconds that are looked at together. During one request, training may have had no chance to run.
 _SHORTEST_LOOK = 0.25
 
