@@ -100,8 +100,13 @@ class Curves:
             folds: data set, metric, number and value of each fold of a cross-validation.
         """
         now, time_ms, step = time.perf_counter(), now_ms(), env.iteration
+        items, usual = env.evaluation_result_list or (), self._usual
         seconds = None if self._ended_at is None else now - self._ended_at
-        row = self._row(env.evaluation_result_list or (), folds, step, time_ms, seconds)
+        numbers = None if usual is None else _numbers(items, usual)
+        if usual is None or numbers is None or seconds is None:
+            row = self._row(items, folds, step, time_ms, seconds)
+        else:
+            row = _Row(step, time_ms, usual.names, usual.pack(*numbers, seconds))
         self._ended_at = now
         self._add(row)
         if self._points.is_next(row) and row.names:
@@ -120,18 +125,12 @@ class Curves:
         """
         usual, before, step = self._usual, self._ended_at, env.iteration
         is_at_edge = step in (env.begin_iteration, env.end_iteration - 1)
-        if usual is None or before is None or is_at_edge:
+        if usual is None or before is None or is_at_edge or not self._points.are_all_logged:
             return False
-        items = env.evaluation_result_list
-        # LightGBM 4.7's evaluations compute their length and iterate in Python.
-        if not (
-            items
-            and usual.metrics == [*map(_METRIC, items)]
-            and usual.sets == [*map(_SET, items)]
-            and usual.are_higher_better == [*map(_IS_HIGHER, items)]
-            and _FLOATS.issuperset(map(type, numbers := [*map(_VALUE, items)]))
-            and not self._params.are_changed(env.params)
-        ):
+        if self._params.are_changed(env.params):
+            return False
+        numbers = _numbers(env.evaluation_result_list or (), usual)
+        if numbers is None:
             return False
         now, time_ms = time.perf_counter(), now_ms()
         packed = usual.pack(*numbers, now - before)
@@ -198,7 +197,7 @@ class Curves:
         return _Row(step, time_ms, [*values], doubles(len(values)).pack(*values.values()))
 
     def _usual_of(self, items: Sequence[Any], names: Sequence[str]) -> _Usual | None:
-        if self._is_cv or not self._points.are_all_logged or not 0 < len(names) == len(items):
+        if self._is_cv or not 0 < len(names) == len(items):
             return None
         names = [*names, _SECONDS]
         log = row_logger_of(self._run, names)
@@ -243,7 +242,10 @@ class Curves:
             self._compare()
 
     def _compare(self) -> None:
-        """Find the best values so far. A signal handler or an exception may interrupt this."""
+        """Take samples, and find the best values so far.
+
+        A signal handler or an exception may interrupt this.
+        """
         self._best, rows = self._bests()
         for row in rows:
             if (row.step - self._first) % self._sample_stride == 0:
@@ -307,3 +309,16 @@ class Curves:
         for step, time_ms, values in points:
             if values:
                 self._run.log_metrics(values, step=step, timestamp=time_ms)
+
+
+def _numbers(items: Sequence[Any], usual: _Usual) -> list[float] | None:
+    """Return the values of an iteration's evaluations; None if they are not the usual ones."""
+    # LightGBM 4.7's evaluations compute their length and iterate in Python.
+    if (
+        usual.metrics == [*map(_METRIC, items)]
+        and usual.sets == [*map(_SET, items)]
+        and usual.are_higher_better == [*map(_IS_HIGHER, items)]
+    ):
+        numbers = [*map(_VALUE, items)]
+        return numbers if _FLOATS.issuperset(map(type, numbers)) else None
+    return None
