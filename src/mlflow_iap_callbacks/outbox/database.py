@@ -23,8 +23,8 @@ from .records import packed, unpacked
 
 _logger = logging.getLogger("mlflow_iap_callbacks")
 
-FORMAT = 3
-FORMATS = (2, FORMAT)  # that can be read; 2 is the same without rows
+FORMAT = 4
+FORMATS = (2, 3, FORMAT)  # that can be read; 3 is the same without groups, 2 also without rows
 PAGE_BYTES = 4096
 _RUN_BITS = 40  # low bits of a record's id for its sequence number; the others are its run number
 SEQ = (1 << _RUN_BITS) - 1

@@ -13,7 +13,7 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ import msgpack
 
 from . import frames
 from .frames import MARK, pack_checksum, pack_label
-from .records import BYTES_OF_DOUBLE, POINTS, ROW, length, unpacked
+from .records import BYTES_OF_DOUBLE, POINTS, ROW, length, packed, unpacked
 
 _logger = logging.getLogger("mlflow_iap_callbacks")
 
@@ -42,8 +42,11 @@ _LONG_FILE_BYTES = 16_000_000
 # The limit in memory when the disk is full, enough for several hours of four metrics a second.
 _MOST_IN_MEMORY_BYTES = 16_000_000
 
-# The letters of frames. A file begins with a frame that contains the server's URI.
-_MESSAGE, _SERVER = b"i", b"h"
+# The letters of frames. A file begins with a frame that contains the server's URI. A group is
+# several messages; its place is the sequence number of the last one.
+_MESSAGE, _GROUP, _SERVER = b"i", b"g", b"h"
+_OF_GROUP = ""  # in place of the kind of a message
+_LETTERS = (_MESSAGE, _GROUP)
 _MESSAGE_MARK = MARK + _MESSAGE
 BEGINNINGS = ("start", "join")  # kinds of the first message of each run
 
@@ -104,6 +107,7 @@ class Intake:
         self._server = server
         self._lock = threading.Lock()
         self._pack = msgpack.Packer(default=float).pack
+        self._pack_plain = msgpack.Packer().pack
         self._memory: deque[bytes] = deque()
         self._memory_bytes = 0
         self.is_open = True
@@ -162,6 +166,36 @@ class Intake:
                 self.last_seq = seq
             return True
 
+    def append_all(self, number: int, records: Sequence[tuple[str, Any]]) -> bool:
+        """Append several messages of a run in one frame; return whether the intake is open.
+
+        Either all of them are appended or none.
+
+        Args:
+            number: number of the run.
+            records: kind and content of each message.
+
+        Raises:
+            TypeError, ValueError, OverflowError: the content has a value that is not plain data, a
+                text that UTF-8 cannot encode, or an integer of more than 64 bits.
+        """
+        with self._lock:
+            if not self.is_open:
+                return False
+            payload = self._pack_plain([(number, *record) for record in records])
+            seq = self.last_seq + len(records)
+            if self._memory or not self._write(frames.pack(_GROUP, seq, payload)):
+                kept = [self._keep_in_memory(each.payload) for each in _group(seq, payload)]
+                self.last_seq += sum(kept)
+                return True
+            self.last_seq = seq
+            if self._fresh is not None:
+                self._fresh.append((seq, number, _OF_GROUP, 0, payload))
+                self._fresh_bytes += len(payload)
+                if self._fresh_bytes > _MOST_FRESH_BYTES:
+                    self._fresh = None
+            return True
+
     def skip_to(self, seq: int) -> None:
         """Give new messages higher sequence numbers than this one."""
         with self._lock:
@@ -181,7 +215,11 @@ class Intake:
                 self._read = self._size()
         if fresh is None:
             return list(self._from_file())
-        found = [Message(*fields) for fields in fresh if fields[0] > self._taken]
+        found: list[Message] = []
+        for fields in fresh:
+            if fields[0] > self._taken:
+                is_group = fields[2] == _OF_GROUP
+                found += _group(fields[0], fields[-1]) if is_group else (Message(*fields),)
         self._taken = found[-1].seq if found else self._taken
         return found
 
@@ -239,13 +277,22 @@ class Intake:
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
         self._file = os.open(self._path(self._generation), flags, 0o600)
         if not self._size() and self._server:
-            header = frames.pack(_SERVER, 0, self._server.encode())
-            try:
-                written = os.write(self._file, header)
-                if written != len(header):
-                    self._remove_incomplete(written)
-            except OSError as error:
-                self._report(error.strerror)
+            self._write(frames.pack(_SERVER, 0, self._server.encode()))
+
+    def _write(self, data: bytes) -> bool:
+        """Write frames to the file; return whether there was room for them."""
+        if self._file is None:
+            return False
+        try:
+            written = _write_with_lock(self._file, data, len(data))
+            if written < 0:
+                written = os.write(self._file, data)  # raises the error
+            if written == len(data):
+                return True
+            self._remove_incomplete(written)
+        except OSError as error:
+            self._report(error.strerror)
+        return False
 
     def _size(self) -> int:
         """Return the number of bytes in the file. Call this while no thread can append."""
@@ -279,9 +326,9 @@ class Intake:
         for offset, letter, seq, payload in _frames(self._file, start, size):
             self._pass_over(offset)
             self._read = end = offset + frames.HEADER_BYTES + len(payload)
-            if letter == _MESSAGE and seq > self._taken:
+            if letter in _LETTERS and seq > self._taken:
                 self._taken = seq
-                yield Message.from_payload(seq, payload)
+                yield from _messages(letter, seq, payload)
             if end - start >= _CHUNK_BYTES:
                 return
         self._pass_over(size)
@@ -321,16 +368,17 @@ def files_by_generation(stem: Path) -> dict[int, Path]:
 def read_messages(path: Path, after: int) -> Iterator[Message]:
     """Yield, in order, a file's undamaged messages after a sequence number. Change nothing."""
     with path.open("rb") as file:
-        offsets: dict[int, tuple[int, int]] = {}
+        found: dict[int, tuple[bytes, int, int]] = {}
         # Damage can duplicate messages or change their order.
         for frame in _frames(file.fileno(), 0, path.stat().st_size):
-            if frame.letter == _MESSAGE and frame.place > after:
-                offsets[frame.place] = (frame.offset, frame.size)
-        for seq in sorted(offsets):
-            offset, size = offsets[seq]
-            payload = frames.unpack(os.pread(file.fileno(), size, offset), _MESSAGE, seq)
+            if frame.letter in _LETTERS and frame.place > after:
+                found[frame.place] = (frame.letter, frame.offset, frame.size)
+        for seq in sorted(found):
+            letter, offset, size = found[seq]
+            payload = frames.unpack(os.pread(file.fileno(), size, offset), letter, seq)
             if payload is not None:
-                yield Message.from_payload(seq, payload)
+                messages = _messages(letter, seq, payload)
+                yield from (message for message in messages if message.seq > after)
 
 
 def unreadable_bytes(path: Path) -> int:
@@ -347,6 +395,22 @@ def read_server(path: Path) -> str | None:
             if frame.letter == _SERVER:
                 return frame.payload.decode()
     return None
+
+
+def _messages(letter: bytes, seq: int, payload: bytes) -> Sequence[Message]:
+    """Return the messages in a frame."""
+    if letter == _GROUP:
+        return _group(seq, payload)
+    return [Message.from_payload(seq, payload)]
+
+
+def _group(last_seq: int, payload: bytes) -> Sequence[Message]:
+    """Return the messages of a group, of which the last one has this sequence number."""
+    messages = unpacked(payload)
+    return [
+        Message(seq, number, kind, length(kind, content), packed((number, kind, content)))
+        for seq, (number, kind, content) in enumerate(messages, last_seq - len(messages) + 1)
+    ]
 
 
 def _frames(file: int, start: int, end: int) -> Iterator[frames.Frame]:

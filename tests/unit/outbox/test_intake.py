@@ -149,6 +149,91 @@ def test_each_file_begins_with_the_server(stem: Path) -> None:
     assert read_server(_file(stem)) == "http://server"
 
 
+# --- groups ----------------------------------------------------------------------------------
+
+_GROUP = [("start", {"key": "a", "tags": {"n": 1}}), ("metrics", (0, 5, {"m": 0.5})), ("tags", {})]
+_GROUP_READ = [
+    (7, "start", {"key": "a", "tags": {"n": 1}}),
+    (7, "metrics", [0, 5, {"m": 0.5}]),
+    (7, "tags", {}),
+]
+
+
+def _append_with_group(intake: Intake) -> None:
+    """Append a message, a group of three, and a message."""
+    _append(intake, range(1, 2))
+    assert intake.append_all(7, _GROUP)
+    _append(intake, range(2, 3))
+
+
+@pytest.mark.parametrize("is_on_disk", [True, False])
+def test_the_messages_of_a_group_are_taken_in_order_with_those_around_it(
+    stem: Path, is_on_disk: bool
+) -> None:
+    intake = Intake(stem if is_on_disk else None)
+    _append_with_group(intake)
+    found = _all(intake)
+    text = {"text": ""}
+    assert _contents(found) == [(1, "tags", text), *_GROUP_READ, (2, "tags", text)]
+    assert [(message.seq, message.length) for message in found[1:4]] == [(2, 2), (3, 1), (4, 0)]
+    assert (_all(intake), intake.last_seq) == ([], 5)
+
+
+def test_a_group_for_which_memory_has_no_room_is_read_from_the_file(
+    stem: Path, small_memory: None
+) -> None:
+    intake = Intake(stem)
+    _append_with_group(intake)
+    assert _numbers(intake) == [1, 7, 7, 7, 2]
+    _append_with_group(intake)
+    assert _numbers(intake) == [1, 7, 7, 7, 2]
+
+
+@pytest.mark.parametrize("after", range(6))
+def test_the_rest_of_a_group_is_read_if_some_of_its_messages_are_settled(
+    stem: Path, after: int
+) -> None:
+    _append_with_group(Intake(stem))
+    found = [message.seq for message in read_messages(_file(stem), after)]
+    assert found == [*range(after + 1, 6)]
+
+
+def test_a_group_that_is_not_whole_is_not_read(stem: Path) -> None:
+    intake = Intake(stem)
+    _append(intake, range(3))
+    before = _file(stem).stat().st_size
+    intake.append_all(7, _GROUP)
+    whole = _file(stem).read_bytes()
+    for size in range(before, len(whole)):
+        _file(stem).write_bytes(whole[:size])
+        assert _on_disk(stem) == [0, 1, 2]
+    _file(stem).write_bytes(whole)
+    assert _on_disk(stem) == [0, 1, 2, 7, 7, 7]
+
+
+def test_a_group_without_room_on_disk_waits_in_memory(disk: Disk) -> None:
+    intake = Intake(disk.folder / "journal")
+    _append(intake, range(100))
+    disk.fill()
+    while not intake.in_memory:
+        assert intake.append_all(7, [("tags", {"text": "x" * 1000}), ("tags", {})])
+    _append(intake, range(100, 101))
+    numbers = _numbers(intake)
+    assert (numbers[:100], numbers[-1]) == ([*range(100)], 100)
+    assert numbers[100:-1] == [7] * (intake.last_seq - 101)
+
+
+@pytest.mark.parametrize("value", [object(), "\ud800", 10**400])
+def test_a_group_with_data_that_is_not_plain_leaves_nothing_behind(
+    stem: Path, value: object
+) -> None:
+    intake = Intake(stem)
+    with pytest.raises((TypeError, ValueError, OverflowError)):
+        intake.append_all(1, [("tags", {"before": 1}), ("tags", {"m": value})])
+    _append(intake, range(2, 4))
+    assert (_numbers(intake), intake.last_seq, _on_disk(stem)) == ([2, 3], 2, [2, 3])
+
+
 # --- values ----------------------------------------------------------------------------------
 
 
@@ -205,6 +290,7 @@ def test_a_closed_intake_accepts_nothing(stem: Path) -> None:
     intake = Intake(stem)
     intake.close()
     assert not intake.append(1, "tags", {})
+    assert not intake.append_all(1, [("tags", {})])
     assert intake.last_seq == 0
 
 

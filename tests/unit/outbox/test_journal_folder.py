@@ -428,8 +428,9 @@ def _set_format(path: Path, number: int) -> None:
         db.execute(f"PRAGMA user_version = {number}")
 
 
-def test_a_journal_in_the_format_before_rows_is_sent() -> None:
-    _set_format(_killed(collected=5, appended=10), 2)
+@pytest.mark.parametrize("number", [2, 3], ids=["before rows", "before groups"])
+def test_a_journal_in_an_earlier_format_is_sent(number: int) -> None:
+    _set_format(_killed(collected=5, appended=10), number)
     (outbox,) = _adopted()
     assert _settle_all(outbox) == {"key": [*range(15)]}
 
