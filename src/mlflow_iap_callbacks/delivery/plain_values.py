@@ -48,14 +48,9 @@ def as_text(value: object) -> str:
 
 def as_texts(values: Mapping[Any, Any], longest: int) -> dict[str, str]:
     """Return names and values as texts, with long values cut. Skip those that ``str`` fails on."""
-    if _PLAIN.issuperset(map(type, (*values, *values.values()))):
-        # The usual case, without calls of functions in Python.
-        try:
-            found = {str(name): str(value)[:longest] for name, value in values.items()}
-            if "".join((*found, *found.values())).isascii():
-                return found
-        except ValueError:
-            pass  # an integer has too many digits; the other values are logged
+    usual = _usual_texts(values, longest)
+    if usual is not None:
+        return usual
     found = {}
     for name, value in values.items():
         try:
@@ -63,6 +58,35 @@ def as_texts(values: Mapping[Any, Any], longest: int) -> dict[str, str]:
         except Exception as error:  # noqa: BLE001 - `str` may raise anything
             warn_of(f"the value of {name!r}", error)
     return found
+
+
+def text_parts(values: Mapping[Any, Any], longest: int, most: int) -> list[dict[str, str]]:
+    """Return names and values as texts, in parts that each fit into one request.
+
+    Args:
+        values: values by name.
+        longest: maximum number of characters of a value; longer ones are cut.
+        most: maximum number of values in a part.
+    """
+    usual = _usual_texts(values, longest)
+    if usual and len(usual) <= most:
+        return [usual]
+    return [*parts_of(as_texts(values, longest), most)]
+
+
+def _usual_texts(values: Mapping[Any, Any], longest: int) -> dict[str, str] | None:
+    """Return names and values as texts, without a loop in Python; None for unusual values.
+
+    All texts together are at most as long as one value may be.
+    """
+    if not _PLAIN.issuperset(map(type, (*values, *values.values()))):
+        return None
+    try:
+        found = dict(zip(map(str, values), map(str, values.values()), strict=True))
+    except ValueError:
+        return None  # an integer has too many digits; the other values are logged
+    text = "".join((*found, *found.values()))
+    return found if len(text) <= longest and text.isascii() else None
 
 
 def start_of_text(value: object, longest: int) -> str:
@@ -252,6 +276,11 @@ def parts_of(values: Mapping[str, _V], most: int) -> Iterator[dict[str, _V]]:
 
 def as_numbers(values: Mapping[str, Any]) -> dict[str, float]:
     """Return names as texts and values as numbers. Skip other values, with a warning."""
+    is_usual = {float}.issuperset(map(type, values.values())) and {str}.issuperset(
+        map(type, values)
+    )
+    if is_usual and "".join(values).isascii():
+        return dict(values)
     numbers = {}
     for name, value in values.items():
         with never_raising(f"metric {name!r}"):

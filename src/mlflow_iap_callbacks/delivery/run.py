@@ -8,25 +8,17 @@ import logging
 import os
 import sys
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from mlflow import MlflowClient
-from mlflow.tracking.context.registry import resolve_tags
-from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_RUN_NAME
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from ..errors import IAPError
 from ..iap.arguments import check, checked
 from ..iap.client import IAPMlflowClient
-from ..limits import (
-    MAX_INTEGER,
-    MAX_METRICS,
-    MAX_PARAM_LENGTH,
-    MAX_PARAMS,
-    MAX_TAG_LENGTH,
-    MAX_TAGS,
-)
+from ..limits import MAX_INTEGER, MAX_METRICS
 from ..outbox import QueuedRun
 from ..outbox.records import ROW, joined_names
 from .clock import now_ms
@@ -37,20 +29,25 @@ from .never_raising import never_raising
 from .plain_values import (
     artifact_folder,
     artifact_path_of,
-    as_number,
-    as_numbers,
     as_text,
-    as_texts,
     dataset_fields,
     dataset_tag,
-    end_status,
     integer,
     milliseconds,
     model_name,
-    parts_of,
 )
 from .progress import show_link
 from .run_creation import Mode
+from .run_records import (
+    Content,
+    context_tags,
+    curve_records,
+    finish_record,
+    metric_records,
+    param_records,
+    start_records,
+    tag_records,
+)
 from .server_uri import server_uri
 
 if TYPE_CHECKING:
@@ -156,7 +153,7 @@ class IAPRun:
             experiment_of(experiment_name),
             run_name=run_name,
             tags=tags,
-            parent_id=parent_run_id,
+            parent=parent_run_id,
             has_link=True,
         )
 
@@ -209,8 +206,7 @@ class IAPRun:
                 pass  # UTF-8 cannot encode a name, or a value is too large; the others are logged
         with never_raising(f"metrics at step {step!r}"):
             place = (integer(step), milliseconds(timestamp, now_ms()))
-            for part in parts_of(as_numbers(check("metrics", metrics)), MAX_METRICS):
-                self._append("metrics", (*place, part))
+            self._append_all(metric_records(check("metrics", metrics), *place))
 
     def log_curve(
         self, name: str, points: Sequence[tuple[int, float]], *, timestamp: int | None = None
@@ -222,12 +218,7 @@ class IAPRun:
             points: step and value of each point.
             timestamp: time of all points, in milliseconds since 1970, UTC. Default: now.
         """
-        time_ms = milliseconds(timestamp, now_ms())
-        for first in range(0, len(points), MAX_METRICS):
-            with never_raising(f"metric {name!r}"):
-                some = points[first : first + MAX_METRICS]
-                part = [(integer(step), as_number(value)) for step, value in some]
-                self._append("curve", (as_text(name), time_ms, part))
+        self._append_all(curve_records(name, points, milliseconds(timestamp, now_ms())))
 
     def log_param(self, key: str, value: Any) -> None:
         """Log a param, as ``MlflowClient.log_param`` does."""
@@ -236,8 +227,7 @@ class IAPRun:
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Log params. Values are cut to 6,000 characters; a param keeps its first value."""
         with never_raising("params"):
-            for part in parts_of(as_texts(check("params", params), MAX_PARAM_LENGTH), MAX_PARAMS):
-                self._append("params", part)
+            self._append_all(param_records(check("params", params)))
 
     def set_tag(self, key: str, value: Any) -> None:
         """Set a tag, as ``MlflowClient.set_tag`` does."""
@@ -246,8 +236,7 @@ class IAPRun:
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Set tags. Values are cut to 8,000 characters."""
         with never_raising("tags"):
-            for part in parts_of(as_texts(check("tags", tags), MAX_TAG_LENGTH), MAX_TAGS):
-                self._append("tags", part)
+            self._append_all(tag_records(check("tags", tags)))
 
     def log_artifact(
         self, local_path: str | Path, artifact_path: str | None = None, *, copy: bool = True
@@ -397,8 +386,7 @@ class IAPRun:
             status: FINISHED, FAILED or KILLED.
             end_time: milliseconds since 1970, UTC. Default: now.
         """
-        time_ms = milliseconds(end_time, now_ms())
-        self._append("finish", {"status": end_status(status), "time_ms": time_ms})
+        self._append(*finish_record(status, end_time))
         if self._run is not None:
             self._run.is_ended = True
 
@@ -497,46 +485,32 @@ class IAPRun:
         client: MlflowClient,
         experiment: str,
         *,
+        key: str | None = None,
+        mode: Mode = Mode.NEW,
         run_name: str | None,
         start_time: int | None = None,
-        tags: Mapping[str, Any] | None,
-        key: str | None = None,
-        mode: Mode = Mode.RESUMED,
-        parent_key: str | None = None,
-        parent_id: str | None = None,
-        not_before: float = 0.0,
-        former_key: str | None = None,
         has_link: bool = False,
+        **start: Any,
     ) -> None:
-        """Append the start of a new run; see ``RunWriter``."""
+        """Append the start of a new run; see ``start_records``."""
         self.__setstate__((client, experiment, key or uuid.uuid4().hex))
-        mode = mode if key else Mode.NEW
         sender = sender_for(client)
         self._run = sender.begin(self.key, experiment)
         self._run.is_urgent = has_link or mode in (Mode.SHARED, Mode.RESUMED)
         if has_link:
             self._link_name = "Run" if run_name is None else f"Run {run_name}"
-        tag_texts = as_texts({**_context(), **(tags or {})}, MAX_TAG_LENGTH)
-        # MLflow rejects a run whose name differs from the one in its tags.
-        run_name = tag_texts.pop(MLFLOW_RUN_NAME, run_name)
-        parts = list(parts_of(tag_texts, MAX_TAGS))
-        content = {
-            "key": self.key,
-            "experiment": experiment,
-            "name": None if run_name is None else as_text(run_name)[:MAX_TAG_LENGTH],
-            "time_ms": milliseconds(start_time, now_ms()),
-            "tags": parts[0] if parts else {},
-            "mode": mode.value,
-            "parent": parent_key,
-            "parent_id": parent_id,
-            "logged_at": sender.clock.time(),
-            "not_before": not_before,
-            **({"former_key": former_key} if former_key else {}),
-        }
         with never_raising("the run"):
-            self._append("start", content)
-        for part in parts[1:]:
-            self._append("tags", part)
+            self._append_all(
+                start_records(
+                    key=self.key,
+                    experiment=experiment,
+                    logged_at=sender.clock.time(),
+                    run_name=run_name,
+                    start_time=milliseconds(start_time, now_ms()),
+                    mode=mode,
+                    **start,
+                )
+            )
 
     def _files(self) -> MlflowFiles:
         with LOCK:
@@ -555,6 +529,10 @@ class IAPRun:
             run.outbox.intake.append(run.number, kind, content)
         if self._link_name is not None and run.experiment_id is not None:
             self.show_link()
+
+    def _append_all(self, records: Iterable[Content]) -> None:
+        for kind, content in records:
+            self._append(kind, content)
 
     def _queued(self, *, to_write: bool = False) -> QueuedRun:
         """Return the run in this process's outbox; add it if another process began it."""
@@ -620,12 +598,4 @@ def experiment_of(name: str | None) -> str:
 def prepare(client: MlflowClient) -> None:
     """Prepare the delivery. Call this in the main thread, before training begins."""
     sender_for(client)  # sets up delivery on SIGTERM
-    _context()
-
-
-@functools.cache
-def _context() -> dict[str, str]:
-    """Return the tags that MLflow's fluent API sets: user, program, commit."""
-    with never_raising("user and program"):
-        return {name: text for name, text in resolve_tags().items() if text}
-    return {}
+    context_tags()

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow import MlflowClient
 
-from ..limits import MAX_EXPERIMENT_TAG_LENGTH, MAX_PARAM_LENGTH, MAX_PARAMS
-from .plain_values import as_texts, end_status, parts_of
+from ..limits import MAX_EXPERIMENT_TAG_LENGTH
+from .plain_values import as_texts, end_status
 from .run import EXISTING, IAPRun
 from .run_creation import Mode
+from .run_records import param_records
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -62,9 +63,8 @@ class RunWriter(IAPRun):
             start_time=start_time,
             tags=tags,
             key=key,
-            mode=mode,
-            parent_key=parent.key if isinstance(parent, IAPRun) else None,
-            parent_id=parent if isinstance(parent, str) else None,
+            mode=mode if key else Mode.NEW,
+            parent=parent,
             not_before=not_before,
             former_key=former_key,
             has_link=has_link,
@@ -88,8 +88,7 @@ class RunWriter(IAPRun):
         If the run already has a param with another value, such as the one that was really used, the
         suggestion is logged as ``suggested.NAME``.
         """
-        for part in parts_of(as_texts(params, MAX_PARAM_LENGTH), MAX_PARAMS):
-            self._append("suggestions", part)
+        self._append_all(param_records(params, "suggestions"))
 
     def set_experiment_tags(self, tags: Mapping[str, Any]) -> None:
         """Set tags of the run's experiment. Values are cut to 5,000 characters."""
