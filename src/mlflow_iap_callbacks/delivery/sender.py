@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 from weakref import WeakValueDictionary
 
 from mlflow import MlflowClient
@@ -151,6 +152,13 @@ class Sender:
     def begin(self, key: str, experiment: str) -> QueuedRun:
         """Return a new run of this process. Append its ``start`` before its other records."""
         return self._begin(key, experiment, is_owned=True, run_id=None)
+
+    def append_run(self, records: Sequence[tuple[str, Any]]) -> bool:
+        """Append all records of a new run that has ended; return whether they were appended."""
+        is_appended = self.outbox.append_run(records)
+        if not self._threads:
+            self._start()
+        return is_appended
 
     def join(self, key: str, experiment: str, run_id: str | None) -> QueuedRun:
         """Return a run that another process started, or that had already ended."""
@@ -327,9 +335,12 @@ class Sender:
         self._begun.append(run)
         self._open[experiment, key] = run
         if not self._threads:
-            with self._changed:
-                self._wake()
+            self._start()
         return run
+
+    def _start(self) -> None:
+        with self._changed:
+            self._wake()
 
     def _work(self) -> None:
         is_needed = True

@@ -34,13 +34,17 @@ class TrialId(NamedTuple):
         """Return the id of a trial that has started."""
         began = trial.datetime_start or datetime.min
         seconds = began.minute % 15 * 60 + began.second
-        return cls(trial.number, seconds * 1_000_000 + began.microsecond)
+        # `cls()` would call a function in Python.
+        return tuple.__new__(cls, (trial.number, seconds * 1_000_000 + began.microsecond))
+
+    def run_key(self, key_of_study: str) -> str:
+        """Key of the trial's run."""
+        return f"{key_of_study}-{self.number}-{self.began:x}"
 
 
 def trial_key(key_of_study: str, trial: optuna.Trial | FrozenTrial) -> str:
     """Key of a trial's run."""
-    number, began = TrialId.of(trial)
-    return f"{former_trial_key(key_of_study, number)}-{began:x}"
+    return TrialId.of(trial).run_key(key_of_study)
 
 
 def former_trial_key(key_of_study: str, number: int) -> str:

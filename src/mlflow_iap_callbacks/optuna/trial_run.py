@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import marshal
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from ..delivery.ended_run import Results
+from ..delivery.plain_values import as_texts
 from ..delivery.run_writer import RunWriter
+from ..limits import MAX_TAG_LENGTH
 from ..tags import STATE_TAG
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial
 
 # The same as in mlflow.optuna's storage.
 STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 INTERMEDIATE = "intermediate_value"
-_NUMERIC = {("optuna.distributions", f"{kind}Distribution") for kind in ("Float", "Int")}
-_FIELDS = {"high", "log", "low", "step"}
+_MOST_TEXTS = 100
+_texts: dict[tuple[object, ...], dict[str, str]] = {}
 
 
 def metric_names(given: str | Sequence[str] | None, study: optuna.Study) -> list[str]:
@@ -38,18 +42,25 @@ def metric_names(given: str | Sequence[str] | None, study: optuna.Study) -> list
     return [name] if count == 1 else [f"{name}_{number}" for number in range(count)]
 
 
-def log_results(run: RunWriter, trial: FrozenTrial, names: Sequence[str]) -> None:
-    """Log a trial's params, values, constraints (0 or less if met) and intermediate values."""
-    timestamp = to_ms(trial.datetime_complete) or 0
-    if trial.params:
-        run.log_suggestions(trial.params)
+def results_of(trial: FrozenTrial, names: Sequence[str]) -> Results:
+    """Return a trial's params, values, constraints (0 or less if met) and intermediate values."""
     metrics = dict(zip(names, trial.values or (), strict=False))
-    metrics |= {f"constraint.{name}": value for name, value in constraints_of(trial).items()}
+    constraints = constraints_of(trial)
+    if constraints:
+        metrics |= {f"constraint.{name}": value for name, value in constraints.items()}
+    reports = trial.intermediate_values
+    curves = {INTERMEDIATE: sorted(reports.items())} if reports else {}
+    return trial.params, metrics, curves
+
+
+def log_results(run: RunWriter, results: Results, time_ms: int) -> None:
+    """Log results to a run that has a handle."""
+    suggestions, metrics, curves = results
+    run.log_suggestions(suggestions)
     if metrics:
-        run.log_metrics(metrics, timestamp=timestamp)
-    if trial.intermediate_values:
-        points = sorted(trial.intermediate_values.items())
-        run.log_curve(INTERMEDIATE, points, timestamp=timestamp)
+        run.log_metrics(metrics, timestamp=time_ms)
+    for name, points in curves.items():
+        run.log_curve(name, points, timestamp=time_ms)
 
 
 def tags_of(trial: FrozenTrial, directions: Sequence[str], attrs: dict[str, Any]) -> dict[str, Any]:
@@ -57,41 +68,48 @@ def tags_of(trial: FrozenTrial, directions: Sequence[str], attrs: dict[str, Any]
 
     User attributes, ``attrs``, replace tags of the same name.
     """
-    constraints = constraints_of(trial).values()
-    retried = trial.system_attrs.get("retry_history") or ()
-    return {
+    state, system_attrs = trial.state.name, trial.system_attrs
+    tags = {
         "number": trial.number,
-        "datetime_start": trial.datetime_start,
-        "datetime_complete": trial.datetime_complete,
-        "state": trial.state.name,
-        "direction": directions[0] if len(directions) == 1 else list(directions),
-        **{f"{name}_distribution": _shown(each) for name, each in trial.distributions.items()},
-        **({"feasible": all(value <= 0 for value in constraints)} if constraints else {}),
-        **({"enqueued": True} if "fixed_params" in trial.system_attrs and not retried else {}),
-        **({"retry_of": retried[-1], "retry_history": list(retried)} if retried else {}),
-        **attrs,
-        STATE_TAG: trial.state.name,
+        "datetime_start": str(trial.datetime_start),
+        "datetime_complete": str(trial.datetime_complete),
+        "state": state,
+        "direction": directions[0] if len(directions) == 1 else str([*directions]),
+        **_distribution_tags(trial.distributions),
     }
+    constraints = constraints_of(trial)
+    if constraints:
+        tags["feasible"] = all(value <= 0 for value in constraints.values())
+    retried = system_attrs.get("retry_history")
+    if retried:
+        tags |= {"retry_of": retried[-1], "retry_history": str([*retried])}
+    elif "fixed_params" in system_attrs:
+        tags["enqueued"] = True
+    return {**tags, **attrs, STATE_TAG: state}
 
 
-def _shown(distribution: Any) -> object:
-    """Return an object with the same text as a distribution.
+def _distribution_tags(distributions: Mapping[str, BaseDistribution]) -> dict[str, str]:
+    """Return the texts of distributions, which Optuna builds in a loop in Python.
 
-    A trial's callback needs the text of each param, and Optuna builds it in a loop in Python.
+    Most trials of a study have the same ones, so the texts are kept.
     """
-    kind, fields = type(distribution), vars(distribution)
-    if (kind.__module__, kind.__name__) in _NUMERIC and fields.keys() == _FIELDS:
-        low, high = fields["low"], fields["high"]
-        # Zero and minus zero are equal.
-        return _text(
-            kind.__name__, high or str(high), fields["log"], low or str(low), fields["step"]
-        )
-    return distribution
+    try:
+        # Unlike a comparison, this distinguishes 0, 0.0 and -0.0.
+        fields = marshal.dumps([*map(vars, distributions.values())], 2)
+    except (TypeError, ValueError):
+        return _named(distributions)  # choices of other types
+    key = (*distributions, *map(type, distributions.values()), fields)
+    found = _texts.get(key)
+    if found is None:
+        if len(_texts) >= _MOST_TEXTS:
+            _texts.clear()
+        found = _texts[key] = _named(distributions)
+    return found
 
 
-@lru_cache(maxsize=1024, typed=True)
-def _text(kind: str, high: object, log: bool, low: object, step: object) -> str:
-    return f"{kind}(high={high}, log={log}, low={low}, step={step})"
+def _named(distributions: Mapping[str, BaseDistribution]) -> dict[str, str]:
+    named = {f"{name}_distribution": each for name, each in distributions.items()}
+    return as_texts(named, MAX_TAG_LENGTH)
 
 
 def constraints_of(trial: FrozenTrial) -> dict[str, float]:
@@ -103,5 +121,6 @@ def constraints_of(trial: FrozenTrial) -> dict[str, float]:
 
 
 def to_ms(moment: datetime | None) -> int | None:
-    """Convert Optuna's local time to milliseconds since 1970, UTC."""
-    return None if moment is None else int(moment.timestamp() * 1000)
+    """Convert Optuna's local time to milliseconds since 1970, UTC; None if it is earlier."""
+    time_ms = 0 if moment is None else int(moment.timestamp() * 1000)
+    return time_ms if time_ms > 0 else None

@@ -46,7 +46,18 @@ from .file_lock import FileLock
 from .intake import BEGINNINGS, Intake, Message
 from .journal_content import Content, messages_of
 from .owner import beat
-from .records import POINTS, ROW, Record, Refusal, RunState, begun_by, length, packed, unpacked
+from .records import (
+    POINTS,
+    ROW,
+    Record,
+    Refusal,
+    RunState,
+    begun_by,
+    kind_and_content,
+    length,
+    packed,
+    unpacked,
+)
 
 _logger = logging.getLogger("mlflow_iap_callbacks")
 
@@ -222,6 +233,17 @@ class Outbox:
         self._runs[number] = run
         return run
 
+    def append_run(self, records: Sequence[tuple[str, Any]]) -> bool:
+        """Append all records of a new run that has ended; return whether the outbox is open.
+
+        Args:
+            records: kind and content of each; the first one is ``start``.
+
+        Raises:
+            TypeError, ValueError, OverflowError: see ``Intake.append_all``.
+        """
+        return self.intake.append_all(next(self._numbers), records)
+
     def collect(self) -> dict[QueuedRun, int]:
         """Take new records from the intake.
 
@@ -340,7 +362,7 @@ class Outbox:
         with self._lock:
             for _, payload in self._rows("starts", number, number + 1):
                 if payload is not None:
-                    _, kind, content = unpacked(payload)
+                    kind, content = kind_and_content(payload)
                     return content if kind == "start" else content.get("start")
             return self._unstored_starts.get(number)
 
@@ -572,7 +594,7 @@ class Outbox:
             return
         for message in messages:
             if message.kind == "start":
-                self._unstored_starts[message.number] = message.content
+                _, self._unstored_starts[message.number] = kind_and_content(message.payload)
 
     def _move_to_database(self) -> bool:
         """Store all records that are only in the intake and in memory; return whether it succeeded.

@@ -58,6 +58,26 @@ def length(kind: str, content: Any) -> int:
     return len(content[2] if kind in POINTS else content)
 
 
+def kind_and_content(payload: bytes) -> tuple[str, Any]:
+    """Return the kind and content of the record that a message of the intake contains."""
+    _, kind, content = unpacked(payload)
+    if kind == ROW:
+        step, time_ms, joined, values = content
+        names = _separated(joined)
+        pairs = zip(names, doubles(len(names)).unpack(values), strict=True)
+        return "metrics", [step, time_ms, dict(pairs)]
+    # In these, values may be numbers: it takes less time to append them than their texts.
+    if kind == "start":
+        content["tags"] = _texts(content.get("tags", {}))
+    elif kind == "suggestions":
+        content = _texts(content)
+    return kind, content
+
+
+def _texts(values: dict[str, Any]) -> dict[str, str]:
+    return {name: str(value) for name, value in values.items()}
+
+
 class Record(NamedTuple):
     """One operation on a run.
 
@@ -78,13 +98,8 @@ class Record(NamedTuple):
     @classmethod
     def from_message(cls, seq: int, payload: bytes) -> Record:
         """Return the record that a message of the intake contains."""
-        _, kind, content = unpacked(payload)
-        if kind == ROW:
-            step, time_ms, joined, values = content
-            names = _separated(joined)
-            pairs = zip(names, doubles(len(names)).unpack(values), strict=True)
-            content = [step, time_ms, dict(pairs)]
-        return cls(seq, record_kind(kind), content, len(payload))
+        kind, content = kind_and_content(payload)
+        return cls(seq, kind, content, len(payload))
 
     @property
     def has_files(self) -> bool:

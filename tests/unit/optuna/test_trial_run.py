@@ -16,10 +16,12 @@ from optuna.distributions import (
 )
 from optuna.trial import TrialState, create_trial
 
+from mlflow_iap_callbacks.optuna import trial_run
 from mlflow_iap_callbacks.optuna.trial_run import (
     constraints_of,
     log_results,
     metric_names,
+    results_of,
     tags_of,
     to_ms,
 )
@@ -61,7 +63,7 @@ def test_values_have_the_given_names_or_the_study_s(
 def _logged(trial: optuna.trial.FrozenTrial, names: Sequence[str] = ("value",)) -> RecordingRun:
     run = RecordingRun()
     trial.datetime_complete = _ENDED
-    log_results(run, trial, names)
+    log_results(run, results_of(trial, names), to_ms(_ENDED) or 0)
     return run
 
 
@@ -108,8 +110,8 @@ def test_tags_show_number_times_state_direction_and_distributions() -> None:
     tags = tags_of(trial, ["MINIMIZE"], {})
     assert tags == {
         "number": trial.number,
-        "datetime_start": trial.datetime_start,
-        "datetime_complete": trial.datetime_complete,
+        "datetime_start": str(trial.datetime_start),
+        "datetime_complete": str(trial.datetime_complete),
         "state": "COMPLETE",
         "direction": "MINIMIZE",
         "x_distribution": "FloatDistribution(high=1.0, log=False, low=0.0, step=None)",
@@ -148,9 +150,36 @@ def test_equal_distributions_keep_their_own_texts() -> None:
     assert [str(tags[f"{name}_distribution"]) for name in params] == [*map(str, kinds)]
 
 
+def _subclass(text: str) -> BaseDistribution:
+    fields = {"__str__": lambda _: text}
+    kind: type[FloatDistribution] = type("FloatDistribution", (FloatDistribution,), fields)
+    return kind(0, 1)
+
+
+def test_distributions_with_the_same_fields_but_of_other_types_have_their_own_texts() -> None:
+    for distribution in (FloatDistribution(0, 1), _subclass("one"), _subclass("two")):
+        trial = create_trial(params={"x": 0.5}, distributions={"x": distribution}, value=0)
+        assert tags_of(trial, ["MINIMIZE"], {})["x_distribution"] == str(distribution)
+
+
+def test_distributions_that_change_with_each_trial_have_their_own_texts() -> None:
+    for high in [*range(1, 301), *range(1, 301)]:
+        distribution = FloatDistribution(0, high)
+        trial = create_trial(params={"x": 0.5}, distributions={"x": distribution}, value=0)
+        assert tags_of(trial, ["MINIMIZE"], {})["x_distribution"] == str(distribution)
+    assert len(trial_run._texts) <= trial_run._MOST_TEXTS
+
+
+@pytest.mark.filterwarnings("ignore:Choices for a categorical distribution")
+def test_a_distribution_of_objects_has_its_text() -> None:
+    distribution = CategoricalDistribution((object(), 1))  # type: ignore[arg-type]
+    trial = create_trial(params={"x": 1}, distributions={"x": distribution}, value=0)
+    assert tags_of(trial, ["MINIMIZE"], {})["x_distribution"] == str(distribution)
+
+
 def test_directions_of_several_objectives_are_one_tag() -> None:
     tags = tags_of(create_trial(values=[1.0, 2.0]), ["MINIMIZE", "MAXIMIZE"], {})
-    assert tags["direction"] == ["MINIMIZE", "MAXIMIZE"]
+    assert tags["direction"] == "['MINIMIZE', 'MAXIMIZE']"
 
 
 @pytest.mark.parametrize(
@@ -175,7 +204,7 @@ def test_an_enqueued_trial_is_tagged_unless_it_is_a_retry(is_retried: bool) -> N
 def test_a_retried_trial_says_which_one_it_repeats() -> None:
     trial = create_trial(value=1.0, system_attrs={"failed_trial": 1, "retry_history": [0, 1]})
     tags = tags_of(trial, ["MINIMIZE"], {})
-    assert (tags["retry_of"], tags["retry_history"]) == (1, [0, 1])
+    assert (tags["retry_of"], tags["retry_history"]) == (1, "[0, 1]")
 
 
 def test_user_attributes_replace_tags_but_not_the_state_that_sync_reads() -> None:
@@ -183,3 +212,8 @@ def test_user_attributes_replace_tags_but_not_the_state_that_sync_reads() -> Non
     tags = tags_of(create_trial(value=1.0), ["MINIMIZE"], given)
     assert (tags["direction"], tags["mine"], tags["state"]) == ("up", 1, "odd")
     assert tags["_mlflow_iap.trial_state"] == "COMPLETE"
+
+
+@pytest.mark.parametrize("moment", [None, datetime(1960, 1, 2)])
+def test_a_time_that_mlflow_cannot_store_is_unknown(moment: datetime | None) -> None:
+    assert to_ms(moment) is None
