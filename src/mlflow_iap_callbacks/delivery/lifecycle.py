@@ -63,7 +63,8 @@ def sender_for(client: MlflowClient) -> Sender:
                     "this machine that logs to that server.",
                     server,
                 )
-        sender.use(client)
+        if sender.client is not client:
+            sender.use(client)
         return sender
 
 

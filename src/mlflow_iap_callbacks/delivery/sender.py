@@ -83,6 +83,7 @@ class Sender:
         clock: Clock | None = None,
         max_threads: int = _MAX_THREADS,
     ) -> None:
+        self.client = client
         self.server = server
         self.clock = clock or Clock()
         self.delivered = self.refused = 0  # records
@@ -112,6 +113,7 @@ class Sender:
 
     def use(self, client: MlflowClient) -> None:
         """Send all further requests with this client."""
+        self.client = client
         self._calls.use(client)
 
     @property

@@ -11,6 +11,7 @@ delivers its records, and is then killed by the signal, as it would be without t
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import ctypes
 import os
 import re
@@ -31,8 +32,9 @@ SECONDS_TO_DELIVER = 10.0
 # Seconds between two looks at what wakes the main thread.
 _SECONDS_BETWEEN_LOOKS = 1.0
 
-# `signal.getsignal` takes much longer, and `signal.set_wakeup_fd` releases Python's global lock,
-# which this thread may then get back only milliseconds later.
+# `signal.getsignal` takes much longer than the function of `_signal` that it calls, and
+# `signal.set_wakeup_fd` releases Python's global lock, which this thread may then get back only
+# milliseconds later. `_c_handler` knows handlers of C libraries too, but calling it takes longer.
 _c_handler = ctypes.pythonapi.PyOS_getsig
 _c_handler.restype = ctypes.c_void_p
 _NO_C_HANDLERS = (None, 1)  # SIG_DFL and SIG_IGN
@@ -58,8 +60,10 @@ def listen(close: Callable[[], None], deliver: Callable[[], None]) -> None:
     global _pipe, _next_look
     now = time.monotonic()
     # Nearly always, because this is called for each trial.
-    if _pipe and now < _next_look and _c_handler(_SIGTERM) not in _NO_C_HANDLERS:
-        return
+    if _pipe and now < _next_look:
+        is_own = _signal.getsignal(_SIGTERM) is _on_sigterm
+        if is_own or _c_handler(_SIGTERM) not in _NO_C_HANDLERS:
+            return
     if _is_received or threading.current_thread() is not threading.main_thread():
         return
     if sys.platform == "win32":  # no process receives it there

@@ -85,11 +85,12 @@ class Comparer(BackgroundThread):
             client: a client of its server.
             log: a method that logs a trial; for a study in memory, its object is not kept alive.
         """
+        if study_run.joined is self._shared and self._pid == os.getpid():
+            return  # nearly always, because this is called for each trial
         with LOCK:
             if self._pid != os.getpid():
                 self._reset()
-            if study_run in self._shared or study_run in self._in_memory:
-                return
+            study_run.joined = self._shared
             if study_run.is_shared:
                 self._shared[study_run] = _Joined(client, lambda: log)
             else:

@@ -56,6 +56,7 @@ class StudyRun:
         self.claim = Mode.CLAIMED if self.is_shared else Mode.NEW
         self.directions = [direction.name for direction in study.directions]
         self.names = metric_names(metric_name, study)
+        self.joined: object = None  # what the comparer has joined it in
         self.logged: set[TrialId] = set()
         self._in_curve: set[TrialId] = set()
         self._lock = threading.Lock()

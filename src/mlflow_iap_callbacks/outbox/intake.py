@@ -182,7 +182,7 @@ class Intake:
         with self._lock:
             if not self.is_open:
                 return False
-            payload = self._pack_plain([(number, *record) for record in records])
+            payload = self._pack_plain((number, records))
             seq = self.last_seq + len(records)
             if self._memory or not self._write(frames.pack(_GROUP, seq, payload)):
                 kept = [self._keep_in_memory(each.payload) for each in _group(seq, payload)]
@@ -406,10 +406,10 @@ def _messages(letter: bytes, seq: int, payload: bytes) -> Sequence[Message]:
 
 def _group(last_seq: int, payload: bytes) -> Sequence[Message]:
     """Return the messages of a group, of which the last one has this sequence number."""
-    messages = unpacked(payload)
+    number, records = unpacked(payload)
     return [
         Message(seq, number, kind, length(kind, content), packed((number, kind, content)))
-        for seq, (number, kind, content) in enumerate(messages, last_seq - len(messages) + 1)
+        for seq, (kind, content) in enumerate(records, last_seq - len(records) + 1)
     ]
 
 
