@@ -1,5 +1,7 @@
 """Each record in a journal's files is in its own frame, so damage to one does not affect others.
 
+Several records of a run that were appended at once are in one frame.
+
 A frame consists of a mark of three bytes, a letter for the kind of content, the length of the
 payload, the place, a checksum (CRC-32 of all other bytes), and the payload. The place is the
 sequence number of a message or the id of a row. So a stray copy of a frame is recognized as a copy.

@@ -2,8 +2,8 @@
 
 Appending takes one system call. Inserting into a database would take several times as long, because
 training fills the processor's caches between two inserts. A file contains messages as MessagePack,
-each in a frame. When ``append`` returns, the kernel has the message, so the message is not lost if
-the process is killed.
+each in a frame, or several of a run in one. When ``append`` returns, the kernel has the message, so
+the message is not lost if the process is killed.
 """
 
 from __future__ import annotations
