@@ -14,6 +14,7 @@ from .run_records import (
     Content,
     context_tags,
     curve_records,
+    finish_record,
     metric_records,
     param_records,
     start_record,
@@ -24,7 +25,6 @@ from .run_records import (
 _TRIES = 2
 # Types of values that a journal returns unchanged, and whose texts can be made later.
 _PLAIN = {str, int, float, bool, type(None)}
-
 
 # What a run contains besides its tags: suggested params (see ``RunWriter.log_suggestions``);
 # metrics at step 0; and curves, each with the step and value of its points.
@@ -55,32 +55,40 @@ def log_ended_run(
     Raises:
         OSError: the journal is closed.
     """
-    end: Content = ("finish", {"status": status, "time_ms": end_time})
+    suggestions, metrics, curves = results
+    rest: list[Content] = []
+    for name, points in curves.items():
+        rest += curve_records(name, points, end_time)
+    rest.append(finish_record(status, end_time))
     for _ in range(_TRIES):
         sender = sender_for(client)
         start |= {"experiment": experiment, "logged_at": sender.clock.time()}
         try:
-            usual = _usual_records(results, tags, end_time, start)
-            is_appended = bool(usual) and sender.append_run([*usual, end])
+            usual = _usual_records(suggestions, metrics, tags, end_time, start)
+            if usual and sender.append_run([*usual, *rest]):
+                return
         except (ValueError, OverflowError):
-            usual = []  # UTF-8 cannot encode a text, or an integer is too large
-        if not usual:
-            records = [*start_records(tags=tags, **start), *_records(results, end_time), end]
-            is_appended = sender.append_run(records)
-        if is_appended:
+            pass  # UTF-8 cannot encode a text, or an integer is too large
+        records = start_records(tags=tags, **start)
+        records += param_records(suggestions, "suggestions")
+        records += metric_records(metrics, 0, end_time)
+        if sender.append_run([*records, *rest]):
             return
     raise OSError("the journal is closed")
 
 
 def _usual_records(
-    results: Results, tags: Mapping[str, Any], time_ms: int, start: Mapping[str, Any]
+    suggestions: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    tags: Mapping[str, Any],
+    time_ms: int,
+    start: Mapping[str, Any],
 ) -> list[Content]:
     """Return records whose values are not converted to texts yet; none for unusual values.
 
     Training fills the processor's caches, so each function that is called here takes
     microseconds. The outbox converts these values when it reads them.
     """
-    suggestions, metrics, curves = results
     all_tags = {**context_tags(), **tags}
     values = (*all_tags.values(), *suggestions.values())
     names = (*all_tags, *suggestions, *metrics)
@@ -100,16 +108,4 @@ def _usual_records(
         records.append(("suggestions", suggestions))
     if metrics:
         records.append(("metrics", (0, time_ms, metrics)))
-    for name, points in curves.items():
-        records += curve_records(name, points, time_ms)
-    return records
-
-
-def _records(results: Results, time_ms: int) -> list[Content]:
-    """Return the records of a run between its start and its end."""
-    suggestions, metrics, curves = results
-    records = param_records(suggestions, "suggestions")
-    records += metric_records(metrics, 0, time_ms)
-    for name, points in curves.items():
-        records += curve_records(name, points, time_ms)
     return records

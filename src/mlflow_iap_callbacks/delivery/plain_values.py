@@ -276,10 +276,8 @@ def parts_of(values: Mapping[str, _V], most: int) -> Iterator[dict[str, _V]]:
 
 def as_numbers(values: Mapping[str, Any]) -> dict[str, float]:
     """Return names as texts and values as numbers. Skip other values, with a warning."""
-    is_usual = {float}.issuperset(map(type, values.values())) and {str}.issuperset(
-        map(type, values)
-    )
-    if is_usual and "".join(values).isascii():
+    are_numbers = {float}.issuperset(map(type, values.values()))
+    if are_numbers and {str}.issuperset(map(type, values)) and "".join(values).isascii():
         return dict(values)
     numbers = {}
     for name, value in values.items():

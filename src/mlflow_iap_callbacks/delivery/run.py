@@ -32,6 +32,7 @@ from .plain_values import (
     as_text,
     dataset_fields,
     dataset_tag,
+    end_status,
     integer,
     milliseconds,
     model_name,
@@ -386,7 +387,8 @@ class IAPRun:
             status: FINISHED, FAILED or KILLED.
             end_time: milliseconds since 1970, UTC. Default: now.
         """
-        self._append(*finish_record(status, end_time))
+        time_ms = milliseconds(end_time, now_ms())
+        self._append(*finish_record(end_status(status), time_ms))
         if self._run is not None:
             self._run.is_ended = True
 

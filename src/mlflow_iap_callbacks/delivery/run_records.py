@@ -17,9 +17,7 @@ from .plain_values import (
     as_numbers,
     as_text,
     as_texts,
-    end_status,
     integer,
-    milliseconds,
     parts_of,
     text_parts,
 )
@@ -91,7 +89,7 @@ def start_records(
     texts = as_texts({**context_tags(), **(tags or {})}, MAX_TAG_LENGTH)
     # MLflow rejects a run whose name differs from the one in its tags.
     run_name = texts.pop(MLFLOW_RUN_NAME, run_name)
-    first, *others = text_parts(texts, MAX_TAG_LENGTH, MAX_TAGS) or [{}]
+    first, *others = [*parts_of(texts, MAX_TAGS)] or [{}]
     return [
         start_record(tags=first, run_name=run_name, **start),
         *[("tags", part) for part in others],
@@ -125,10 +123,9 @@ def curve_records(name: str, points: Sequence[tuple[int, float]], time_ms: int) 
     return records
 
 
-def finish_record(status: object, end_time: int | None) -> Content:
-    """Return the end of a run."""
-    time_ms = milliseconds(end_time, now_ms())
-    return "finish", {"status": end_status(status), "time_ms": time_ms}
+def finish_record(status: str, time_ms: int) -> Content:
+    """Return the end of a run, with its status and time in the form that MLflow accepts."""
+    return "finish", {"status": status, "time_ms": time_ms}
 
 
 @functools.cache

@@ -83,7 +83,6 @@ class Sender:
         clock: Clock | None = None,
         max_threads: int = _MAX_THREADS,
     ) -> None:
-        self.client = client
         self.server = server
         self.clock = clock or Clock()
         self.delivered = self.refused = 0  # records
@@ -111,9 +110,13 @@ class Sender:
         self._is_alone = False  # whether no thread could be started
         self._is_closed = False
 
+    @property
+    def client(self) -> MlflowClient:
+        """The client that sends its requests."""
+        return self._calls.client
+
     def use(self, client: MlflowClient) -> None:
         """Send all further requests with this client."""
-        self.client = client
         self._calls.use(client)
 
     @property

@@ -468,7 +468,7 @@ class IAPMLflowCallback(Callback):
         key = trial_id.run_key(study_run.key)
         with LOCK:
             if key not in self._runs:
-                start = self._start_of_trial(study_run, trial, trial_id, mode)
+                start = self._start_of_trial(study_run, trial, trial_id, key, mode)
                 self._runs[key] = RunWriter(self._client, study_run.experiment, **start)
             return self._runs[key]
 
@@ -477,6 +477,7 @@ class IAPMLflowCallback(Callback):
         study_run: StudyRun,
         trial: optuna.Trial | optuna.trial.FrozenTrial,
         trial_id: TrialId,
+        own_key: str,
         mode: Mode,
         *,
         key: str | None = None,
@@ -488,7 +489,7 @@ class IAPMLflowCallback(Callback):
         is_looked_up = mode is Mode.LOGGED and key is None
         own_tags = {STUDY_TAG: study_run.key, TRIAL_TAG: trial.number}
         return {
-            "key": key or trial_id.run_key(study_run.key),
+            "key": key or own_key,
             "run_name": self._kwargs.get("run_name", str(trial.number)),
             "start_time": to_ms(trial.datetime_start),
             "tags": {**self._tags, **(tags or {}), **own_tags},
@@ -529,7 +530,14 @@ class IAPMLflowCallback(Callback):
                 run.set_tags(tags)
             else:
                 start = self._start_of_trial(
-                    study_run, trial, trial_id, mode, key=key, tags=tags, not_before=not_before
+                    study_run,
+                    trial,
+                    trial_id,
+                    own_key,
+                    mode,
+                    key=key,
+                    tags=tags,
+                    not_before=not_before,
                 )
                 experiment = study_run.experiment
                 if not held and failure is None:

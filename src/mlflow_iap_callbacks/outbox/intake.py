@@ -133,8 +133,8 @@ class Intake:
             # While older messages are in memory, newer ones must not be written to the file.
             if file is not None and not self._memory:
                 # Training fills the processor's caches. Then each call of a function and each look
-                # at an object takes up to a microsecond, so `frames.pack` is repeated here, and
-                # `length` below.
+                # at an object takes up to a microsecond, so `frames.pack` and `_write` are repeated
+                # here, and `length` below.
                 label = pack_label(_MESSAGE_MARK, len(payload), seq)
                 frame = label + pack_checksum(crc32(payload, crc32(label))) + payload
                 if type(content) is dict and kind in BEGINNINGS:

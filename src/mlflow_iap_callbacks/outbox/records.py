@@ -65,7 +65,7 @@ def kind_and_content(payload: bytes) -> tuple[str, Any]:
         step, time_ms, joined, values = content
         names = _separated(joined)
         pairs = zip(names, doubles(len(names)).unpack(values), strict=True)
-        return "metrics", [step, time_ms, dict(pairs)]
+        return record_kind(kind), [step, time_ms, dict(pairs)]
     # In these, values may be numbers: it takes less time to append them than their texts.
     if kind == "start":
         content["tags"] = _texts(content.get("tags", {}))
