@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 import requests
 from cryptography.hazmat.primitives.asymmetric import rsa
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 import python_process
 from forked_test import in_forked_child
@@ -44,8 +44,10 @@ _OURS = (
 _KEYS = 24  # more than any test needs
 _numbers = count()
 
-settings.register_profile("everyday", max_examples=20)
-settings.register_profile("thorough", max_examples=250)
+# No test fails because the machine is slow.
+_untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("everyday", _untimed, max_examples=20)
+settings.register_profile("thorough", _untimed, max_examples=250)
 settings.load_profile("everyday")  # unless --hypothesis-profile is given
 
 
@@ -124,6 +126,7 @@ def _no_sender_and_no_token_outlives_its_test(_clean_environment: None) -> Itera
     from mlflow_iap_callbacks.background import plugin
     from mlflow_iap_callbacks.delivery import lifecycle
     from mlflow_iap_callbacks.iap import mlflow_plugin
+    from mlflow_iap_callbacks.iap.credentials import IAPCredentials
     from mlflow_iap_callbacks.optuna.comparison import comparer
     from mlflow_iap_callbacks.optuna.reporter import reporter
 
@@ -135,6 +138,9 @@ def _no_sender_and_no_token_outlives_its_test(_clean_environment: None) -> Itera
         if thread is not None:
             wake.set()
             thread.join(5.0)  # or it could report this test's study to the next test's server
+    for auth in mlflow_plugin._auths.values():
+        # A request that is still retried would fetch a token from the next test's Google.
+        auth.configure(IAPCredentials(key_file="no-key.json"), None)
     # A later cloud may be on a port that is free again, with other accounts.
     mlflow_plugin._auths.clear()
     mlflow_plugin._prefixes.clear()

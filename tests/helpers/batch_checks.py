@@ -21,7 +21,6 @@ def check_any_batches(mlflow: SqlAlchemyStore, own: SqlAlchemyStore, examples: i
 
     @settings(
         max_examples=examples,
-        deadline=None,
         database=None,
         derandomize=True,
         suppress_health_check=list(HealthCheck),

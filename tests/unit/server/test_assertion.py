@@ -230,9 +230,7 @@ _FORGED = st.one_of(
 )
 
 
-_MANY = settings(
-    max_examples=200, deadline=None, database=None, suppress_health_check=list(HealthCheck)
-)
+_MANY = settings(max_examples=200, database=None, suppress_health_check=list(HealthCheck))
 
 
 @_MANY

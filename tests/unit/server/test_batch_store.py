@@ -109,9 +109,7 @@ def test_a_batch_leaves_the_same_tables_and_the_same_error_as_with_mlflows_store
 
 def test_any_batches_leave_the_same_tables_and_the_same_errors(both: Both) -> None:
     @seed(1)
-    @settings(
-        max_examples=10, deadline=None, database=None, suppress_health_check=list(HealthCheck)
-    )
+    @settings(max_examples=10, database=None, suppress_health_check=list(HealthCheck))
     @given(batches())
     def compare(calls: list[Batch]) -> None:
         require_equal(*both, calls)
