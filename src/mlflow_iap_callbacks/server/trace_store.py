@@ -51,6 +51,9 @@ def _new_store(store_uri: str, artifact_uri: str) -> SqlAlchemyStore:
     kind = WorkspaceTraceStore if MLFLOW_ENABLE_WORKSPACES.get() else TraceStore
     replica = os.environ.get(READ_REPLICA_BACKEND_STORE_URI_ENV_VAR)
     store: SqlAlchemyStore = kind(store_uri, artifact_uri, read_db_uri=replica)
+    # On the connection with which MLflow creates the first experiment, it leaves MySQL's `sql_mode`
+    # empty. There, MySQL would change or cut a value that it has to reject.
+    store.engine.dispose()
     return store
 
 

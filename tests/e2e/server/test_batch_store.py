@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import NamedTuple
 
 import pytest
@@ -11,7 +12,7 @@ from mlflow.entities import Metric
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from batch_checks import check_any_batches, check_several_writers
-from database_server import DatabaseServer
+from database_server import DatabaseServer, MariaDB
 from deployed_server import run
 from server_database import backend, mariadb, needs_mariadb, text_of, variables
 
@@ -42,6 +43,22 @@ def both(backend: DatabaseServer) -> Iterator[Both]:
 @pytest.mark.parametrize("examples", [pytest.param(20), pytest.param(400, marks=pytest.mark.soak)])
 def test_any_batches_leave_the_same_tables_and_the_same_errors(both: Both, examples: int) -> None:
     check_any_batches(*both, examples)
+
+
+@pytest.mark.parametrize("has_workspaces", [False, True])
+def test_each_connection_of_a_new_store_rejects_what_the_database_rejects(
+    mariadb: MariaDB, has_workspaces: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if has_workspaces:
+        monkeypatch.setenv("MLFLOW_ENABLE_WORKSPACES", "true")
+    name = mariadb.new_database_for("mlflow")
+    assert run("migrate", variables(mariadb, name)).exit_code == 0
+    store = _new_store(text_of(mariadb, name), "artifacts")
+    is_as_strict = sqlalchemy.text("SELECT @@SESSION.sql_mode = @@GLOBAL.sql_mode")
+    with ExitStack() as opened:
+        connections = [opened.enter_context(store.engine.connect()) for _ in range(5)]
+        assert [each.scalar(is_as_strict) for each in connections] == [1] * 5
+    store.engine.dispose()
 
 
 def test_several_writers_to_one_run_lose_no_point_and_keep_the_latest(both: Both) -> None:
