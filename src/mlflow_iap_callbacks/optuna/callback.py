@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -24,7 +23,7 @@ from ..delivery.run_writer import RunWriter
 from ..delivery.summary import Summary
 from ..iap.arguments import Callback, check, checked
 from ..iap.client import IAPMlflowClient
-from ..tags import STUDY_TAG, TRIAL_TAG
+from ..tags import STATE_TAG, STUDY_TAG, TRIAL_TAG
 from . import failures
 from .best_artifacts import HeldArtifact, is_best
 from .comparison import comparer
@@ -151,10 +150,8 @@ class IAPMLflowCallback(Callback):
     @checked
     def __call__(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
         try:  # takes less time than never_raising
-            ended = trial.datetime_complete
-            is_fresh = ended is None or time.time() - ended.timestamp() < CLAIM_SECONDS
             study_run = self._run_of_study(study)
-            self._log(study_run, trial, study_run.claim if is_fresh else Mode.LOGGED)
+            self._log(study_run, trial)
             reporter.changed(study_run)
         except Exception as error:  # noqa: BLE001
             warn_of(f"trial {trial.number}", error)
@@ -468,7 +465,7 @@ class IAPMLflowCallback(Callback):
         key = trial_id.run_key(study_run.key)
         with LOCK:
             if key not in self._runs:
-                start = self._start_of_trial(study_run, trial, trial_id, key, mode)
+                start = self._start_of_trial(study_run, trial, trial_id, key, mode, {})
                 self._runs[key] = RunWriter(self._client, study_run.experiment, **start)
             return self._runs[key]
 
@@ -477,68 +474,71 @@ class IAPMLflowCallback(Callback):
         study_run: StudyRun,
         trial: optuna.Trial | optuna.trial.FrozenTrial,
         trial_id: TrialId,
-        own_key: str,
+        key: str,
         mode: Mode,
-        *,
-        key: str | None = None,
-        tags: Mapping[str, Any] | None = None,
-        not_before: float = 0.0,
+        tags: Mapping[str, Any],
     ) -> dict[str, Any]:
         """Return how the run of a trial starts, for ``RunWriter`` and ``log_ended_run``."""
-        mode = Mode.LOGGED if trial_id in study_run.logged else mode
-        is_looked_up = mode is Mode.LOGGED and key is None
-        own_tags = {STUDY_TAG: study_run.key, TRIAL_TAG: trial.number}
+        is_logged = mode is Mode.LOGGED or trial_id in study_run.logged
         return {
-            "key": key or own_key,
+            "key": key,
             "run_name": self._kwargs.get("run_name", str(trial.number)),
             "start_time": to_ms(trial.datetime_start),
-            "tags": {**self._tags, **(tags or {}), **own_tags},
-            "mode": mode,
+            "tags": {**self._tags, **tags, STUDY_TAG: study_run.key, TRIAL_TAG: trial.number},
+            "mode": Mode.LOGGED if is_logged else mode,
             "parent": study_run.writer or self._given_parent(),
-            "not_before": not_before,
-            "former_key": (former_trial_key(study_run.key, trial.number) if is_looked_up else None),
+            "former_key": former_trial_key(study_run.key, trial.number) if is_logged else None,
         }
 
     def _log(
         self,
         study_run: StudyRun,
         trial: optuna.trial.FrozenTrial,
-        mode: Mode,
+        mode: Mode | None = None,
         *,
         key: str | None = None,
         not_before: float = 0.0,
     ) -> None:
-        state, ended = trial.state.name, to_ms(trial.datetime_complete) or now_ms()
-        status = STATUS.get(state)
-        if status is None:
-            raise ValueError("it has not ended; end it with `study.tell(trial, value)`")
-        trial_id = TrialId.of(trial)
-        own_key = trial_id.run_key(study_run.key)
+        """Log a trial that has ended.
+
+        Args:
+            study_run: its study.
+            trial: the trial.
+            mode: how its run is created. Default: as the process that runs the trial does, if it
+                has just ended.
+            key: key of its run, if MLflow lacks a part of the trial.
+            not_before: when its run may be created, in seconds since 1970.
+        """
+        now = now_ms()
+        ended = to_ms(trial.datetime_complete) or now
+        if mode is None:
+            is_fresh = now - ended < CLAIM_SECONDS * 1000
+            mode = study_run.claim if is_fresh else Mode.LOGGED
         attrs = {
             **(trial.user_attrs if self._tag_trial_user_attrs else {}),
             **(study_run.study.user_attrs if self._tag_study_user_attrs else {}),
         }
         tags = tags_of(trial, study_run.directions, attrs)
+        state = tags[STATE_TAG]
+        status = STATUS.get(state)
+        if status is None:
+            raise ValueError("it has not ended; end it with `study.tell(trial, value)`")
         self._rename(study_run)
         results = results_of(trial, study_run.names)
         failure = None
         if state == "FAIL":
             failure = failures.last_failure(trial.number, ended / 1000)
+        trial_id = TrialId.of(trial)
+        own_key = trial_id.run_key(study_run.key)
         with LOCK:
             run, held = self._runs.get(own_key), self._held.pop(own_key, ())
             if run is not None:
                 run.set_tags(tags)
             else:
-                start = self._start_of_trial(
-                    study_run,
-                    trial,
-                    trial_id,
-                    own_key,
-                    mode,
-                    key=key,
-                    tags=tags,
-                    not_before=not_before,
-                )
+                start = self._start_of_trial(study_run, trial, trial_id, own_key, mode, tags)
+                start["not_before"] = not_before
+                if key is not None:
+                    start |= {"key": key, "former_key": None}
                 experiment = study_run.experiment
                 if not held and failure is None:
                     log_ended_run(
@@ -561,8 +561,10 @@ class IAPMLflowCallback(Callback):
 
     def _rename(self, study_run: StudyRun) -> None:
         """Use the current names of the study's values, which may change after its first trial."""
+        if self._metric_name is not None:
+            return
         try:
-            names = metric_names(self._metric_name, study_run.study)
+            names = metric_names(None, study_run.study)
         except Exception:  # noqa: BLE001 - its storage may be gone
             return
         if names != study_run.names:

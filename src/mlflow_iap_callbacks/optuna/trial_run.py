@@ -85,7 +85,9 @@ def tags_of(trial: FrozenTrial, directions: Sequence[str], attrs: dict[str, Any]
         tags |= {"retry_of": retried[-1], "retry_history": str([*retried])}
     elif "fixed_params" in system_attrs:
         tags["enqueued"] = True
-    return {**tags, **attrs, STATE_TAG: state}
+    tags |= attrs
+    tags[STATE_TAG] = state
+    return tags
 
 
 def _distribution_tags(distributions: Mapping[str, BaseDistribution]) -> dict[str, str]:
